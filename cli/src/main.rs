@@ -1,0 +1,2 @@
+//! flowctl.
+fn main() {}

@@ -1,0 +1,44 @@
+//! A netlink message of the connection tracking subsystem, decoded.
+
+use crate::Flow;
+
+/// What happened to a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EventKind {
+    /// `IPCTNL_MSG_CT_NEW` with `NLM_F_CREATE | NLM_F_EXCL`.
+    New,
+    /// `IPCTNL_MSG_CT_NEW` without them.
+    Update,
+    /// `IPCTNL_MSG_CT_DELETE`.
+    Destroy,
+}
+
+/// The fields of `struct nlmsghdr` that a reader needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// `nlmsg_seq`: of a reply, the number of its request; of an event 0 or the number of the request that caused it.
+    pub sequence: u32,
+    /// `nlmsg_pid`: the port of the process that asked for the change or the dump; 0 is the kernel itself.
+    pub port: u32,
+    /// `nlmsg_flags`.
+    pub flags: u16,
+}
+
+/// One message. Whether a flow is an event or a dump's reply is known from the socket it came through: both
+/// look like an update (a dump's reply has [`NLM_F_MULTI`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message<'a> {
+    /// A flow: an event, or one entry of a dump.
+    Flow(Header, EventKind, Flow<'a>),
+    /// `NLMSG_DONE`: the end of a dump; the number is 0 or a negative errno.
+    Done(Header, i32),
+    /// `NLMSG_ERROR`: the answer to a request; 0 is an acknowledgement, else a negative errno.
+    Error(Header, i32),
+    /// Anything else (`NLMSG_NOOP`, another subsystem): nothing for this crate.
+    Other(Header, u16),
+}
+
+/// `nlmsg_flags`: one message of several that answer one request.
+pub const NLM_F_MULTI: u16 = 0x02;
+/// `nlmsg_flags`: the table changed under the dump, which has to be repeated.
+pub const NLM_F_DUMP_INTR: u16 = 0x10;

@@ -1,0 +1,83 @@
+//! A flow as one message describes it.
+
+use crate::{ProtocolInfo, Status, Tuple};
+
+/// What one message says of one flow. A field that the message does not carry is `None`: absent is not zero.
+/// Byte strings borrow from the message, so that decoding allocates nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flow<'a> {
+    /// `CTA_TUPLE_ORIG`: the direction of the first packet.
+    pub original: Tuple,
+    /// `CTA_TUPLE_REPLY`: what an answer looks like; differs from the inverted original tuple under NAT.
+    pub reply: Tuple,
+    /// `CTA_STATUS`.
+    pub status: Option<Status>,
+    /// `CTA_ID`: a hash, not an identity (a recreated tuple usually has the same).
+    pub id: Option<u32>,
+    /// `CTA_TIMEOUT`: seconds until the flow ends without traffic. Not sent for offloaded flows.
+    pub timeout: Option<u32>,
+    /// `CTA_MARK`: sent when non-zero or just changed, so `None` in an event means 0.
+    pub mark: Option<u32>,
+    /// `CTA_USE`: the reference count.
+    pub use_count: Option<u32>,
+    /// `CTA_PROTOINFO`.
+    pub protocol_info: Option<ProtocolInfo>,
+    /// `CTA_COUNTERS_ORIG`: only with nf_conntrack_acct=1.
+    pub original_counters: Option<Counters>,
+    /// `CTA_COUNTERS_REPLY`: only with nf_conntrack_acct=1.
+    pub reply_counters: Option<Counters>,
+    /// `CTA_TIMESTAMP` START: CLOCK_REALTIME nanoseconds, only with nf_conntrack_timestamp=1.
+    pub start_nsec: Option<u64>,
+    /// `CTA_TIMESTAMP` STOP: CLOCK_REALTIME nanoseconds, only in a DESTROY with nf_conntrack_timestamp=1.
+    pub stop_nsec: Option<u64>,
+    /// `CTA_TIMESTAMP_EVENT`: when the event happened, CLOCK_REALTIME nanoseconds (Linux 6.14 and later, only with
+    /// nf_conntrack_timestamp=1).
+    pub event_nsec: Option<u64>,
+    /// `CTA_HELP_NAME`, without the terminating zero.
+    pub helper: Option<&'a [u8]>,
+    /// `CTA_SECCTX_NAME`: the security context, without the terminating zero.
+    pub security_context: Option<&'a [u8]>,
+    /// `CTA_LABELS`: a bit mask in native words, at most 16 bytes.
+    pub labels: Option<&'a [u8]>,
+    /// `CTA_TUPLE_MASTER`: the original tuple of the flow that a helper expected this one from.
+    pub master: Option<Tuple>,
+    /// `CTA_SEQ_ADJ_ORIG`.
+    pub sequence_adjust_original: Option<SequenceAdjust>,
+    /// `CTA_SEQ_ADJ_REPLY`.
+    pub sequence_adjust_reply: Option<SequenceAdjust>,
+    /// `CTA_SYNPROXY`.
+    pub synproxy: Option<Synproxy>,
+    /// How many attributes of this message the decoder did not know and skipped.
+    pub unknown_attributes: u16,
+}
+
+/// Traffic in one direction (`CTA_COUNTERS_*`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, with IP headers.
+    pub bytes: u64,
+}
+
+/// TCP sequence adjustment of one direction (`CTA_SEQADJ_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SequenceAdjust {
+    /// Sequence number from which `offset_after` applies.
+    pub correction_position: u32,
+    /// Offset before that position.
+    pub offset_before: u32,
+    /// Offset after it.
+    pub offset_after: u32,
+}
+
+/// `CTA_SYNPROXY_*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Synproxy {
+    /// Initial sequence number of the client.
+    pub isn: u32,
+    /// Initial timestamp.
+    pub its: u32,
+    /// Timestamp offset.
+    pub tsoff: u32,
+}

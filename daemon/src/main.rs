@@ -1,0 +1,2 @@
+//! The flowbus daemon.
+fn main() {}
