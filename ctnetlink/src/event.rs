@@ -1,6 +1,6 @@
 //! A netlink message of the connection tracking subsystem, decoded.
 
-use crate::Flow;
+use crate::{CpuStats, Flow, Stats};
 
 /// What happened to a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,6 +27,10 @@ pub struct Header {
 /// One message. Whether a flow is an event or a dump's reply is known from the socket it came through: both
 /// look like an update (a dump's reply has [`NLM_F_MULTI`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every message is a flow, and a box would be an allocation"
+)]
 pub enum Message<'a> {
     /// A flow: an event, or one entry of a dump.
     Flow(Header, EventKind, Flow<'a>),
@@ -34,6 +38,10 @@ pub enum Message<'a> {
     Done(Header, i32),
     /// `NLMSG_ERROR`: the answer to a request; 0 is an acknowledgement, else a negative errno.
     Error(Header, i32),
+    /// The answer to [`stats_request`](crate::stats_request).
+    Stats(Header, Stats),
+    /// One CPU's part of the answer to [`cpu_stats_request`](crate::cpu_stats_request).
+    CpuStats(Header, CpuStats),
     /// Anything else (`NLMSG_NOOP`, another subsystem): nothing for this crate.
     Other(Header, u16),
 }

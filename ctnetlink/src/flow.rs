@@ -51,6 +51,33 @@ pub struct Flow<'a> {
     pub unknown_attributes: u16,
 }
 
+impl Flow<'_> {
+    /// What decoding starts from: nothing known, tuples to be overwritten.
+    pub(crate) const EMPTY: Self = Self {
+        original: Tuple::UNSPECIFIED,
+        reply: Tuple::UNSPECIFIED,
+        status: None,
+        id: None,
+        timeout: None,
+        mark: None,
+        use_count: None,
+        protocol_info: None,
+        original_counters: None,
+        reply_counters: None,
+        start_nsec: None,
+        stop_nsec: None,
+        event_nsec: None,
+        helper: None,
+        security_context: None,
+        labels: None,
+        master: None,
+        sequence_adjust_original: None,
+        sequence_adjust_reply: None,
+        synproxy: None,
+        unknown_attributes: 0,
+    };
+}
+
 /// Traffic in one direction (`CTA_COUNTERS_*`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {

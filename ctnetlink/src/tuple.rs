@@ -1,6 +1,6 @@
 //! A tuple: one direction of a flow as the kernel matches it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// The address family of a flow; both directions of a flow share it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,6 +38,15 @@ pub struct Tuple {
 }
 
 impl Tuple {
+    /// No flow's tuple.
+    pub(crate) const UNSPECIFIED: Self = Self {
+        src: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        dst: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        protocol: 0,
+        layer4: Layer4::None,
+        zone: 0,
+    };
+
     /// The family of the addresses.
     pub const fn family(&self) -> Family {
         match self.src {

@@ -1,0 +1,106 @@
+//! From the bytes of one received datagram to messages.
+
+mod flow;
+mod protocol;
+mod stats;
+mod tuple;
+
+use crate::attribute::{Attributes, align};
+use crate::{DecodeError, EventKind, Header, Message};
+
+/// `sizeof(struct nlmsghdr)`.
+const HEADER: usize = 16;
+/// `sizeof(struct nfgenmsg)` (linux/netfilter/nfnetlink.h): family, version, `res_id` in network order.
+const NFGENMSG: usize = 4;
+/// `NLM_F_EXCL | NLM_F_CREATE`: the two flags that tell NEW from UPDATE.
+const NLM_F_NEW: u16 = 0x600;
+
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+/// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_*` (linux/netfilter/nfnetlink_conntrack.h).
+const CT_NEW: u16 = 0x100;
+const CT_DELETE: u16 = 0x102;
+const CT_GET_STATS_CPU: u16 = 0x104;
+const CT_GET_STATS: u16 = 0x105;
+
+/// The messages of one datagram: an event brings one, the reply to a dump many.
+///
+/// An error is one message that could not be decoded; the iterator goes on with the next one. After
+/// [`DecodeError::MessageLength`] it ends, for the next one cannot be found.
+pub const fn messages(datagram: &[u8]) -> Messages<'_> {
+    Messages { rest: datagram }
+}
+
+/// The iterator that [`messages`] returns.
+#[derive(Clone, Debug)]
+pub struct Messages<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Result<Message<'a>, DecodeError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let available = self.rest.len();
+        let Some((header, _)) = self.rest.split_first_chunk::<HEADER>() else {
+            self.rest = &[];
+            // A datagram of 2^32 bytes does not exist, one shorter than a header fits.
+            let length = u32::try_from(available).unwrap_or(u32::MAX);
+            return (available > 0).then_some(Err(DecodeError::MessageLength { length, available }));
+        };
+        let &[l0, l1, l2, l3, t0, t1, f0, f1, s0, s1, s2, s3, p0, p1, p2, p3] = header;
+        let length = u32::from_ne_bytes([l0, l1, l2, l3]);
+        let end = usize::try_from(length).unwrap_or(usize::MAX);
+        let Some(body) = self.rest.get(HEADER..end) else {
+            self.rest = &[];
+            return Some(Err(DecodeError::MessageLength { length, available }));
+        };
+        self.rest = self.rest.get(align(end)..).unwrap_or_default();
+        let header = Header {
+            sequence: u32::from_ne_bytes([s0, s1, s2, s3]),
+            port: u32::from_ne_bytes([p0, p1, p2, p3]),
+            flags: u16::from_ne_bytes([f0, f1]),
+        };
+        Some(message(header, u16::from_ne_bytes([t0, t1]), body))
+    }
+}
+
+impl std::iter::FusedIterator for Messages<'_> {}
+
+/// One message: what `kind` (`nlmsg_type`) says is in `body`.
+#[inline]
+fn message(header: Header, kind: u16, body: &[u8]) -> Result<Message<'_>, DecodeError> {
+    Ok(match kind {
+        CT_NEW if header.flags & NLM_F_NEW == NLM_F_NEW => {
+            Message::Flow(header, EventKind::New, flow::decode(attributes(body)?.1)?)
+        }
+        CT_NEW => Message::Flow(header, EventKind::Update, flow::decode(attributes(body)?.1)?),
+        CT_DELETE => Message::Flow(header, EventKind::Destroy, flow::decode(attributes(body)?.1)?),
+        CT_GET_STATS => Message::Stats(header, stats::decode(attributes(body)?.1)?),
+        CT_GET_STATS_CPU => {
+            let (cpu, attributes) = attributes(body)?;
+            Message::CpuStats(header, stats::decode_cpu(cpu, attributes)?)
+        }
+        NLMSG_DONE => Message::Done(header, errno(body, "NLMSG_DONE")?),
+        NLMSG_ERROR => Message::Error(header, errno(body, "NLMSG_ERROR")?),
+        _ => Message::Other(header, kind),
+    })
+}
+
+/// `res_id` of the `nfgenmsg`, and the attributes behind it.
+fn attributes(body: &[u8]) -> Result<(u16, Attributes<'_>), DecodeError> {
+    match body.split_first_chunk::<NFGENMSG>() {
+        Some((&[_family, _version, high, low], rest)) => {
+            Ok((u16::from_be_bytes([high, low]), Attributes::new(rest, "message")))
+        }
+        None => Err(DecodeError::Truncated { attribute: "nfgenmsg", need: NFGENMSG, got: body.len() }),
+    }
+}
+
+/// The number that `NLMSG_DONE` and `NLMSG_ERROR` begin with, in host order.
+fn errno(body: &[u8], name: &'static str) -> Result<i32, DecodeError> {
+    match body.first_chunk() {
+        Some(bytes) => Ok(i32::from_ne_bytes(*bytes)),
+        None => Err(DecodeError::Truncated { attribute: name, need: 4, got: body.len() }),
+    }
+}
