@@ -1,1 +1,24 @@
-//! The test harness of flowbus.
+//! The test harness of flowbus: everything real, nothing simulated.
+//!
+//! A test makes a [`Network`] of namespaces, starts a private [`Bus`] and a [`Daemon`] in one of the namespaces, sends real
+//! traffic with [`traffic`], and compares what the daemon says over D-Bus with what [`conntrack`] says about the same kernel
+//! table. Calls go through `busctl` and listings through `conntrack`: implementations that share no code with flowbus.
+//!
+//! Everything here panics when the machine refuses something: for a test that is the failure, with its reason.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a harness: what fails here is a failed test")]
+
+pub mod bus;
+pub mod conntrack;
+pub mod daemon;
+pub mod flow;
+pub mod monitor;
+pub mod namespace;
+pub mod network;
+pub mod process;
+pub mod traffic;
+
+pub use bus::{Bus, CallError};
+pub use daemon::Daemon;
+pub use monitor::Monitor;
+pub use namespace::Namespace;
+pub use network::Network;
