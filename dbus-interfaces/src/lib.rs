@@ -1,1 +1,24 @@
-//! Names, the flow dictionary and the client side of flowbus on D-Bus.
+//! What flowbus says on D-Bus: names, the flow dictionary, queries, errors and client proxies.
+//!
+//! Dictionary keys, JSON keys, query keys and `flowctl --fields` are one vocabulary: [`Key`]. A service describes a
+//! flow as a [`Flow`] and writes it as a [`Dictionary`] or as [`Json`]; a client reads either into an [`OwnedFlow`].
+//! A key without a value is absent, never 0.
+
+mod dictionary;
+mod error;
+mod flow;
+mod key;
+mod mark;
+mod names;
+mod number;
+mod text;
+mod value;
+
+pub use dictionary::{Dictionary, Json, MarkDictionary};
+pub use error::Error;
+pub use flow::{EndReason, Flow, Owner, Time, TimeSource, event_name, protocol_name, visit_mark_fields};
+pub use key::{FieldSet, Key};
+pub use mark::{Mark, Qos, SourceNameError, SourceNames};
+pub use names::*;
+pub use number::parse_number;
+pub use value::{Value, status_names};

@@ -1,0 +1,402 @@
+//! A flow as the bus shows it, and the one place where its fields are computed.
+
+use std::net::IpAddr;
+
+use ctnetlink::{Counters, EventKind, Family, Layer4, Status, Tuple};
+
+use crate::text::Text;
+use crate::{FieldSet, Key, Mark, SourceNames, Value};
+
+/// What is known of a flow. It borrows, so that a service builds one on the stack for every flow it shows; what
+/// follows from other fields (NAT, the mark's parts, names, the duration) is computed by [`Flow::visit`].
+#[derive(Clone, Copy, Debug)]
+pub struct Flow<'a> {
+    /// Our number, never reused within an epoch.
+    pub id: u64,
+    /// What happened, of an event.
+    pub event: Option<EventKind>,
+    /// The change's number, of an event; the end's number, of a closed flow.
+    pub sequence: Option<u64>,
+    /// `CTA_ID`.
+    pub conntrack_id: Option<u32>,
+    /// The original direction.
+    pub original: Tuple,
+    /// The reply direction.
+    pub reply: Tuple,
+    /// The name of the protocol's state, from [`ctnetlink::state_name`].
+    pub state: Option<&'static str>,
+    /// `CTA_STATUS`.
+    pub status: Option<Status>,
+    /// Seconds.
+    pub timeout: Option<u32>,
+    /// The kernel's reference count.
+    pub use_count: Option<u32>,
+    /// `CTA_MARK`; 0 where the kernel sends none.
+    pub mark: u32,
+    /// The name of the interface with index [`Mark::interface_index`], while it exists.
+    pub interface: Option<&'a str>,
+    /// `CTA_LABELS`.
+    pub labels: Option<&'a [u8]>,
+    /// The helper's name.
+    pub helper: Option<&'a str>,
+    /// The security context.
+    pub security_context: Option<&'a str>,
+    /// Traffic of the original direction.
+    pub original_counters: Option<Counters>,
+    /// Traffic of the reply direction.
+    pub reply_counters: Option<Counters>,
+    /// When the flow started.
+    pub start: Option<Time>,
+    /// When the flow ended.
+    pub end: Option<Time>,
+    /// Why it ended.
+    pub end_reason: Option<EndReason>,
+    /// The local process that opened the connection.
+    pub initiator: Option<&'a Owner>,
+    /// The local process that accepted it.
+    pub responder: Option<&'a Owner>,
+}
+
+/// A point in time and how it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Time {
+    /// `CLOCK_REALTIME`, microseconds.
+    pub usec: u64,
+    /// How it is known.
+    pub source: TimeSource,
+}
+
+/// How the time of a start or an end is known, most exact first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum TimeSource {
+    /// The kernel's own stamp (nf_conntrack_timestamp).
+    Kernel,
+    /// When the event that says so was received.
+    Event,
+    /// When the flow was first seen: it may have started earlier.
+    Observed,
+    /// Somewhen since the flow was last seen.
+    Estimated,
+}
+
+impl TimeSource {
+    /// The name, as `start_source` shows it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Event => "event",
+            Self::Observed => "observed",
+            Self::Estimated => "estimated",
+        }
+    }
+}
+
+/// Why a flow ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum EndReason {
+    /// The kernel said so.
+    Destroyed,
+    /// A dump no longer had it.
+    Resync,
+    /// The kernel made another flow of the same tuple.
+    Replaced,
+}
+
+impl EndReason {
+    /// The name, as `end_reason` shows it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Destroyed => "destroyed",
+            Self::Resync => "resync",
+            Self::Replaced => "replaced",
+        }
+    }
+}
+
+/// The process at one end of a connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Owner {
+    /// Process number.
+    pub pid: Option<u32>,
+    /// Name of the thread.
+    pub comm: Option<Box<str>>,
+    /// Name of the process's first thread.
+    pub leader_comm: Option<Box<str>>,
+    /// User number.
+    pub uid: Option<u32>,
+    /// The systemd unit.
+    pub unit: Option<Box<str>>,
+    /// The control group's path.
+    pub cgroup: Option<Box<str>>,
+    /// How sure this is.
+    pub confidence: Option<&'static str>,
+}
+
+impl Owner {
+    /// Hands every field that has a value to `sink`, by name.
+    pub fn visit(&self, mut sink: impl FnMut(&'static str, Value<'_>)) {
+        let mut text = |name, value: Option<&str>| {
+            if let Some(value) = value {
+                sink(name, Value::Text(value));
+            }
+        };
+        text("comm", self.comm.as_deref());
+        text("leader_comm", self.leader_comm.as_deref());
+        text("unit", self.unit.as_deref());
+        text("cgroup", self.cgroup.as_deref());
+        text("confidence", self.confidence);
+        for (name, value) in [("pid", self.pid), ("uid", self.uid)] {
+            if let Some(value) = value {
+                sink(name, Value::U32(value));
+            }
+        }
+    }
+}
+
+impl<'a> Flow<'a> {
+    /// A flow of which nothing is known but its number and tuples.
+    pub const fn new(id: u64, original: Tuple, reply: Tuple) -> Self {
+        Self {
+            id,
+            event: None,
+            sequence: None,
+            conntrack_id: None,
+            original,
+            reply,
+            state: None,
+            status: None,
+            timeout: None,
+            use_count: None,
+            mark: 0,
+            interface: None,
+            labels: None,
+            helper: None,
+            security_context: None,
+            original_counters: None,
+            reply_counters: None,
+            start: None,
+            end: None,
+            end_reason: None,
+            initiator: None,
+            responder: None,
+        }
+    }
+
+    /// Hands every field of `fields` that has a value to `sink`, in the order of [`Key`]. Allocates nothing.
+    pub fn visit<F>(&self, names: &SourceNames, fields: FieldSet, sink: F)
+    where
+        F: FnMut(Key, Value<'_>),
+    {
+        let mut show = Show { fields, sink };
+        show.some(Key::Event, self.event.map(|event| Value::Text(event_name(event))));
+        show.some(Key::Sequence, self.sequence.map(Value::U64));
+        show.value(Key::Id, Value::U64(self.id));
+        show.some(Key::ConntrackId, self.conntrack_id.map(Value::U32));
+        self.visit_protocol(&mut show);
+        self.visit_tuples(&mut show);
+        self.visit_nat(&mut show);
+        self.visit_icmp(&mut show);
+        self.visit_zones(&mut show);
+        show.some(Key::State, self.state.map(Value::Text));
+        show.some(Key::Status, self.status.map(Value::Status));
+        show.some(Key::Timeout, self.timeout.map(Value::U32));
+        show.some(Key::Use, self.use_count.map(Value::U32));
+        visit_mark(Mark(self.mark), self.interface, names, &mut show);
+        show.some(Key::Labels, self.labels.map(Value::Bytes));
+        show.some(Key::Helper, self.helper.map(Value::Text));
+        show.some(Key::Secctx, self.security_context.map(Value::Text));
+        if let Some(Counters { packets, bytes }) = self.original_counters {
+            show.value(Key::OrigPackets, Value::U64(packets));
+            show.value(Key::OrigBytes, Value::U64(bytes));
+        }
+        if let Some(Counters { packets, bytes }) = self.reply_counters {
+            show.value(Key::ReplyPackets, Value::U64(packets));
+            show.value(Key::ReplyBytes, Value::U64(bytes));
+        }
+        self.visit_times(&mut show);
+        show.some(Key::Initiator, self.initiator.map(Value::Owner));
+        show.some(Key::Responder, self.responder.map(Value::Owner));
+    }
+
+    fn visit_protocol<F: FnMut(Key, Value<'_>)>(&self, show: &mut Show<F>) {
+        let family = match self.original.family() {
+            Family::Ipv4 => "ipv4",
+            Family::Ipv6 => "ipv6",
+        };
+        show.value(Key::Family, Value::Text(family));
+        if show.fields.contains(Key::Protocol) {
+            match protocol_name(self.original.protocol) {
+                Some(name) => show.value(Key::Protocol, Value::Text(name)),
+                None => {
+                    let number = Text::number(self.original.protocol);
+                    show.value(Key::Protocol, Value::Text(number.as_str()));
+                }
+            }
+        }
+        show.value(Key::ProtocolNumber, Value::U8(self.original.protocol));
+    }
+
+    fn visit_tuples<F: FnMut(Key, Value<'_>)>(&self, show: &mut Show<F>) {
+        const ORIGINAL: [Key; 4] = [Key::Src, Key::Sport, Key::Dst, Key::Dport];
+        const REPLY: [Key; 4] = [Key::ReplySrc, Key::ReplySport, Key::ReplyDst, Key::ReplyDport];
+        for (tuple, [src, sport, dst, dport]) in [(&self.original, ORIGINAL), (&self.reply, REPLY)] {
+            let ports = ports(tuple);
+            show.address(src, tuple.src);
+            show.some(sport, ports.map(|(src, _)| Value::U16(src)));
+            show.address(dst, tuple.dst);
+            show.some(dport, ports.map(|(_, dst)| Value::U16(dst)));
+        }
+    }
+
+    /// A translated address comes with its port, though that may be unchanged: together they are the translated
+    /// endpoint. Of ICMP the identifier counts as the source's port, but it is shown as `reply_icmp_id` alone.
+    fn visit_nat<F: FnMut(Key, Value<'_>)>(&self, show: &mut Show<F>) {
+        const NAT: FieldSet =
+            FieldSet::EMPTY.with(Key::NatSrc).with(Key::NatSport).with(Key::NatDst).with(Key::NatDport);
+        if !show.fields.intersects(NAT) {
+            return;
+        }
+        let (original, reply) = (&self.original, &self.reply);
+        let (source, destination) = match (original.layer4, reply.layer4) {
+            (Layer4::Ports { src, dst }, Layer4::Ports { src: reply_src, dst: reply_dst }) => {
+                (src != reply_dst, dst != reply_src)
+            }
+            (Layer4::Icmp { id, .. }, Layer4::Icmp { id: reply_id, .. }) => (id != reply_id, false),
+            _ => (false, false),
+        };
+        let ports = ports(reply);
+        if source || original.src != reply.dst {
+            show.address(Key::NatSrc, reply.dst);
+            show.some(Key::NatSport, ports.map(|(_, dst)| Value::U16(dst)));
+        }
+        if destination || original.dst != reply.src {
+            show.address(Key::NatDst, reply.src);
+            show.some(Key::NatDport, ports.map(|(src, _)| Value::U16(src)));
+        }
+    }
+
+    fn visit_icmp<F: FnMut(Key, Value<'_>)>(&self, show: &mut Show<F>) {
+        const ORIGINAL: [Key; 3] = [Key::IcmpType, Key::IcmpCode, Key::IcmpId];
+        const REPLY: [Key; 3] = [Key::ReplyIcmpType, Key::ReplyIcmpCode, Key::ReplyIcmpId];
+        for (layer4, keys) in [(self.original.layer4, ORIGINAL), (self.reply.layer4, REPLY)] {
+            if let Layer4::Icmp { kind, code, id } = layer4 {
+                show.value(keys[0], Value::U8(kind));
+                show.value(keys[1], Value::U8(code));
+                show.value(keys[2], Value::U16(id));
+            }
+        }
+    }
+
+    fn visit_zones<F: FnMut(Key, Value<'_>)>(&self, show: &mut Show<F>) {
+        match (self.original.zone, self.reply.zone) {
+            (0, 0) => {}
+            (original, reply) if original == reply => show.value(Key::Zone, Value::U16(original)),
+            (original, reply) => {
+                show.some(Key::OrigZone, (original != 0).then_some(Value::U16(original)));
+                show.some(Key::ReplyZone, (reply != 0).then_some(Value::U16(reply)));
+            }
+        }
+    }
+
+    fn visit_times<F: FnMut(Key, Value<'_>)>(&self, show: &mut Show<F>) {
+        show.some(Key::StartUsec, self.start.map(|start| Value::U64(start.usec)));
+        show.some(Key::EndUsec, self.end.map(|end| Value::U64(end.usec)));
+        show.some(Key::StartSource, self.start.map(|start| Value::Text(start.source.name())));
+        show.some(Key::EndSource, self.end.map(|end| Value::Text(end.source.name())));
+        if let (Some(start), Some(end)) = (self.start, self.end) {
+            // The clock may have been set back in between: then there is no duration.
+            show.some(Key::DurationUsec, end.usec.checked_sub(start.usec).map(Value::U64));
+        }
+        show.some(Key::EndReason, self.end_reason.map(|reason| Value::Text(reason.name())));
+    }
+}
+
+/// Hands the fields of a mark to `sink`: what `DecodeMark` answers.
+pub fn visit_mark_fields(
+    mark: Mark,
+    interface: Option<&str>,
+    names: &SourceNames,
+    sink: impl FnMut(Key, Value<'_>),
+) {
+    visit_mark(mark, interface, names, &mut Show { fields: FieldSet::ALL, sink });
+}
+
+fn visit_mark<F: FnMut(Key, Value<'_>)>(
+    mark: Mark,
+    interface: Option<&str>,
+    names: &SourceNames,
+    show: &mut Show<F>,
+) {
+    show.value(Key::Mark, Value::U32(mark.0));
+    show.value(Key::Source, Value::Text(names.name(mark.source_id())));
+    show.value(Key::SourceId, Value::U8(mark.source_id()));
+    show.value(Key::Vpn, Value::Text(mark.vpn()));
+    show.value(Key::Qos, Value::Text(mark.qos().name()));
+    show.some(Key::RoutingTable, mark.routing_table().map(Value::U16));
+    show.some(Key::Interface, interface.map(Value::Text));
+    show.value(Key::LegacySnat, Value::Bool(mark.legacy_snat()));
+}
+
+/// A sink that takes only the chosen fields.
+struct Show<F> {
+    fields: FieldSet,
+    sink: F,
+}
+
+impl<F: FnMut(Key, Value<'_>)> Show<F> {
+    #[inline]
+    fn value(&mut self, key: Key, value: Value<'_>) {
+        if self.fields.contains(key) {
+            (self.sink)(key, value);
+        }
+    }
+
+    #[inline]
+    fn some(&mut self, key: Key, value: Option<Value<'_>>) {
+        if let Some(value) = value {
+            self.value(key, value);
+        }
+    }
+
+    #[inline]
+    fn address(&mut self, key: Key, address: IpAddr) {
+        if self.fields.contains(key) {
+            (self.sink)(key, Value::Text(Text::address(address).as_str()));
+        }
+    }
+}
+
+const fn ports(tuple: &Tuple) -> Option<(u16, u16)> {
+    match tuple.layer4 {
+        Layer4::Ports { src, dst } => Some((src, dst)),
+        _ => None,
+    }
+}
+
+/// The name of what happened, as `event` shows it.
+pub const fn event_name(event: EventKind) -> &'static str {
+    match event {
+        EventKind::New => "new",
+        EventKind::Update => "update",
+        EventKind::Destroy => "destroy",
+    }
+}
+
+/// The protocols that conntrack knows, by number.
+const PROTOCOLS: [(u8, &str); 8] = [
+    (6, "tcp"),
+    (17, "udp"),
+    (1, "icmp"),
+    (58, "icmpv6"),
+    (132, "sctp"),
+    (33, "dccp"),
+    (47, "gre"),
+    (136, "udplite"),
+];
+
+/// The name of an IP protocol, as `protocol` shows it; `None` for one that is shown as a number.
+pub fn protocol_name(number: u8) -> Option<&'static str> {
+    PROTOCOLS.iter().find(|(known, _)| *known == number).map(|&(_, name)| name)
+}

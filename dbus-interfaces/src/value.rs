@@ -1,0 +1,214 @@
+//! A value of a flow's dictionary, borrowed, and how it is written.
+
+use std::marker::PhantomData;
+
+use ctnetlink::Status;
+use serde::ser::{Serialize, SerializeMap, SerializeSeq, SerializeStruct, Serializer};
+
+use crate::Owner;
+
+/// A value as [`Flow::visit`](crate::Flow::visit) hands it out. Numbers are in host order.
+#[derive(Clone, Copy, Debug)]
+pub enum Value<'a> {
+    /// `b`
+    Bool(bool),
+    /// `y`
+    U8(u8),
+    /// `q`
+    U16(u16),
+    /// `u`
+    U32(u32),
+    /// `t`
+    U64(u64),
+    /// `s`
+    Text(&'a str),
+    /// `as`: the names of the bits that are set.
+    Status(Status),
+    /// `ay`
+    Bytes(&'a [u8]),
+    /// `a{sv}`
+    Owner(&'a Owner),
+}
+
+impl Value<'_> {
+    /// The D-Bus signature.
+    pub const fn signature(&self) -> &'static str {
+        match self {
+            Self::Bool(_) => "b",
+            Self::U8(_) => "y",
+            Self::U16(_) => "q",
+            Self::U32(_) => "u",
+            Self::U64(_) => "t",
+            Self::Text(_) => "s",
+            Self::Status(_) => "as",
+            Self::Bytes(_) => "ay",
+            Self::Owner(_) => "a{sv}",
+        }
+    }
+}
+
+/// `enum ip_conntrack_status`, as `status` names the bits; later kernels' bits are shown as numbers.
+const STATUS_NAMES: [&str; 32] = [
+    "expected",
+    "seen-reply",
+    "assured",
+    "confirmed",
+    "src-nat",
+    "dst-nat",
+    "seq-adjust",
+    "src-nat-done",
+    "dst-nat-done",
+    "dying",
+    "fixed-timeout",
+    "template",
+    "untracked",
+    "helper",
+    "offload",
+    "hw-offload",
+    "0x10000",
+    "0x20000",
+    "0x40000",
+    "0x80000",
+    "0x100000",
+    "0x200000",
+    "0x400000",
+    "0x800000",
+    "0x1000000",
+    "0x2000000",
+    "0x4000000",
+    "0x8000000",
+    "0x10000000",
+    "0x20000000",
+    "0x40000000",
+    "0x80000000",
+];
+
+/// The names of the bits that are set, lowest first.
+pub fn status_names(status: Status) -> impl Iterator<Item = &'static str> {
+    let bits = status.bits();
+    STATUS_NAMES.iter().enumerate().filter(move |(bit, _)| bits >> bit & 1 != 0).map(|(_, name)| *name)
+}
+
+/// How values are written.
+pub(crate) trait Form {
+    fn serialize<S: Serializer>(value: Value<'_>, serializer: S) -> Result<S::Ok, S::Error>;
+}
+
+/// A value in a form.
+pub(crate) struct In<'a, F>(Value<'a>, PhantomData<F>);
+
+impl<'a, F: Form> In<'a, F> {
+    pub(crate) const fn new(value: Value<'a>) -> Self {
+        Self(value, PhantomData)
+    }
+}
+
+impl<F: Form> Serialize for In<'_, F> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        F::serialize(self.0, serializer)
+    }
+}
+
+/// Signature and value, as D-Bus has it in a dictionary. zbus writes a struct of this shape where the signature
+/// says `v`, as its own `Variant` does; nothing is allocated.
+pub(crate) enum VariantForm {}
+
+impl Form for VariantForm {
+    fn serialize<S: Serializer>(value: Value<'_>, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut variant = serializer.serialize_struct("Variant", 2)?;
+        variant.serialize_field("signature", value.signature())?;
+        match value {
+            Value::Bool(value) => variant.serialize_field("value", &value)?,
+            Value::U8(value) => variant.serialize_field("value", &value)?,
+            Value::U16(value) => variant.serialize_field("value", &value)?,
+            Value::U32(value) => variant.serialize_field("value", &value)?,
+            Value::U64(value) => variant.serialize_field("value", &value)?,
+            Value::Text(value) => variant.serialize_field("value", value)?,
+            Value::Status(value) => variant.serialize_field("value", &StatusNames(value))?,
+            Value::Bytes(value) => variant.serialize_field("value", &Bytes(value))?,
+            Value::Owner(value) => variant.serialize_field("value", &OwnerIn::<Self>(value, PhantomData))?,
+        }
+        variant.end()
+    }
+}
+
+/// JSON; bytes are hexadecimal.
+pub(crate) enum JsonForm {}
+
+impl Form for JsonForm {
+    fn serialize<S: Serializer>(value: Value<'_>, serializer: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Value::Bool(value) => serializer.serialize_bool(value),
+            Value::U8(value) => serializer.serialize_u8(value),
+            Value::U16(value) => serializer.serialize_u16(value),
+            Value::U32(value) => serializer.serialize_u32(value),
+            Value::U64(value) => serializer.serialize_u64(value),
+            Value::Text(value) => serializer.serialize_str(value),
+            Value::Status(value) => StatusNames(value).serialize(serializer),
+            Value::Bytes(value) => serializer.collect_str(&Hexadecimal(value)),
+            Value::Owner(value) => OwnerIn::<Self>(value, PhantomData).serialize(serializer),
+        }
+    }
+}
+
+struct StatusNames(Status);
+
+impl Serialize for StatusNames {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut names = serializer.serialize_seq(Some(self.0.bits().count_ones() as usize))?;
+        for name in status_names(self.0) {
+            names.serialize_element(name)?;
+        }
+        names.end()
+    }
+}
+
+/// Bytes in one piece: zbus takes nine times as long for a sequence of numbers.
+struct Bytes<'a>(&'a [u8]);
+
+impl Serialize for Bytes<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
+    }
+}
+
+/// Two digits a byte, in order.
+pub(crate) struct Hexadecimal<'a>(pub(crate) &'a [u8]);
+
+impl std::fmt::Display for Hexadecimal<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// An owner in a form.
+struct OwnerIn<'a, F>(&'a Owner, PhantomData<F>);
+
+impl<F: Form> Serialize for OwnerIn<'_, F> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        let mut result = Ok(());
+        self.0.visit(|name, value| {
+            if result.is_ok() {
+                result = map.serialize_entry(name, &In::<F>::new(value));
+            }
+        });
+        result?;
+        map.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_bits_have_names_and_unknown_ones_numbers() {
+        let status = Status::SEEN_REPLY | Status::HW_OFFLOAD | Status::from_bits_retain(1 << 31);
+        assert_eq!(status_names(status).collect::<Vec<_>>(), ["seen-reply", "hw-offload", "0x80000000"]);
+        assert_eq!(status_names(Status::empty()).count(), 0);
+        for (bit, name) in STATUS_NAMES.iter().enumerate().skip(16) {
+            assert_eq!(*name, format!("{:#x}", 1_u32 << bit));
+        }
+    }
+}
