@@ -1,10 +1,13 @@
 //! A flow dictionary of the daemon against the kernel's own entry, field by field.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::conntrack::{Direction, Entry};
+use crate::conntrack::{self, Direction, Entry};
+use crate::process::DEADLINE;
+use crate::{Bus, Namespace};
 
 /// Every way in which the daemon's flows differ from the kernel's table: a line each, empty if they agree.
 ///
@@ -152,4 +155,23 @@ fn counters(entry: &Entry) -> [(&'static str, Option<u64>); 4] {
 #[must_use]
 pub fn counters_agree(flow: &Value, entry: &Entry) -> bool {
     counters(entry).iter().all(|(name, kernel)| flow.get(name).and_then(Value::as_u64) == *kernel)
+}
+
+/// Lists the daemon's active flows and the kernel's table until they agree, which they do once the last events have arrived.
+/// Returns both.
+///
+/// # Panics
+/// If they never agree; the message has every difference.
+#[must_use]
+pub fn agreed(bus: &Bus, namespace: &Namespace) -> (Vec<Value>, Vec<Entry>) {
+    let started = Instant::now();
+    loop {
+        let flows = bus.list("ListActive", &[]).unwrap_or_else(|error| panic!("ListActive: {error}"));
+        let table = conntrack::list(namespace);
+        let lines = differences(&flows, &table);
+        if lines.is_empty() {
+            return (flows, table);
+        }
+        assert!(started.elapsed() < DEADLINE, "{} differences:\n{}", lines.len(), lines.join("\n"));
+    }
 }

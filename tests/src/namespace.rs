@@ -17,7 +17,8 @@ pub const TRACKING: &str =
 /// A network namespace, deleted with all that runs in it when dropped.
 #[derive(Debug)]
 pub struct Namespace {
-    name: String,
+    /// As `ip netns` lists it; none for the namespace that we were started in, which is not ours to delete.
+    name: Option<String>,
 }
 
 impl Namespace {
@@ -29,7 +30,7 @@ impl Namespace {
     pub fn new(label: &str) -> Self {
         let name = unique(label);
         output_of(Command::new("ip").args(["netns", "add", &name]));
-        let namespace = Self { name };
+        let namespace = Self { name: Some(name) };
         namespace.run("ip link set lo up");
         // Any group may open ICMP datagram sockets, which is how the traffic module pings with identifiers of its choice.
         namespace.sysctl("net.ipv4.ping_group_range", "0 2147483647");
@@ -48,14 +49,19 @@ impl Namespace {
         namespace
     }
 
-    /// Its name, as `ip netns` lists it.
+    /// The namespace that this process was started in.
     #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
+    pub fn host() -> Self {
+        Self { name: None }
     }
 
-    fn path(&self) -> String {
-        format!("/run/netns/{}", self.name)
+    /// The file that stands for the namespace.
+    #[must_use]
+    pub fn path(&self) -> String {
+        match &self.name {
+            Some(name) => format!("/run/netns/{name}"),
+            None => format!("/proc/{}/ns/net", std::process::id()),
+        }
     }
 
     /// A command that runs in the namespace; its process id is the program's own.
@@ -106,6 +112,18 @@ impl Namespace {
         self.sysctl("net.netfilter.nf_conntrack_timestamp", "1");
     }
 
+    /// The value of a kernel parameter, as [`Namespace::sysctl`] takes it.
+    ///
+    /// # Panics
+    /// If there is no such parameter.
+    #[must_use]
+    pub fn sysctl_value(&self, parameter: &str) -> String {
+        let path = format!("/proc/sys/{}", parameter.replace('.', "/"));
+        self.enter(|| std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}")))
+            .trim()
+            .to_owned()
+    }
+
     /// Runs `work` on a thread of its own inside the namespace. Sockets that it opens stay in the namespace for good.
     ///
     /// # Panics
@@ -115,7 +133,7 @@ impl Namespace {
         thread::scope(|scope| {
             let inside = scope.spawn(|| {
                 move_into_link_name_space(door.as_fd(), Some(LinkNameSpaceType::Network))
-                    .unwrap_or_else(|error| panic!("namespace {} cannot be entered: {error}", self.name));
+                    .unwrap_or_else(|error| panic!("{} cannot be entered: {error}", self.path()));
                 work()
             });
             inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -125,13 +143,14 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        let pids = Command::new("ip").args(["netns", "pids", &self.name]).stdin(Stdio::null()).output();
+        let Some(name) = &self.name else { return };
+        let pids = Command::new("ip").args(["netns", "pids", name]).stdin(Stdio::null()).output();
         let pids =
             pids.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
         for pid in pids.split_whitespace().filter_map(|pid| pid.parse().ok()).filter_map(Pid::from_raw) {
             // Sockets of a test's own threads keep their namespace without living in it, so this never finds ourselves.
             let _ = rustix::process::kill_process(pid, Signal::KILL);
         }
-        let _ = Command::new("ip").args(["netns", "del", &self.name]).stdin(Stdio::null()).status();
+        let _ = Command::new("ip").args(["netns", "del", name]).stdin(Stdio::null()).status();
     }
 }

@@ -96,7 +96,7 @@ impl Network {
         let (client, router, server) = (&network.client, &network.router, &network.server);
         for (host, number) in [(client, 1), (server, 2)] {
             let (v4, v6) = (format!("198.18.{}", number - 1), format!("2001:2:0:{number}:"));
-            router.run(&format!("ip link add down{number} type veth peer name up0 netns {}", host.name()));
+            router.run(&format!("ip link add down{number} type veth peer name up0 netns {}", host.path()));
             router.run(&format!("ip link set down{number} up"));
             router.run(&format!("ip address add {v4}.1/24 dev down{number}"));
             router.run(&format!("ip address add {v6}:1/64 dev down{number} nodad"));

@@ -45,7 +45,7 @@ impl TcpService {
         let connect = || {
             let client = TcpStream::connect_timeout(&address, DEADLINE);
             let client =
-                client.unwrap_or_else(|error| panic!("tcp to {address} from {}: {error}", namespace.name()));
+                client.unwrap_or_else(|error| panic!("tcp to {address} from {}: {error}", namespace.path()));
             let (server, _) = self.0.accept().expect("what has connected can be accepted");
             let mut connection = Connection { client, server };
             connection.exchange();
