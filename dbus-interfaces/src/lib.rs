@@ -11,6 +11,7 @@ mod key;
 mod mark;
 mod names;
 mod number;
+mod query;
 mod text;
 mod value;
 
@@ -21,4 +22,5 @@ pub use key::{FieldSet, Key};
 pub use mark::{Mark, Qos, SourceNameError, SourceNames};
 pub use names::*;
 pub use number::parse_number;
+pub use query::{Argument, LIMIT_DEFAULT, LIMIT_MAXIMUM, Query, QueryError, RawQuery};
 pub use value::{Value, status_names};
