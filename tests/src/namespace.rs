@@ -32,6 +32,8 @@ impl Namespace {
         output_of(Command::new("ip").args(["netns", "add", &name]));
         let namespace = Self { name: Some(name) };
         namespace.run("ip link set lo up");
+        // Nobody else is on these links: without the search for duplicates their addresses work at once.
+        namespace.sysctl("net.ipv6.conf.default.accept_dad", "0");
         // Any group may open ICMP datagram sockets, which is how the traffic module pings with identifiers of its choice.
         namespace.sysctl("net.ipv4.ping_group_range", "0 2147483647");
         namespace
