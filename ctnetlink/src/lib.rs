@@ -1,5 +1,41 @@
-//! Linux connection tracking over netlink (ctnetlink).
-#![doc = "Skeleton; the crate's owner completes this page."]
+//! Linux connection tracking over netlink (ctnetlink): events and dumps decoded without copying, requests for
+//! dumps and statistics, and the socket for both.
+//!
+//! The crate knows bytes and sockets and nothing else: no table, no policy, no thread, no asynchrony.
+//! Names are the kernel's (linux/netfilter/nfnetlink_conntrack.h), numbers are in host order.
+//!
+//! - [`messages`] reads a datagram: [`Message`]s, most of which are [`Flow`]s. It allocates nothing and never panics;
+//!   a message that cannot be decoded is one [`DecodeError`] and costs only itself, an attribute that is not known is
+//!   skipped and counted.
+//! - [`dump_request`], [`stats_request`] and [`cpu_stats_request`] are what the kernel can be asked.
+//! - [`Socket`] joins groups, receives without waiting and tells exactly how many messages were lost.
+//!
+//! Print every flow that begins or ends, and the table as it is (needs CAP_NET_ADMIN):
+//!
+//! ```no_run
+//! use ctnetlink::{Groups, Message, Received, Socket, dump_request, messages};
+//!
+//! let (events, dump) = (Socket::open()?, Socket::open()?);
+//! events.set_receive_buffer(16 << 20)?;
+//! // Join before dumping: a flow born in between would be lost.
+//! events.join(Groups::NEW | Groups::DESTROY)?;
+//! dump.send(&dump_request(1, None))?;
+//!
+//! let mut buffer = vec![0; 65_536]; // the kernel sends at most 32 KiB at once
+//! for socket in [&dump, &events] {
+//!     // A real program waits in poll() where this one ends.
+//!     while let Received::Datagram(length) = socket.receive(&mut buffer)? {
+//!         for message in messages(&buffer[..length]) {
+//!             match message {
+//!                 Ok(Message::Flow(_, kind, flow)) => println!("{kind:?} {:?}", flow.original),
+//!                 Ok(_) => {}
+//!                 Err(error) => eprintln!("{error}, ignoring"),
+//!             }
+//!         }
+//!     }
+//! }
+//! # Ok::<(), ctnetlink::SocketError>(())
+//! ```
 
 mod attribute;
 mod decode;

@@ -16,9 +16,11 @@ const CT_GET_STATS_CPU: u16 = 0x104;
 const CT_GET_STATS: u16 = 0x105;
 
 /// Asks for every flow of the network namespace, or of one family. The replies are [`Message::Flow`]s with
-/// `sequence` in their headers, then [`Message::Done`]; or one [`Message::Error`]: EPERM without CAP_NET_ADMIN,
+/// `sequence` in their headers, then [`Message::Done`]; or one [`Message::Error`] ([`SocketError::refused`] says what
+/// it means): EPERM without CAP_NET_ADMIN,
 /// EBUSY while an earlier dump of the socket is not read to its end.
 ///
+/// [`SocketError::refused`]: crate::SocketError::refused
 /// [`Message::Flow`]: crate::Message::Flow
 /// [`Message::Done`]: crate::Message::Done
 /// [`Message::Error`]: crate::Message::Error
@@ -28,7 +30,7 @@ pub fn dump_request(sequence: u32, family: Option<Family>) -> Request {
 }
 
 /// Asks for [`Message::Stats`](crate::Message::Stats): one reply, without a
-/// [`Message::Done`](crate::Message::Done).
+/// [`Message::Done`](crate::Message::Done) although its header has `NLM_F_MULTI`. Needs CAP_NET_ADMIN as dumps do.
 pub fn stats_request(sequence: u32) -> Request {
     request(CT_GET_STATS, NLM_F_REQUEST, sequence, 0)
 }
