@@ -16,9 +16,9 @@ pub struct Direction {
     pub src: String,
     /// `dst=`.
     pub dst: String,
-    /// `sport=`: protocols with ports only.
+    /// `sport=`, or GRE's `srckey=`: protocols with ports only.
     pub sport: Option<u16>,
-    /// `dport=`.
+    /// `dport=` or `dstkey=`.
     pub dport: Option<u16>,
     /// `type=`: ICMP and ICMPv6 only.
     pub icmp_type: Option<u8>,
@@ -144,6 +144,9 @@ impl Entry {
             "dst" => value.clone_into(&mut tuple.dst),
             "sport" => tuple.sport = Some(value.parse().ok()?),
             "dport" => tuple.dport = Some(value.parse().ok()?),
+            // GRE's keys, which the kernel keeps where others have their ports.
+            "srckey" => tuple.sport = Some(u16::from_str_radix(value.strip_prefix("0x")?, 16).ok()?),
+            "dstkey" => tuple.dport = Some(u16::from_str_radix(value.strip_prefix("0x")?, 16).ok()?),
             "type" => tuple.icmp_type = Some(value.parse().ok()?),
             "code" => tuple.icmp_code = Some(value.parse().ok()?),
             // An ICMP tuple's comes right after its code; the kernel's own is the last field of the line.

@@ -11,8 +11,14 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::process::{output_of, output_with_input, unique};
 
 /// The rules that make a namespace track connections: the kernel does so only where some rule asks for it.
-pub const TRACKING: &str =
-    "table inet tracking { chain input { type filter hook input priority 0; ct state invalid counter } }";
+pub const TRACKING: &str = "
+table inet tracking {
+    chain track {
+        type filter hook prerouting priority raw
+        ct state invalid
+    }
+}
+";
 
 /// A network namespace, deleted with all that runs in it when dropped.
 #[derive(Debug)]

@@ -190,6 +190,18 @@ fn tables(bus: &Bus) {
     }
 }
 
+/// Added and deleted first, so that what an earlier run left behind when it was killed is replaced.
+const RULES: &str = "
+add table inet flowbus_run
+delete table inet flowbus_run
+table inet flowbus_run {
+    chain track {
+        type filter hook prerouting priority raw
+        ct state invalid
+    }
+}
+";
+
 /// What has to be on for this machine's traffic to be tracked with counters and times. Dropped, it is as before.
 struct HostChanges {
     host: Namespace,
@@ -201,11 +213,7 @@ impl HostChanges {
         let host = Namespace::host();
         println!("To see this machine's traffic, this run changes, and undoes at its end:");
         println!("  an nft table turns connection tracking on    undo: nft delete table inet flowbus_run");
-        // Twice add, once delete: what an earlier run that was killed has left is replaced.
-        host.nft(
-            "add table inet flowbus_run\ndelete table inet flowbus_run\n\
-             table inet flowbus_run { chain track { type filter hook prerouting priority raw; ct state invalid; } }",
-        );
+        host.nft(RULES);
         let mut changes = Self { host, before: Vec::new() };
         for parameter in ["net.netfilter.nf_conntrack_acct", "net.netfilter.nf_conntrack_timestamp"] {
             let value = changes.host.sysctl_value(parameter);
