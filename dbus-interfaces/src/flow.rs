@@ -137,19 +137,18 @@ pub struct Owner {
 impl Owner {
     /// Hands every field that has a value to `sink`, by name.
     pub fn visit(&self, mut sink: impl FnMut(&'static str, Value<'_>)) {
-        let mut text = |name, value: Option<&str>| {
+        let values = [
+            ("pid", self.pid.map(Value::U32)),
+            ("comm", self.comm.as_deref().map(Value::Text)),
+            ("leader_comm", self.leader_comm.as_deref().map(Value::Text)),
+            ("uid", self.uid.map(Value::U32)),
+            ("unit", self.unit.as_deref().map(Value::Text)),
+            ("cgroup", self.cgroup.as_deref().map(Value::Text)),
+            ("confidence", self.confidence.map(Value::Text)),
+        ];
+        for (name, value) in values {
             if let Some(value) = value {
-                sink(name, Value::Text(value));
-            }
-        };
-        text("comm", self.comm.as_deref());
-        text("leader_comm", self.leader_comm.as_deref());
-        text("unit", self.unit.as_deref());
-        text("cgroup", self.cgroup.as_deref());
-        text("confidence", self.confidence);
-        for (name, value) in [("pid", self.pid), ("uid", self.uid)] {
-            if let Some(value) = value {
-                sink(name, Value::U32(value));
+                sink(name, value);
             }
         }
     }
