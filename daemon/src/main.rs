@@ -1,2 +1,154 @@
-//! The flowbus daemon.
-fn main() {}
+//! flowbusd keeps Linux's connection tracking table in memory, live from netlink events, and offers it on D-Bus.
+//!
+//! The tracker thread owns the table; the bus tasks ask it through a handle and follow its change log.
+//! docs/architecture.md has the map.
+
+mod bus;
+mod clock;
+mod config;
+mod dictionary;
+mod event;
+mod flow;
+mod handle;
+mod kernel;
+mod links;
+mod logging;
+mod names;
+mod sockets;
+mod table;
+mod tracker;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+
+use bus::{BusAddress, BusError};
+use config::{Config, ConfigError};
+use handle::{Command, Handle};
+use links::Links;
+use tracker::{Tracker, TrackerError};
+
+/// Keeps Linux's connection tracking table in memory and offers it on D-Bus.
+///
+/// Run by hand as root, it tracks the network namespace that it is started in.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// The bus to offer the table on: "system" or a D-Bus address
+    #[arg(long, value_name = "system|ADDRESS", default_value = "system")]
+    bus: BusAddress,
+    /// The configuration file [default: /etc/flowbus/flowbusd.toml, where there is one]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Check the configuration and exit
+    #[arg(long)]
+    check: bool,
+}
+
+/// Why the daemon could not start or go on.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("configuration: {0}")]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Tracker(#[from] TrackerError),
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    #[error("cannot start: {0}")]
+    Start(#[from] std::io::Error),
+    #[error("the tracker thread ended without a word")]
+    TrackerGone,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    logging::start();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Error> {
+    let config = Config::load(arguments.config.as_deref())?;
+    if arguments.check {
+        return Ok(());
+    }
+    let sockets = sockets::open(config.events.receive_buffer_bytes)?;
+    let (tracker, handle) = Tracker::new(sockets, config.closed_limits())?;
+    let (ended, tracker_ended) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("tracker".into()).spawn(move || {
+        // Nobody listens any more when the daemon is already on its way out.
+        let _ = ended.send(tracker.run());
+    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(serve(arguments, config, handle.clone(), tracker_ended));
+    // Closed before the tracker: a call that came late is refused, not left without an answer.
+    drop(runtime);
+    let _ = handle.order(Command::Stop);
+    let joined = thread.join().map_err(|_| Error::TrackerGone);
+    result.and(joined)
+}
+
+/// Serves the bus until a signal or an error ends it.
+async fn serve(
+    arguments: &Arguments,
+    config: Config,
+    handle: Handle,
+    tracker_ended: oneshot::Receiver<Result<(), TrackerError>>,
+) -> Result<(), Error> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let (configuration, config) = watch::channel(Arc::new(config));
+    let links = Links::default();
+    let following = tokio::spawn(links.clone().follow());
+    let bus = bus::serve(&arguments.bus, handle.clone(), links, config);
+    tokio::pin!(bus);
+    let mut tracker_ended = tracker_ended;
+    let mut following = following;
+    let mut links_live = true;
+    loop {
+        tokio::select! {
+            result = &mut bus => return Ok(result?),
+            ended = &mut tracker_ended => return Ok(ended.map_err(|_| Error::TrackerGone)??),
+            ended = &mut following, if links_live => {
+                links_live = false;
+                if let Ok(Err(error)) = ended {
+                    tracing::warn!(%error, "interface names are no longer followed");
+                }
+            }
+            _ = hangup.recv() => reload(arguments, &configuration, &handle),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    tracing::info!("stopping");
+    Ok(())
+}
+
+/// Reads the configuration again; a bad one changes nothing.
+fn reload(arguments: &Arguments, configuration: &watch::Sender<Arc<Config>>, handle: &Handle) {
+    let new = match Config::load(arguments.config.as_deref()) {
+        Ok(new) => new,
+        Err(error) => {
+            tracing::error!("configuration: {error}; the old one stays in force");
+            return;
+        }
+    };
+    if new.events != configuration.borrow().events {
+        tracing::warn!("events.receive_buffer_bytes changes with a restart only");
+    }
+    if let Err(error) = handle.order(Command::SetClosedLimits(new.closed_limits())) {
+        tracing::error!("configuration: {error}; the limits of closed flows stay");
+    }
+    configuration.send_replace(Arc::new(new));
+    tracing::info!("configuration reloaded");
+}

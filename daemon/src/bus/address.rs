@@ -1,0 +1,48 @@
+//! Which bus the daemon serves.
+
+use std::fmt;
+use std::str::FromStr;
+
+use zbus::connection::Builder;
+
+/// The system bus, or a bus at an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum BusAddress {
+    /// The system's, or where DBUS_SYSTEM_BUS_ADDRESS points.
+    System,
+    /// Such as `unix:path=/tmp/bus`.
+    Address(Box<zbus::Address>),
+}
+
+impl BusAddress {
+    /// A connection to build.
+    pub(super) fn connect(&self) -> Builder<'static> {
+        match self {
+            Self::System => Builder::system(),
+            Self::Address(address) => Builder::address((**address).clone()),
+        }
+    }
+}
+
+impl FromStr for BusAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "system" {
+            return Ok(Self::System);
+        }
+        let address = text.parse().map_err(|error| {
+            format!("{error}: takes \"system\" or a D-Bus address such as unix:path=/tmp/bus")
+        })?;
+        Ok(Self::Address(Box::new(address)))
+    }
+}
+
+impl fmt::Display for BusAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System => f.write_str("system"),
+            Self::Address(address) => address.fmt(f),
+        }
+    }
+}

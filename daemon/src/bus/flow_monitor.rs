@@ -1,0 +1,221 @@
+//! The interface org.flowbus.FlowMonitor1: methods and properties that read.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use flowbus_interfaces::{Error, Query, RawQuery};
+use zbus::interface;
+use zbus::wire::Variant;
+
+use super::BusCounters;
+use crate::dictionary::{DecodedMark, FlowNames, Item, Listing, Single};
+use crate::handle::{AskError, Handle, Page};
+use crate::kernel::KernelState;
+
+/// A page is at most so long, however few flows that are: the bus disconnects who sends more than it takes.
+const PAGE_BYTES: usize = 1024 * 1024 - 4096;
+
+/// Names and values.
+type Dictionary = HashMap<&'static str, Variant<'static>>;
+
+/// The object.
+#[derive(Debug)]
+pub(super) struct FlowMonitor {
+    handle: Handle,
+    names: FlowNames,
+    counters: Arc<BusCounters>,
+}
+
+impl FlowMonitor {
+    pub(super) fn new(handle: Handle, names: FlowNames, counters: Arc<BusCounters>) -> Self {
+        Self { handle, names, counters }
+    }
+
+    /// The flows of a page that fit, and where the listing goes on: `key` gives the number to pass back.
+    fn page(&self, query: &Query, page: Page, key: impl Fn(&Item) -> Option<u64>) -> (Listing, Dictionary) {
+        let mut bytes = 0;
+        let mut more = page.more;
+        let mut items = Vec::with_capacity(page.flows.len());
+        for item in page.flows.into_iter().map(Item::from) {
+            bytes += self.names.size(&item, query.fields);
+            if bytes > PAGE_BYTES && !items.is_empty() {
+                more = true;
+                break;
+            }
+            items.push(item);
+        }
+        let mut details = HashMap::from([
+            ("sequence", Variant::from(page.sequence)),
+            ("epoch", Variant::from(self.handle.epoch().to_owned())),
+            ("synchronized", Variant::from(page.synchronized)),
+        ]);
+        if let Some(next) = items.last().filter(|_| more).and_then(key) {
+            details.insert("next", Variant::from(next));
+        }
+        (Listing::new(&self.names, query.fields, items), details)
+    }
+
+    fn refuse(&self, error: Error) -> Error {
+        BusCounters::add(&self.counters.calls_refused, 1);
+        error
+    }
+
+    fn parse(&self, query: &RawQuery) -> Result<Query, Error> {
+        Query::parse(query).map_err(|error| self.refuse(error.into()))
+    }
+
+    fn unanswered(&self, error: &AskError) -> Error {
+        match error {
+            AskError::Busy => self.refuse(Error::LimitExceeded(error.to_string())),
+            AskError::Ended => Error::Unavailable(error.to_string()),
+        }
+    }
+}
+
+#[interface(name = "org.flowbus.FlowMonitor1")]
+impl FlowMonitor {
+    /// DOC ListActive
+    #[zbus(out_args("flows", "page"))]
+    async fn list_active(&self, query: RawQuery) -> Result<(Listing, Dictionary), Error> {
+        let query = self.parse(&query)?;
+        let after = query.after.unwrap_or(0);
+        let page = self.handle.list_active(after, query.limit.into()).await;
+        let page = page.map_err(|error| self.unanswered(&error))?;
+        Ok(self.page(&query, page, |item| Some(item.flow.record.id)))
+    }
+
+    /// DOC ListClosed
+    #[zbus(out_args("flows", "page"))]
+    async fn list_closed(&self, query: RawQuery) -> Result<(Listing, Dictionary), Error> {
+        let query = self.parse(&query)?;
+        let before = query.after.unwrap_or(u64::MAX);
+        let page = self.handle.list_closed(before, query.limit.into()).await;
+        let page = page.map_err(|error| self.unanswered(&error))?;
+        Ok(self.page(&query, page, |item| item.sequence))
+    }
+
+    /// DOC GetFlow
+    #[zbus(out_args("flow"))]
+    async fn get_flow(&self, id: u64) -> Result<Single, Error> {
+        match self.handle.flow(id).await.map_err(|error| self.unanswered(&error))? {
+            Some(flow) => Ok(Single::new(&self.names, flow)),
+            None => {
+                Err(Error::NotFound(format!("no flow has the id {id}: it was never given or is forgotten")))
+            }
+        }
+    }
+
+    /// DOC DecodeMark
+    #[zbus(out_args("fields"))]
+    fn decode_mark(&self, mark: u32) -> DecodedMark {
+        DecodedMark::new(&self.names, mark)
+    }
+
+    /// DOC GetStatistics
+    #[zbus(out_args("statistics"))]
+    fn get_statistics(&self) -> Dictionary {
+        let counters = self.handle.published().counters;
+        let kernel = KernelState::read();
+        let mut statistics = Dictionary::from([
+            ("events_new", Variant::from(counters.events_new)),
+            ("events_update", Variant::from(counters.events_update)),
+            ("events_destroy", Variant::from(counters.events_destroy)),
+            ("events_lost", Variant::from(counters.events_lost)),
+            ("events_invalid", Variant::from(counters.events_invalid)),
+            ("events_foreign", Variant::from(counters.events_foreign)),
+            ("events_repeated", Variant::from(counters.events_repeated)),
+            ("unknown_attributes", Variant::from(counters.unknown_attributes)),
+            ("resyncs", Variant::from(counters.resyncs)),
+            ("dumps", Variant::from(counters.dumps)),
+            ("active", Variant::from(counters.active)),
+            ("closed", Variant::from(counters.closed)),
+            ("closed_evicted", Variant::from(counters.closed_evicted)),
+            ("names_refused", Variant::from(counters.names_refused)),
+            ("buffer_bytes", Variant::from(counters.buffer_bytes)),
+            ("signals_sent", Variant::from(BusCounters::value(&self.counters.signals_sent))),
+            ("signals_lost", Variant::from(BusCounters::value(&self.counters.signals_lost))),
+            ("calls_refused", Variant::from(BusCounters::value(&self.counters.calls_refused))),
+        ]);
+        let known = [("kernel_count", kernel.count), ("kernel_max", kernel.maximum)];
+        statistics.extend(known.into_iter().filter_map(|(key, value)| Some((key, Variant::from(value?)))));
+        statistics
+    }
+
+    /// DOC Version
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn version(&self) -> &'static str {
+        env!("CARGO_PKG_VERSION")
+    }
+
+    /// DOC Epoch
+    #[zbus(property)]
+    fn epoch(&self) -> String {
+        self.handle.epoch().to_owned()
+    }
+
+    /// DOC Synchronized
+    #[zbus(property)]
+    fn synchronized(&self) -> bool {
+        self.handle.state().borrow().synchronized
+    }
+
+    /// DOC Attribution
+    #[zbus(property)]
+    fn attribution(&self) -> &'static str {
+        "none"
+    }
+
+    /// DOC ClosedCapacity
+    #[zbus(property)]
+    fn closed_capacity(&self) -> u32 {
+        self.handle.state().borrow().closed_capacity
+    }
+
+    /// DOC Sequence
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn sequence(&self) -> u64 {
+        self.handle.published().log.newest()
+    }
+
+    /// DOC ActiveCount
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn active_count(&self) -> u32 {
+        self.handle.published().counters.active
+    }
+
+    /// DOC ClosedCount
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn closed_count(&self) -> u32 {
+        self.handle.published().counters.closed
+    }
+
+    /// DOC EventsReceived
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn events_received(&self) -> u64 {
+        self.handle.published().counters.events_received()
+    }
+
+    /// DOC EventsLost
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn events_lost(&self) -> u64 {
+        self.handle.published().counters.events_lost
+    }
+
+    /// DOC Resyncs
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn resyncs(&self) -> u64 {
+        self.handle.published().counters.resyncs
+    }
+
+    /// DOC AccountingEnabled
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn accounting_enabled(&self) -> bool {
+        KernelState::read().accounting.unwrap_or(false)
+    }
+
+    /// DOC TimestampingEnabled
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn timestamping_enabled(&self) -> bool {
+        KernelState::read().timestamping.unwrap_or(false)
+    }
+}

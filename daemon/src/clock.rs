@@ -1,0 +1,28 @@
+//! The two clocks that flows are measured by.
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// One instant on both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Now {
+    /// CLOCK_REALTIME microseconds: what people and the kernel's timestamps call the time. It can step.
+    pub(crate) realtime_usec: u64,
+    /// CLOCK_BOOTTIME microseconds: what ages are measured by.
+    pub(crate) boottime_usec: u64,
+}
+
+impl Now {
+    pub(crate) fn read() -> Self {
+        Self {
+            realtime_usec: microseconds(ClockId::Realtime),
+            boottime_usec: microseconds(ClockId::Boottime),
+        }
+    }
+}
+
+fn microseconds(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    let nanoseconds = u64::try_from(time.tv_nsec).unwrap_or(0);
+    seconds * 1_000_000 + nanoseconds / 1_000
+}

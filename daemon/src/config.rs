@@ -1,0 +1,163 @@
+//! The configuration file: every option has a default, and a key that is not known is an error.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use flowbus_interfaces::SourceNames;
+use serde::Deserialize;
+
+use crate::table::ClosedLimits;
+
+/// Where the service looks; absent, every option has its default.
+pub(crate) const DEFAULT_PATH: &str = "/etc/flowbus/flowbusd.toml";
+
+/// The options of `flowbusd.toml`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    pub(crate) events: Events,
+    pub(crate) closed: Closed,
+    pub(crate) signals: Signals,
+    /// More traffic sources for the mark decoder: name = number (0 to 63).
+    sources: BTreeMap<String, u8>,
+    /// Patchpanel's names and those.
+    #[serde(skip)]
+    pub(crate) source_names: SourceNames,
+}
+
+/// The event socket.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Events {
+    /// Bytes that the kernel may queue for us; an event takes about 1,280.
+    pub(crate) receive_buffer_bytes: u32,
+}
+
+/// The flows that ended.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Closed {
+    /// At most so many are kept.
+    pub(crate) capacity: u32,
+    /// And none that ended longer ago.
+    pub(crate) maximum_age_sec: u64,
+}
+
+/// The signal FlowEvents.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Signals {
+    /// A batch closes so long after its first event.
+    pub(crate) batch_msec: u64,
+    /// Or with so many events.
+    pub(crate) batch_events: usize,
+    /// Or with so many bytes.
+    pub(crate) batch_bytes: usize,
+    /// At most so many signals a second.
+    pub(crate) per_second: u32,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self { receive_buffer_bytes: 32 * 1024 * 1024 }
+    }
+}
+
+impl Default for Closed {
+    fn default() -> Self {
+        Self { capacity: 20_000, maximum_age_sec: 24 * 60 * 60 }
+    }
+}
+
+impl Default for Signals {
+    fn default() -> Self {
+        Self { batch_msec: 100, batch_events: 256, batch_bytes: 64 * 1024, per_second: 20 }
+    }
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("{}: {source}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    /// The parser's text names the line, the column and the key.
+    #[error("{}: {source}", path.display())]
+    Parse { path: PathBuf, source: Box<toml::de::Error> },
+    #[error("{}: {key} = {value}: {takes}", path.display())]
+    Range { path: PathBuf, key: &'static str, value: u64, takes: &'static str },
+    #[error("{}: sources: {source}", path.display())]
+    Source { path: PathBuf, source: flowbus_interfaces::SourceNameError },
+}
+
+impl Config {
+    /// Reads the file that was named, or the default one where there is one.
+    pub(crate) fn load(named: Option<&Path>) -> Result<Self, ConfigError> {
+        let path = named.unwrap_or(Path::new(DEFAULT_PATH));
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(source) => return Err(ConfigError::Read { path: path.into(), source }),
+        };
+        Self::parse(&text, path)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let mut config: Self = toml::from_str(text)
+            .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })?;
+        let Signals { batch_msec, batch_events, batch_bytes, per_second } = config.signals;
+        let ranges: [(&'static str, u64, std::ops::RangeInclusive<u64>, &'static str); 6] = [
+            (
+                "events.receive_buffer_bytes",
+                config.events.receive_buffer_bytes.into(),
+                65_536..=1 << 30,
+                "takes 65536 to 1073741824",
+            ),
+            ("closed.capacity", config.closed.capacity.into(), 0..=1_000_000, "takes 0 to 1000000"),
+            ("signals.batch_msec", batch_msec, 1..=10_000, "takes 1 to 10000"),
+            ("signals.batch_events", batch_events as u64, 1..=1_000, "takes 1 to 1000"),
+            ("signals.batch_bytes", batch_bytes as u64, 4_096..=1 << 20, "takes 4096 to 1048576"),
+            ("signals.per_second", per_second.into(), 1..=1_000, "takes 1 to 1000"),
+        ];
+        for (key, value, range, takes) in ranges {
+            if !range.contains(&value) {
+                return Err(ConfigError::Range { path: path.into(), key, value, takes });
+            }
+        }
+        for (name, number) in &config.sources {
+            let added = config.source_names.add(*number, name);
+            added.map_err(|source| ConfigError::Source { path: path.into(), source })?;
+        }
+        Ok(config)
+    }
+
+    pub(crate) fn closed_limits(&self) -> ClosedLimits {
+        ClosedLimits {
+            capacity: self.closed.capacity,
+            maximum_age: Duration::from_secs(self.closed.maximum_age_sec),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        Config::parse(text, Path::new("/x.toml")).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        assert_eq!(Config::parse("", Path::new("/x.toml")).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn errors_name_file_line_and_key() {
+        let unknown = error("[closed]\ncapacty = 3\n");
+        assert!(unknown.contains("/x.toml") && unknown.contains("line 2") && unknown.contains("capacty"));
+        let wrong = error("[closed]\ncapacity = \"many\"\n");
+        assert!(wrong.contains("line 2") && wrong.contains("capacity"), "{wrong}");
+        assert!(error("[signals]\nper_second = 0\n").contains("signals.per_second = 0: takes 1 to 1000"));
+    }
+}

@@ -1,0 +1,187 @@
+//! From the table's flows to the dictionaries of the bus: names behind numbers, times, what happened.
+
+use std::sync::Arc;
+
+use ctnetlink::EventKind;
+use flowbus_interfaces::{Dictionary, FieldSet, Flow, Mark, MarkDictionary, Time};
+use serde::ser::{Serialize, SerializeSeq, Serializer};
+use tokio::sync::watch;
+use zbus::{Signature, Type};
+
+use crate::config::Config;
+use crate::event::Change;
+use crate::flow::{Record, Snapshot};
+use crate::handle::Handle;
+use crate::links::Links;
+use crate::names::NameStrings;
+
+/// What it takes to name the parts of a flow.
+#[derive(Clone, Debug)]
+pub(crate) struct FlowNames {
+    strings: NameStrings,
+    links: Links,
+    config: watch::Receiver<Arc<Config>>,
+}
+
+impl FlowNames {
+    pub(crate) fn new(handle: &Handle, links: Links, config: watch::Receiver<Arc<Config>>) -> Self {
+        Self { strings: handle.names().clone(), links, config }
+    }
+
+    /// The configuration in force, which names the traffic sources.
+    pub(crate) fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.borrow())
+    }
+
+    /// The interface that a mark's routing table belongs to.
+    pub(crate) fn interface(&self, mark: u32) -> Option<Arc<str>> {
+        self.links.name(Mark(mark).interface_index()?)
+    }
+
+    /// At most so many bytes the item takes in a message.
+    pub(crate) fn size(&self, item: &Item, fields: FieldSet) -> usize {
+        let config = self.config();
+        self.show(item, |flow| flow.dictionary_size(&config.source_names, fields))
+    }
+
+    /// Hands the flow of an item to `show` as the bus shows it.
+    fn show<R>(&self, item: &Item, show: impl FnOnce(&Flow<'_>) -> R) -> R {
+        let Item { event, sequence, flow: snapshot } = item;
+        let Snapshot { record, extra, end } = snapshot;
+        let interface = self.interface(record.mark);
+        let helper = self.strings.get(extra.helper);
+        let security_context = self.strings.get(extra.security_context);
+        let (original_counters, reply_counters) = record.counters();
+        let Record { id, start_usec, start_source, mark, status, .. } = *record;
+        show(&Flow {
+            event: *event,
+            sequence: *sequence,
+            conntrack_id: record.conntrack_id(),
+            state: record.state(),
+            status: Some(status),
+            timeout: record.timeout(),
+            use_count: record.use_count(),
+            mark,
+            interface: interface.as_deref(),
+            labels: extra.labels(),
+            helper: helper.as_deref(),
+            security_context: security_context.as_deref(),
+            original_counters,
+            reply_counters,
+            start: Some(Time { usec: start_usec, source: start_source }),
+            end: end.map(|end| Time { usec: end.usec, source: end.source }),
+            end_reason: end.map(|end| end.reason),
+            ..Flow::new(id, snapshot.original(), snapshot.reply())
+        })
+    }
+}
+
+/// A flow to show, alone or as an event.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Item {
+    event: Option<EventKind>,
+    pub(crate) sequence: Option<u64>,
+    pub(crate) flow: Snapshot,
+}
+
+/// A flow of a listing; a closed one carries the number of its end.
+impl From<Snapshot> for Item {
+    fn from(flow: Snapshot) -> Self {
+        Self { event: None, sequence: flow.end.map(|end| end.sequence), flow }
+    }
+}
+
+impl From<&Change> for Item {
+    fn from(change: &Change) -> Self {
+        Self { event: Some(change.kind), sequence: Some(change.sequence), flow: change.flow }
+    }
+}
+
+/// Flows as `aa{sv}`, written out one by one as the message is built.
+#[derive(Debug)]
+pub(crate) struct Listing {
+    items: Vec<Item>,
+    names: FlowNames,
+    fields: FieldSet,
+}
+
+/// One flow as `a{sv}`.
+#[derive(Debug)]
+pub(crate) struct Single(Listing);
+
+impl Listing {
+    pub(crate) fn new(names: &FlowNames, fields: FieldSet, items: Vec<Item>) -> Self {
+        Self { items, names: names.clone(), fields }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.items.len()
+    }
+}
+
+/// The parts of a mark as `a{sv}`.
+#[derive(Debug)]
+pub(crate) struct DecodedMark {
+    names: FlowNames,
+    mark: u32,
+}
+
+impl DecodedMark {
+    pub(crate) fn new(names: &FlowNames, mark: u32) -> Self {
+        Self { names: names.clone(), mark }
+    }
+}
+
+impl Type for DecodedMark {
+    const SIGNATURE: &'static Signature = MarkDictionary::SIGNATURE;
+}
+
+impl Serialize for DecodedMark {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let config = self.names.config();
+        let interface = self.names.interface(self.mark);
+        let mark = Mark(self.mark);
+        MarkDictionary { mark, interface: interface.as_deref(), names: &config.source_names }
+            .serialize(serializer)
+    }
+}
+
+impl Single {
+    pub(crate) fn new(names: &FlowNames, flow: Snapshot) -> Self {
+        Self(Listing::new(names, FieldSet::ALL, vec![flow.into()]))
+    }
+}
+
+impl Type for Listing {
+    const SIGNATURE: &'static Signature = <Vec<Dictionary<'static>>>::SIGNATURE;
+}
+
+impl Serialize for Listing {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let config = self.names.config();
+        let mut sequence = serializer.serialize_seq(Some(self.items.len()))?;
+        for item in &self.items {
+            self.names.show(item, |flow| {
+                sequence.serialize_element(&flow.dictionary(&config.source_names, self.fields))
+            })?;
+        }
+        sequence.end()
+    }
+}
+
+impl Type for Single {
+    const SIGNATURE: &'static Signature = Dictionary::SIGNATURE;
+}
+
+impl Serialize for Single {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(Listing { items, names, fields }) = self;
+        let config = names.config();
+        match items.first() {
+            Some(item) => {
+                names.show(item, |flow| flow.dictionary(&config.source_names, *fields).serialize(serializer))
+            }
+            None => Err(serde::ser::Error::custom("no flow to show")),
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! How everything else asks the tracker, and what the tracker publishes.
+
+use std::collections::VecDeque;
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::fd::OwnedFd;
+use tokio::sync::{oneshot, watch};
+
+use crate::event::{Change, ChangeLog};
+use crate::flow::Snapshot;
+use crate::names::NameStrings;
+use crate::table::ClosedLimits;
+
+/// At most so many commands wait for the tracker; the calls in flight are fewer.
+pub(crate) const COMMANDS: usize = 256;
+
+/// A question to the tracker or an order.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// The active flows with an id above `after`, ascending; answered with a [`Page`].
+    ListActive { after: u64, limit: usize, reply: oneshot::Sender<Page> },
+    /// The flows that ended before the change numbered `before`, newest first; answered with a [`Page`].
+    ListClosed { before: u64, limit: usize, reply: oneshot::Sender<Page> },
+    /// One flow, active or closed.
+    Flow { id: u64, reply: oneshot::Sender<Option<Snapshot>> },
+    /// The configuration was read again.
+    SetClosedLimits(ClosedLimits),
+    /// End the thread.
+    Stop,
+}
+
+/// Flows of a listing.
+#[derive(Debug)]
+pub(crate) struct Page {
+    pub(crate) flows: Vec<Snapshot>,
+    /// True when the listing goes on after the last flow.
+    pub(crate) more: bool,
+    /// All changes up to this one are included, later ones may be.
+    pub(crate) sequence: u64,
+    pub(crate) synchronized: bool,
+}
+
+/// Why a question got no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AskError {
+    #[error("the tracker has {COMMANDS} questions waiting already")]
+    Busy,
+    #[error("the tracker has ended")]
+    Ended,
+}
+
+/// The tracker's face to the rest of the daemon.
+#[derive(Clone, Debug)]
+pub(crate) struct Handle {
+    commands: SyncSender<Command>,
+    wake: Arc<OwnedFd>,
+    shared: Arc<Shared>,
+    news: watch::Receiver<()>,
+    state: watch::Receiver<State>,
+}
+
+/// What the tracker publishes, once per batch of events.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    epoch: String,
+    names: NameStrings,
+    published: Mutex<Published>,
+}
+
+/// The part of [`Shared`] that moves.
+#[derive(Debug, Default)]
+pub(crate) struct Published {
+    pub(crate) log: ChangeLog,
+    pub(crate) counters: Counters,
+    /// The newest resyncs; `counters.resyncs` tells how many there ever were.
+    pub(crate) resyncs: VecDeque<Resync>,
+}
+
+/// Changes of these are announced on the bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct State {
+    pub(crate) synchronized: bool,
+    pub(crate) closed_capacity: u32,
+}
+
+/// One dump that brought the table back to the kernel's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Resync {
+    pub(crate) reason: ResyncReason,
+    /// Events that the kernel dropped since the resync before.
+    pub(crate) lost: u64,
+    pub(crate) closed: u32,
+    pub(crate) added: u32,
+}
+
+/// Why a resync was needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ResyncReason {
+    /// The daemon began with an empty table.
+    Start,
+    /// The kernel dropped events: the socket's buffer was full.
+    Overrun,
+}
+
+impl ResyncReason {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Overrun => "overrun",
+        }
+    }
+}
+
+/// The tracker's counters, as GetStatistics names them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) events_new: u64,
+    pub(crate) events_update: u64,
+    pub(crate) events_destroy: u64,
+    pub(crate) events_lost: u64,
+    pub(crate) events_invalid: u64,
+    pub(crate) events_foreign: u64,
+    pub(crate) events_repeated: u64,
+    pub(crate) unknown_attributes: u64,
+    pub(crate) resyncs: u64,
+    pub(crate) dumps: u64,
+    pub(crate) active: u32,
+    pub(crate) closed: u32,
+    pub(crate) closed_evicted: u64,
+    pub(crate) names_refused: u64,
+    pub(crate) buffer_bytes: u64,
+}
+
+impl Counters {
+    /// The event messages read from the event socket.
+    pub(crate) fn events_received(&self) -> u64 {
+        self.events_new + self.events_update + self.events_destroy + self.events_invalid
+    }
+}
+
+impl Handle {
+    /// The epoch of the flow ids.
+    pub(crate) fn epoch(&self) -> &str {
+        &self.shared.epoch
+    }
+
+    /// The strings behind the flows' names.
+    pub(crate) fn names(&self) -> &NameStrings {
+        &self.shared.names
+    }
+
+    /// What was published last. The tracker waits for the guard: it is held for a copy, not for work.
+    pub(crate) fn published(&self) -> MutexGuard<'_, Published> {
+        self.shared.published()
+    }
+
+    /// Wakes when changes or resyncs were published.
+    pub(crate) fn news(&self) -> watch::Receiver<()> {
+        self.news.clone()
+    }
+
+    /// Follows the announced state.
+    pub(crate) fn state(&self) -> watch::Receiver<State> {
+        self.state.clone()
+    }
+
+    /// Asks for active flows.
+    pub(crate) async fn list_active(&self, after: u64, limit: usize) -> Result<Page, AskError> {
+        self.ask(|reply| Command::ListActive { after, limit, reply }).await
+    }
+
+    /// Asks for closed flows.
+    pub(crate) async fn list_closed(&self, before: u64, limit: usize) -> Result<Page, AskError> {
+        self.ask(|reply| Command::ListClosed { before, limit, reply }).await
+    }
+
+    /// Asks for one flow.
+    pub(crate) async fn flow(&self, id: u64) -> Result<Option<Snapshot>, AskError> {
+        self.ask(|reply| Command::Flow { id, reply }).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, AskError> {
+        let (reply, answer) = oneshot::channel();
+        self.order(command(reply))?;
+        answer.await.map_err(|_| AskError::Ended)
+    }
+
+    /// Gives an order that has no answer.
+    pub(crate) fn order(&self, command: Command) -> Result<(), AskError> {
+        self.commands.try_send(command).map_err(|error| match error {
+            TrySendError::Full(_) => AskError::Busy,
+            TrySendError::Disconnected(_) => AskError::Ended,
+        })?;
+        // A full eventfd counter would mean that the tracker is already being woken.
+        let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn published(&self) -> MutexGuard<'_, Published> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The tracker's end of a [`Handle`].
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    shared: Arc<Shared>,
+    news: watch::Sender<()>,
+    state: watch::Sender<State>,
+}
+
+impl Publisher {
+    /// Both ends. `wake` is an eventfd that the tracker polls.
+    pub(crate) fn new(
+        epoch: String,
+        names: NameStrings,
+        state: State,
+        commands: SyncSender<Command>,
+        wake: Arc<OwnedFd>,
+    ) -> (Self, Handle) {
+        let shared = Arc::new(Shared { epoch, names, published: Mutex::default() });
+        let (news_sender, news) = watch::channel(());
+        let (state_sender, state) = watch::channel(state);
+        let publisher = Self { shared: Arc::clone(&shared), news: news_sender, state: state_sender };
+        (publisher, Handle { commands, wake, shared, news, state })
+    }
+
+    /// Publishes a batch: takes the changes over and tells those who follow.
+    pub(crate) fn publish(&self, changes: &mut Vec<Change>, counters: Counters) {
+        let mut published = self.shared.published();
+        published.counters = counters;
+        if changes.is_empty() {
+            return;
+        }
+        published.log.append(changes);
+        drop(published);
+        self.news.send_replace(());
+    }
+
+    /// Publishes the end of a resync.
+    pub(crate) fn publish_resync(&self, resync: Resync) {
+        /// So many are kept for followers that are late.
+        const KEPT: usize = 16;
+        let mut published = self.shared.published();
+        if published.resyncs.len() == KEPT {
+            published.resyncs.pop_front();
+        }
+        published.resyncs.push_back(resync);
+        published.counters.resyncs += 1;
+        drop(published);
+        self.news.send_replace(());
+    }
+
+    /// Announces the state where it changed.
+    pub(crate) fn set_state(&self, new: State) {
+        self.state.send_if_modified(|state| std::mem::replace(state, new) != new);
+    }
+}

@@ -1,0 +1,493 @@
+//! The rules, one by one, and against a model of the kernel in any order of events and dumps.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use ctnetlink::{Counters, EventKind, Flow, Layer4, Status, Tuple};
+use flowbus_interfaces::{EndReason, TimeSource};
+use proptest::prelude::*;
+
+use super::{ClosedLimits, Outcome, Table};
+use crate::clock::Now;
+use crate::event::Change;
+use crate::flow::{Snapshot, inverted};
+
+const LIMITS: ClosedLimits =
+    ClosedLimits { capacity: 1_000_000, maximum_age: Duration::from_secs(24 * 60 * 60) };
+const NOW: Now = Now { realtime_usec: 1_000_000_000, boottime_usec: 5_000_000 };
+
+fn original(number: u16) -> Tuple {
+    Tuple {
+        src: Ipv4Addr::new(198, 18, 0, 1).into(),
+        dst: Ipv4Addr::new(198, 18, 0, 2).into(),
+        protocol: 17,
+        layer4: Layer4::Ports { src: number, dst: 53 },
+        zone: 0,
+    }
+}
+
+fn flow(number: u16, id: u32) -> Flow<'static> {
+    let original = original(number);
+    Flow {
+        original,
+        reply: inverted(&original, 0),
+        status: Some(Status::CONFIRMED),
+        id: Some(id),
+        timeout: Some(30),
+        mark: None,
+        use_count: None,
+        protocol_info: None,
+        original_counters: None,
+        reply_counters: None,
+        start_nsec: None,
+        stop_nsec: None,
+        event_nsec: None,
+        helper: None,
+        security_context: None,
+        labels: None,
+        master: None,
+        sequence_adjust_original: None,
+        sequence_adjust_reply: None,
+        synproxy: None,
+        unknown_attributes: 0,
+    }
+}
+
+/// A table and the changes that it told.
+struct World {
+    table: Table,
+    changes: Vec<Change>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self { table: Table::new(LIMITS), changes: Vec::new() }
+    }
+
+    fn apply(&mut self, kind: EventKind, flow: &Flow<'_>) -> Outcome {
+        self.table.apply(kind, flow, NOW, &mut self.changes)
+    }
+
+    fn active(&self) -> Vec<Snapshot> {
+        self.table.active_after(0).collect()
+    }
+
+    fn closed(&mut self) -> Vec<Snapshot> {
+        self.table.closed_before(u64::MAX, NOW).copied().collect()
+    }
+
+    fn kinds(&self) -> Vec<EventKind> {
+        self.changes.iter().map(|change| change.kind).collect()
+    }
+}
+
+#[test]
+fn a_flow_is_born_changes_and_ends_with_numbered_changes() {
+    let mut world = World::new();
+    world.apply(EventKind::New, &flow(1, 7));
+    world.apply(EventKind::Update, &Flow { status: Some(Status::ASSURED), ..flow(1, 7) });
+    let end = Flow {
+        original_counters: Some(Counters { packets: 2, bytes: 99 }),
+        stop_nsec: Some(3_000),
+        timeout: None,
+        ..flow(1, 7)
+    };
+    world.apply(EventKind::Destroy, &end);
+    assert_eq!(world.kinds(), [EventKind::New, EventKind::Update, EventKind::Destroy]);
+    assert_eq!(world.changes.iter().map(|change| change.sequence).collect::<Vec<_>>(), [1, 2, 3]);
+    assert!(world.active().is_empty());
+    let closed = world.closed();
+    assert_eq!(closed.len(), 1);
+    let end = closed[0].end.unwrap();
+    assert_eq!((end.usec, end.source, end.reason), (3, TimeSource::Kernel, EndReason::Destroyed));
+    assert_eq!(closed[0].record.counters().0, Some(Counters { packets: 2, bytes: 99 }));
+    assert_eq!(closed[0].record.timeout(), Some(30), "what DESTROY does not carry is kept");
+}
+
+#[test]
+fn helper_labels_and_start_are_kept_from_before() {
+    let mut world = World::new();
+    let first = Flow { helper: Some(b"ftp"), labels: Some(&[1, 0, 0, 0]), ..flow(1, 7) };
+    world.apply(EventKind::New, &first);
+    let before = world.active()[0];
+    world.apply(EventKind::Update, &Flow { status: Some(Status::ASSURED), ..flow(1, 7) });
+    let after = world.active()[0];
+    assert_eq!(after.extra, before.extra);
+    assert_eq!(after.record.start_usec, before.record.start_usec);
+    assert_eq!(after.extra.labels(), Some(&[1, 0, 0, 0][..]));
+    assert_eq!(&*world.table.name_strings().get(after.extra.helper).unwrap(), "ftp");
+}
+
+#[test]
+fn the_mark_goes_back_to_zero_when_a_message_has_none() {
+    let mut world = World::new();
+    world.apply(EventKind::New, &Flow { mark: Some(5), ..flow(1, 7) });
+    world.apply(EventKind::Update, &flow(1, 7));
+    assert_eq!(world.active()[0].record.mark, 0);
+}
+
+#[test]
+fn a_repeated_new_changes_nothing() {
+    let mut world = World::new();
+    assert_eq!(world.apply(EventKind::New, &flow(1, 7)), Outcome::Applied);
+    assert_eq!(world.apply(EventKind::New, &flow(1, 7)), Outcome::Repeated);
+    assert_eq!(world.changes.len(), 1);
+}
+
+#[test]
+fn a_late_destroy_of_an_older_incarnation_closes_nobody() {
+    let mut world = World::new();
+    world.apply(EventKind::New, &flow(1, 7));
+    world.apply(EventKind::Destroy, &flow(1, 7));
+    world.apply(EventKind::New, &flow(1, 8));
+    for _ in 0..90 {
+        assert_eq!(world.apply(EventKind::Destroy, &flow(1, 7)), Outcome::Repeated);
+    }
+    assert_eq!(world.active().len(), 1);
+    assert_eq!(world.closed().len(), 1);
+}
+
+#[test]
+fn a_late_update_of_a_closed_flow_does_not_raise_it() {
+    let mut world = World::new();
+    world.apply(EventKind::New, &flow(1, 7));
+    world.apply(EventKind::Destroy, &flow(1, 7));
+    assert_eq!(world.apply(EventKind::Update, &flow(1, 7)), Outcome::Repeated);
+    assert!(world.active().is_empty());
+}
+
+#[test]
+fn a_new_with_another_id_replaces_the_live_flow() {
+    let mut world = World::new();
+    world.apply(EventKind::New, &flow(1, 7));
+    world.apply(EventKind::New, &flow(1, 8));
+    assert_eq!(world.active()[0].record.id, 2);
+    let end = world.closed()[0].end.unwrap();
+    assert_eq!((end.reason, end.source), (EndReason::Replaced, TimeSource::Estimated));
+}
+
+#[test]
+fn a_new_with_the_same_id_is_another_flow_after_a_loss() {
+    let mut world = World::new();
+    world.apply(EventKind::New, &flow(1, 7));
+    world.table.note_loss();
+    world.apply(EventKind::New, &flow(1, 7));
+    assert_eq!(world.active()[0].record.id, 2);
+    assert_eq!(world.apply(EventKind::New, &flow(1, 7)), Outcome::Repeated, "it was seen since the loss");
+}
+
+#[test]
+fn an_update_of_an_unknown_flow_adds_it_as_observed() {
+    let mut world = World::new();
+    world.apply(EventKind::Update, &flow(1, 7));
+    assert_eq!(world.kinds(), [EventKind::New]);
+    assert_eq!(world.active()[0].record.start_source, TimeSource::Observed);
+}
+
+#[test]
+fn a_destroy_of_an_unknown_flow_is_told_once() {
+    let mut world = World::new();
+    assert_eq!(world.apply(EventKind::Destroy, &flow(1, 7)), Outcome::Applied);
+    assert_eq!(world.apply(EventKind::Destroy, &flow(1, 7)), Outcome::Repeated);
+    assert_eq!(world.kinds(), [EventKind::Destroy]);
+    assert_eq!(world.closed().len(), 1);
+}
+
+#[test]
+fn the_same_tuple_recreated_has_a_new_id_every_time() {
+    let mut world = World::new();
+    for _ in 0..20_000 {
+        world.apply(EventKind::New, &flow(1, 7));
+        world.apply(EventKind::Destroy, &flow(1, 7));
+    }
+    let ids: HashSet<u64> = world.closed().iter().map(|flow| flow.record.id).collect();
+    assert_eq!(ids.len(), 20_000);
+}
+
+#[test]
+fn equal_tuples_in_two_zones_are_two_flows() {
+    let mut world = World::new();
+    let mut other = flow(1, 7);
+    other.original.zone = 9;
+    other.reply.zone = 9;
+    world.apply(EventKind::New, &flow(1, 7));
+    world.apply(EventKind::New, &other);
+    assert_eq!(world.active().len(), 2);
+    world.apply(EventKind::Destroy, &other);
+    assert_eq!(world.active()[0].original().zone, 0);
+}
+
+#[test]
+fn a_dump_brings_counters_and_timeouts_without_an_event() {
+    let mut world = World::new();
+    world.apply(EventKind::New, &flow(1, 7));
+    world.table.begin_dump();
+    let entry = Flow {
+        timeout: Some(3),
+        use_count: Some(2),
+        original_counters: Some(Counters { packets: 4, bytes: 400 }),
+        start_nsec: Some(77_000),
+        ..flow(1, 7)
+    };
+    world.table.apply_dump_entry(&entry, NOW, &mut world.changes);
+    world.table.end_dump(true, NOW, &mut world.changes);
+    assert_eq!(world.changes.len(), 1);
+    let record = world.active()[0].record;
+    assert_eq!((record.timeout(), record.use_count(), record.start_usec), (Some(3), Some(2), 77));
+    assert_eq!(record.start_source, TimeSource::Kernel);
+}
+
+#[test]
+fn an_incomplete_dump_closes_nothing() {
+    let mut world = World::new();
+    world.apply(EventKind::New, &flow(1, 7));
+    world.table.begin_dump();
+    let merged = world.table.end_dump(false, NOW, &mut world.changes);
+    assert_eq!(merged.closed, 0);
+    assert_eq!(world.active().len(), 1);
+}
+
+#[test]
+fn closed_flows_are_bounded_by_count_and_age() {
+    let limits = ClosedLimits { capacity: 3, maximum_age: Duration::from_secs(10) };
+    let mut table = Table::new(limits);
+    let mut changes = Vec::new();
+    for number in 0..5 {
+        table.apply(EventKind::New, &flow(number, 7), NOW, &mut changes);
+        table.apply(EventKind::Destroy, &flow(number, 7), NOW, &mut changes);
+    }
+    assert_eq!((table.closed_count(), table.closed_evicted()), (3, 2));
+    assert_eq!(table.closed_before(u64::MAX, NOW).count(), 3);
+    let later = Now { boottime_usec: NOW.boottime_usec + 11_000_000, ..NOW };
+    assert_eq!(table.closed_before(u64::MAX, later).count(), 0);
+}
+
+#[test]
+fn the_closed_are_listed_newest_first_and_by_the_number_of_their_end() {
+    let mut world = World::new();
+    for number in 0..4 {
+        world.apply(EventKind::New, &flow(number, 7));
+    }
+    for number in [2, 0, 3] {
+        world.apply(EventKind::Destroy, &flow(number, 7));
+    }
+    let ends: Vec<u64> = world.closed().iter().map(|flow| flow.end.unwrap().sequence).collect();
+    assert_eq!(ends, [7, 6, 5]);
+    let older: Vec<u64> = world.table.closed_before(7, NOW).map(|flow| flow.end.unwrap().sequence).collect();
+    assert_eq!(older, [6, 5]);
+}
+
+/// What the kernel and the world around the table may do.
+#[derive(Clone, Debug)]
+enum Step {
+    Create(u16),
+    Change(u16, u32),
+    Destroy(u16),
+    /// The table reads so many events.
+    Read(usize),
+    /// The kernel sends the last event again.
+    Repeat,
+    BeginDump,
+    /// The kernel walks over so many tuples.
+    Walk(usize),
+    /// The table reads so many dump entries.
+    ReadDump(usize),
+    /// The queue overflows.
+    Overrun,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let tuple = 0_u16..12;
+    prop_oneof![
+        5 => tuple.clone().prop_map(Step::Create),
+        3 => (tuple.clone(), 0_u32..4).prop_map(|(tuple, mark)| Step::Change(tuple, mark)),
+        5 => tuple.prop_map(Step::Destroy),
+        5 => (1_usize..8).prop_map(Step::Read),
+        1 => Just(Step::Repeat),
+        2 => Just(Step::BeginDump),
+        3 => (1_usize..8).prop_map(Step::Walk),
+        3 => (1_usize..8).prop_map(Step::ReadDump),
+        1 => Just(Step::Overrun),
+    ]
+}
+
+/// The kernel's table, the queue of events and a dump on its way.
+struct Kernel {
+    live: BTreeMap<u16, Flow<'static>>,
+    events: VecDeque<(EventKind, Flow<'static>)>,
+    last: Option<(EventKind, Flow<'static>)>,
+    created: u32,
+    /// Whether a recreated tuple gets its old id again.
+    same_id: bool,
+    /// Where the walk is, and what it has shown.
+    dump: Option<(u16, VecDeque<Flow<'static>>)>,
+}
+
+impl Kernel {
+    fn send(&mut self, kind: EventKind, flow: Flow<'static>) {
+        self.last = Some((kind, flow.clone()));
+        self.events.push_back((kind, flow));
+    }
+
+    fn create(&mut self, tuple: u16) {
+        if self.live.contains_key(&tuple) {
+            return;
+        }
+        self.created += 1;
+        let flow = flow(tuple, if self.same_id { 7 } else { self.created });
+        self.live.insert(tuple, flow.clone());
+        self.send(EventKind::New, flow);
+    }
+
+    fn change(&mut self, tuple: u16, mark: u32) {
+        if let Some(flow) = self.live.get_mut(&tuple) {
+            flow.mark = (mark != 0).then_some(mark);
+            let flow = flow.clone();
+            self.send(EventKind::Update, flow);
+        }
+    }
+
+    fn destroy(&mut self, tuple: u16) {
+        if let Some(flow) = self.live.remove(&tuple) {
+            self.send(EventKind::Destroy, flow);
+        }
+    }
+
+    fn walk(&mut self, count: usize) {
+        if let Some((position, shown)) = &mut self.dump {
+            for _ in 0..count {
+                shown.extend(self.live.get(position).cloned());
+                *position += 1;
+            }
+        }
+    }
+}
+
+/// Runs the steps, then lets everything arrive, with one more dump where events were lost.
+fn converge(steps: Vec<Step>, same_id: bool, repeats: bool) -> (World, Kernel, bool) {
+    let mut world = World::new();
+    let mut kernel = Kernel {
+        live: BTreeMap::new(),
+        events: VecDeque::new(),
+        last: None,
+        created: 0,
+        same_id,
+        dump: None,
+    };
+    let (mut lost, mut lost_ever) = (false, false);
+    let read = |world: &mut World, kernel: &mut Kernel, count: usize| {
+        for _ in 0..count {
+            let Some((kind, flow)) = kernel.events.pop_front() else { break };
+            world.apply(kind, &flow);
+        }
+    };
+    let read_dump = |world: &mut World, kernel: &mut Kernel, count: usize| -> bool {
+        let Some((position, shown)) = &mut kernel.dump else { return false };
+        for _ in 0..count {
+            match shown.pop_front() {
+                Some(flow) => world.table.apply_dump_entry(&flow, NOW, &mut world.changes),
+                None if *position > 12 => {
+                    kernel.dump = None;
+                    world.table.end_dump(true, NOW, &mut world.changes);
+                    return true;
+                }
+                None => break,
+            }
+        }
+        false
+    };
+    for step in steps {
+        match step {
+            Step::Create(tuple) => kernel.create(tuple),
+            Step::Change(tuple, mark) => kernel.change(tuple, mark),
+            Step::Destroy(tuple) => kernel.destroy(tuple),
+            Step::Read(count) => read(&mut world, &mut kernel, count),
+            Step::Repeat if repeats => kernel.events.extend(kernel.last.clone()),
+            Step::Repeat => {}
+            Step::BeginDump => {
+                if kernel.dump.is_none() {
+                    // The tracker reads what waits before it begins a dump.
+                    read(&mut world, &mut kernel, usize::MAX);
+                    world.table.begin_dump();
+                    kernel.dump = Some((0, VecDeque::new()));
+                }
+            }
+            Step::Walk(count) => kernel.walk(count),
+            Step::ReadDump(count) => {
+                if read_dump(&mut world, &mut kernel, count) {
+                    lost = false;
+                }
+            }
+            Step::Overrun => {
+                if !kernel.events.is_empty() {
+                    // What is queued stays; what comes next is dropped: here the newest of the queue.
+                    kernel.events.pop_back();
+                    read(&mut world, &mut kernel, usize::MAX);
+                    world.table.note_loss();
+                    world.table.abandon_dump();
+                    kernel.dump = None;
+                    (lost, lost_ever) = (true, true);
+                }
+            }
+        }
+    }
+    read(&mut world, &mut kernel, usize::MAX);
+    if kernel.dump.is_some() {
+        kernel.walk(13);
+        if read_dump(&mut world, &mut kernel, usize::MAX) {
+            lost = false;
+        }
+    }
+    read(&mut world, &mut kernel, usize::MAX);
+    if lost {
+        world.table.begin_dump();
+        kernel.dump = Some((0, VecDeque::new()));
+        kernel.walk(13);
+        read_dump(&mut world, &mut kernel, usize::MAX);
+    }
+    (world, kernel, lost_ever)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #[test]
+    fn any_order_of_events_and_dumps_ends_in_the_kernels_state(
+        steps in proptest::collection::vec(step(), 0..120),
+        same_id: bool,
+        repeats: bool,
+    ) {
+        let (mut world, kernel, lost_ever) = converge(steps, same_id, repeats && !same_id);
+        let table: BTreeMap<Tuple2, u32> =
+            world.active().iter().map(|flow| (key(&flow.original()), flow.record.mark)).collect();
+        let expected: BTreeMap<Tuple2, u32> =
+            kernel.live.values().map(|flow| (key(&flow.original), flow.mark.unwrap_or(0))).collect();
+        prop_assert_eq!(table, expected);
+
+        // Numbers without holes; every flow begins and ends once.
+        let mut begun = HashMap::new();
+        let mut ended = HashSet::new();
+        for (change, sequence) in world.changes.iter().zip(1..) {
+            prop_assert_eq!(change.sequence, sequence);
+            let id = change.flow.record.id;
+            match change.kind {
+                EventKind::New => prop_assert_eq!(begun.insert(id, ()), None),
+                EventKind::Update => prop_assert!(begun.contains_key(&id) && !ended.contains(&id)),
+                EventKind::Destroy => prop_assert!(ended.insert(id)),
+            }
+        }
+        prop_assert_eq!(world.closed().len(), ended.len());
+        if !lost_ever {
+            // Without a loss nothing is invented: as many flows as the kernel made.
+            prop_assert_eq!(world.table.active_count() as usize + ended.len(), kernel.created as usize);
+        }
+    }
+}
+
+/// A tuple in an order.
+type Tuple2 = (String, u16);
+
+fn key(tuple: &Tuple) -> Tuple2 {
+    let Layer4::Ports { src, .. } = tuple.layer4 else { return (tuple.src.to_string(), 0) };
+    (tuple.src.to_string(), src)
+}

@@ -1,0 +1,201 @@
+//! One dump at a time: asked for, told from older ones by its number, merged, repeated where it failed.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use ctnetlink::{Message, NLM_F_DUMP_INTR, Received, Socket, SocketError, dump_request};
+
+use crate::clock::Now;
+use crate::event::Change;
+use crate::table::{Merged, Table};
+
+/// Dumps begin at least so far apart: each costs the kernel a walk over its whole table.
+const SPACING: Duration = Duration::from_secs(1);
+/// A dump that failed is tried again after [`SPACING`], then after twice as long, up to this.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// So many datagrams are merged before events have their turn.
+const DATAGRAMS_AT_ONCE: usize = 16;
+
+/// Reads dumps from a socket of its own.
+#[derive(Debug)]
+pub(super) struct DumpReader {
+    socket: Socket,
+    state: State,
+    /// No dump starts before.
+    not_before: Option<Instant>,
+    wait: Duration,
+    unknown_attributes: u64,
+    invalid: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Idle,
+    /// The replies that carry this number are being merged.
+    Merging {
+        sequence: u32,
+        /// False once an entry could not be read: the dump then adds and updates, but closes nothing.
+        complete: bool,
+    },
+}
+
+/// What reading brought.
+#[derive(Debug)]
+pub(super) enum Progress {
+    /// Nothing that ended a dump well.
+    None,
+    /// The dump is complete, and what it did not show is closed.
+    Merged(Merged),
+}
+
+impl DumpReader {
+    pub(super) fn new(socket: Socket) -> Self {
+        Self {
+            socket,
+            state: State::Idle,
+            not_before: None,
+            wait: SPACING,
+            unknown_attributes: 0,
+            invalid: 0,
+        }
+    }
+
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// True when no dump runs and the last one began long enough ago.
+    pub(super) fn may_start(&self, now: Instant) -> bool {
+        self.state == State::Idle && self.not_before.is_none_or(|instant| instant <= now)
+    }
+
+    /// How long until [`DumpReader::may_start`]; `None` while a dump runs, which wakes us by itself.
+    pub(super) fn until_start(&self, now: Instant) -> Option<Duration> {
+        match self.state {
+            State::Merging { .. } => None,
+            State::Idle => {
+                Some(self.not_before.map_or(Duration::ZERO, |instant| instant.saturating_duration_since(now)))
+            }
+        }
+    }
+
+    /// Asks for a dump of the whole table.
+    pub(super) fn start(&mut self, table: &mut Table) {
+        self.not_before = Some(Instant::now() + self.wait);
+        // Random, so that the replies to a reader killed before us are never taken for ours; never 0, which events have.
+        let sequence = random_sequence().max(1);
+        self.drain();
+        match self.socket.send(&dump_request(sequence, None)) {
+            Ok(()) => {
+                table.begin_dump();
+                self.state = State::Merging { sequence, complete: true };
+            }
+            Err(error) => self.fail(table, &error),
+        }
+    }
+
+    /// Gives a running dump up: events were lost while it ran, so it proves nothing.
+    pub(super) fn restart(&mut self, table: &mut Table) {
+        table.abandon_dump();
+        self.state = State::Idle;
+    }
+
+    /// Merges what has arrived.
+    pub(super) fn read(
+        &mut self,
+        table: &mut Table,
+        changes: &mut Vec<Change>,
+        buffer: &mut [u8],
+    ) -> Result<Progress, SocketError> {
+        let now = Now::read();
+        for _ in 0..DATAGRAMS_AT_ONCE {
+            match self.socket.receive(buffer)? {
+                Received::Datagram(length) => {
+                    if let Some(merged) = self.merge(&buffer[..length], now, table, changes) {
+                        return Ok(Progress::Merged(merged));
+                    }
+                }
+                Received::Foreign(_) => {}
+                Received::Empty => break,
+                // Part of the dump is missing.
+                Received::Truncated(_) | Received::Overrun => self.restart(table),
+            }
+        }
+        Ok(Progress::None)
+    }
+
+    fn merge(
+        &mut self,
+        datagram: &[u8],
+        now: Now,
+        table: &mut Table,
+        changes: &mut Vec<Change>,
+    ) -> Option<Merged> {
+        for message in ctnetlink::messages(datagram) {
+            let State::Merging { sequence: expected, complete } = self.state else { return None };
+            match message {
+                Ok(Message::Flow(header, _, flow)) if header.sequence == expected => {
+                    self.unknown_attributes += u64::from(flow.unknown_attributes);
+                    table.apply_dump_entry(&flow, now, changes);
+                    if header.flags & NLM_F_DUMP_INTR != 0 {
+                        self.restart(table);
+                    }
+                }
+                Ok(Message::Done(header, 0)) if header.sequence == expected => {
+                    self.state = State::Idle;
+                    self.wait = SPACING;
+                    if header.flags & NLM_F_DUMP_INTR == 0 {
+                        return Some(table.end_dump(complete, now, changes));
+                    }
+                    self.restart(table);
+                }
+                Ok(Message::Done(header, code) | Message::Error(header, code))
+                    if header.sequence == expected =>
+                {
+                    self.fail(table, &SocketError::refused("dump request", code));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    self.invalid += 1;
+                    self.state = State::Merging { sequence: expected, complete: false };
+                    tracing::debug!(%error, "dump entry skipped");
+                }
+            }
+        }
+        None
+    }
+
+    /// Waits longer before the next try. EBUSY is a dump of a reader before us that still runs.
+    fn fail(&mut self, table: &mut Table, error: &SocketError) {
+        self.restart(table);
+        self.not_before = Some(Instant::now() + self.wait);
+        tracing::warn!(%error, retry_after_sec = self.wait.as_secs(), "dump failed");
+        self.wait = (self.wait * 2).min(LONGEST_WAIT);
+    }
+
+    /// Throws away what an older dump has left.
+    fn drain(&self) {
+        let mut buffer = [0; 64];
+        while matches!(
+            self.socket.receive(&mut buffer),
+            Ok(Received::Datagram(_) | Received::Truncated(_) | Received::Foreign(_) | Received::Overrun)
+        ) {}
+    }
+
+    /// Attributes that were not known, since the last call.
+    pub(super) fn take_unknown_attributes(&mut self) -> u64 {
+        std::mem::take(&mut self.unknown_attributes)
+    }
+
+    /// Messages that could not be decoded, since the last call.
+    pub(super) fn take_invalid(&mut self) -> u64 {
+        std::mem::take(&mut self.invalid)
+    }
+}
+
+fn random_sequence() -> u32 {
+    let mut bytes = [0; 4];
+    // The kernel's generator is ready long before services start.
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK);
+    u32::from_ne_bytes(bytes)
+}
