@@ -80,7 +80,7 @@ impl<'a> Attributes<'a> {
     }
 
     /// The next attribute, `None` at the end. Not an `Iterator`, so that an error ends the caller by `?`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn next(&mut self) -> Result<Option<Attribute<'a>>, DecodeError> {
         let Some(&[low, high, kind_low, kind_high]) = self.rest.first_chunk::<HEADER>() else {
             return match self.rest.len() {

@@ -37,7 +37,7 @@ const CTA_TIMESTAMP_EVENT: u16 = 27;
 const LABELS_MAX_SIZE: usize = 16;
 
 /// The flow that a message's attributes describe.
-#[inline]
+#[inline(always)]
 pub(super) fn decode(mut attributes: Attributes<'_>) -> Result<Flow<'_>, DecodeError> {
     let mut unknown = Unknown::default();
     let (mut original, mut reply, mut zone) = (None, None, None);

@@ -27,7 +27,7 @@ const CTA_PROTOINFO_SCTP_VTAG_ORIGINAL: u16 = 2;
 const CTA_PROTOINFO_SCTP_VTAG_REPLY: u16 = 3;
 
 /// The protocol's part, `None` for a protocol that this crate does not know.
-#[inline]
+#[inline(always)]
 pub(super) fn decode(
     mut attributes: Attributes<'_>,
     unknown: &mut Unknown,
@@ -50,7 +50,7 @@ pub(super) fn decode(
     Ok(info)
 }
 
-#[inline]
+#[inline(always)]
 fn tcp(mut attributes: Attributes<'_>, unknown: &mut Unknown) -> Result<TcpInfo, DecodeError> {
     let mut state = None;
     let mut tcp = TcpInfo {

@@ -28,7 +28,7 @@ const CTA_PROTO_ICMPV6_TYPE: u16 = 8;
 const CTA_PROTO_ICMPV6_CODE: u16 = 9;
 
 /// The tuple that `attribute`, called `name`, holds.
-#[inline]
+#[inline(always)]
 pub(super) fn decode(
     attribute: Attribute<'_>,
     name: &'static str,
@@ -56,7 +56,7 @@ pub(super) fn decode(
 }
 
 /// Source and destination.
-#[inline]
+#[inline(always)]
 fn decode_addresses(
     mut attributes: Attributes<'_>,
     unknown: &mut Unknown,
@@ -81,7 +81,7 @@ fn decode_addresses(
 
 /// The protocol number and what it is matched by: what the attributes say, whatever the protocol, so that one
 /// this crate has never heard of is decoded as well.
-#[inline]
+#[inline(always)]
 fn decode_protocol(
     mut attributes: Attributes<'_>,
     unknown: &mut Unknown,
