@@ -121,7 +121,9 @@ impl Bus {
             .env("SYSTEMD_LOG_LEVEL", "debug")
             .env("SYSTEMD_LOG_TARGET", "console")
             .env("SYSTEMD_COLORS", "0");
-        let output = command.arg("call").args(target).args(arguments).output().expect("busctl is installed");
+        // After -- a negative number is a value and not an option.
+        let output =
+            command.args(["call", "--"]).args(target).args(arguments).output().expect("busctl is installed");
         if output.status.success() {
             let text = String::from_utf8_lossy(&output.stdout);
             if text.trim().is_empty() {
