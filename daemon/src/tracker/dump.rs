@@ -80,7 +80,7 @@ impl DumpReader {
     }
 
     /// Asks for a dump of the whole table.
-    pub(super) fn start(&mut self, table: &mut Table) {
+    pub(super) fn start(&mut self, table: &mut Table) -> Result<(), SocketError> {
         self.not_before = Some(Instant::now() + self.wait);
         // Random, so that the replies to a reader killed before us are never taken for ours; never 0, which events have.
         let sequence = random_sequence().max(1);
@@ -89,8 +89,9 @@ impl DumpReader {
             Ok(()) => {
                 table.begin_dump();
                 self.state = State::Merging { sequence, complete: true };
+                Ok(())
             }
-            Err(error) => self.fail(table, &error),
+            Err(error) => self.fail(table, error),
         }
     }
 
@@ -111,7 +112,7 @@ impl DumpReader {
         for _ in 0..DATAGRAMS_AT_ONCE {
             match self.socket.receive(buffer)? {
                 Received::Datagram(length) => {
-                    if let Some(merged) = self.merge(&buffer[..length], now, table, changes) {
+                    if let Some(merged) = self.merge(&buffer[..length], now, table, changes)? {
                         return Ok(Progress::Merged(merged));
                     }
                 }
@@ -130,9 +131,9 @@ impl DumpReader {
         now: Now,
         table: &mut Table,
         changes: &mut Vec<Change>,
-    ) -> Option<Merged> {
+    ) -> Result<Option<Merged>, SocketError> {
         for message in ctnetlink::messages(datagram) {
-            let State::Merging { sequence: expected, complete } = self.state else { return None };
+            let State::Merging { sequence: expected, complete } = self.state else { break };
             match message {
                 Ok(Message::Flow(header, _, flow)) if header.sequence == expected => {
                     self.unknown_attributes += u64::from(flow.unknown_attributes);
@@ -145,14 +146,14 @@ impl DumpReader {
                     self.state = State::Idle;
                     self.wait = SPACING;
                     if header.flags & NLM_F_DUMP_INTR == 0 {
-                        return Some(table.end_dump(complete, now, changes));
+                        return Ok(Some(table.end_dump(complete, now, changes)));
                     }
                     self.restart(table);
                 }
                 Ok(Message::Done(header, code) | Message::Error(header, code))
                     if header.sequence == expected =>
                 {
-                    self.fail(table, &SocketError::refused("dump request", code));
+                    self.fail(table, SocketError::refused("dump request", code))?;
                 }
                 Ok(_) => {}
                 Err(error) => {
@@ -162,15 +163,20 @@ impl DumpReader {
                 }
             }
         }
-        None
+        Ok(None)
     }
 
-    /// Waits longer before the next try. EBUSY is a dump of a reader before us that still runs.
-    fn fail(&mut self, table: &mut Table, error: &SocketError) {
+    /// Waits longer before the next try (EBUSY is a dump of a reader before us that still runs); what no waiting
+    /// mends is the caller's error.
+    fn fail(&mut self, table: &mut Table, error: SocketError) -> Result<(), SocketError> {
         self.restart(table);
+        if matches!(error, SocketError::PermissionDenied { .. } | SocketError::NotSupported { .. }) {
+            return Err(error);
+        }
         self.not_before = Some(Instant::now() + self.wait);
         tracing::warn!(%error, retry_after_sec = self.wait.as_secs(), "dump failed");
         self.wait = (self.wait * 2).min(LONGEST_WAIT);
+        Ok(())
     }
 
     /// Throws away what an older dump has left.

@@ -172,7 +172,7 @@ impl Tracker {
     /// Starts a dump where one is needed, reads some of a running one.
     fn advance_dump(&mut self, buffer: &mut [u8]) -> Result<(), TrackerError> {
         if self.resync.is_some() && self.dump.may_start(Instant::now()) {
-            self.dump.start(&mut self.table);
+            self.dump.start(&mut self.table)?;
             self.counters.dumps += 1;
         }
         match self.dump.read(&mut self.table, &mut self.changes, buffer)? {
