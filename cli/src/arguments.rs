@@ -1,0 +1,121 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use flowbus_interfaces::{Mark, parse_number};
+
+/// Show connections as flowbusd knows them: who talks to whom, through which NAT, for which traffic source.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, after_help = "Exit status: 0 done, 1 failed, 2 wrong usage.")]
+pub(crate) struct Arguments {
+    /// The bus that flowbusd is on: "system", or an address such as unix:path=/run/my-bus
+    #[arg(long, global = true, default_value = "system", value_name = "system|ADDRESS")]
+    pub(crate) bus: String,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show how flowbusd and the kernel's connection tracking are
+    Status {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the connections that are alive
+    List(Output),
+    /// List the connections that ended, latest first
+    Closed(Output),
+    /// Show all that is known of one connection
+    Show {
+        /// Its number, the first column of a list
+        id: u64,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show connections as they begin, change and end, until Ctrl-C
+    Monitor(Output),
+    /// Show what a connection mark means
+    DecodeMark {
+        /// The mark: decimal, or hexadecimal after 0x
+        #[arg(value_parser = mark)]
+        mark: Mark,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// How flows are printed.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Output {
+    /// Print one JSON object a line; the same as -o json
+    #[arg(long, conflicts_with = "output")]
+    json: bool,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
+impl Output {
+    pub(crate) const fn format(self) -> Format {
+        if self.json { Format::Json } else { self.output }
+    }
+}
+
+/// A form of output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Columns for people
+    Table,
+    /// One JSON object a line
+    Json,
+    /// Twelve words a line, as monitor-conntrack --awk prints them: id, source address and port, translated source
+    /// address and port, destination address and port, protocol, start and end (seconds since 1970), mark, traffic
+    /// source; None for what is unset
+    Awk,
+}
+
+fn mark(text: &str) -> Result<Mark, String> {
+    let wrong = "takes 0 to 4294967295, or 0x0 to 0xffffffff; no leading zeros, which could mean octal";
+    parse_number(text).map(Mark).ok_or_else(|| wrong.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn marks_are_decimal_or_hexadecimal() {
+        assert_eq!(mark("67895552"), Ok(Mark(0x040c_0100)));
+        assert_eq!(mark("0x040C0100"), Ok(Mark(0x040c_0100)));
+        for wrong in ["010", "0x100000000", "-1", "red", ""] {
+            assert!(mark(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn json_has_a_short_form_and_the_bus_goes_anywhere() {
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
+        let format = |line: &str| match parse(line).unwrap().command {
+            Command::List(output) => output.format(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(format("flowctl list"), Format::Table);
+        assert_eq!(format("flowctl list --json"), Format::Json);
+        assert_eq!(format("flowctl list -o json"), Format::Json);
+        assert_eq!(format("flowctl list -o awk"), Format::Awk);
+        assert!(parse("flowctl list --json -o awk").is_err());
+        assert_eq!(parse("flowctl list --bus unix:path=/x").unwrap().bus, "unix:path=/x");
+        assert_eq!(parse("flowctl list").unwrap().bus, "system");
+    }
+}

@@ -1,0 +1,215 @@
+//! What people read in a column.
+
+use flowbus_interfaces::{Key, OwnedFlow};
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
+
+/// An address with its port: `198.18.0.2:443`, `[2001:2::1]:443`; empty without an address.
+pub(crate) fn endpoint(flow: &OwnedFlow, address: Key, port: Key) -> String {
+    match (flow.text(address), flow.number(port)) {
+        (Some(address), Some(port)) if address.contains(':') => format!("[{address}]:{port}"),
+        (Some(address), Some(port)) => format!("{address}:{port}"),
+        (Some(address), None) => address.to_owned(),
+        (None, _) => String::new(),
+    }
+}
+
+/// What translation makes of the endpoints; empty without it.
+pub(crate) fn translation(flow: &OwnedFlow) -> String {
+    let mut source = endpoint(flow, Key::NatSrc, Key::NatSport);
+    let destination = endpoint(flow, Key::NatDst, Key::NatDport);
+    // Of ICMP the identifier is translated as a port is.
+    if let (false, Some(id)) = (source.is_empty(), flow.number(Key::ReplyIcmpId)) {
+        source = format!("{source} id {id}");
+    }
+    match (source.is_empty(), destination.is_empty()) {
+        (true, true) => String::new(),
+        (false, true) => format!("from {source}"),
+        (true, false) => format!("to {destination}"),
+        (false, false) => format!("from {source} to {destination}"),
+    }
+}
+
+/// The protocol's state; of ICMP its type and identifier, of others what is known of replies.
+pub(crate) fn state(flow: &OwnedFlow) -> String {
+    if let Some(state) = flow.text(Key::State) {
+        return state.to_owned();
+    }
+    if let (Some(kind), Some(id)) = (flow.number(Key::IcmpType), flow.number(Key::IcmpId)) {
+        return format!("type {kind} id {id}");
+    }
+    let has = |name: &str| flow.names(Key::Status).iter().any(|status| status == name);
+    match (flow.get(Key::Status), has("assured"), has("seen-reply")) {
+        (None, ..) => String::new(),
+        (_, true, _) => "ASSURED".to_owned(),
+        (_, _, true) => "REPLIED".to_owned(),
+        _ => "UNREPLIED".to_owned(),
+    }
+}
+
+/// Bytes of both directions; empty without accounting.
+pub(crate) fn bytes(flow: &OwnedFlow) -> String {
+    match (flow.number(Key::OrigBytes), flow.number(Key::ReplyBytes)) {
+        (Some(original), Some(reply)) => format!("{}/{}", short_bytes(original), short_bytes(reply)),
+        _ => String::new(),
+    }
+}
+
+/// Three digits and a binary unit: `0`, `999`, `1.5K`, `23M`.
+fn short_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["K", "M", "G", "T", "P", "E"];
+    if bytes < 1000 {
+        return bytes.to_string();
+    }
+    // Tenths of the unit, so that no float is needed.
+    let mut tenths = u128::from(bytes) * 10 / 1024;
+    for unit in UNITS {
+        match tenths {
+            0..100 => return format!("{}.{}{unit}", tenths / 10, tenths % 10),
+            100..10_000 => return format!("{}{unit}", tenths / 10),
+            _ => tenths /= 1024,
+        }
+    }
+    bytes.to_string()
+}
+
+/// Time since the start, at `now` (microseconds since 1970). A flow that was there before us is older than that.
+pub(crate) fn age(flow: &OwnedFlow, now: u64) -> String {
+    let Some(start) = flow.number(Key::StartUsec) else { return String::new() };
+    let older = if flow.text(Key::StartSource) == Some("observed") { ">" } else { "" };
+    format!("{older}{}", duration(now.saturating_sub(start)))
+}
+
+/// How long a flow lasted; empty where that is not known.
+pub(crate) fn lasted(flow: &OwnedFlow) -> String {
+    let Some(usec) = flow.number(Key::DurationUsec) else { return String::new() };
+    let older = if flow.text(Key::StartSource) == Some("observed") { ">" } else { "" };
+    format!("{older}{}", duration(usec))
+}
+
+/// `250ms`, `5s`, `3m12s`, `2h5m`, `4d3h`.
+pub(crate) fn duration(usec: u64) -> String {
+    let duration = SignedDuration::from_micros(usec.try_into().unwrap_or(i64::MAX));
+    let seconds = duration.as_secs();
+    let (minutes, hours) = (seconds / 60, seconds / 3600);
+    match (hours, minutes, seconds) {
+        (24.., ..) => format!("{}d{}h", hours / 24, hours % 24),
+        (1.., ..) => format!("{hours}h{}m", minutes % 60),
+        (_, 1.., _) => format!("{minutes}m{}s", seconds % 60),
+        (.., 1..) => format!("{seconds}s"),
+        _ => format!("{}ms", duration.as_millis()),
+    }
+}
+
+/// The time of day, or the date of what is older than a day: local time.
+pub(crate) fn when(usec: u64, now: u64) -> String {
+    let format = if now.abs_diff(usec) < 86_400_000_000 { "%H:%M:%S" } else { "%Y-%m-%d %H:%M" };
+    match timestamp(usec) {
+        Some(time) => time.to_zoned(TimeZone::system()).strftime(format).to_string(),
+        None => usec.to_string(),
+    }
+}
+
+/// The whole of a time, local, with microseconds.
+pub(crate) fn exactly(usec: u64) -> String {
+    match timestamp(usec) {
+        Some(time) => time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S.%6f %:z").to_string(),
+        None => usec.to_string(),
+    }
+}
+
+/// `None` for a time that no calendar has.
+fn timestamp(usec: u64) -> Option<Timestamp> {
+    Timestamp::from_microsecond(usec.try_into().ok()?).ok()
+}
+
+/// Microseconds since 1970.
+pub(crate) fn now() -> u64 {
+    Timestamp::now().as_microsecond().try_into().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow(json: &str) -> OwnedFlow {
+        OwnedFlow::from_json(json).unwrap()
+    }
+
+    #[test]
+    fn endpoints_put_brackets_around_ipv6() {
+        let v4 = flow(r#"{"src":"198.18.0.2","sport":443,"dst":"198.18.0.3"}"#);
+        assert_eq!(endpoint(&v4, Key::Src, Key::Sport), "198.18.0.2:443");
+        assert_eq!(endpoint(&v4, Key::Dst, Key::Dport), "198.18.0.3");
+        let v6 = flow(r#"{"src":"2001:2::1","sport":443}"#);
+        assert_eq!(endpoint(&v6, Key::Src, Key::Sport), "[2001:2::1]:443");
+        assert_eq!(endpoint(&v6, Key::Dst, Key::Dport), "");
+    }
+
+    #[test]
+    fn translation_names_its_direction() {
+        assert_eq!(translation(&flow("{}")), "");
+        assert_eq!(translation(&flow(r#"{"nat_src":"198.18.3.2","nat_sport":9}"#)), "from 198.18.3.2:9");
+        assert_eq!(
+            translation(&flow(r#"{"nat_src":"198.18.3.2","reply_icmp_id":7}"#)),
+            "from 198.18.3.2 id 7"
+        );
+        let both = flow(r#"{"nat_src":"198.18.3.2","nat_sport":9,"nat_dst":"198.18.4.2","nat_dport":8}"#);
+        assert_eq!(translation(&both), "from 198.18.3.2:9 to 198.18.4.2:8");
+    }
+
+    #[test]
+    fn a_state_is_the_protocols_or_what_is_known_of_replies() {
+        assert_eq!(state(&flow(r#"{"state":"SYN_SENT","status":["assured"]}"#)), "SYN_SENT");
+        assert_eq!(state(&flow(r#"{"icmp_type":8,"icmp_id":77,"status":[]}"#)), "type 8 id 77");
+        assert_eq!(state(&flow(r#"{"status":["seen-reply","assured"]}"#)), "ASSURED");
+        assert_eq!(state(&flow(r#"{"status":["seen-reply"]}"#)), "REPLIED");
+        assert_eq!(state(&flow(r#"{"status":["confirmed"]}"#)), "UNREPLIED");
+        assert_eq!(state(&flow("{}")), "");
+    }
+
+    #[test]
+    fn bytes_are_short() {
+        for (bytes, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1000, "0.9K"),
+            (1024, "1.0K"),
+            (10 * 1024, "10K"),
+            (1023 * 1024, "0.9M"),
+            (3 << 30, "3.0G"),
+            (u64::MAX, "15E"),
+        ] {
+            assert_eq!(short_bytes(bytes), text);
+        }
+        assert_eq!(super::bytes(&flow(r#"{"orig_bytes":84,"reply_bytes":2048}"#)), "84/2.0K");
+    }
+
+    #[test]
+    fn durations_show_two_units() {
+        for (usec, text) in [
+            (0, "0ms"),
+            (250_000, "250ms"),
+            (5_000_000, "5s"),
+            (192_000_000, "3m12s"),
+            (7_500_000_000, "2h5m"),
+            (356_400_000_000, "4d3h"),
+        ] {
+            assert_eq!(duration(usec), text);
+        }
+        assert!(duration(u64::MAX).ends_with('h'));
+    }
+
+    #[test]
+    fn the_age_of_a_flow_that_was_there_before_is_a_lower_bound() {
+        assert_eq!(age(&flow(r#"{"start_usec":1000000,"start_source":"event"}"#), 6_000_000), "5s");
+        assert_eq!(age(&flow(r#"{"start_usec":1000000,"start_source":"observed"}"#), 6_000_000), ">5s");
+        assert_eq!(age(&flow(r#"{"start_usec":9000000,"start_source":"event"}"#), 6_000_000), "0ms");
+        assert_eq!(age(&flow("{}"), 6_000_000), "");
+    }
+
+    #[test]
+    fn a_time_outside_the_calendar_is_a_number() {
+        assert_eq!(exactly(u64::MAX), u64::MAX.to_string());
+        assert_eq!(when(u64::MAX, 0), u64::MAX.to_string());
+    }
+}

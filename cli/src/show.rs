@@ -1,0 +1,107 @@
+//! `flowctl show` and `flowctl decode-mark`: one thing, in full.
+
+use std::io::{self, Write};
+
+use flowbus_interfaces::{Key, Mark, OwnedFlow, OwnedValue, SourceNames, visit_mark_fields};
+
+use crate::arguments::Format;
+use crate::cell;
+use crate::daemon::Daemon;
+use crate::error::Error;
+use crate::output::{Kind, Printer, json, stdout};
+
+/// Prints one flow.
+pub(crate) async fn show(daemon: &Daemon, id: u64, format: Format) -> Result<(), Error> {
+    let flow = daemon.monitor.get_flow(id).await.map_err(|error| daemon.refused(error))?;
+    let mut out = stdout();
+    match format {
+        Format::Table => details(&mut out, &flow)?,
+        other => Printer::new(other, Kind::Active).print(&mut out, &[flow])?,
+    }
+    Ok(out.flush()?)
+}
+
+/// Prints what a mark means. The daemon knows the sources that its configuration names and the interfaces that
+/// exist; without it the built-in names have to do.
+pub(crate) async fn decode_mark(
+    daemon: Result<Daemon, Error>,
+    mark: Mark,
+    as_json: bool,
+) -> Result<(), Error> {
+    let fields = match ask(daemon, mark).await {
+        Ok(fields) => fields,
+        Err(error) => {
+            anstream::eprintln!("flowctl: decoded without flowbusd, so without interface names: {error}");
+            without_daemon(mark)
+        }
+    };
+    let mut out = stdout();
+    if as_json {
+        json(&mut out, &fields)?
+    } else {
+        details(&mut out, &fields)?
+    }
+    Ok(out.flush()?)
+}
+
+async fn ask(daemon: Result<Daemon, Error>, mark: Mark) -> Result<OwnedFlow, Error> {
+    let daemon = daemon?;
+    daemon.monitor.decode_mark(mark.0).await.map_err(|error| daemon.refused(error))
+}
+
+fn without_daemon(mark: Mark) -> OwnedFlow {
+    let mut fields = Vec::new();
+    visit_mark_fields(mark, None, &SourceNames::default(), |key, value| fields.push((key, value.into())));
+    fields.into_iter().collect()
+}
+
+/// One line a field, names aligned.
+fn details(out: &mut dyn Write, flow: &OwnedFlow) -> io::Result<()> {
+    let width = flow.iter().map(|(key, _)| key.name().len()).max().unwrap_or(0);
+    for (key, value) in flow.iter() {
+        writeln!(out, "{:width$}  {}", key.name(), detail(key, value))?;
+    }
+    Ok(())
+}
+
+fn detail(key: Key, value: &OwnedValue) -> String {
+    match (key, value) {
+        (Key::StartUsec | Key::EndUsec, OwnedValue::Number(usec)) => cell::exactly(*usec),
+        (Key::DurationUsec, OwnedValue::Number(usec)) => cell::duration(*usec),
+        (Key::Mark, OwnedValue::Number(mark)) => format!("{mark} ({mark:#010x})"),
+        (Key::Timeout, OwnedValue::Number(seconds)) => format!("{seconds}s"),
+        _ => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_decoded_without_a_daemon() {
+        let mut out = Vec::new();
+        details(&mut out, &without_daemon(Mark(0x040c_2900))).unwrap();
+        let expected = "\
+mark           67905792 (0x040c2900)
+source         0x29
+source_id      41
+vpn            none
+qos            default
+routing_table  1036
+legacy_snat    no
+";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn details_are_for_people() {
+        assert_eq!(detail(Key::DurationUsec, &OwnedValue::Number(192_000_000)), "3m12s");
+        assert_eq!(detail(Key::Timeout, &OwnedValue::Number(30)), "30s");
+        assert_eq!(
+            detail(Key::Status, &OwnedValue::Names(vec!["assured".into(), "dying".into()])),
+            "assured,dying"
+        );
+        assert_eq!(detail(Key::Labels, &OwnedValue::Bytes(vec![1, 255])), "01ff");
+    }
+}

@@ -1,0 +1,185 @@
+//! `flowctl status`.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use serde_json::{Map, Value, json};
+use zbus::{OwnedVariant, Variant};
+
+use crate::daemon::Daemon;
+use crate::error::Error;
+use crate::output::stdout;
+
+/// What the daemon says of itself.
+struct Status {
+    version: String,
+    epoch: String,
+    synchronized: bool,
+    attribution: String,
+    closed_capacity: u32,
+    sequence: u64,
+    active: u32,
+    closed: u32,
+    received: u64,
+    lost: u64,
+    resyncs: u64,
+    accounting: bool,
+    timestamping: bool,
+    statistics: BTreeMap<String, u64>,
+}
+
+/// Prints the properties of the daemon and its counters.
+pub(crate) async fn status(daemon: &Daemon, as_json: bool) -> Result<(), Error> {
+    let status = ask(daemon).await?;
+    let mut out = stdout();
+    if as_json {
+        writeln!(out, "{}", status.json())?;
+    } else {
+        status.print(&mut out, daemon.bus())?;
+    }
+    Ok(out.flush()?)
+}
+
+async fn ask(daemon: &Daemon) -> Result<Status, Error> {
+    let monitor = &daemon.monitor;
+    let failed = |error| daemon.failed(error);
+    let statistics = monitor.get_statistics().await.map_err(|error| daemon.refused(error))?;
+    let numbers = statistics.into_iter().filter_map(|(name, value)| Some((name, number(&value)?)));
+    Ok(Status {
+        version: monitor.version().await.map_err(failed)?,
+        epoch: monitor.epoch().await.map_err(failed)?,
+        synchronized: monitor.synchronized().await.map_err(failed)?,
+        attribution: monitor.attribution().await.map_err(failed)?,
+        closed_capacity: monitor.closed_capacity().await.map_err(failed)?,
+        sequence: monitor.sequence().await.map_err(failed)?,
+        active: monitor.active_count().await.map_err(failed)?,
+        closed: monitor.closed_count().await.map_err(failed)?,
+        received: monitor.events_received().await.map_err(failed)?,
+        lost: monitor.events_lost().await.map_err(failed)?,
+        resyncs: monitor.resyncs().await.map_err(failed)?,
+        accounting: monitor.accounting_enabled().await.map_err(failed)?,
+        timestamping: monitor.timestamping_enabled().await.map_err(failed)?,
+        statistics: numbers.collect(),
+    })
+}
+
+impl Status {
+    fn json(&self) -> Value {
+        let statistics: Map<String, Value> =
+            self.statistics.iter().map(|(name, value)| (name.clone(), (*value).into())).collect();
+        json!({
+            "version": self.version,
+            "epoch": self.epoch,
+            "synchronized": self.synchronized,
+            "attribution": self.attribution,
+            "closed_capacity": self.closed_capacity,
+            "sequence": self.sequence,
+            "active_count": self.active,
+            "closed_count": self.closed,
+            "events_received": self.received,
+            "events_lost": self.lost,
+            "resyncs": self.resyncs,
+            "accounting_enabled": self.accounting,
+            "timestamping_enabled": self.timestamping,
+            "statistics": statistics,
+        })
+    }
+
+    fn print(&self, out: &mut dyn Write, bus: &str) -> io::Result<()> {
+        let kernel = match (self.statistics.get("kernel_count"), self.statistics.get("kernel_max")) {
+            (Some(count), Some(maximum)) => format!("; the kernel has {count} of at most {maximum}"),
+            (Some(count), None) => format!("; the kernel has {count}"),
+            _ => String::new(),
+        };
+        let synchronized = if self.synchronized {
+            "yes"
+        } else {
+            "no: the kernel's table has not been read since the start or the last loss"
+        };
+        let lines = [
+            ("flowbusd", format!("{} on {bus}", self.version)),
+            ("synchronized", synchronized.to_owned()),
+            ("active", format!("{}{kernel}", self.active)),
+            ("closed", format!("{} remembered, at most {}", self.closed, self.closed_capacity)),
+            ("events", format!("{} received, {} lost, {} resyncs", self.received, self.lost, self.resyncs)),
+            ("signals", self.signals()),
+            ("counters", switch(self.accounting, "nf_conntrack_acct")),
+            ("timestamps", switch(self.timestamping, "nf_conntrack_timestamp")),
+            ("processes", self.attribution.clone()),
+            ("epoch", format!("{}, at change {}", self.epoch, self.sequence)),
+        ];
+        lines.iter().try_for_each(|(name, value)| writeln!(out, "{name:12}  {value}"))
+    }
+
+    fn signals(&self) -> String {
+        let number =
+            |name| self.statistics.get(name).map_or_else(|| "unknown".to_owned(), ToString::to_string);
+        format!("{} sent, {} changes not sent", number("signals_sent"), number("signals_lost"))
+    }
+}
+
+fn switch(on: bool, name: &str) -> String {
+    if on {
+        "on".to_owned()
+    } else {
+        format!("not known to be on; for new flows: sysctl -w net.netfilter.{name}=1")
+    }
+}
+
+/// The value of a counter, which is an unsigned integer.
+pub(crate) fn number(value: &OwnedVariant) -> Option<u64> {
+    match **value {
+        Variant::U64(number) => Some(number),
+        Variant::U32(number) => Some(number.into()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> Status {
+        Status {
+            version: "0.1.0".into(),
+            epoch: "00ff".into(),
+            synchronized: true,
+            attribution: "none".into(),
+            closed_capacity: 20_000,
+            sequence: 9,
+            active: 3,
+            closed: 1,
+            received: 12,
+            lost: 0,
+            resyncs: 1,
+            accounting: true,
+            timestamping: false,
+            statistics: BTreeMap::from([("kernel_count".into(), 3), ("kernel_max".into(), 262_144)]),
+        }
+    }
+
+    #[test]
+    fn a_status_is_readable() {
+        let mut out = Vec::new();
+        example().print(&mut out, "the system bus").unwrap();
+        let expected = "\
+flowbusd      0.1.0 on the system bus
+synchronized  yes
+active        3; the kernel has 3 of at most 262144
+closed        1 remembered, at most 20000
+events        12 received, 0 lost, 1 resyncs
+signals       unknown sent, unknown changes not sent
+counters      on
+timestamps    not known to be on; for new flows: sysctl -w net.netfilter.nf_conntrack_timestamp=1
+processes     none
+epoch         00ff, at change 9
+";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn json_has_properties_and_statistics() {
+        let json = example().json();
+        assert_eq!((&json["active_count"], &json["statistics"]["kernel_max"]), (&3.into(), &262_144.into()));
+    }
+}

@@ -1,0 +1,140 @@
+//! Aligned columns that grow with what they show, page by page, so that no listing is held in memory.
+
+use std::io::{self, Write};
+
+use anstyle::Style;
+
+/// A column.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Column {
+    pub(crate) title: &'static str,
+    /// Least width: of what follows in later pages.
+    pub(crate) width: usize,
+    /// Which columns go first where the terminal is too narrow: the highest. 0 stays.
+    pub(crate) drop: u8,
+}
+
+/// One line: a cell a column, and how all of it looks.
+pub(crate) struct Row {
+    pub(crate) cells: Vec<String>,
+    pub(crate) style: Style,
+}
+
+/// A table that is being printed.
+#[derive(Debug)]
+pub(crate) struct Table {
+    columns: &'static [Column],
+    widths: Vec<usize>,
+    shown: Vec<bool>,
+    /// Characters that a line has; none where it is not for a terminal.
+    available: Option<usize>,
+    begun: bool,
+}
+
+/// Blanks between columns.
+const GAP: usize = 2;
+
+impl Table {
+    /// A table for a terminal of that width, or for a file.
+    pub(crate) fn new(columns: &'static [Column], available: Option<usize>) -> Self {
+        let widths = columns.iter().map(|column| column.width.max(column.title.len())).collect();
+        Self { columns, widths, shown: vec![true; columns.len()], available, begun: false }
+    }
+
+    /// Prints rows, below the header at the first time.
+    pub(crate) fn print(&mut self, out: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
+        for row in rows {
+            for (width, cell) in self.widths.iter_mut().zip(&row.cells) {
+                *width = cell.chars().count().max(*width);
+            }
+        }
+        if !self.begun && !rows.is_empty() {
+            self.begun = true;
+            self.fit();
+            let titles = self.columns.iter().map(|column| column.title);
+            self.line(out, titles, Style::new().bold())?;
+        }
+        rows.iter().try_for_each(|row| self.line(out, row.cells.iter().map(String::as_str), row.style))
+    }
+
+    /// Leaves out columns until a line fits.
+    fn fit(&mut self) {
+        let Some(available) = self.available else { return };
+        while self.length() > available {
+            let shown = (0..self.columns.len()).filter(|&index| self.shown[index]);
+            match shown.max_by_key(|&index| self.columns[index].drop) {
+                Some(index) if self.columns[index].drop > 0 => self.shown[index] = false,
+                _ => return,
+            }
+        }
+    }
+
+    fn length(&self) -> usize {
+        let widths = self.widths.iter().zip(&self.shown).filter(|(_, shown)| **shown);
+        widths.map(|(width, _)| width + GAP).sum::<usize>().saturating_sub(GAP)
+    }
+
+    fn line<'a>(
+        &self,
+        out: &mut dyn Write,
+        cells: impl Iterator<Item = &'a str>,
+        style: Style,
+    ) -> io::Result<()> {
+        let mut line = String::new();
+        let mut blanks = 0;
+        for ((cell, &width), &shown) in cells.zip(&self.widths).zip(&self.shown) {
+            if shown && !cell.is_empty() {
+                line.extend(std::iter::repeat_n(' ', blanks));
+                line.push_str(cell);
+                blanks = (width + GAP).saturating_sub(cell.chars().count());
+            } else if shown {
+                blanks += width + GAP;
+            }
+        }
+        writeln!(out, "{style}{line}{style:#}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COLUMNS: &[Column] = &[
+        Column { title: "ID", width: 0, drop: 0 },
+        Column { title: "NAT", width: 0, drop: 2 },
+        Column { title: "TO", width: 0, drop: 1 },
+    ];
+
+    fn rows(rows: &[[&str; 3]]) -> Vec<Row> {
+        let row = |cells: &[&str; 3]| Row { cells: cells.map(str::to_owned).to_vec(), style: Style::new() };
+        rows.iter().map(row).collect()
+    }
+
+    fn printed(available: Option<usize>, pages: &[&[[&str; 3]]]) -> String {
+        let mut table = Table::new(COLUMNS, available);
+        let mut out = anstream::StripStream::new(Vec::new());
+        for page in pages {
+            table.print(&mut out, &rows(page)).unwrap();
+        }
+        String::from_utf8(out.into_inner()).unwrap()
+    }
+
+    #[test]
+    fn columns_are_aligned_and_later_pages_widen_them() {
+        let text = printed(None, &[&[["1", "", "a"], ["22", "xxxx", "b"]], &[["333", "x", "c"]], &[]]);
+        assert_eq!(text, "ID  NAT   TO\n1         a\n22  xxxx  b\n333  x     c\n");
+    }
+
+    #[test]
+    fn a_narrow_terminal_gets_fewer_columns() {
+        let page: &[[&str; 3]] = &[["1", "xxxx", "a"]];
+        assert_eq!(printed(Some(12), &[page]), "ID  NAT   TO\n1   xxxx  a\n");
+        assert_eq!(printed(Some(11), &[page]), "ID  TO\n1   a\n");
+        assert_eq!(printed(Some(1), &[page]), "ID\n1\n");
+    }
+
+    #[test]
+    fn no_rows_have_no_header() {
+        assert_eq!(printed(None, &[&[]]), "");
+    }
+}
