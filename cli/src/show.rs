@@ -31,7 +31,10 @@ pub(crate) async fn decode_mark(
     let fields = match ask(daemon, mark).await {
         Ok(fields) => fields,
         Err(error) => {
-            anstream::eprintln!("flowctl: decoded without flowbusd, so without interface names: {error}");
+            // The hint on the next line is for those who need the daemon.
+            let error = error.to_string();
+            let reason = error.lines().next().unwrap_or_default();
+            anstream::eprintln!("flowctl: decoded without flowbusd, so without interface names: {reason}");
             without_daemon(mark)
         }
     };

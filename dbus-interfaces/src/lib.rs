@@ -4,6 +4,7 @@
 //! flow as a [`Flow`] and writes it as a [`Dictionary`] or as [`Json`]; a client reads either into an [`OwnedFlow`].
 //! A key without a value is absent, never 0.
 
+mod control;
 mod dictionary;
 mod error;
 mod flow;
@@ -18,6 +19,7 @@ mod query;
 mod text;
 mod value;
 
+pub use control::*;
 pub use dictionary::{Dictionary, Json, MarkDictionary};
 pub use error::Error;
 pub use flow::{EndReason, Flow, Owner, Time, TimeSource, event_name, protocol_name, visit_mark_fields};

@@ -1,0 +1,58 @@
+//! `org.flowbus.FlowControl1`: the privileged helper, which asks the kernel what the daemon may not.
+
+use std::collections::HashMap;
+
+use zbus::{DeserializeDict, SerializeDict, Type, Variant};
+
+use crate::Error;
+
+/// The well-known name of the helper; the bus starts it when it is called.
+pub const FLOW_CONTROL_NAME: &str = "org.flowbus.FlowControl1";
+/// The only object of [`FLOW_CONTROL_NAME`].
+pub const FLOW_CONTROL_PATH: &str = "/org/flowbus/FlowControl1";
+/// The interface of [`FLOW_CONTROL_PATH`].
+pub const FLOW_CONTROL_INTERFACE: &str = "org.flowbus.FlowControl1";
+/// The introspection XML of [`FLOW_CONTROL_INTERFACE`], with documentation.
+pub const FLOW_CONTROL_XML: &str = include_str!("../org.flowbus.FlowControl1.xml");
+
+/// What the kernel says of connection tracking as a whole, in the network namespace of the helper: the answer of
+/// GetKernelState, `a{sv}` with these names. What could not be read is absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, SerializeDict, DeserializeDict, Type)]
+#[zbus(signature = "a{sv}")]
+pub struct KernelState {
+    /// Flows in the table (`nf_conntrack_count`).
+    pub count: Option<u32>,
+    /// The most flows that the kernel keeps (`nf_conntrack_max`).
+    pub maximum: Option<u32>,
+    /// New flows count packets and bytes (`nf_conntrack_acct`).
+    pub accounting: Option<bool>,
+    /// New flows note when they start and end (`nf_conntrack_timestamp`).
+    pub timestamping: Option<bool>,
+    /// Which flows send events (`nf_conntrack_events`): 0 none, 1 all, 2 those made while somebody listens.
+    pub events: Option<u8>,
+    /// Flows evicted since boot to make room for new ones, of all CPUs. Each CPU's counter wraps at 2^32.
+    pub early_drop: Option<u64>,
+    /// Flows not inserted since boot because the tuple was taken meanwhile, of all CPUs. Each CPU's counter wraps at
+    /// 2^32.
+    pub insert_failed: Option<u64>,
+}
+
+/// `org.flowbus.FlowControl1`: for the daemon alone. `org.flowbus.FlowControl1.xml` documents each member.
+#[zbus::proxy(
+    interface = "org.flowbus.FlowControl1",
+    default_service = "org.flowbus.FlowControl1",
+    default_path = "/org/flowbus/FlowControl1"
+)]
+pub trait FlowControl {
+    /// Has one dump request sent on the passed netfilter netlink socket, with this nlmsg_seq. The replies, or the
+    /// kernel's refusal, come on the socket. No key of `filter` is known yet: pass an empty one.
+    fn request_dump(
+        &self,
+        socket: zbus::Fd<'_>,
+        sequence: u32,
+        filter: &HashMap<&str, Variant<'_>>,
+    ) -> Result<(), Error>;
+
+    /// The state of the kernel's connection tracking.
+    fn get_kernel_state(&self) -> Result<KernelState, Error>;
+}
