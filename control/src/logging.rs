@@ -1,0 +1,33 @@
+//! Logs: to journald where stderr is the journal's, else to stderr.
+
+use std::os::fd::AsFd;
+
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, fmt};
+
+/// The MESSAGE_ID of the error that ends the helper: `journalctl MESSAGE_ID=...` finds it.
+pub(crate) const CANNOT_SERVE: &str = "9d7b1c6e0f5a4a3fb0c1f0a2d4c87e15";
+
+/// Starts logging at level info, or at what the environment variable RUST_LOG says.
+pub(crate) fn start() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,zbus=warn"));
+    let journal = stderr_is_the_journal().then(tracing_journald::layer).and_then(Result::ok);
+    let layer = match journal {
+        // Without a prefix the field message_id becomes the journal's MESSAGE_ID.
+        Some(journal) => journal.with_field_prefix(None).boxed(),
+        None => {
+            let colours = std::io::IsTerminal::is_terminal(&std::io::stderr())
+                && std::env::var_os("NO_COLOR").is_none();
+            fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(colours).boxed()
+        }
+    };
+    tracing_subscriber::registry().with(filter).with(layer).init();
+}
+
+/// systemd sets JOURNAL_STREAM to the device and inode of the stream that it connected; see systemd.exec(5).
+fn stderr_is_the_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    rustix::fs::fstat(std::io::stderr().as_fd())
+        .is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
+}

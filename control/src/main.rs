@@ -1,0 +1,65 @@
+//! flowbus-control asks the kernel what flowbusd may not: it holds CAP_NET_ADMIN and nothing else, is started by the bus when
+//! it is called, and exits when nobody has called for a while.
+//!
+//! docs/security.md says why it is a process of its own.
+
+mod caller;
+mod control;
+mod kernel;
+mod logging;
+mod service;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+
+use caller::{Permitted, UserError};
+use service::{BusAddress, ServiceError};
+
+/// Asks the kernel's connection tracking for flowbusd, which holds no capability itself.
+///
+/// The bus starts it. It needs CAP_NET_ADMIN, and speaks of the network namespace that it is started in.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// The bus to serve: "system" or a D-Bus address
+    #[arg(long, value_name = "system|ADDRESS", default_value = "system")]
+    bus: BusAddress,
+    /// The only user who may call: the one that flowbusd runs as
+    #[arg(long, value_name = "NAME", default_value = "flowbus")]
+    user: String,
+    /// Exit after so many seconds without a call
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    idle: u64,
+}
+
+/// Why the helper could not start or go on.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    User(#[from] UserError),
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    #[error("cannot start: {0}")]
+    Start(#[from] std::io::Error),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    logging::start();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(message_id = logging::CANNOT_SERVE, "{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Error> {
+    let permitted = Permitted::named(&arguments.user)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let idle = Duration::from_secs(arguments.idle);
+    Ok(runtime.block_on(service::run(&arguments.bus, permitted, idle))?)
+}

@@ -1,0 +1,137 @@
+//! The life on the bus: serve, and leave without losing a call that is on its way.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use flowbus_interfaces::{FLOW_CONTROL_NAME, FLOW_CONTROL_PATH};
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
+use zbus::Connection;
+use zbus::connection::Builder;
+use zbus::fdo::RequestNameFlags;
+
+use crate::caller::Permitted;
+use crate::control::FlowControl;
+
+/// Nothing that a call does takes longer; a bus that stalls is not waited for on the way out.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Which bus is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum BusAddress {
+    /// The system's, or where DBUS_SYSTEM_BUS_ADDRESS points.
+    System,
+    /// Such as `unix:path=/tmp/bus`.
+    Address(Box<zbus::Address>),
+}
+
+impl FromStr for BusAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "system" {
+            return Ok(Self::System);
+        }
+        let address = text.parse().map_err(|error| {
+            format!("{error}: takes \"system\" or a D-Bus address such as unix:path=/tmp/bus")
+        })?;
+        Ok(Self::Address(Box::new(address)))
+    }
+}
+
+impl fmt::Display for BusAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System => f.write_str("system"),
+            Self::Address(address) => address.fmt(f),
+        }
+    }
+}
+
+/// Why the bus cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServiceError {
+    #[error("cannot reach the bus {address}: {source}; is a bus daemon running there?")]
+    Unreachable { address: BusAddress, source: zbus::Error },
+    #[error("the bus {address} does not give us the name {FLOW_CONTROL_NAME}: {source}")]
+    NoName { address: BusAddress, source: zbus::Error },
+    #[error("the bus went away")]
+    BusGone,
+    #[error("cannot wait for signals: {0}")]
+    Signals(std::io::Error),
+}
+
+/// Serves until nobody has called for `idle`, or until it is told to stop.
+pub(crate) async fn run(
+    address: &BusAddress,
+    permitted: Permitted,
+    idle: Duration,
+) -> Result<(), ServiceError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServiceError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServiceError::Signals)?;
+    let connection = connect(address, permitted).await?;
+    notify(NotifyState::Ready);
+    tracing::debug!(bus = %address, "serving");
+    loop {
+        tokio::select! {
+            active = timeout(idle, connection.monitor_activity()) => {
+                if active.is_err() {
+                    break;
+                }
+            }
+            () = connection.closed() => return Err(ServiceError::BusGone),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    if timeout(DRAIN, leave(connection)).await.is_err() {
+        tracing::warn!("calls were still unanswered after {DRAIN:?}, ignoring");
+    }
+    Ok(())
+}
+
+/// Serves the object, then asks for the name: a call never finds the name without the object.
+async fn connect(address: &BusAddress, permitted: Permitted) -> Result<Connection, ServiceError> {
+    let builder = match address {
+        BusAddress::System => Builder::system(),
+        BusAddress::Address(address) => Builder::address((**address).clone()),
+    };
+    let connection = builder
+        .serve_at(FLOW_CONTROL_PATH, FlowControl::new(permitted))
+        .build()
+        .await
+        .map_err(|source| ServiceError::Unreachable { address: address.clone(), source })?;
+    // Neither replacing nor replaceable.
+    connection
+        .request_name_with_flags(FLOW_CONTROL_NAME, RequestNameFlags::DO_NOT_QUEUE)
+        .await
+        .map_err(|source| ServiceError::NoName { address: address.clone(), source })?;
+    Ok(connection)
+}
+
+/// Gives the name up and answers what was sent to it before.
+async fn leave(connection: Connection) {
+    // First of all: PID 1 then queues the start that a later call asks for, instead of taking us for running.
+    notify(NotifyState::Stopping);
+    let left = async {
+        connection.release_name(FLOW_CONTROL_NAME).await?;
+        // The bus has sent every call that it still routed to us before its answer to that, and objects get calls in
+        // the order of their coming: when this one is answered, all others have begun.
+        let ourselves = connection.unique_name().cloned();
+        connection.call_method(ourselves, "/", Some("org.freedesktop.DBus.Peer"), "Ping", &()).await
+    };
+    if let Err(error) = left.await {
+        tracing::debug!(%error, "the bus was not left in order, ignoring");
+    }
+    // Waits for those that have begun.
+    connection.graceful_shutdown().await;
+}
+
+fn notify(state: NotifyState<'_>) {
+    // Without a service manager there is nobody to tell, which is no error.
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "the service manager could not be told, ignoring");
+    }
+}
