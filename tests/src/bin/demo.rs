@@ -15,16 +15,6 @@ use flowbus_tests::{Bus, Daemon, Namespace, Network, conntrack, process, traffic
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
-const USAGE: &str = "Usage: ./run [--host] [--seconds N]
-
-Shows flowbus at work on a private D-Bus: live events, then the active and the closed flows.
-Without --host on the traffic of a client, a router and a server in network namespaces of their own.
-
-  --host        this machine's own traffic instead; says what it changes, and undoes it at the end
-  --seconds N   how long the events scroll [default: 20]
-  --help        this text
-";
-
 struct Options {
     host: bool,
     seconds: u64,
@@ -32,13 +22,9 @@ struct Options {
 
 fn main() -> ExitCode {
     let options = match options(std::env::args().skip(1)) {
-        Ok(Some(options)) => options,
-        Ok(None) => {
-            print!("{USAGE}");
-            return ExitCode::SUCCESS;
-        }
+        Ok(options) => options,
         Err(argument) => {
-            eprint!("{argument:?} is not understood.\n\n{USAGE}");
+            eprintln!("{argument:?} is not understood; ./run --help says what is.");
             return ExitCode::from(2);
         }
     };
@@ -52,7 +38,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn options(mut arguments: impl Iterator<Item = String>) -> Result<Option<Options>, String> {
+fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options, String> {
     let mut options = Options { host: false, seconds: 20 };
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
@@ -61,11 +47,10 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Result<Option<Options
                 let seconds = arguments.next().unwrap_or_default();
                 options.seconds = seconds.parse().map_err(|_| format!("--seconds {seconds}"))?;
             }
-            "--help" | "-h" => return Ok(None),
             _ => return Err(argument),
         }
     }
-    Ok(Some(options))
+    Ok(options)
 }
 
 /// Receives when someone asks us to end. All is taken down by leaving `main` in order, so neither signal may kill us.
