@@ -5,7 +5,7 @@ use zbus::{Signature, Type};
 
 use crate::flow::visit_mark_fields;
 use crate::value::{Form, In, JsonForm, VariantForm};
-use crate::{FieldSet, Flow, Key, Mark, SourceNames, Value};
+use crate::{FieldSet, Flow, Key, Mark, SourceNames, Value, status_names};
 
 /// A flow as `a{sv}`, written straight into the message.
 #[derive(Clone, Copy, Debug)]
@@ -34,32 +34,50 @@ impl<'a> Flow<'a> {
         Json { flow: self, names, fields }
     }
 
-    /// At most how many bytes the dictionary takes in a message: what a page is measured by.
+    /// How many bytes the dictionary takes in an array of them, at most 15 too many: what a page is measured by.
     pub fn dictionary_size(&self, names: &SourceNames, fields: FieldSet) -> usize {
-        // The length of the array, and the alignment of its first entry.
-        let mut size = 8;
-        self.visit(names, fields, |key, value| size += entry_size(key.name(), value));
-        size
+        // The length of this array; its first entry begins at a multiple of 8.
+        let mut size = Size(8);
+        self.visit(names, fields, |key, value| size.entry(key.name(), value));
+        size.0.next_multiple_of(8)
     }
 }
 
-/// An entry begins at a multiple of 8; its parts are at most: key length 4, zero 1, signature length 1, zero 1,
-/// alignment of the value 7, and the value.
-fn entry_size(name: &str, value: Value<'_>) -> usize {
-    let value_size = match value {
-        Value::Bool(_) | Value::U8(_) | Value::U16(_) | Value::U32(_) => 4,
-        Value::U64(_) => 8,
-        Value::Text(text) => text.len() + 5,
-        Value::Bytes(bytes) => bytes.len() + 4,
-        // A name has at most 13 letters, a length, a zero and its alignment.
-        Value::Status(status) => 4 + 24 * status.bits().count_ones() as usize,
-        Value::Owner(owner) => {
-            let mut size = 8;
-            owner.visit(|name, value| size += entry_size(name, value));
-            size
+/// Where D-Bus's alignment puts the end of what is written, counted from a multiple of 8.
+struct Size(usize);
+
+impl Size {
+    fn add(&mut self, alignment: usize, length: usize) {
+        self.0 = self.0.next_multiple_of(alignment) + length;
+    }
+
+    /// Length and terminating zero go with the text.
+    fn text(&mut self, text: &str) {
+        self.add(4, 4 + text.len() + 1);
+    }
+
+    fn entry(&mut self, name: &str, value: Value<'_>) {
+        self.add(8, 0);
+        self.text(name);
+        self.add(1, 1 + value.signature().len() + 1);
+        match value {
+            Value::U8(_) => self.add(1, 1),
+            Value::U16(_) => self.add(2, 2),
+            Value::Bool(_) | Value::U32(_) => self.add(4, 4),
+            Value::U64(_) => self.add(8, 8),
+            Value::Text(text) => self.text(text),
+            Value::Bytes(bytes) => self.add(4, 4 + bytes.len()),
+            Value::Status(status) => {
+                self.add(4, 4);
+                status_names(status).for_each(|name| self.text(name));
+            }
+            Value::Owner(owner) => {
+                self.add(4, 4);
+                self.add(8, 0);
+                owner.visit(|name, value| self.entry(name, value));
+            }
         }
-    };
-    7 + name.len() + value.signature().len() + 14 + value_size
+    }
 }
 
 impl Type for Dictionary<'_> {
