@@ -8,7 +8,7 @@ use flowbus_interfaces::{Mark, parse_number};
 #[command(version, max_term_width = 100, after_help = "Exit status: 0 done, 1 failed, 2 wrong usage.")]
 pub(crate) struct Arguments {
     /// The bus that flowbusd is on: "system", or an address such as unix:path=/run/my-bus
-    #[arg(long, global = true, default_value = "system", value_name = "system|ADDRESS")]
+    #[arg(long, global = true, default_value = "system", value_name = "system|ADDRESS", value_parser = bus)]
     pub(crate) bus: String,
 
     #[command(subcommand)]
@@ -78,6 +78,16 @@ pub(crate) enum Format {
     Awk,
 }
 
+fn bus(text: &str) -> Result<String, String> {
+    match text {
+        "system" => Ok(text.to_owned()),
+        address => match zbus::Address::try_from(address) {
+            Ok(_) => Ok(text.to_owned()),
+            Err(_) => Err("takes system, or a D-Bus address such as unix:path=/run/my-bus".to_owned()),
+        },
+    }
+}
+
 fn mark(text: &str) -> Result<Mark, String> {
     let wrong = "takes 0 to 4294967295, or 0x0 to 0xffffffff; no leading zeros, which could mean octal";
     parse_number(text).map(Mark).ok_or_else(|| wrong.to_owned())
@@ -117,5 +127,8 @@ mod tests {
         assert!(parse("flowctl list --json -o awk").is_err());
         assert_eq!(parse("flowctl list --bus unix:path=/x").unwrap().bus, "unix:path=/x");
         assert_eq!(parse("flowctl list").unwrap().bus, "system");
+        for wrong in ["/run/my-bus", "session", ""] {
+            assert!(Arguments::try_parse_from(["flowctl", "--bus", wrong, "list"]).is_err(), "{wrong}");
+        }
     }
 }
