@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ctnetlink::{Counters, EventKind, Family, Layer4, Status, Tuple};
 
 use crate::text::Text;
-use crate::{FieldSet, Key, Mark, SourceNames, Value};
+use crate::{EndReason, FieldSet, Key, Mark, Owner, SourceNames, Time, Value};
 
 /// What is known of a flow. It borrows, so that a service builds one on the stack for every flow it shows; what
 /// follows from other fields (NAT, the mark's parts, names, the duration) is computed by [`Flow::visit`].
@@ -55,103 +55,6 @@ pub struct Flow<'a> {
     pub initiator: Option<&'a Owner>,
     /// The local process that accepted it.
     pub responder: Option<&'a Owner>,
-}
-
-/// A point in time and how it is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Time {
-    /// `CLOCK_REALTIME`, microseconds.
-    pub usec: u64,
-    /// How it is known.
-    pub source: TimeSource,
-}
-
-/// How the time of a start or an end is known, most exact first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum TimeSource {
-    /// The kernel's own stamp (nf_conntrack_timestamp).
-    Kernel,
-    /// When the event that says so was received.
-    Event,
-    /// When the flow was first seen: it may have started earlier.
-    Observed,
-    /// Somewhen since the flow was last seen.
-    Estimated,
-}
-
-impl TimeSource {
-    /// The name, as `start_source` shows it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Kernel => "kernel",
-            Self::Event => "event",
-            Self::Observed => "observed",
-            Self::Estimated => "estimated",
-        }
-    }
-}
-
-/// Why a flow ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum EndReason {
-    /// The kernel said so.
-    Destroyed,
-    /// A dump no longer had it.
-    Resync,
-    /// The kernel made another flow of the same tuple.
-    Replaced,
-}
-
-impl EndReason {
-    /// The name, as `end_reason` shows it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Destroyed => "destroyed",
-            Self::Resync => "resync",
-            Self::Replaced => "replaced",
-        }
-    }
-}
-
-/// The process at one end of a connection.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Owner {
-    /// Process number.
-    pub pid: Option<u32>,
-    /// Name of the thread.
-    pub comm: Option<Box<str>>,
-    /// Name of the process's first thread.
-    pub leader_comm: Option<Box<str>>,
-    /// User number.
-    pub uid: Option<u32>,
-    /// The systemd unit.
-    pub unit: Option<Box<str>>,
-    /// The control group's path.
-    pub cgroup: Option<Box<str>>,
-    /// How sure this is.
-    pub confidence: Option<&'static str>,
-}
-
-impl Owner {
-    /// Hands every field that has a value to `sink`, by name.
-    pub fn visit(&self, mut sink: impl FnMut(&'static str, Value<'_>)) {
-        let values = [
-            ("pid", self.pid.map(Value::U32)),
-            ("comm", self.comm.as_deref().map(Value::Text)),
-            ("leader_comm", self.leader_comm.as_deref().map(Value::Text)),
-            ("uid", self.uid.map(Value::U32)),
-            ("unit", self.unit.as_deref().map(Value::Text)),
-            ("cgroup", self.cgroup.as_deref().map(Value::Text)),
-            ("confidence", self.confidence.map(Value::Text)),
-        ];
-        for (name, value) in values {
-            if let Some(value) = value {
-                sink(name, value);
-            }
-        }
-    }
 }
 
 impl<'a> Flow<'a> {
