@@ -245,7 +245,11 @@ impl Socket {
         self.set_netlink_option(libc::NETLINK_NO_ENOBUFS, on.into(), "setsockopt(NETLINK_NO_ENOBUFS)")
     }
 
-    fn receive_buffer(&self) -> Result<usize, SocketError> {
+    /// The size of the receive buffer in bytes, as the kernel counts it: twice what was asked for.
+    ///
+    /// # Errors
+    /// [`SocketError::System`] when the kernel does not tell.
+    pub fn receive_buffer(&self) -> Result<usize, SocketError> {
         sockopt::socket_recv_buffer_size(&self.fd).map_err(SocketError::of("getsockopt(SO_RCVBUF)"))
     }
 

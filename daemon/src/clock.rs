@@ -20,6 +20,15 @@ impl Now {
     }
 }
 
+impl Now {
+    /// When it was `realtime_usec`, on the other clock, as seen from this instant.
+    pub(crate) fn boottime_usec_at(&self, realtime_usec: u64) -> u64 {
+        let ago = self.realtime_usec.saturating_sub(realtime_usec);
+        let ahead = realtime_usec.saturating_sub(self.realtime_usec);
+        self.boottime_usec.saturating_add(ahead).saturating_sub(ago)
+    }
+}
+
 fn microseconds(clock: ClockId) -> u64 {
     let time = clock_gettime(clock);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);

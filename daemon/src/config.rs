@@ -7,6 +7,7 @@ use std::time::Duration;
 use flowbus_interfaces::SourceNames;
 use serde::Deserialize;
 
+use crate::state::MAXIMUM_CLOSED;
 use crate::table::ClosedLimits;
 
 /// Where the service looks; absent, every option has its default.
@@ -32,6 +33,8 @@ pub(crate) struct Config {
 pub(crate) struct Events {
     /// Bytes that the kernel may queue for us; an event takes about 1,280.
     pub(crate) receive_buffer_bytes: u32,
+    /// While flows exist, the table is compared with the kernel's so often, as a net for what no event tells.
+    pub(crate) sweep_interval_sec: u64,
 }
 
 /// The flows that ended.
@@ -60,7 +63,7 @@ pub(crate) struct Signals {
 
 impl Default for Events {
     fn default() -> Self {
-        Self { receive_buffer_bytes: 32 * 1024 * 1024 }
+        Self { receive_buffer_bytes: 32 * 1024 * 1024, sweep_interval_sec: 300 }
     }
 }
 
@@ -75,6 +78,8 @@ impl Default for Signals {
         Self { batch_msec: 100, batch_events: 256, batch_bytes: 64 * 1024, per_second: 20 }
     }
 }
+
+const _: () = assert!(1_000_000 <= MAXIMUM_CLOSED, "closed.capacity goes as far as the state does");
 
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +111,8 @@ impl Config {
         let mut config: Self = toml::from_str(text)
             .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })?;
         let Signals { batch_msec, batch_events, batch_bytes, per_second } = config.signals;
-        let ranges: [(&'static str, u64, std::ops::RangeInclusive<u64>, &'static str); 6] = [
+        let ranges: [(&'static str, u64, std::ops::RangeInclusive<u64>, &'static str); 7] = [
+            ("events.sweep_interval_sec", config.events.sweep_interval_sec, 10..=86_400, "takes 10 to 86400"),
             (
                 "events.receive_buffer_bytes",
                 config.events.receive_buffer_bytes.into(),

@@ -52,13 +52,13 @@ impl FlowNames {
         let helper = self.strings.get(extra.helper);
         let security_context = self.strings.get(extra.security_context);
         let (original_counters, reply_counters) = record.counters();
-        let Record { id, start_usec, start_source, mark, status, .. } = *record;
+        let Record { id, start_usec, mark, .. } = *record;
         show(&Flow {
             event: *event,
             sequence: *sequence,
             conntrack_id: record.conntrack_id(),
             state: record.state(),
-            status: Some(status),
+            status: Some(record.status()),
             timeout: record.timeout(),
             use_count: record.use_count(),
             mark,
@@ -68,8 +68,9 @@ impl FlowNames {
             security_context: security_context.as_deref(),
             original_counters,
             reply_counters,
-            start: Some(Time { usec: start_usec, source: start_source }),
+            start: Some(Time { usec: start_usec, source: record.start_source() }),
             end: end.map(|end| Time { usec: end.usec, source: end.source }),
+            duration_usec: end.map(|end| end.duration_usec),
             end_reason: end.map(|end| end.reason),
             ..Flow::new(id, snapshot.original(), snapshot.reply())
         })

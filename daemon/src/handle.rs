@@ -10,6 +10,7 @@ use tokio::sync::{oneshot, watch};
 use crate::event::{Change, ChangeLog};
 use crate::flow::Snapshot;
 use crate::names::NameStrings;
+use crate::state::Counters;
 use crate::table::ClosedLimits;
 
 /// At most so many commands wait for the tracker; the calls in flight are fewer.
@@ -19,7 +20,8 @@ pub(crate) const COMMANDS: usize = 256;
 #[derive(Debug)]
 pub(crate) enum Command {
     /// The active flows with an id above `after`, ascending; answered with a [`Page`].
-    ListActive { after: u64, limit: usize, reply: oneshot::Sender<Page> },
+    /// With `refresh` a dump brings counters up to date first.
+    ListActive { after: u64, limit: usize, refresh: bool, reply: oneshot::Sender<Page> },
     /// The flows that ended before the change numbered `before`, newest first; answered with a [`Page`].
     ListClosed { before: u64, limit: usize, reply: oneshot::Sender<Page> },
     /// One flow, active or closed.
@@ -46,8 +48,8 @@ pub(crate) struct Page {
 pub(crate) enum AskError {
     #[error("the tracker has {COMMANDS} questions waiting already")]
     Busy,
-    #[error("the tracker has ended")]
-    Ended,
+    #[error("the tracker gave no answer: it is ending, or the kernel did not give the dump that was needed")]
+    Unanswered,
 }
 
 /// The tracker's face to the rest of the daemon.
@@ -72,8 +74,8 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 pub(crate) struct Published {
     pub(crate) log: ChangeLog,
-    pub(crate) counters: Counters,
-    /// The newest resyncs; `counters.resyncs` tells how many there ever were.
+    pub(crate) summary: Summary,
+    /// The newest resyncs; `summary.counters.resyncs` tells how many there ever were.
     pub(crate) resyncs: VecDeque<Resync>,
 }
 
@@ -94,13 +96,18 @@ pub(crate) struct Resync {
     pub(crate) added: u32,
 }
 
-/// Why a resync was needed.
+/// Why a resync was needed. The numbers stand in the restart state; 0 is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
 pub(crate) enum ResyncReason {
     /// The daemon began with an empty table.
-    Start,
+    Start = 1,
     /// The kernel dropped events: the socket's buffer was full.
-    Overrun,
+    Overrun = 2,
+    /// The state of the last life could not be taken over.
+    StateRefused = 3,
+    /// The state was kept, the event socket was not.
+    NewSocket = 4,
 }
 
 impl ResyncReason {
@@ -108,34 +115,34 @@ impl ResyncReason {
         match self {
             Self::Start => "start",
             Self::Overrun => "overrun",
+            Self::StateRefused => "state-refused",
+            Self::NewSocket => "new-socket",
         }
+    }
+
+    /// The reason that the state holds.
+    pub(crate) fn from_number(number: u32) -> Option<Self> {
+        [Self::Start, Self::Overrun, Self::StateRefused, Self::NewSocket]
+            .into_iter()
+            .find(|reason| *reason as u32 == number)
     }
 }
 
-/// The tracker's counters, as GetStatistics names them.
+/// The tracker's numbers at the last publishing.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) events_new: u64,
-    pub(crate) events_update: u64,
-    pub(crate) events_destroy: u64,
-    pub(crate) events_lost: u64,
-    pub(crate) events_invalid: u64,
-    pub(crate) events_foreign: u64,
-    pub(crate) events_repeated: u64,
-    pub(crate) unknown_attributes: u64,
-    pub(crate) resyncs: u64,
-    pub(crate) dumps: u64,
+pub(crate) struct Summary {
+    pub(crate) counters: Counters,
     pub(crate) active: u32,
     pub(crate) closed: u32,
-    pub(crate) closed_evicted: u64,
-    pub(crate) names_refused: u64,
+    /// The event socket's buffer, as the kernel counts it.
     pub(crate) buffer_bytes: u64,
 }
 
-impl Counters {
+impl Summary {
     /// The event messages read from the event socket.
     pub(crate) fn events_received(&self) -> u64 {
-        self.events_new + self.events_update + self.events_destroy + self.events_invalid
+        let Counters { events_new, events_update, events_destroy, events_invalid, .. } = self.counters;
+        events_new + events_update + events_destroy + events_invalid
     }
 }
 
@@ -166,8 +173,13 @@ impl Handle {
     }
 
     /// Asks for active flows.
-    pub(crate) async fn list_active(&self, after: u64, limit: usize) -> Result<Page, AskError> {
-        self.ask(|reply| Command::ListActive { after, limit, reply }).await
+    pub(crate) async fn list_active(
+        &self,
+        after: u64,
+        limit: usize,
+        refresh: bool,
+    ) -> Result<Page, AskError> {
+        self.ask(|reply| Command::ListActive { after, limit, refresh, reply }).await
     }
 
     /// Asks for closed flows.
@@ -183,14 +195,14 @@ impl Handle {
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, AskError> {
         let (reply, answer) = oneshot::channel();
         self.order(command(reply))?;
-        answer.await.map_err(|_| AskError::Ended)
+        answer.await.map_err(|_| AskError::Unanswered)
     }
 
     /// Gives an order that has no answer.
     pub(crate) fn order(&self, command: Command) -> Result<(), AskError> {
         self.commands.try_send(command).map_err(|error| match error {
             TrySendError::Full(_) => AskError::Busy,
-            TrySendError::Disconnected(_) => AskError::Ended,
+            TrySendError::Disconnected(_) => AskError::Unanswered,
         })?;
         // A full eventfd counter would mean that the tracker is already being woken.
         let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
@@ -229,9 +241,9 @@ impl Publisher {
     }
 
     /// Publishes a batch: takes the changes over and tells those who follow.
-    pub(crate) fn publish(&self, changes: &mut Vec<Change>, counters: Counters) {
+    pub(crate) fn publish(&self, changes: &mut Vec<Change>, summary: Summary) {
         let mut published = self.shared.published();
-        published.counters = counters;
+        published.summary = summary;
         if changes.is_empty() {
             return;
         }
@@ -240,16 +252,16 @@ impl Publisher {
         self.news.send_replace(());
     }
 
-    /// Publishes the end of a resync.
-    pub(crate) fn publish_resync(&self, resync: Resync) {
+    /// Publishes the end of a resync, which `summary` counts already.
+    pub(crate) fn publish_resync(&self, resync: Resync, summary: Summary) {
         /// So many are kept for followers that are late.
         const KEPT: usize = 16;
         let mut published = self.shared.published();
+        published.summary = summary;
         if published.resyncs.len() == KEPT {
             published.resyncs.pop_front();
         }
         published.resyncs.push_back(resync);
-        published.counters.resyncs += 1;
         drop(published);
         self.news.send_replace(());
     }

@@ -6,6 +6,7 @@
 mod bus;
 mod clock;
 mod config;
+mod descriptors;
 mod dictionary;
 mod event;
 mod flow;
@@ -14,13 +15,14 @@ mod kernel;
 mod links;
 mod logging;
 mod names;
-mod sockets;
+mod state;
 mod table;
 mod tracker;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,9 +30,11 @@ use tokio::sync::{oneshot, watch};
 
 use bus::{BusAddress, BusError};
 use config::{Config, ConfigError};
+use descriptors::Descriptors;
 use handle::{Command, Handle};
 use links::Links;
-use tracker::{Tracker, TrackerError};
+use state::State;
+use tracker::{Start, Tracker, TrackerError};
 
 /// Keeps Linux's connection tracking table in memory and offers it on D-Bus.
 ///
@@ -58,6 +62,8 @@ enum Error {
     Tracker(#[from] TrackerError),
     #[error(transparent)]
     Bus(#[from] BusError),
+    #[error("the memory for the table cannot be had: {0}")]
+    State(rustix::io::Errno),
     #[error("cannot start: {0}")]
     Start(#[from] std::io::Error),
     #[error("the tracker thread ended without a word")]
@@ -81,8 +87,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     if arguments.check {
         return Ok(());
     }
-    let sockets = sockets::open(config.events.receive_buffer_bytes)?;
-    let (tracker, handle) = Tracker::new(sockets, config.closed_limits())?;
+    let (tracker, handle) = Tracker::new(open(&config)?)?;
     let (ended, tracker_ended) = oneshot::channel();
     let thread = std::thread::Builder::new().name("tracker".into()).spawn(move || {
         // Nobody listens any more when the daemon is already on its way out.
@@ -95,6 +100,24 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     let _ = handle.order(Command::Stop);
     let joined = thread.join().map_err(|_| Error::TrackerGone);
     result.and(joined)
+}
+
+/// What the tracker starts with: what was handed over, and the rest opened here.
+fn open(config: &Config) -> Result<Start, Error> {
+    let handed = Descriptors::take()?;
+    let (state, refused) = match handed.state {
+        Some(memfd) => State::open(memfd).map_err(Error::State)?,
+        None => (State::create().map_err(Error::State)?, None),
+    };
+    let event_socket = descriptors::event_socket(handed.events, config.events.receive_buffer_bytes);
+    Ok(Start {
+        events: event_socket.map_err(TrackerError::from)?,
+        dump: descriptors::dump_socket(handed.dump).map_err(TrackerError::from)?,
+        state,
+        refused,
+        closed_limits: config.closed_limits(),
+        sweep_interval: Duration::from_secs(config.events.sweep_interval_sec),
+    })
 }
 
 /// Serves the bus until a signal or an error ends it.

@@ -1,20 +1,16 @@
 //! Helper names and security contexts: few distinct strings that many flows share, each kept once.
 
 use std::collections::HashMap;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::flow::Name;
+use crate::state::{MAXIMUM_NAMES, State};
 
-/// The most strings kept. A machine has a dozen; the bound is for one that makes them up.
-const MAXIMUM: usize = 4096;
-
-/// The tracker's side: gives out numbers.
-#[derive(Debug, Default)]
+/// The tracker's side: gives out numbers, in the state's order.
+#[derive(Debug)]
 pub(crate) struct Names {
     numbers: HashMap<Box<[u8]>, Name>,
     strings: NameStrings,
-    /// Strings that found no room: their flows show none.
-    pub(crate) refused: u64,
 }
 
 /// Everyone's side: the strings behind the numbers. Grows only.
@@ -22,19 +18,34 @@ pub(crate) struct Names {
 pub(crate) struct NameStrings(Arc<RwLock<Vec<Arc<str>>>>);
 
 impl Names {
-    /// The number of a string, a new one at its first sight.
-    pub(crate) fn intern(&mut self, bytes: &[u8]) -> Name {
-        if let Some(name) = self.numbers.get(bytes) {
+    /// The names that the state holds.
+    pub(crate) fn new(state: &State) -> Self {
+        let mut names = Self { numbers: HashMap::new(), strings: NameStrings::default() };
+        for index in 0..state.header.names as usize {
+            names.add(state.name(index).text());
+        }
+        names
+    }
+
+    /// The number of a string, a new one at its first sight. There is room for more than a machine has; where one
+    /// makes them up, the flows of the rest show none.
+    pub(crate) fn intern(&mut self, state: &mut State, text: &[u8]) -> Name {
+        if let Some(name) = self.numbers.get(text) {
             return *name;
         }
-        let mut strings = self.strings.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if strings.len() == MAXIMUM {
-            self.refused += 1;
+        if state.header.names as usize == MAXIMUM_NAMES {
+            state.header.counters.names_refused += 1;
             return Name(0);
         }
-        strings.push(String::from_utf8_lossy(bytes).into());
+        state.push_name(text);
+        self.add(text)
+    }
+
+    fn add(&mut self, text: &[u8]) -> Name {
+        let mut strings = self.strings.0.write().unwrap_or_else(PoisonError::into_inner);
+        strings.push(String::from_utf8_lossy(text).into());
         let name = Name(u16::try_from(strings.len()).unwrap_or(0));
-        self.numbers.insert(bytes.into(), name);
+        self.numbers.insert(text.into(), name);
         name
     }
 
@@ -48,6 +59,6 @@ impl NameStrings {
     /// The string behind a number; `None` for [`Name`] 0.
     pub(crate) fn get(&self, name: Name) -> Option<Arc<str>> {
         let index = usize::from(name.0).checked_sub(1)?;
-        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(index).cloned()
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(index).cloned()
     }
 }

@@ -8,7 +8,7 @@ use crate::text::Text;
 use crate::{EndReason, FieldSet, Key, Mark, Owner, SourceNames, Time, Value};
 
 /// What is known of a flow. It borrows, so that a service builds one on the stack for every flow it shows; what
-/// follows from other fields (NAT, the mark's parts, names, the duration) is computed by [`Flow::visit`].
+/// follows from other fields (NAT, the mark's parts, names) is computed by [`Flow::visit`].
 #[derive(Clone, Copy, Debug)]
 pub struct Flow<'a> {
     /// Our number, never reused within an epoch.
@@ -49,6 +49,8 @@ pub struct Flow<'a> {
     pub start: Option<Time>,
     /// When the flow ended.
     pub end: Option<Time>,
+    /// Microseconds from start to end, by a clock that does not step.
+    pub duration_usec: Option<u64>,
     /// Why it ended.
     pub end_reason: Option<EndReason>,
     /// The local process that opened the connection.
@@ -80,6 +82,7 @@ impl<'a> Flow<'a> {
             reply_counters: None,
             start: None,
             end: None,
+            duration_usec: None,
             end_reason: None,
             initiator: None,
             responder: None,
@@ -207,10 +210,7 @@ impl<'a> Flow<'a> {
         show.some(Key::EndUsec, self.end.map(|end| Value::U64(end.usec)));
         show.some(Key::StartSource, self.start.map(|start| Value::Text(start.source.name())));
         show.some(Key::EndSource, self.end.map(|end| Value::Text(end.source.name())));
-        if let (Some(start), Some(end)) = (self.start, self.end) {
-            // The clock may have been set back in between: then there is no duration.
-            show.some(Key::DurationUsec, end.usec.checked_sub(start.usec).map(Value::U64));
-        }
+        show.some(Key::DurationUsec, self.duration_usec.map(Value::U64));
         show.some(Key::EndReason, self.end_reason.map(|reason| Value::Text(reason.name())));
     }
 }

@@ -100,7 +100,9 @@ impl Emitter {
 
     fn has_news(&self) -> bool {
         let published = self.handle.published();
-        self.lost > 0 || published.log.newest() > self.cursor || published.counters.resyncs > self.resyncs
+        self.lost > 0
+            || published.log.newest() > self.cursor
+            || published.summary.counters.resyncs > self.resyncs
     }
 
     fn lose(&mut self, count: u64) {
@@ -172,8 +174,8 @@ impl Emitter {
     /// The resyncs since the last call, as far as they are kept.
     fn untold_resyncs(&mut self) -> Vec<Resync> {
         let published = self.handle.published();
-        let count = usize::try_from(published.counters.resyncs - self.resyncs).unwrap_or(usize::MAX);
-        self.resyncs = published.counters.resyncs;
+        let count = usize::try_from(published.summary.counters.resyncs - self.resyncs).unwrap_or(usize::MAX);
+        self.resyncs = published.summary.counters.resyncs;
         let kept = published.resyncs.len();
         published.resyncs.iter().skip(kept.saturating_sub(count)).copied().collect()
     }

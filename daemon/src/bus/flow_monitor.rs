@@ -67,24 +67,37 @@ impl FlowMonitor {
     fn unanswered(&self, error: &AskError) -> Error {
         match error {
             AskError::Busy => self.refuse(Error::LimitExceeded(error.to_string())),
-            AskError::Ended => Error::Unavailable(error.to_string()),
+            AskError::Unanswered => Error::Unavailable(error.to_string()),
         }
     }
 }
 
 #[interface(name = "org.flowbus.FlowMonitor1")]
 impl FlowMonitor {
-    /// DOC ListActive
+    /// One page of the flows that are alive, by ascending id.
+    ///
+    /// `query` takes `after` (the `next` of the page before), `limit` (1 to 1000, 500 if absent) and `fields`
+    /// (as: which fields each flow shows, all if absent). Integers may be of any D-Bus integer type or
+    /// decimal strings. Other keys, repeated keys and wrong values are refused by name.
+    ///
+    /// `page` has `sequence` (t: all changes up to it are included, later ones may be), `epoch` (s),
+    /// `synchronized` (b) and, unless it is the last, `next` (t). A page has at most 1 MiB. To join a listing
+    /// with FlowEvents take the first page's `sequence` and apply every later event by `id`.
+    ///
+    /// Errors: org.flowbus.Error.InvalidArgument, LimitExceeded, Unavailable.
     #[zbus(out_args("flows", "page"))]
     async fn list_active(&self, query: RawQuery) -> Result<(Listing, Dictionary), Error> {
         let query = self.parse(&query)?;
         let after = query.after.unwrap_or(0);
-        let page = self.handle.list_active(after, query.limit.into()).await;
+        let page = self.handle.list_active(after, query.limit.into(), false).await;
         let page = page.map_err(|error| self.unanswered(&error))?;
         Ok(self.page(&query, page, |item| Some(item.flow.record.id)))
     }
 
-    /// DOC ListClosed
+    /// One page of the flows that ended and are still remembered, latest end first.
+    ///
+    /// Each flow carries the `sequence` of its end. `next` is such a number, and `after` continues with
+    /// smaller ones. Otherwise as ListActive.
     #[zbus(out_args("flows", "page"))]
     async fn list_closed(&self, query: RawQuery) -> Result<(Listing, Dictionary), Error> {
         let query = self.parse(&query)?;
@@ -94,7 +107,10 @@ impl FlowMonitor {
         Ok(self.page(&query, page, |item| item.sequence))
     }
 
-    /// DOC GetFlow
+    /// The flow with this id, alive or ended.
+    ///
+    /// Errors: org.flowbus.Error.NotFound if there never was one or it is forgotten, LimitExceeded,
+    /// Unavailable.
     #[zbus(out_args("flow"))]
     async fn get_flow(&self, id: u64) -> Result<Single, Error> {
         match self.handle.flow(id).await.map_err(|error| self.unanswered(&error))? {
@@ -105,16 +121,25 @@ impl FlowMonitor {
         }
     }
 
-    /// DOC DecodeMark
+    /// The fields of a flow that follow from a mark: `mark`, `source`, `source_id`, `vpn`, `qos`,
+    /// `routing_table` (absent below 1000), `interface` (while it exists) and `legacy_snat`. Every value
+    /// decodes.
     #[zbus(out_args("fields"))]
     fn decode_mark(&self, mark: u32) -> DecodedMark {
         DecodedMark::new(&self.names, mark)
     }
 
-    /// DOC GetStatistics
+    /// Counters of the daemon and of the kernel, each an unsigned integer (t or u).
+    ///
+    /// Events: `events_new`, `events_update`, `events_destroy`, `events_lost` (the kernel says that it
+    /// dropped them), `events_invalid`, `events_foreign` (not sent by the kernel), `events_repeated`,
+    /// `unknown_attributes`. Table: `active`, `closed`, `closed_evicted`, `dumps`, `resyncs`. Bus:
+    /// `signals_sent`, `signals_lost`, `calls_refused`. Receive buffer: `buffer_bytes`. Kernel:
+    /// `kernel_count` and `kernel_max` flows, absent where they cannot be read. Later versions add more.
     #[zbus(out_args("statistics"))]
     fn get_statistics(&self) -> Dictionary {
-        let counters = self.handle.published().counters;
+        let summary = self.handle.published().summary;
+        let counters = summary.counters;
         let kernel = KernelState::read();
         let mut statistics = Dictionary::from([
             ("events_new", Variant::from(counters.events_new)),
@@ -127,11 +152,13 @@ impl FlowMonitor {
             ("unknown_attributes", Variant::from(counters.unknown_attributes)),
             ("resyncs", Variant::from(counters.resyncs)),
             ("dumps", Variant::from(counters.dumps)),
-            ("active", Variant::from(counters.active)),
-            ("closed", Variant::from(counters.closed)),
+            ("sweeps", Variant::from(counters.sweeps)),
+            ("active", Variant::from(summary.active)),
+            ("closed", Variant::from(summary.closed)),
             ("closed_evicted", Variant::from(counters.closed_evicted)),
+            ("flows_refused", Variant::from(counters.flows_refused)),
             ("names_refused", Variant::from(counters.names_refused)),
-            ("buffer_bytes", Variant::from(counters.buffer_bytes)),
+            ("buffer_bytes", Variant::from(summary.buffer_bytes)),
             ("signals_sent", Variant::from(BusCounters::value(&self.counters.signals_sent))),
             ("signals_lost", Variant::from(BusCounters::value(&self.counters.signals_lost))),
             ("calls_refused", Variant::from(BusCounters::value(&self.counters.calls_refused))),
@@ -141,79 +168,80 @@ impl FlowMonitor {
         statistics
     }
 
-    /// DOC Version
+    /// The version of the daemon.
     #[zbus(property(emits_changed_signal = "const"))]
     fn version(&self) -> &'static str {
         env!("CARGO_PKG_VERSION")
     }
 
-    /// DOC Epoch
+    /// 128 random bits, hexadecimal. Ids and sequences of another epoch mean nothing in this one.
     #[zbus(property)]
     fn epoch(&self) -> String {
         self.handle.epoch().to_owned()
     }
 
-    /// DOC Synchronized
+    /// Whether the table agrees with the kernel's: false from a loss, or the start, until a dump is merged.
     #[zbus(property)]
     fn synchronized(&self) -> bool {
         self.handle.state().borrow().synchronized
     }
 
-    /// DOC Attribution
+    /// How flows get their processes: none, procfs or bpf.
     #[zbus(property)]
     fn attribution(&self) -> &'static str {
         "none"
     }
 
-    /// DOC ClosedCapacity
+    /// How many ended flows are remembered at most.
     #[zbus(property)]
     fn closed_capacity(&self) -> u32 {
         self.handle.state().borrow().closed_capacity
     }
 
-    /// DOC Sequence
+    /// The number of the latest change.
     #[zbus(property(emits_changed_signal = "false"))]
     fn sequence(&self) -> u64 {
         self.handle.published().log.newest()
     }
 
-    /// DOC ActiveCount
+    /// How many flows are alive.
     #[zbus(property(emits_changed_signal = "false"))]
     fn active_count(&self) -> u32 {
-        self.handle.published().counters.active
+        self.handle.published().summary.active
     }
 
-    /// DOC ClosedCount
+    /// How many ended flows are remembered.
     #[zbus(property(emits_changed_signal = "false"))]
     fn closed_count(&self) -> u32 {
-        self.handle.published().counters.closed
+        self.handle.published().summary.closed
     }
 
-    /// DOC EventsReceived
+    /// How many events were read from the kernel.
     #[zbus(property(emits_changed_signal = "false"))]
     fn events_received(&self) -> u64 {
-        self.handle.published().counters.events_received()
+        self.handle.published().summary.events_received()
     }
 
-    /// DOC EventsLost
+    /// How many events the kernel says it dropped because the receive buffer was full.
     #[zbus(property(emits_changed_signal = "false"))]
     fn events_lost(&self) -> u64 {
-        self.handle.published().counters.events_lost
+        self.handle.published().summary.counters.events_lost
     }
 
-    /// DOC Resyncs
+    /// How often the table was brought in line with the kernel's after it may have differed.
     #[zbus(property(emits_changed_signal = "false"))]
     fn resyncs(&self) -> u64 {
-        self.handle.published().counters.resyncs
+        self.handle.published().summary.counters.resyncs
     }
 
-    /// DOC AccountingEnabled
+    /// Whether new flows count packets and bytes (nf_conntrack_acct); false also where that cannot be read.
     #[zbus(property(emits_changed_signal = "false"))]
     fn accounting_enabled(&self) -> bool {
         KernelState::read().accounting.unwrap_or(false)
     }
 
-    /// DOC TimestampingEnabled
+    /// Whether the kernel stamps the start and end of new flows (nf_conntrack_timestamp); false also where
+    /// that cannot be read.
     #[zbus(property(emits_changed_signal = "false"))]
     fn timestamping_enabled(&self) -> bool {
         KernelState::read().timestamping.unwrap_or(false)

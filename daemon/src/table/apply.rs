@@ -9,7 +9,7 @@ use flowbus_interfaces::{EndReason, TimeSource};
 use super::Table;
 use crate::clock::Now;
 use crate::event::Change;
-use crate::flow::{Extra, Key, NO_EXTRA, Snapshot};
+use crate::flow::{Extra, Key, NO_EXTRA, Record, Snapshot, Start};
 
 /// What a message did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,14 +47,14 @@ impl Table {
         if let Some(slot) = live {
             // Events were lost since this flow was last seen: its end may be among them. While a dump is merged
             // the flow may be one that the dump showed before its NEW was read.
-            let may_have_ended = self.records[slot].seen < self.loss_stamp && self.dump.is_none();
+            let may_have_ended =
+                self.state.record(slot).seen < self.state.header.loss_stamp && self.dump.is_none();
             if !may_have_ended && self.is_about(slot, flow) {
                 return self.update(slot, flow, changes);
             }
             self.replace(slot, now, changes);
         }
-        let (start_usec, source) = event_time(flow, now);
-        let (record, extra) = self.new_record(flow, start_usec, source);
+        let (record, extra) = self.new_record(flow, event_time(flow, now));
         self.insert(record, extra, changes);
         Outcome::Applied
     }
@@ -71,15 +71,16 @@ impl Table {
         {
             return self.update(slot, flow, changes);
         }
-        // A late word of a flow that has ended. Should it be a recreated one whose NEW was lost, the loss is counted
-        // and a dump brings it.
-        if self.closed.contains(&Key::new(&flow.original), flow.id) {
+        // A late word of a flow that has ended; or, where events were lost since it ended, of one that was recreated
+        // unseen with the same id.
+        let ended = self.closed.seen(&self.state, &Key::new(&flow.original), flow.id);
+        if ended.is_some_and(|seen| seen >= self.state.header.loss_stamp) {
             return Outcome::Repeated;
         }
         if let Some(slot) = live {
             self.replace(slot, now, changes);
         }
-        self.observe(flow, now, changes);
+        self.observe(flow, false, now, changes);
         Outcome::Applied
     }
 
@@ -92,24 +93,27 @@ impl Table {
     ) -> Outcome {
         let (usec, source) = match flow.stop_nsec {
             Some(stop) => (stop / 1_000, TimeSource::Kernel),
-            None => event_time(flow, now),
+            None => (event_time(flow, now).usec, TimeSource::Event),
         };
         let key = Key::new(&flow.original);
         self.bury(&key, flow.id);
         if let Some(slot) = live
             && self.is_about(slot, flow)
         {
-            let record = &mut self.records[slot];
+            let mut record = *self.state.record(slot);
             record.merge(flow);
             record.merge_counters(flow);
+            record.seen = self.state.header.stamp;
+            self.state.put_record(slot, &record);
             self.close(slot, usec, source, EndReason::Destroyed, now, changes);
             return Outcome::Applied;
         }
-        if self.closed.contains(&key, flow.id) {
+        if self.closed.seen(&self.state, &key, flow.id).is_some() {
             return Outcome::Repeated;
         }
         // Born and ended where we did not see it: it is told once, with what is known.
-        let (record, extra) = self.new_record(flow, usec, TimeSource::Estimated);
+        let start = Start { usec, boottime_usec: now.boottime_usec_at(usec), source: TimeSource::Estimated };
+        let (record, extra) = self.new_record(flow, start);
         let extra = extra.unwrap_or_else(|| Extra::new(&flow.reply));
         self.push_closed(
             Snapshot { record, extra, end: None },
@@ -139,7 +143,7 @@ impl Table {
         if let Some(slot) = live {
             self.replace(slot, now, changes);
         }
-        self.observe(flow, now, changes);
+        self.observe(flow, true, now, changes);
         if let Some(dump) = &mut self.dump {
             dump.added += 1;
         }
@@ -148,63 +152,73 @@ impl Table {
     /// True when a message is about this incarnation of its tuple. The reply tuple does not change in a flow's
     /// life, so another one tells a recreated flow even where it got the old `CTA_ID`.
     fn is_about(&self, slot: u32, flow: &Flow<'_>) -> bool {
-        self.records[slot].conntrack_id() == flow.id && self.snapshot(slot).reply() == flow.reply
+        self.state.record(slot).conntrack_id() == flow.id && self.snapshot(slot).reply() == flow.reply
     }
 
     /// Merges an event into a live flow.
     fn update(&mut self, slot: u32, flow: &Flow<'_>, changes: &mut Vec<Change>) -> Outcome {
-        let extra_changed = self.merge_extra(slot, flow);
-        let record = &mut self.records[slot];
-        record.seen = self.stamp;
-        if record.merge(flow) || extra_changed {
-            self.push_change(EventKind::Update, self.snapshot(slot), changes);
-            return Outcome::Applied;
+        let mut record = *self.state.record(slot);
+        record.seen = self.state.header.stamp;
+        self.silent -= u32::from(record.is_silent());
+        record.set_silent(false);
+        let extra_changed = self.merge_extra(&mut record, flow);
+        let changed = record.merge(flow) || extra_changed;
+        self.state.put_record(slot, &record);
+        if !changed {
+            return Outcome::Repeated;
         }
-        Outcome::Repeated
+        self.push_change(EventKind::Update, self.snapshot(slot), changes);
+        Outcome::Applied
     }
 
     /// Merges a dump's entry into a live flow: new counters and timeouts alone are not a change.
     fn refresh(&mut self, slot: u32, flow: &Flow<'_>, changes: &mut Vec<Change>) {
-        let record = &mut self.records[slot];
+        let mut record = *self.state.record(slot);
         if self.dump.as_ref().is_some_and(|dump| record.seen >= dump.stamp) {
             // An event has told of this flow since the dump began. The entry may be older than that event; should it
             // be newer, its own event is on the way.
             record.merge_counters(flow);
+            self.state.put_record(slot, &record);
             return;
         }
-        let extra_changed = self.merge_extra(slot, flow);
-        let record = &mut self.records[slot];
-        record.seen = self.stamp;
+        record.seen = self.state.header.stamp;
         if flow.timeout.is_none() && flow.status.is_some_and(|status| status.contains(Status::OFFLOAD)) {
             record.clear_timeout(); // In a flow table it has none.
         }
-        let changed = record.merge_dumped(flow);
-        if changed || extra_changed {
+        let extra_changed = self.merge_extra(&mut record, flow);
+        let changed = record.merge_dumped(flow) || extra_changed;
+        self.state.put_record(slot, &record);
+        if changed {
             self.push_change(EventKind::Update, self.snapshot(slot), changes);
         }
     }
 
     /// Labels, helper and security context of a live flow; true when one of them changed.
-    fn merge_extra(&mut self, slot: u32, flow: &Flow<'_>) -> bool {
-        let number = self.records[slot].extra;
-        let before = (number != NO_EXTRA).then(|| self.extras[number]);
+    fn merge_extra(&mut self, record: &mut Record, flow: &Flow<'_>) -> bool {
+        let before = (record.extra != NO_EXTRA).then(|| *self.state.extra(record.extra));
         let after = self.merged_extra(before, flow);
         if after == before {
             return false;
         }
         if let Some(extra) = after {
-            if number == NO_EXTRA {
-                self.records[slot].extra = self.extras.insert(extra);
+            if record.extra == NO_EXTRA {
+                record.extra = self.insert_extra(&extra);
             } else {
-                self.extras[number] = extra;
+                self.state.put_extra(record.extra, &extra);
             }
         }
         true
     }
 
-    /// Adds a flow that began before it was seen.
-    fn observe(&mut self, flow: &Flow<'_>, now: Now, changes: &mut Vec<Change>) {
-        let (record, extra) = self.new_record(flow, now.realtime_usec, TimeSource::Observed);
+    /// Adds a flow that began before it was seen: an update or a dump's entry is the first word of it.
+    fn observe(&mut self, flow: &Flow<'_>, silent: bool, now: Now, changes: &mut Vec<Change>) {
+        let start =
+            Start { usec: now.realtime_usec, boottime_usec: now.boottime_usec, source: TimeSource::Observed };
+        let (mut record, extra) = self.new_record(flow, start);
+        record.set_silent(silent);
+        if record.start_source() == TimeSource::Kernel {
+            record.start_boottime_usec = now.boottime_usec_at(record.start_usec);
+        }
         self.insert(record, extra, changes);
     }
 
@@ -228,7 +242,7 @@ impl Table {
 }
 
 /// When an event happened: the kernel's word where it gives one, else now.
-fn event_time(flow: &Flow<'_>, now: Now) -> (u64, TimeSource) {
+fn event_time(flow: &Flow<'_>, now: Now) -> Start {
     let usec = flow.event_nsec.map_or(now.realtime_usec, |nsec| nsec / 1_000);
-    (usec, TimeSource::Event)
+    Start { usec, boottime_usec: now.boottime_usec_at(usec), source: TimeSource::Event }
 }

@@ -1,14 +1,16 @@
 //! The flows that ended, newest last, bounded by count and age.
 
-use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::time::Duration;
 
+use flowbus_interfaces::EndReason;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::clock::Now;
-use crate::flow::{Key, Snapshot};
+use crate::flow::{End, Extra, Key, Record, Snapshot, time_source};
+use crate::state::{Checked, State};
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,145 +21,180 @@ pub(crate) struct ClosedLimits {
     pub(crate) maximum_age: Duration,
 }
 
-#[derive(Debug)]
-pub(super) struct Closed {
-    limits: ClosedLimits,
-    entries: VecDeque<Entry>,
-    /// How many entries ever left at the front: turns a position into a number that stays.
-    left: u64,
-    /// Key and `CTA_ID` to the newest entry of them.
-    index: HashTable<u64>,
-    hasher: RandomState,
-    evicted: u64,
+/// A closed flow as the state holds it.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct ClosedFlow {
+    record: Record,
+    extra: Extra,
+    end_usec: u64,
+    duration_usec: u64,
+    sequence: u64,
+    /// CLOCK_BOOTTIME microseconds when it was put here.
+    closed_boottime_usec: u64,
+    check: u32,
+    end_source: u8,
+    end_reason: u8,
+    padding: [u8; 2],
 }
 
+impl Checked for ClosedFlow {
+    fn check_mut(&mut self) -> &mut u32 {
+        &mut self.check
+    }
+}
+
+impl ClosedFlow {
+    fn new(flow: &Snapshot, end: End, now: Now) -> Self {
+        Self {
+            record: flow.record,
+            extra: flow.extra,
+            end_usec: end.usec,
+            duration_usec: end.duration_usec,
+            sequence: end.sequence,
+            closed_boottime_usec: now.boottime_usec,
+            check: 0,
+            end_source: end.source as u8,
+            end_reason: end.reason as u8,
+            padding: [0; 2],
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let reasons = [EndReason::Destroyed, EndReason::Resync, EndReason::Replaced];
+        let reason = reasons.into_iter().find(|reason| *reason as u8 == self.end_reason);
+        let end = End {
+            usec: self.end_usec,
+            source: time_source(self.end_source),
+            reason: reason.unwrap_or(EndReason::Resync),
+            duration_usec: self.duration_usec,
+            sequence: self.sequence,
+        };
+        Snapshot { record: self.record, extra: self.extra, end: Some(end) }
+    }
+
+    fn is_incarnation(&self, key: &Key, conntrack_id: Option<u32>) -> bool {
+        self.record.key == *key && self.record.conntrack_id() == conntrack_id
+    }
+}
+
+/// The index of the closed flows, which lie in the state as a ring, each with the number of those before it.
 #[derive(Debug)]
-struct Entry {
-    flow: Snapshot,
-    closed_boottime_usec: u64,
+pub(super) struct Closed {
+    maximum_age_usec: u64,
+    /// Key and `CTA_ID` to the number of the newest closed flow that had them.
+    index: HashTable<u64>,
+    hasher: RandomState,
 }
 
 impl Closed {
-    pub(super) fn new(limits: ClosedLimits) -> Self {
-        Self {
-            limits,
-            entries: VecDeque::new(),
-            left: 0,
-            index: HashTable::new(),
-            hasher: RandomState::default(),
-            evicted: 0,
-        }
+    /// Over what the state holds, brought to these limits.
+    pub(super) fn new(state: &mut State, limits: ClosedLimits) -> Self {
+        let mut closed =
+            Self { maximum_age_usec: 0, index: HashTable::new(), hasher: RandomState::default() };
+        closed.set_limits(state, limits);
+        closed
     }
 
-    pub(super) fn set_limits(&mut self, limits: ClosedLimits) {
-        self.limits = limits;
-        while self.entries.len() > limits.capacity as usize {
-            self.drop_oldest();
+    pub(super) fn set_limits(&mut self, state: &mut State, limits: ClosedLimits) {
+        self.maximum_age_usec = u64::try_from(limits.maximum_age.as_micros()).unwrap_or(u64::MAX);
+        let count = state.header.closed_count;
+        if state.header.closed_capacity != limits.capacity {
+            state.resize_closed(limits.capacity);
+            state.header.counters.closed_evicted += u64::from(count - state.header.closed_count);
         }
-        self.entries.shrink_to(limits.capacity as usize);
+        self.index.clear();
+        for number in numbers(state) {
+            self.insert_index(state, number);
+        }
     }
 
     /// Adds a flow that ended, its end's `sequence` being larger than all before it.
-    pub(super) fn push(&mut self, flow: Snapshot, now: Now) {
-        if self.limits.capacity == 0 {
-            self.evicted += 1;
+    pub(super) fn push(&mut self, state: &mut State, flow: &Snapshot, end: End, now: Now) {
+        if state.header.closed_capacity == 0 {
+            state.header.counters.closed_evicted += 1;
             return;
         }
-        if self.entries.len() >= self.limits.capacity as usize {
-            self.drop_oldest();
+        if state.header.closed_count == state.header.closed_capacity {
+            self.drop_oldest(state);
         }
-        let number = self.left + self.entries.len() as u64;
-        let hash = self.hash(&flow);
-        self.entries.push_back(Entry { flow, closed_boottime_usec: now.boottime_usec });
-        let Self { index, entries, left, hasher, .. } = self;
-        let same = |other: &u64| {
-            entries.get(offset(*other, *left)).is_some_and(|entry| same_incarnation(&entry.flow, &flow))
+        let number = state.header.closed_total;
+        state.put_closed(number, &ClosedFlow::new(flow, end, now));
+        state.header.closed_total += 1;
+        state.header.closed_count += 1;
+        self.insert_index(state, number);
+    }
+
+    /// Forgets what is too old.
+    pub(super) fn expire(&mut self, state: &mut State, now: Now) {
+        while let Some(oldest) = numbers(state).next() {
+            let age = now.boottime_usec.saturating_sub(state.closed(oldest).closed_boottime_usec);
+            if age <= self.maximum_age_usec {
+                return;
+            }
+            self.drop_oldest(state);
+        }
+    }
+
+    /// The stamp at which the newest flow with this key and `CTA_ID` was last seen, if it ended and is remembered.
+    pub(super) fn seen(&self, state: &State, key: &Key, conntrack_id: Option<u32>) -> Option<u32> {
+        let hash = self.hasher.hash_one((key, conntrack_id));
+        let is_it = |number: &u64| state.closed(*number).is_incarnation(key, conntrack_id);
+        self.index.find(hash, is_it).map(|number| state.closed(*number).record.seen)
+    }
+
+    fn insert_index(&mut self, state: &State, number: u64) {
+        let ClosedFlow { record, .. } = state.closed(number);
+        let conntrack_id = record.conntrack_id();
+        let Self { index, hasher, .. } = self;
+        let hash_of = |number: &u64| {
+            let record = &state.closed(*number).record;
+            hasher.hash_one((&record.key, record.conntrack_id()))
         };
-        match index.find_mut(hash, same) {
+        match index.find_mut(hash_of(&number), |other| {
+            state.closed(*other).is_incarnation(&record.key, conntrack_id)
+        }) {
             Some(newest) => *newest = number,
             None => {
-                index.insert_unique(hash, number, |number| {
-                    entries.get(offset(*number, *left)).map_or(0, |entry| hash_of(hasher, &entry.flow))
-                });
+                index.insert_unique(hash_of(&number), number, hash_of);
             }
         }
     }
 
-    /// Forgets what is too old.
-    pub(super) fn expire(&mut self, now: Now) {
-        let age = u64::try_from(self.limits.maximum_age.as_micros()).unwrap_or(u64::MAX);
-        while self
-            .entries
-            .front()
-            .is_some_and(|entry| now.boottime_usec.saturating_sub(entry.closed_boottime_usec) > age)
-        {
-            self.drop_oldest();
-        }
-    }
-
-    /// True when a flow with this key and `CTA_ID` ended and is still remembered.
-    pub(super) fn contains(&self, key: &Key, conntrack_id: Option<u32>) -> bool {
-        self.index
-            .find(self.hasher.hash_one((key, conntrack_id)), |number| {
-                self.entries.get(offset(*number, self.left)).is_some_and(|entry| {
-                    entry.flow.record.key == *key && entry.flow.record.conntrack_id() == conntrack_id
-                })
-            })
-            .is_some()
-    }
-
-    /// The flows that ended before the change numbered `before`, newest first.
-    pub(super) fn before(&self, before: u64) -> impl Iterator<Item = &Snapshot> {
-        let end = self.entries.partition_point(|entry| sequence(&entry.flow) < before);
-        self.entries.range(..end).rev().map(|entry| &entry.flow)
-    }
-
-    /// A flow by our id.
-    pub(super) fn get(&self, id: u64) -> Option<&Snapshot> {
-        self.entries.iter().rev().map(|entry| &entry.flow).find(|flow| flow.record.id == id)
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    pub(super) fn evicted(&self) -> u64 {
-        self.evicted
-    }
-
-    pub(super) fn capacity(&self) -> u32 {
-        self.limits.capacity
-    }
-
-    fn drop_oldest(&mut self) {
-        let Some(oldest) = self.entries.front() else { return };
-        let hash = self.hash(&oldest.flow);
-        // A newer flow of the same key and CTA_ID keeps the index entry.
-        if let Ok(entry) = self.index.find_entry(hash, |number| *number == self.left) {
+    fn drop_oldest(&mut self, state: &mut State) {
+        let Some(oldest) = numbers(state).next() else { return };
+        let record = &state.closed(oldest).record;
+        let hash = self.hasher.hash_one((&record.key, record.conntrack_id()));
+        // A newer flow of the same key and CTA_ID keeps the entry.
+        if let Ok(entry) = self.index.find_entry(hash, |number| *number == oldest) {
             entry.remove();
         }
-        self.entries.pop_front();
-        self.left += 1;
-        self.evicted += 1;
-    }
-
-    fn hash(&self, flow: &Snapshot) -> u64 {
-        hash_of(&self.hasher, flow)
+        state.header.closed_count -= 1;
+        state.header.counters.closed_evicted += 1;
     }
 }
 
-fn offset(number: u64, left: u64) -> usize {
-    usize::try_from(number - left).unwrap_or(usize::MAX)
+/// The flows that ended before the change numbered `before`, newest first.
+pub(super) fn before(state: &State, before: u64) -> impl Iterator<Item = Snapshot> + '_ {
+    let numbers = numbers(state);
+    let (mut low, mut high) = (numbers.start, numbers.end);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if state.closed(middle).sequence < before { low = middle + 1 } else { high = middle }
+    }
+    (numbers.start..low).rev().map(|number| state.closed(number).snapshot())
 }
 
-fn hash_of(hasher: &RandomState, flow: &Snapshot) -> u64 {
-    hasher.hash_one((&flow.record.key, flow.record.conntrack_id()))
+/// A closed flow by our id.
+pub(super) fn get(state: &State, id: u64) -> Option<Snapshot> {
+    numbers(state)
+        .rev()
+        .map(|number| state.closed(number))
+        .find(|flow| flow.record.id == id)
+        .map(ClosedFlow::snapshot)
 }
 
-fn same_incarnation(one: &Snapshot, other: &Snapshot) -> bool {
-    one.record.key == other.record.key && one.record.conntrack_id() == other.record.conntrack_id()
-}
-
-fn sequence(flow: &Snapshot) -> u64 {
-    flow.end.map_or(0, |end| end.sequence)
+fn numbers(state: &State) -> std::ops::Range<u64> {
+    let total = state.header.closed_total;
+    total - u64::from(state.header.closed_count)..total
 }

@@ -1,11 +1,11 @@
 //! The connection tracking table in memory: active flows by key and by id, closed flows by their end.
 //!
-//! Only the tracker touches it. `apply.rs` holds the rules by which messages change it.
+//! Only the tracker touches it. The flows lie in the [`State`]; here are the indexes to them, and in `apply.rs` the
+//! rules by which messages change them. A change is whole, for the next life, with [`Table::commit`].
 
 mod apply;
 mod closed;
 mod order;
-mod slots;
 #[cfg(test)]
 mod tests;
 
@@ -18,36 +18,31 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 pub(crate) use apply::Outcome;
-pub(crate) use closed::ClosedLimits;
+pub(crate) use closed::{ClosedFlow, ClosedLimits};
 
 use crate::clock::Now;
 use crate::event::Change;
-use crate::flow::{End, Extra, Key, NO_EXTRA, Record, Snapshot, inverted};
+use crate::flow::{End, Extra, Key, NO_EXTRA, Record, Snapshot, Start, inverted};
 use crate::names::{NameStrings, Names};
+use crate::state::{Header, MAXIMUM_FLOWS, State};
 use closed::Closed;
 use order::Order;
-use slots::Slots;
 
 /// The table.
 #[derive(Debug)]
 pub(crate) struct Table {
-    records: Slots<Record>,
-    extras: Slots<Extra>,
+    state: State,
+    free_records: Vec<u32>,
+    free_extras: Vec<u32>,
     /// Key to record. Keys come from the network, so the hash is seeded.
     index: HashTable<u32>,
     hasher: RandomState,
     order: Order,
     closed: Closed,
     names: Names,
-    last_id: u64,
-    sequence: u64,
-    /// Grows when a dump begins and when a loss is found. A record's `seen` is the stamp at its last message, so
-    /// that one comparison tells whether it was seen since.
-    stamp: u32,
-    /// The stamp of the last loss.
-    loss_stamp: u32,
     dump: Option<Dump>,
-    active: u32,
+    /// Active flows that no event has told of.
+    silent: u32,
 }
 
 /// A dump that is being merged.
@@ -68,40 +63,87 @@ pub(crate) struct Merged {
 }
 
 impl Table {
-    pub(crate) fn new(limits: ClosedLimits) -> Self {
-        Self {
-            records: Slots::default(),
-            extras: Slots::default(),
+    /// The table over what the state holds.
+    pub(crate) fn new(mut state: State, limits: ClosedLimits) -> Self {
+        let closed = Closed::new(&mut state, limits);
+        let names = Names::new(&state);
+        let mut table = Self {
+            state,
+            free_records: Vec::new(),
+            free_extras: Vec::new(),
             index: HashTable::new(),
             hasher: RandomState::default(),
             order: Order::default(),
-            closed: Closed::new(limits),
-            names: Names::default(),
-            last_id: 0,
-            sequence: 0,
-            stamp: 1,
-            loss_stamp: 0,
+            closed,
+            names,
             dump: None,
-            active: 0,
+            silent: 0,
+        };
+        table.build_indexes();
+        table.commit();
+        table
+    }
+
+    fn build_indexes(&mut self) {
+        let mut extras: HashSet<u32> = (0..self.state.header.extras).collect();
+        let mut ids = Vec::with_capacity(self.state.header.active as usize);
+        for slot in 0..self.state.header.records {
+            let record = *self.state.record(slot);
+            if record.id == 0 {
+                self.free_records.push(slot);
+                continue;
+            }
+            extras.remove(&record.extra);
+            ids.push((record.id, slot));
+            self.silent += u32::from(record.is_silent());
+            self.insert_index(&record.key, slot);
+        }
+        self.free_extras = extras.into_iter().collect();
+        ids.sort_unstable();
+        for (id, slot) in ids {
+            self.order.push(id, slot);
         }
     }
 
+    /// Makes the changes since the last commit what the next life finds.
+    pub(crate) fn commit(&mut self) {
+        self.state.commit();
+    }
+
+    /// The state behind the table.
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Everything that is not a flow.
+    pub(crate) fn header(&self) -> &Header {
+        &self.state.header
+    }
+
+    /// The same, to be changed before a commit.
+    pub(crate) fn header_mut(&mut self) -> &mut Header {
+        &mut self.state.header
+    }
+
     pub(crate) fn set_closed_limits(&mut self, limits: ClosedLimits, now: Now) {
-        self.closed.set_limits(limits);
-        self.closed.expire(now);
+        self.closed.set_limits(&mut self.state, limits);
+        self.expire_closed(now);
     }
 
     /// Notes that events were lost: what was live before may have ended unseen.
     pub(crate) fn note_loss(&mut self) {
-        self.stamp += 1;
-        self.loss_stamp = self.stamp;
+        self.state.header.stamp += 1;
+        self.state.header.loss_stamp = self.state.header.stamp;
     }
 
     /// From here on every flow that is seen counts as alive, until [`Table::end_dump`].
     pub(crate) fn begin_dump(&mut self) {
-        self.stamp += 1;
-        self.dump =
-            Some(Dump { stamp: self.stamp, tombstones: HashSet::with_hasher(self.hasher.clone()), added: 0 });
+        self.state.header.stamp += 1;
+        self.dump = Some(Dump {
+            stamp: self.state.header.stamp,
+            tombstones: HashSet::with_hasher(self.hasher.clone()),
+            added: 0,
+        });
     }
 
     /// Gives a dump up that did not end: nothing is closed by it.
@@ -112,39 +154,19 @@ impl Table {
     /// Ends the merge. A complete dump closes the flows that neither it nor an event since its begin has shown.
     pub(crate) fn end_dump(&mut self, complete: bool, now: Now, changes: &mut Vec<Change>) -> Merged {
         let Some(dump) = self.dump.take() else { return Merged::default() };
-        let unseen: Vec<u32> =
-            self.order.after(0).filter(|slot| complete && self.records[*slot].seen < dump.stamp).collect();
+        let gone = |slot: &u32| complete && self.state.record(*slot).seen < dump.stamp;
+        let unseen: Vec<u32> = self.order.after(0).filter(gone).collect();
         let closed = u32::try_from(unseen.len()).unwrap_or(u32::MAX);
         for slot in unseen {
             self.close(slot, now.realtime_usec, TimeSource::Estimated, EndReason::Resync, now, changes);
+            self.commit();
         }
         Merged { added: dump.added, closed }
     }
 
-    /// The number of the newest change.
-    pub(crate) fn sequence(&self) -> u64 {
-        self.sequence
-    }
-
-    pub(crate) fn active_count(&self) -> u32 {
-        self.active
-    }
-
-    pub(crate) fn closed_count(&self) -> u32 {
-        u32::try_from(self.closed.len()).unwrap_or(u32::MAX)
-    }
-
-    pub(crate) fn closed_capacity(&self) -> u32 {
-        self.closed.capacity()
-    }
-
-    pub(crate) fn closed_evicted(&self) -> u64 {
-        self.closed.evicted()
-    }
-
-    /// Strings that were not kept because there are too many.
-    pub(crate) fn names_refused(&self) -> u64 {
-        self.names.refused
+    /// Active flows that no event has told of. They may be older than the first listener: such flows send none.
+    pub(crate) fn silent_count(&self) -> u32 {
+        self.silent
     }
 
     pub(crate) fn name_strings(&self) -> NameStrings {
@@ -157,44 +179,49 @@ impl Table {
     }
 
     /// The closed flows that ended before the change numbered `before`, newest first.
-    pub(crate) fn closed_before(&mut self, before: u64, now: Now) -> impl Iterator<Item = &Snapshot> {
-        self.closed.expire(now);
-        self.closed.before(before)
+    pub(crate) fn closed_before(&mut self, before: u64, now: Now) -> impl Iterator<Item = Snapshot> + '_ {
+        self.expire_closed(now);
+        closed::before(&self.state, before)
     }
 
     /// A flow by id, active or closed.
     pub(crate) fn flow(&mut self, id: u64, now: Now) -> Option<Snapshot> {
-        self.closed.expire(now);
+        self.expire_closed(now);
         match self.order.slot(id) {
             Some(slot) => Some(self.snapshot(slot)),
-            None => self.closed.get(id).copied(),
+            None => closed::get(&self.state, id),
         }
     }
 
+    fn expire_closed(&mut self, now: Now) {
+        self.closed.expire(&mut self.state, now);
+        self.commit();
+    }
+
     fn find(&self, key: &Key) -> Option<u32> {
-        self.index.find(self.hasher.hash_one(key), |slot| self.records[*slot].key == *key).copied()
+        self.index.find(self.hasher.hash_one(key), |slot| self.state.record(*slot).key == *key).copied()
+    }
+
+    fn insert_index(&mut self, key: &Key, slot: u32) {
+        let Self { index, hasher, state, .. } = self;
+        index.insert_unique(hasher.hash_one(key), slot, |slot| hasher.hash_one(state.record(*slot).key));
     }
 
     fn snapshot(&self, slot: u32) -> Snapshot {
-        let record = self.records[slot];
+        let record = *self.state.record(slot);
         let extra = if record.extra == NO_EXTRA {
             Extra::new(&inverted(&record.key.original(), record.reply_zone))
         } else {
-            self.extras[record.extra]
+            *self.state.extra(record.extra)
         };
         Snapshot { record, extra, end: None }
     }
 
     /// A record for a flow that the table does not hold, with a new id; it is not in the table yet.
-    fn new_record(
-        &mut self,
-        flow: &ctnetlink::Flow<'_>,
-        start_usec: u64,
-        source: TimeSource,
-    ) -> (Record, Option<Extra>) {
-        self.last_id += 1;
-        let mut record = Record::new(self.last_id, flow, start_usec, source);
-        record.seen = self.stamp;
+    fn new_record(&mut self, flow: &ctnetlink::Flow<'_>, start: Start) -> (Record, Option<Extra>) {
+        self.state.header.last_id += 1;
+        let mut record = Record::new(self.state.header.last_id, flow, start);
+        record.seen = self.state.header.stamp;
         let plain = flow.reply == inverted(&flow.original, flow.reply.zone);
         let extra = self.merged_extra((!plain).then(|| Extra::new(&flow.reply)), flow);
         (record, extra)
@@ -210,26 +237,35 @@ impl Table {
             extra.set_labels(labels);
         }
         if let Some(helper) = flow.helper {
-            extra.helper = self.names.intern(helper);
+            extra.helper = self.names.intern(&mut self.state, helper);
         }
         if let Some(context) = flow.security_context {
-            extra.security_context = self.names.intern(context);
+            extra.security_context = self.names.intern(&mut self.state, context);
         }
         Some(extra)
     }
 
     fn insert(&mut self, mut record: Record, extra: Option<Extra>, changes: &mut Vec<Change>) {
-        if let Some(extra) = extra {
-            record.extra = self.extras.insert(extra);
+        let slot = self.free_records.pop().unwrap_or(self.state.header.records);
+        if slot as usize >= MAXIMUM_FLOWS {
+            self.state.header.counters.flows_refused += 1;
+            return;
         }
-        let id = record.id;
-        let hash = self.hasher.hash_one(record.key);
-        let slot = self.records.insert(record);
-        let (records, hasher) = (&self.records, &self.hasher);
-        self.index.insert_unique(hash, slot, |slot| hasher.hash_one(records[*slot].key));
-        self.order.push(id, slot);
-        self.active += 1;
+        if let Some(extra) = extra {
+            record.extra = self.insert_extra(&extra);
+        }
+        self.state.put_record(slot, &record);
+        self.state.header.active += 1;
+        self.silent += u32::from(record.is_silent());
+        self.insert_index(&record.key, slot);
+        self.order.push(record.id, slot);
         self.push_change(EventKind::New, self.snapshot(slot), changes);
+    }
+
+    fn insert_extra(&mut self, extra: &Extra) -> u32 {
+        let slot = self.free_extras.pop().unwrap_or(self.state.header.extras);
+        self.state.put_extra(slot, extra);
+        slot
     }
 
     /// Takes an active flow out and puts it among the closed ones.
@@ -243,15 +279,18 @@ impl Table {
         changes: &mut Vec<Change>,
     ) {
         let flow = self.snapshot(slot);
-        let record = self.records.remove(slot);
-        if let Ok(entry) = self.index.find_entry(self.hasher.hash_one(record.key), |other| *other == slot) {
+        let Record { key, id, extra, .. } = flow.record;
+        self.state.clear_record(slot);
+        self.state.header.active -= 1;
+        self.silent -= u32::from(flow.record.is_silent());
+        if let Ok(entry) = self.index.find_entry(self.hasher.hash_one(key), |other| *other == slot) {
             entry.remove();
         }
-        if record.extra != NO_EXTRA {
-            self.extras.remove(record.extra);
+        self.order.remove(id);
+        self.free_records.push(slot);
+        if extra != NO_EXTRA {
+            self.free_extras.push(extra);
         }
-        self.order.remove(record.id);
-        self.active -= 1;
         self.push_closed(flow, usec, source, reason, now, changes);
     }
 
@@ -264,14 +303,16 @@ impl Table {
         now: Now,
         changes: &mut Vec<Change>,
     ) {
-        flow.end = Some(End { usec, source, reason, sequence: self.sequence + 1 });
+        let duration_usec = flow.record.duration_usec(usec, now);
+        let end = End { usec, source, reason, duration_usec, sequence: self.state.header.sequence + 1 };
+        flow.end = Some(end);
+        self.closed.expire(&mut self.state, now);
+        self.closed.push(&mut self.state, &flow, end, now);
         self.push_change(EventKind::Destroy, flow, changes);
-        self.closed.expire(now);
-        self.closed.push(flow, now);
     }
 
     fn push_change(&mut self, kind: EventKind, flow: Snapshot, changes: &mut Vec<Change>) {
-        self.sequence += 1;
-        changes.push(Change { sequence: self.sequence, kind, flow });
+        self.state.header.sequence += 1;
+        changes.push(Change { sequence: self.state.header.sequence, kind, flow });
     }
 }

@@ -12,9 +12,10 @@ use super::{ClosedLimits, Outcome, Table};
 use crate::clock::Now;
 use crate::event::Change;
 use crate::flow::{Snapshot, inverted};
+use crate::state::State;
 
 const LIMITS: ClosedLimits =
-    ClosedLimits { capacity: 1_000_000, maximum_age: Duration::from_secs(24 * 60 * 60) };
+    ClosedLimits { capacity: 50_000, maximum_age: Duration::from_secs(24 * 60 * 60) };
 const NOW: Now = Now { realtime_usec: 1_000_000_000, boottime_usec: 5_000_000 };
 
 fn original(number: u16) -> Tuple {
@@ -62,11 +63,13 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        Self { table: Table::new(LIMITS), changes: Vec::new() }
+        Self { table: Table::new(State::create().unwrap(), LIMITS), changes: Vec::new() }
     }
 
     fn apply(&mut self, kind: EventKind, flow: &Flow<'_>) -> Outcome {
-        self.table.apply(kind, flow, NOW, &mut self.changes)
+        let outcome = self.table.apply(kind, flow, NOW, &mut self.changes);
+        self.table.commit();
+        outcome
     }
 
     fn active(&self) -> Vec<Snapshot> {
@@ -74,7 +77,7 @@ impl World {
     }
 
     fn closed(&mut self) -> Vec<Snapshot> {
-        self.table.closed_before(u64::MAX, NOW).copied().collect()
+        self.table.closed_before(u64::MAX, NOW).collect()
     }
 
     fn kinds(&self) -> Vec<EventKind> {
@@ -182,7 +185,7 @@ fn an_update_of_an_unknown_flow_adds_it_as_observed() {
     let mut world = World::new();
     world.apply(EventKind::Update, &flow(1, 7));
     assert_eq!(world.kinds(), [EventKind::New]);
-    assert_eq!(world.active()[0].record.start_source, TimeSource::Observed);
+    assert_eq!(world.active()[0].record.start_source(), TimeSource::Observed);
 }
 
 #[test]
@@ -235,7 +238,7 @@ fn a_dump_brings_counters_and_timeouts_without_an_event() {
     assert_eq!(world.changes.len(), 1);
     let record = world.active()[0].record;
     assert_eq!((record.timeout(), record.use_count(), record.start_usec), (Some(3), Some(2), 77));
-    assert_eq!(record.start_source, TimeSource::Kernel);
+    assert_eq!(record.start_source(), TimeSource::Kernel);
 }
 
 #[test]
@@ -251,13 +254,13 @@ fn an_incomplete_dump_closes_nothing() {
 #[test]
 fn closed_flows_are_bounded_by_count_and_age() {
     let limits = ClosedLimits { capacity: 3, maximum_age: Duration::from_secs(10) };
-    let mut table = Table::new(limits);
+    let mut table = Table::new(State::create().unwrap(), limits);
     let mut changes = Vec::new();
     for number in 0..5 {
         table.apply(EventKind::New, &flow(number, 7), NOW, &mut changes);
         table.apply(EventKind::Destroy, &flow(number, 7), NOW, &mut changes);
     }
-    assert_eq!((table.closed_count(), table.closed_evicted()), (3, 2));
+    assert_eq!((table.header().closed_count, table.header().counters.closed_evicted), (3, 2));
     assert_eq!(table.closed_before(u64::MAX, NOW).count(), 3);
     let later = Now { boottime_usec: NOW.boottime_usec + 11_000_000, ..NOW };
     assert_eq!(table.closed_before(u64::MAX, later).count(), 0);
@@ -478,8 +481,12 @@ proptest! {
         }
         prop_assert_eq!(world.closed().len(), ended.len());
         if !lost_ever {
-            // Without a loss nothing is invented: as many flows as the kernel made.
-            prop_assert_eq!(world.table.active_count() as usize + ended.len(), kernel.created as usize);
+            // Without a loss every flow that the kernel made is told, and none is invented; but where a dump shows a
+            // recreated flow before the events of the one before are read, that one's NEW seems to replace it.
+            let told = world.table.header().active as usize + ended.len();
+            let created = kernel.created as usize;
+            let replaced = world.closed().iter().any(|flow| flow.end.unwrap().reason == EndReason::Replaced);
+            prop_assert!(told == created || told > created && replaced, "{} of {}", told, created);
         }
     }
 }

@@ -21,11 +21,11 @@ const DATAGRAMS_AT_ONCE: usize = 16;
 pub(super) struct DumpReader {
     socket: Socket,
     state: State,
+    /// When the last dump was asked for.
+    began: Option<Instant>,
     /// No dump starts before.
     not_before: Option<Instant>,
     wait: Duration,
-    unknown_attributes: u64,
-    invalid: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,25 +39,9 @@ enum State {
     },
 }
 
-/// What reading brought.
-#[derive(Debug)]
-pub(super) enum Progress {
-    /// Nothing that ended a dump well.
-    None,
-    /// The dump is complete, and what it did not show is closed.
-    Merged(Merged),
-}
-
 impl DumpReader {
     pub(super) fn new(socket: Socket) -> Self {
-        Self {
-            socket,
-            state: State::Idle,
-            not_before: None,
-            wait: SPACING,
-            unknown_attributes: 0,
-            invalid: 0,
-        }
+        Self { socket, state: State::Idle, began: None, not_before: None, wait: SPACING }
     }
 
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
@@ -79,9 +63,21 @@ impl DumpReader {
         }
     }
 
+    /// True while replies are awaited.
+    pub(super) fn is_merging(&self) -> bool {
+        matches!(self.state, State::Merging { .. })
+    }
+
+    /// How long ago the last dump was asked for.
+    pub(super) fn age(&self, now: Instant) -> Option<Duration> {
+        self.began.map(|began| now.saturating_duration_since(began))
+    }
+
     /// Asks for a dump of the whole table.
     pub(super) fn start(&mut self, table: &mut Table) -> Result<(), SocketError> {
-        self.not_before = Some(Instant::now() + self.wait);
+        let now = Instant::now();
+        self.began = Some(now);
+        self.not_before = Some(now + SPACING);
         // Random, so that the replies to a reader killed before us are never taken for ours; never 0, which events have.
         let sequence = random_sequence().max(1);
         self.drain();
@@ -101,19 +97,19 @@ impl DumpReader {
         self.state = State::Idle;
     }
 
-    /// Merges what has arrived.
+    /// Merges what has arrived; something when the dump is complete.
     pub(super) fn read(
         &mut self,
         table: &mut Table,
         changes: &mut Vec<Change>,
         buffer: &mut [u8],
-    ) -> Result<Progress, SocketError> {
+    ) -> Result<Option<Merged>, SocketError> {
         let now = Now::read();
         for _ in 0..DATAGRAMS_AT_ONCE {
             match self.socket.receive(buffer)? {
                 Received::Datagram(length) => {
                     if let Some(merged) = self.merge(&buffer[..length], now, table, changes)? {
-                        return Ok(Progress::Merged(merged));
+                        return Ok(Some(merged));
                     }
                 }
                 Received::Foreign(_) => {}
@@ -122,7 +118,7 @@ impl DumpReader {
                 Received::Truncated(_) | Received::Overrun => self.restart(table),
             }
         }
-        Ok(Progress::None)
+        Ok(None)
     }
 
     fn merge(
@@ -136,8 +132,9 @@ impl DumpReader {
             let State::Merging { sequence: expected, complete } = self.state else { break };
             match message {
                 Ok(Message::Flow(header, _, flow)) if header.sequence == expected => {
-                    self.unknown_attributes += u64::from(flow.unknown_attributes);
+                    table.header_mut().counters.unknown_attributes += u64::from(flow.unknown_attributes);
                     table.apply_dump_entry(&flow, now, changes);
+                    table.commit();
                     if header.flags & NLM_F_DUMP_INTR != 0 {
                         self.restart(table);
                     }
@@ -157,7 +154,7 @@ impl DumpReader {
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    self.invalid += 1;
+                    table.header_mut().counters.events_invalid += 1;
                     self.state = State::Merging { sequence: expected, complete: false };
                     tracing::debug!(%error, "dump entry skipped");
                 }
@@ -186,16 +183,6 @@ impl DumpReader {
             self.socket.receive(&mut buffer),
             Ok(Received::Datagram(_) | Received::Truncated(_) | Received::Foreign(_) | Received::Overrun)
         ) {}
-    }
-
-    /// Attributes that were not known, since the last call.
-    pub(super) fn take_unknown_attributes(&mut self) -> u64 {
-        std::mem::take(&mut self.unknown_attributes)
-    }
-
-    /// Messages that could not be decoded, since the last call.
-    pub(super) fn take_invalid(&mut self) -> u64 {
-        std::mem::take(&mut self.invalid)
     }
 }
 

@@ -5,6 +5,7 @@
 //! being woken for every event.
 
 mod dump;
+mod sweep;
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -14,29 +15,39 @@ use std::time::{Duration, Instant};
 use ctnetlink::{EventKind, Message, Received, Socket, SocketError};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::OwnedFd;
+use rustix::io::Errno;
 
 use crate::clock::Now;
 use crate::event::Change;
-use crate::handle::{COMMANDS, Command, Counters, Handle, Page, Publisher, Resync, ResyncReason, State};
-use crate::table::{ClosedLimits, Outcome, Table};
-use dump::{DumpReader, Progress};
+use crate::flow::Snapshot;
+use crate::handle::{COMMANDS, Command, Handle, Page, Publisher, Resync, ResyncReason, State, Summary};
+use crate::state::{MessageSlot, Refused};
+use crate::table::{ClosedLimits, Merged, Outcome, Table};
+use dump::DumpReader;
+use sweep::Sweeps;
 
 /// After a read that found events, the next one waits so long: a burst's events are then read together.
 const NAP: Duration = Duration::from_millis(2);
 /// So many events are read before dumps and questions have their turn.
-const EVENTS_AT_ONCE: usize = 4096;
-/// An event has about 200 bytes, a dump's datagram up to 32 KiB.
-const BUFFER: usize = 64 * 1024;
+const EVENTS_AT_ONCE: usize = 1024;
+/// The kernel's dump datagrams have up to 32 KiB.
+const DUMP_BUFFER: usize = 64 * 1024;
+/// A dump that is younger is new enough for a caller who wants counters refreshed.
+const REFRESH_AGE: Duration = Duration::from_secs(1);
 
-/// The two sockets that the tracker reads, joined to the groups and sized by whoever opened them.
+/// What the tracker starts with.
 #[derive(Debug)]
-pub(crate) struct Sockets {
-    /// NEW, UPDATE and DESTROY.
+pub(crate) struct Start {
+    /// Joined to the groups of NEW, UPDATE and DESTROY.
     pub(crate) events: Socket,
-    /// The replies of dumps.
+    /// For the replies of dumps.
     pub(crate) dump: Socket,
-    /// The real size of the events' buffer.
-    pub(crate) buffer_bytes: usize,
+    pub(crate) state: crate::state::State,
+    /// Why `state` is not that of the last life, where there was one.
+    pub(crate) refused: Option<Refused>,
+    pub(crate) closed_limits: ClosedLimits,
+    /// How often a table of which all is known is compared with the kernel's.
+    pub(crate) sweep_interval: Duration,
 }
 
 /// Why the tracker ended before it was told to.
@@ -45,7 +56,7 @@ pub(crate) enum TrackerError {
     #[error(transparent)]
     Socket(#[from] SocketError),
     #[error("waiting for the kernel failed: {0}")]
-    Poll(#[from] rustix::io::Errno),
+    Poll(#[from] Errno),
 }
 
 /// The tracker. [`Tracker::run`] is its thread.
@@ -53,225 +64,320 @@ pub(crate) enum TrackerError {
 pub(crate) struct Tracker {
     table: Table,
     events: Socket,
+    slot: MessageSlot,
     dump: DumpReader,
+    sweeps: Sweeps,
+    /// Callers who wait for a dump.
+    waiting: Vec<Command>,
     commands: Receiver<Command>,
     wake: Arc<OwnedFd>,
     publisher: Publisher,
     changes: Vec<Change>,
-    counters: Counters,
-    /// The event socket's drop counter, as last read.
-    drops: u32,
-    /// Set while the table may differ from the kernel's; the first cause stays until the dump is merged.
-    resync: Option<ResyncReason>,
-    /// Events lost since the last resync.
-    lost: u64,
+    buffer_bytes: u64,
     stop: bool,
 }
 
+/// How reading events ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    /// There were none.
+    Quiet,
+    /// There were some, and no more.
+    Drained,
+    /// There may be more.
+    Unfinished,
+}
+
 impl Tracker {
-    /// A tracker with an empty table and the handle to it.
-    pub(crate) fn new(sockets: Sockets, limits: ClosedLimits) -> Result<(Self, Handle), TrackerError> {
+    /// A tracker of what the state holds, and the handle to it.
+    pub(crate) fn new(start: Start) -> Result<(Self, Handle), TrackerError> {
+        let Start { events, dump, state, refused, closed_limits, sweep_interval } = start;
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let (sender, commands) = sync_channel(COMMANDS);
-        let table = Table::new(limits);
-        let state = State { synchronized: false, closed_capacity: limits.capacity };
+        let slot = state.message_slot()?;
+        let mut table = Table::new(state, closed_limits);
+        take_over(&mut table, &events, refused.as_ref())?;
+        let announced =
+            State { synchronized: table.header().resync == 0, closed_capacity: closed_limits.capacity };
+        let epoch = table.state().epoch();
         let (publisher, handle) =
-            Publisher::new(new_epoch()?, table.name_strings(), state, sender, Arc::clone(&wake));
-        let drops = sockets.events.drops()?;
-        let tracker = Self {
+            Publisher::new(epoch, table.name_strings(), announced, sender, Arc::clone(&wake));
+        let buffer_bytes = events.receive_buffer()? as u64;
+        let mut tracker = Self {
             table,
-            events: sockets.events,
-            dump: DumpReader::new(sockets.dump),
+            events,
+            slot,
+            dump: DumpReader::new(dump),
+            sweeps: Sweeps::new(sweep_interval),
+            waiting: Vec::new(),
             commands,
             wake,
             publisher,
             changes: Vec::new(),
-            counters: Counters { buffer_bytes: sockets.buffer_bytes as u64, ..Counters::default() },
-            drops,
-            resync: Some(ResyncReason::Start),
-            lost: 0,
+            buffer_bytes,
             stop: false,
         };
+        tracker.apply_pending();
+        tracker.publish();
         Ok((tracker, handle))
     }
 
     /// Tracks until [`Command::Stop`].
     pub(crate) fn run(mut self) -> Result<(), TrackerError> {
-        let mut buffer = vec![0; BUFFER];
+        let mut buffer = vec![0; DUMP_BUFFER];
+        // Also after a start: events may have been lost while nobody read them.
+        self.count_losses()?;
         while !self.stop {
-            let busy = self.read_events(&mut buffer)?;
-            if busy {
+            let reading = self.read_events()?;
+            if reading != Reading::Quiet {
                 self.count_losses()?;
             }
             self.advance_dump(&mut buffer)?;
             self.publish();
             self.answer();
-            if !self.stop {
-                self.wait(busy)?;
+            if !self.stop && reading != Reading::Unfinished {
+                self.wait(reading)?;
             }
         }
         Ok(())
     }
 
-    /// Reads and applies events; true when there were any.
-    fn read_events(&mut self, buffer: &mut [u8]) -> Result<bool, TrackerError> {
-        let now = Now::read();
-        for read in 0..EVENTS_AT_ONCE {
-            match self.events.receive(buffer)? {
-                Received::Datagram(length) => self.apply(&buffer[..length], now),
-                Received::Foreign(_) => self.counters.events_foreign += 1,
-                Received::Truncated(_) => self.counters.events_invalid += 1,
-                Received::Empty => return Ok(read > 0),
-                Received::Overrun => {} // count_losses learns how many.
-            }
+    /// Applies the message that the last life received and did not come to apply.
+    fn apply_pending(&mut self) {
+        if let Some((message, number)) = self.slot.pending() {
+            apply(&mut self.table, &mut self.changes, message, Now::read());
+            self.table.header_mut().message = number;
+            self.table.commit();
         }
-        Ok(true)
     }
 
-    fn apply(&mut self, datagram: &[u8], now: Now) {
-        for message in ctnetlink::messages(datagram) {
-            let (kind, flow) = match message {
-                Ok(Message::Flow(_, kind, flow)) => (kind, flow),
-                Ok(_) => continue,
-                Err(error) => {
-                    self.counters.events_invalid += 1;
-                    tracing::debug!(%error, "event skipped");
-                    continue;
+    /// Reads and applies events.
+    fn read_events(&mut self) -> Result<Reading, TrackerError> {
+        let now = Now::read();
+        for read in 0..EVENTS_AT_ONCE {
+            match self.events.receive(self.slot.prepare())? {
+                Received::Datagram(length) => {
+                    apply(&mut self.table, &mut self.changes, self.slot.message(length), now);
                 }
-            };
-            match kind {
-                EventKind::New => self.counters.events_new += 1,
-                EventKind::Update => self.counters.events_update += 1,
-                EventKind::Destroy => self.counters.events_destroy += 1,
+                Received::Foreign(_) => self.table.header_mut().counters.events_foreign += 1,
+                Received::Truncated(_) => self.table.header_mut().counters.events_invalid += 1,
+                Received::Empty if read == 0 => return Ok(Reading::Quiet),
+                Received::Empty => return Ok(Reading::Drained),
+                Received::Overrun => continue, // count_losses learns how many.
             }
-            self.counters.unknown_attributes += u64::from(flow.unknown_attributes);
-            if self.table.apply(kind, &flow, now, &mut self.changes) == Outcome::Repeated {
-                self.counters.events_repeated += 1;
-            }
+            self.table.header_mut().message = self.slot.number();
+            self.table.commit();
         }
+        Ok(Reading::Unfinished)
     }
 
     /// Asks the kernel how many events it dropped.
     fn count_losses(&mut self) -> Result<(), TrackerError> {
         let drops = self.events.drops()?;
-        let lost = u64::from(drops.wrapping_sub(self.drops));
-        if lost > 0 {
-            self.drops = drops;
-            self.counters.events_lost += lost;
-            self.lost += lost;
-            self.table.note_loss();
-            if self.resync.is_none() {
-                tracing::warn!(lost, "events lost: the buffer was full, resynchronizing");
-            }
-            self.resync.get_or_insert(ResyncReason::Overrun);
-            self.dump.restart(&mut self.table);
+        let header = self.table.header_mut();
+        let lost = u64::from(drops.wrapping_sub(header.drops));
+        if lost == 0 {
+            return Ok(());
         }
+        header.drops = drops;
+        header.counters.events_lost += lost;
+        header.lost += lost;
+        if header.resync == 0 {
+            header.resync = ResyncReason::Overrun as u32;
+            tracing::warn!(lost, "events lost: the socket's buffer was full, resynchronizing");
+        }
+        self.table.note_loss();
+        self.table.commit();
+        self.dump.restart(&mut self.table);
         Ok(())
     }
 
     /// Starts a dump where one is needed, reads some of a running one.
     fn advance_dump(&mut self, buffer: &mut [u8]) -> Result<(), TrackerError> {
-        if self.resync.is_some() && self.dump.may_start(Instant::now()) {
+        let now = Instant::now();
+        if self.dump.may_start(now) && (self.wants_dump() || self.sweeps.is_due(&self.table, now)) {
+            self.table.header_mut().counters.dumps += 1;
             self.dump.start(&mut self.table)?;
-            self.counters.dumps += 1;
-        }
-        match self.dump.read(&mut self.table, &mut self.changes, buffer)? {
-            Progress::None => {}
-            Progress::Merged(merged) => {
-                let reason = self.resync.take().unwrap_or(ResyncReason::Start);
-                let resync = Resync {
-                    reason,
-                    lost: std::mem::take(&mut self.lost),
-                    closed: merged.closed,
-                    added: merged.added,
-                };
-                tracing::info!(
-                    reason = reason.name(),
-                    lost = resync.lost,
-                    added = resync.added,
-                    closed = resync.closed,
-                    "table synchronized"
-                );
-                self.publish();
-                self.publisher.publish_resync(resync);
-                self.counters.resyncs += 1;
+            if !self.dump.is_merging() {
+                self.waiting.clear(); // Their answer needs a dump, and there is none.
             }
         }
-        self.counters.unknown_attributes += self.dump.take_unknown_attributes();
-        self.counters.events_invalid += self.dump.take_invalid();
+        if let Some(merged) = self.dump.read(&mut self.table, &mut self.changes, buffer)? {
+            self.end_dump(merged);
+        }
         Ok(())
     }
 
+    /// True when somebody waits for a dump, or the table may differ from the kernel's.
+    fn wants_dump(&self) -> bool {
+        self.table.header().resync != 0 || !self.waiting.is_empty()
+    }
+
+    fn end_dump(&mut self, merged: Merged) {
+        let now = Instant::now();
+        self.sweeps.dump_ended(merged, self.dump.age(now).unwrap_or_default(), now);
+        let header = self.table.header_mut();
+        let lost = std::mem::take(&mut header.lost);
+        let reason = ResyncReason::from_number(std::mem::take(&mut header.resync));
+        match reason {
+            Some(_) => header.counters.resyncs += 1,
+            None => header.counters.sweeps += 1,
+        }
+        self.table.commit();
+        self.publish();
+        let Merged { added, closed } = merged;
+        if let Some(reason) = reason {
+            tracing::info!(reason = reason.name(), lost, added, closed, "table synchronized");
+            self.publisher.publish_resync(Resync { reason, lost, closed, added }, self.summary());
+        } else {
+            tracing::debug!(added, closed, "table swept");
+        }
+        for command in std::mem::take(&mut self.waiting) {
+            self.obey(command);
+        }
+    }
+
+    fn summary(&self) -> Summary {
+        let header = self.table.header();
+        Summary {
+            counters: header.counters,
+            active: header.active,
+            closed: header.closed_count,
+            buffer_bytes: self.buffer_bytes,
+        }
+    }
+
     fn publish(&mut self) {
-        self.counters.active = self.table.active_count();
-        self.counters.closed = self.table.closed_count();
-        self.counters.closed_evicted = self.table.closed_evicted();
-        self.counters.names_refused = self.table.names_refused();
-        self.publisher.publish(&mut self.changes, self.counters);
-        self.publisher.set_state(State {
-            synchronized: self.resync.is_none(),
-            closed_capacity: self.table.closed_capacity(),
-        });
+        let summary = self.summary();
+        self.publisher.publish(&mut self.changes, summary);
+        let header = self.table.header();
+        self.publisher
+            .set_state(State { synchronized: header.resync == 0, closed_capacity: header.closed_capacity });
     }
 
     fn answer(&mut self) {
         while let Ok(command) = self.commands.try_recv() {
-            // A caller that has gone away needs no answer.
             match command {
-                Command::ListActive { after, limit, reply } => {
-                    let flows = self.table.active_after(after).take(limit + 1).collect();
-                    let _ = reply.send(self.page(flows, limit));
-                }
-                Command::ListClosed { before, limit, reply } => {
-                    let flows =
-                        self.table.closed_before(before, Now::read()).take(limit + 1).copied().collect();
-                    let _ = reply.send(self.page(flows, limit));
-                }
-                Command::Flow { id, reply } => {
-                    let _ = reply.send(self.table.flow(id, Now::read()));
-                }
-                Command::SetClosedLimits(limits) => {
-                    self.table.set_closed_limits(limits, Now::read());
-                    self.publish();
-                }
-                Command::Stop => self.stop = true,
+                Command::ListActive { refresh: true, .. } if !self.is_fresh() => self.waiting.push(command),
+                command => self.obey(command),
             }
         }
     }
 
+    /// True when the counters are as new as a caller may want them.
+    fn is_fresh(&self) -> bool {
+        let age = self.dump.age(Instant::now());
+        !self.dump.is_merging() && age.is_some_and(|age| age < REFRESH_AGE)
+    }
+
+    /// Does what a command says; a caller that has gone away needs no answer.
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::ListActive { after, limit, reply, .. } => {
+                let flows = self.table.active_after(after).take(limit + 1).collect();
+                let _ = reply.send(self.page(flows, limit));
+            }
+            Command::ListClosed { before, limit, reply } => {
+                let flows = self.table.closed_before(before, Now::read()).take(limit + 1).collect();
+                let _ = reply.send(self.page(flows, limit));
+            }
+            Command::Flow { id, reply } => {
+                let _ = reply.send(self.table.flow(id, Now::read()));
+            }
+            Command::SetClosedLimits(limits) => {
+                self.table.set_closed_limits(limits, Now::read());
+                self.publish();
+            }
+            Command::Stop => self.stop = true,
+        }
+    }
+
     /// A page of at most `limit` flows, `flows` having one more where the listing goes on.
-    fn page(&self, mut flows: Vec<crate::flow::Snapshot>, limit: usize) -> Page {
+    fn page(&self, mut flows: Vec<Snapshot>, limit: usize) -> Page {
         let more = flows.len() > limit;
         flows.truncate(limit);
-        Page { flows, more, sequence: self.table.sequence(), synchronized: self.resync.is_none() }
+        let header = self.table.header();
+        Page { flows, more, sequence: header.sequence, synchronized: header.resync == 0 }
     }
 
     /// Sleeps until there is something to do.
-    fn wait(&mut self, busy: bool) -> Result<(), TrackerError> {
+    fn wait(&mut self, reading: Reading) -> Result<(), TrackerError> {
         let readable = PollFlags::IN;
         let (events, dump) = (self.events.as_fd(), self.dump.as_fd());
         let mut fds =
             [PollFd::new(&self.wake, readable), PollFd::new(&dump, readable), PollFd::new(&events, readable)];
         // Napping, the events are left to gather; questions and dumps are not kept waiting.
-        let (fds, timeout) = if busy {
-            (&mut fds[..2], Some(NAP))
-        } else {
-            let until_dump = self.resync.is_some().then(|| self.dump.until_start(Instant::now())).flatten();
-            (&mut fds[..], until_dump)
+        let (fds, timeout) = match reading {
+            Reading::Quiet => (&mut fds[..], self.until_dump()),
+            _ => (&mut fds[..2], Some(NAP)),
         };
         let timeout = timeout.and_then(|timeout| timeout.try_into().ok());
         match poll(fds, timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
         let _ = rustix::io::read(&*self.wake, &mut [0; 8]);
         Ok(())
     }
+
+    /// How long until a dump is to be started; `None` while none is wanted, or while one runs, which wakes us.
+    fn until_dump(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let until_start = self.dump.until_start(now)?;
+        if self.wants_dump() {
+            return Some(until_start);
+        }
+        self.sweeps.until_due(&self.table, now).map(|until_due| until_due.max(until_start))
+    }
 }
 
-/// 128 random bits in hexadecimal.
-fn new_epoch() -> Result<String, rustix::io::Errno> {
-    let mut bytes = [0; 16];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-    Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
+/// Fits the state to the event socket: with the one that the state was made with, nothing was missed.
+fn take_over(table: &mut Table, events: &Socket, refused: Option<&Refused>) -> Result<(), TrackerError> {
+    let cookie = events.cookie()?;
+    let header = table.header();
+    let reason = if let Some(refused) = refused {
+        tracing::warn!("the state of the last run is refused, ignoring: {refused}");
+        Some(ResyncReason::StateRefused)
+    } else if header.socket_cookie == 0 {
+        Some(ResyncReason::Start)
+    } else if header.socket_cookie != cookie {
+        Some(ResyncReason::NewSocket)
+    } else {
+        None
+    };
+    if let Some(reason) = reason {
+        let drops = events.drops()?;
+        let header = table.header_mut();
+        header.resync = reason as u32;
+        header.socket_cookie = cookie;
+        header.drops = drops;
+        table.note_loss();
+    }
+    table.commit();
+    Ok(())
+}
+
+/// Applies a datagram of events to the table.
+fn apply(table: &mut Table, changes: &mut Vec<Change>, datagram: &[u8], now: Now) {
+    for message in ctnetlink::messages(datagram) {
+        let (kind, flow) = match message {
+            Ok(Message::Flow(_, kind, flow)) => (kind, flow),
+            Ok(_) => continue,
+            Err(error) => {
+                table.header_mut().counters.events_invalid += 1;
+                tracing::debug!(%error, "event skipped");
+                continue;
+            }
+        };
+        let counters = &mut table.header_mut().counters;
+        match kind {
+            EventKind::New => counters.events_new += 1,
+            EventKind::Update => counters.events_update += 1,
+            EventKind::Destroy => counters.events_destroy += 1,
+        }
+        counters.unknown_attributes += u64::from(flow.unknown_attributes);
+        if table.apply(kind, &flow, now, changes) == Outcome::Repeated {
+            table.header_mut().counters.events_repeated += 1;
+        }
+    }
 }

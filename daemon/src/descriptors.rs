@@ -1,0 +1,63 @@
+//! The descriptors that the daemon was started with, by name: sockets that PID 1 opened, and the state of its last
+//! life. What is missing the daemon opens itself.
+#![allow(unsafe_code)]
+
+use std::os::fd::{FromRawFd, OwnedFd};
+
+use ctnetlink::{Groups, Socket, SocketError};
+
+/// What LISTEN_FDS handed over. The names are those of LISTEN_FDNAMES; their order means nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Descriptors {
+    /// The event socket, joined to its groups.
+    pub(crate) events: Option<OwnedFd>,
+    /// The socket for dumps.
+    pub(crate) dump: Option<OwnedFd>,
+    /// The memfd of the restart state.
+    pub(crate) state: Option<OwnedFd>,
+}
+
+impl Descriptors {
+    /// Takes them over. Call it once, before anything opens a descriptor.
+    pub(crate) fn take() -> std::io::Result<Self> {
+        let mut taken = Self::default();
+        for (number, name) in sd_notify::listen_fds_with_names()? {
+            // SAFETY: LISTEN_FDS says that the descriptor is open and ours, and nobody else in this process took it.
+            let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
+            let place = match name.as_str() {
+                "events" => &mut taken.events,
+                "dump" => &mut taken.dump,
+                "state" => &mut taken.state,
+                _ => {
+                    tracing::warn!(name, "a descriptor of this name is not known, closing it");
+                    continue;
+                }
+            };
+            if place.replace(descriptor).is_some() {
+                tracing::warn!(name, "two descriptors have this name, closing the first");
+            }
+        }
+        Ok(taken)
+    }
+}
+
+/// The event socket: the one handed over, or one opened in this network namespace with a buffer of so many bytes,
+/// which needs CAP_NET_ADMIN.
+pub(crate) fn event_socket(handed: Option<OwnedFd>, receive_buffer: u32) -> Result<Socket, SocketError> {
+    if let Some(descriptor) = handed {
+        let socket = Socket::from_fd(descriptor)?;
+        // An overrun shall not fail the socket unit that watches the descriptor while we are down. The drop counter
+        // tells of it all the same.
+        socket.set_no_enobufs(true)?;
+        return Ok(socket);
+    }
+    let socket = Socket::open()?;
+    socket.set_receive_buffer(receive_buffer as usize)?;
+    socket.join(Groups::all())?;
+    Ok(socket)
+}
+
+/// The socket for dumps: the one handed over, or one of our own.
+pub(crate) fn dump_socket(handed: Option<OwnedFd>) -> Result<Socket, SocketError> {
+    handed.map_or_else(Socket::open, Socket::from_fd)
+}

@@ -1,0 +1,173 @@
+//! What lies where in the memfd. Most of it is never touched and takes no memory.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::flow::{Extra, Record};
+use crate::table::ClosedFlow;
+
+/// Grows with every change of the layout, of the types in it, or of the checksum.
+pub(super) const VERSION: u32 = 1;
+pub(super) const MAGIC: [u8; 8] = *b"flowbus\0";
+
+const PAGE: usize = 4096;
+const MIB: usize = 1024 * 1024;
+
+/// The header, then the undo log.
+pub(super) const HEADER: usize = 0;
+pub(super) const UNDO: usize = PAGE;
+pub(super) const UNDO_END: usize = 4 * PAGE;
+/// One message of the event socket, in pages of its own: it is mapped apart.
+pub(super) const MESSAGE: usize = 16 * PAGE;
+pub(super) const MESSAGE_END: usize = 32 * PAGE;
+pub(super) const NAMES: usize = MIB;
+pub(super) const NAMES_COUNT: usize = 4096;
+pub(super) const RECORDS: usize = 16 * MIB;
+pub(super) const RECORDS_COUNT: usize = 1 << 24;
+pub(super) const EXTRAS: usize = RECORDS + RECORDS_COUNT * size_of::<Record>();
+/// Two places for the closed flows: when their capacity changes they move from one to the other.
+pub(super) const CLOSED: [usize; 2] = [
+    EXTRAS + RECORDS_COUNT * size_of::<Extra>(),
+    EXTRAS + RECORDS_COUNT * size_of::<Extra>() + CLOSED_COUNT * size_of::<ClosedFlow>(),
+];
+pub(super) const CLOSED_COUNT: usize = 1 << 20;
+pub(super) const TOTAL: usize = CLOSED[1] + CLOSED_COUNT * size_of::<ClosedFlow>();
+
+const _: () = assert!(size_of::<Header>() <= UNDO - HEADER);
+const _: () = assert!(NAMES + NAMES_COUNT * size_of::<NameEntry>() <= RECORDS);
+const _: () = assert!(TOTAL.is_multiple_of(PAGE));
+
+/// Everything that is not a flow. It is written with every change.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Header {
+    pub(super) magic: [u8; 8],
+    pub(super) version: u32,
+    pub(super) check: u32,
+    pub(crate) epoch: [u8; 16],
+    /// SO_COOKIE of the event socket that the events were read from.
+    pub(crate) socket_cookie: u64,
+    /// The number of the newest message that was applied; see [`super::MessageSlot`].
+    pub(crate) message: u64,
+    pub(crate) last_id: u64,
+    pub(crate) sequence: u64,
+    /// How many closed flows were ever put into the ring.
+    pub(crate) closed_total: u64,
+    /// Events lost since the last resync.
+    pub(crate) lost: u64,
+    pub(crate) counters: Counters,
+    /// Places of `RECORDS` and `EXTRAS` that were ever used.
+    pub(crate) records: u32,
+    pub(crate) extras: u32,
+    pub(crate) names: u32,
+    /// Active flows.
+    pub(crate) active: u32,
+    pub(crate) closed_count: u32,
+    pub(crate) closed_capacity: u32,
+    /// Which of `CLOSED`.
+    pub(crate) closed_place: u32,
+    pub(crate) stamp: u32,
+    pub(crate) loss_stamp: u32,
+    /// SK_MEMINFO_DROPS as last read.
+    pub(crate) drops: u32,
+    /// Why the table may differ from the kernel's: a `ResyncReason`, or 0 when it does not.
+    pub(crate) resync: u32,
+    pub(super) padding: u32,
+}
+
+/// What goes on counting over a restart, as GetStatistics names it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Counters {
+    pub(crate) events_new: u64,
+    pub(crate) events_update: u64,
+    pub(crate) events_destroy: u64,
+    pub(crate) events_lost: u64,
+    pub(crate) events_invalid: u64,
+    pub(crate) events_foreign: u64,
+    pub(crate) events_repeated: u64,
+    pub(crate) unknown_attributes: u64,
+    pub(crate) resyncs: u64,
+    pub(crate) sweeps: u64,
+    pub(crate) dumps: u64,
+    pub(crate) closed_evicted: u64,
+    pub(crate) names_refused: u64,
+    pub(crate) flows_refused: u64,
+}
+
+/// One interned string.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct NameEntry {
+    pub(super) check: u32,
+    length: u8,
+    bytes: [u8; 251],
+}
+
+impl NameEntry {
+    /// An entry of the string's first 251 bytes; security contexts and helpers are shorter.
+    pub(crate) fn new(text: &[u8]) -> Self {
+        let mut bytes = [0; 251];
+        let length = text.len().min(bytes.len());
+        bytes[..length].copy_from_slice(&text[..length]);
+        Self { check: 0, length: u8::try_from(length).unwrap_or(u8::MAX), bytes }
+    }
+
+    pub(crate) fn text(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length).min(self.bytes.len())]
+    }
+}
+
+/// A value that carries a checksum of itself.
+pub(crate) trait Checked: FromBytes + IntoBytes + Immutable + KnownLayout + Copy {
+    /// Where the checksum stands in it.
+    fn check_mut(&mut self) -> &mut u32;
+
+    /// The value with its checksum.
+    fn sealed(mut self) -> Self {
+        *self.check_mut() = 0;
+        let check = checksum(self.as_bytes());
+        *self.check_mut() = check;
+        self
+    }
+
+    /// True when the checksum is right.
+    fn is_sound(mut self) -> bool {
+        let check = std::mem::take(self.check_mut());
+        check == checksum(self.as_bytes())
+    }
+}
+
+impl Checked for Header {
+    fn check_mut(&mut self) -> &mut u32 {
+        &mut self.check
+    }
+}
+
+impl Checked for NameEntry {
+    fn check_mut(&mut self) -> &mut u32 {
+        &mut self.check
+    }
+}
+
+/// Fast, and enough against what is not malice: nobody else can write the memfd.
+fn checksum(bytes: &[u8]) -> u32 {
+    use std::hash::{BuildHasher, Hasher};
+    let mut hasher = foldhash::fast::FixedState::with_seed(0x666c_6f77).build_hasher();
+    hasher.write(bytes);
+    let hash = hasher.finish();
+    // Never 0, so that a zeroed value is not sound.
+    u32::try_from((hash ^ hash >> 32) & 0xffff_ffff).unwrap_or(0) | 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checksum_is_the_one_of_this_version() {
+        // When this fails the function has changed: VERSION has to grow with it.
+        assert_eq!(checksum(b"the state of a flow table"), PINNED);
+    }
+
+    const PINNED: u32 = 3_542_214_741;
+}

@@ -1,0 +1,209 @@
+//! The table's memory: a memfd that outlives the process, so that a restart after SIGKILL at any instant goes on
+//! where the last one was.
+//!
+//! Flows lie in the memfd and nowhere else; indexes are built from them at start. A change is a transaction:
+//! before a place is written its old bytes go to the undo log, and [`State::commit`] empties the log. Whoever finds
+//! a log that is not empty rolls it back. A process that is killed has executed a prefix of its program, so the
+//! order of the writes, kept by compiler fences, is all that this takes.
+
+mod layout;
+mod mapping;
+mod message;
+mod recovery;
+#[cfg(test)]
+mod tests;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{Ordering, compiler_fence};
+
+use rustix::fs::{
+    FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fstat, ftruncate, memfd_create,
+};
+use rustix::io::Errno;
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+use crate::flow::{Extra, Record};
+use crate::table::ClosedFlow;
+use layout::{
+    CLOSED, CLOSED_COUNT, EXTRAS, HEADER, MAGIC, NAMES, RECORDS, RECORDS_COUNT, TOTAL, UNDO, UNDO_END,
+    VERSION,
+};
+pub(crate) use layout::{Checked, Counters, Header, NameEntry};
+use mapping::Mapping;
+pub(crate) use message::MessageSlot;
+pub(crate) use recovery::Refused;
+
+/// The most active flows that there is room for.
+pub(crate) const MAXIMUM_FLOWS: usize = RECORDS_COUNT;
+/// The largest capacity of the closed flows.
+pub(crate) const MAXIMUM_CLOSED: usize = CLOSED_COUNT;
+/// The most strings.
+pub(crate) const MAXIMUM_NAMES: usize = layout::NAMES_COUNT;
+
+/// The state.
+#[derive(Debug)]
+pub(crate) struct State {
+    memfd: OwnedFd,
+    map: Mapping,
+    /// Written out by [`State::commit`].
+    pub(crate) header: Header,
+    /// Bytes of the undo log that are in use.
+    undo: usize,
+}
+
+impl State {
+    /// An empty state of a new epoch, in a memfd of its own.
+    pub(crate) fn create() -> Result<Self, Errno> {
+        let memfd = memfd_create("flowbusd-state", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        Self::format(memfd)
+    }
+
+    /// An empty state of a new epoch in this memfd, whatever is in it.
+    fn format(memfd: OwnedFd) -> Result<Self, Errno> {
+        if fstat(&memfd)?.st_size != 0 {
+            let size = u64::try_from(fstat(&memfd)?.st_size).unwrap_or(0);
+            fallocate(&memfd, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 0, size)?;
+        }
+        ftruncate(&memfd, TOTAL as u64)?;
+        seal(&memfd);
+        let map = Mapping::new(memfd.as_fd(), 0, TOTAL)?;
+        let mut epoch = [0; 16];
+        rustix::rand::getrandom(&mut epoch, rustix::rand::GetRandomFlags::empty())?;
+        let header = Header { magic: MAGIC, version: VERSION, epoch, stamp: 1, ..Header::new_zeroed() };
+        let mut state = Self { memfd, map, header, undo: 0 };
+        state.commit();
+        Ok(state)
+    }
+
+    /// Where the event socket's messages are received.
+    pub(crate) fn message_slot(&self) -> Result<MessageSlot, Errno> {
+        MessageSlot::new(self.memfd.as_fd(), self.header.message)
+    }
+
+    /// 32 hexadecimal digits.
+    pub(crate) fn epoch(&self) -> String {
+        format!("{:032x}", u128::from_be_bytes(self.header.epoch))
+    }
+
+    pub(crate) fn record(&self, slot: u32) -> &Record {
+        self.read(RECORDS + slot as usize * size_of::<Record>())
+    }
+
+    pub(crate) fn put_record(&mut self, slot: u32, record: &Record) {
+        self.header.records = self.header.records.max(slot + 1);
+        self.write(RECORDS + slot as usize * size_of::<Record>(), &record.sealed());
+    }
+
+    /// Makes the place of a record free: no flow has the id 0.
+    pub(crate) fn clear_record(&mut self, slot: u32) {
+        self.write(RECORDS + slot as usize * size_of::<Record>() + Record::ID_OFFSET, &0_u64);
+    }
+
+    pub(crate) fn extra(&self, slot: u32) -> &Extra {
+        self.read(EXTRAS + slot as usize * size_of::<Extra>())
+    }
+
+    /// A place is free when no record names it.
+    pub(crate) fn put_extra(&mut self, slot: u32, extra: &Extra) {
+        self.header.extras = self.header.extras.max(slot + 1);
+        self.write(EXTRAS + slot as usize * size_of::<Extra>(), &extra.sealed());
+    }
+
+    /// The closed flow with this number, counted from the first that ever ended.
+    pub(crate) fn closed(&self, number: u64) -> &ClosedFlow {
+        self.read(self.closed_offset(number))
+    }
+
+    pub(crate) fn put_closed(&mut self, number: u64, flow: &ClosedFlow) {
+        self.write(self.closed_offset(number), &flow.sealed());
+    }
+
+    fn closed_offset(&self, number: u64) -> usize {
+        let place = CLOSED[self.header.closed_place as usize % CLOSED.len()];
+        let index = usize::try_from(number % u64::from(self.header.closed_capacity.max(1))).unwrap_or(0);
+        place + index * size_of::<ClosedFlow>()
+    }
+
+    /// Moves the closed flows, the newest that fit, to a ring of another capacity.
+    pub(crate) fn resize_closed(&mut self, capacity: u32) {
+        let header = self.header;
+        let kept = header.closed_count.min(capacity);
+        let first = header.closed_total - u64::from(kept);
+        let place = 1 - header.closed_place;
+        let offset = CLOSED[place as usize % CLOSED.len()];
+        for number in first..header.closed_total {
+            let flow = self.closed(number).sealed();
+            let index = usize::try_from(number % u64::from(capacity.max(1))).unwrap_or(0);
+            self.put(offset + index * size_of::<ClosedFlow>(), &flow);
+        }
+        // Until here nothing refers to the new place, from here on nothing to the old one.
+        self.header.closed_place = place;
+        self.header.closed_capacity = capacity;
+        self.header.closed_count = kept;
+        self.commit();
+        let old = CLOSED[header.closed_place as usize % CLOSED.len()] as u64;
+        let length = (CLOSED_COUNT * size_of::<ClosedFlow>()) as u64;
+        // Where this fails the old place's memory stays in use, nothing else.
+        let _ = fallocate(&self.memfd, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, old, length);
+    }
+
+    pub(crate) fn name(&self, index: usize) -> &NameEntry {
+        self.read(NAMES + index * size_of::<NameEntry>())
+    }
+
+    /// Appends a string; there are fewer than [`MAXIMUM_NAMES`].
+    pub(crate) fn push_name(&mut self, text: &[u8]) {
+        let offset = NAMES + self.header.names as usize * size_of::<NameEntry>();
+        self.write(offset, &NameEntry::new(text).sealed());
+        self.header.names += 1;
+    }
+
+    /// Makes what was written since the last commit, and the header, what the next life finds.
+    pub(crate) fn commit(&mut self) {
+        self.write(HEADER, &self.header.sealed());
+        self.end_undo();
+    }
+
+    fn read<T: FromBytes + Immutable + KnownLayout>(&self, offset: usize) -> &T {
+        match T::ref_from_bytes(&self.map[offset..offset + size_of::<T>()]) {
+            Ok(value) => value,
+            Err(_) => unreachable!("every place of the layout is aligned"),
+        }
+    }
+
+    /// Writes a value, its place's old bytes first into the undo log.
+    fn write<T: IntoBytes + Immutable>(&mut self, offset: usize, value: &T) {
+        self.save(offset, size_of::<T>());
+        self.put(offset, value);
+    }
+
+    fn put<T: IntoBytes + Immutable>(&mut self, offset: usize, value: &T) {
+        self.map[offset..offset + size_of::<T>()].copy_from_slice(value.as_bytes());
+    }
+
+    /// Appends the bytes at `offset` to the undo log: [length of the log], then entries of [offset, length, bytes].
+    fn save(&mut self, offset: usize, length: usize) {
+        let entry = UNDO + 8 + self.undo;
+        let end = entry + 16 + length;
+        debug_assert!(end <= UNDO_END, "one message changes a few records at most");
+        self.put(entry, &(offset as u64));
+        self.put(entry + 8, &(length as u64));
+        self.map.copy_within(offset..offset + length, entry + 16);
+        self.undo = end - UNDO - 8;
+        compiler_fence(Ordering::SeqCst);
+        self.put(UNDO, &(self.undo as u64));
+        compiler_fence(Ordering::SeqCst);
+    }
+
+    fn end_undo(&mut self) {
+        self.undo = 0;
+        compiler_fence(Ordering::SeqCst);
+        self.put(UNDO, &0_u64);
+        compiler_fence(Ordering::SeqCst);
+    }
+}
+
+/// Nobody shall cut the file under the mapping. A descriptor that cannot be sealed is ours alone all the same.
+fn seal(memfd: &OwnedFd) {
+    let _ = fcntl_add_seals(memfd, SealFlags::SHRINK | SealFlags::GROW);
+}

@@ -1,0 +1,153 @@
+//! Taking over the state of an earlier life, or refusing it.
+
+use std::os::fd::OwnedFd;
+
+use super::layout::{
+    CLOSED_COUNT, Checked, HEADER, Header, MAGIC, NAMES_COUNT, RECORDS_COUNT, TOTAL, UNDO, UNDO_END, VERSION,
+};
+use super::{State, seal};
+use crate::flow::NO_EXTRA;
+use rustix::fs::fstat;
+use rustix::io::Errno;
+use std::os::fd::AsFd;
+
+use super::mapping::Mapping;
+
+/// Why a state was not taken over.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error("it has {found} bytes, not {TOTAL}")]
+    Size { found: u64 },
+    #[error("it does not begin as a state of flowbusd does")]
+    Magic,
+    #[error("its layout has version {found}, this daemon's {VERSION}")]
+    Version { found: u32 },
+    #[error("the checksum of {what} is wrong")]
+    Checksum { what: &'static str },
+    #[error("{what} is out of range")]
+    Range { what: &'static str },
+    #[error("it cannot be mapped: {0}")]
+    System(#[from] Errno),
+}
+
+impl State {
+    /// Takes over what is in the memfd. An empty one becomes a new state; one that is refused is emptied first, and
+    /// the reason comes with the new state.
+    pub(crate) fn open(memfd: OwnedFd) -> Result<(Self, Option<Refused>), Errno> {
+        let found = u64::try_from(fstat(&memfd)?.st_size).unwrap_or(0);
+        if found == 0 {
+            return Ok((Self::format(memfd)?, None));
+        }
+        if found != TOTAL as u64 {
+            // Sealed as it is, it cannot get the right size.
+            return Ok((Self::create()?, Some(Refused::Size { found })));
+        }
+        match Self::recover(memfd.try_clone().map_err(|_| Errno::MFILE)?) {
+            Ok(state) => Ok((state, None)),
+            Err(refused) => Ok((Self::format(memfd)?, Some(refused))),
+        }
+    }
+
+    fn recover(memfd: OwnedFd) -> Result<Self, Refused> {
+        seal(&memfd);
+        let map = Mapping::new(memfd.as_fd(), 0, TOTAL)?;
+        let mut state = Self { memfd, map, header: zerocopy::FromZeros::new_zeroed(), undo: 0 };
+        state.roll_back()?;
+        let header: Header = *state.read(HEADER);
+        if header.magic != MAGIC {
+            return Err(Refused::Magic);
+        }
+        if header.version != VERSION {
+            return Err(Refused::Version { found: header.version });
+        }
+        if !header.is_sound() {
+            return Err(Refused::Checksum { what: "the header" });
+        }
+        state.header = header;
+        state.check_ranges()?;
+        state.check_flows()?;
+        Ok(state)
+    }
+
+    /// Undoes a change that a kill cut short, newest write first.
+    fn roll_back(&mut self) -> Result<(), Refused> {
+        const BAD: Refused = Refused::Range { what: "the undo log" };
+        let used = *self.read::<u64>(UNDO);
+        let log_end = used.saturating_add(UNDO as u64 + 8);
+        if log_end > UNDO_END as u64 {
+            return Err(BAD);
+        }
+        let mut entries = Vec::new();
+        let mut entry = UNDO + 8;
+        while (entry as u64) < log_end {
+            let [offset, length] = [entry, entry + 8].map(|at| *self.read::<u64>(at));
+            let (Ok(offset), Ok(length)) = (usize::try_from(offset), usize::try_from(length)) else {
+                return Err(BAD);
+            };
+            let end = entry.saturating_add(16).saturating_add(length);
+            if end as u64 > log_end || offset.saturating_add(length) > TOTAL || length % 8 != 0 {
+                return Err(BAD);
+            }
+            entries.push((entry + 16, offset, length));
+            entry = end;
+        }
+        for (bytes, offset, length) in entries.into_iter().rev() {
+            self.map.copy_within(bytes..bytes + length, offset);
+        }
+        self.end_undo();
+        Ok(())
+    }
+
+    fn check_ranges(&self) -> Result<(), Refused> {
+        let header = &self.header;
+        let ranges = [
+            ("the number of records", header.records as usize, RECORDS_COUNT),
+            ("the number of extras", header.extras as usize, RECORDS_COUNT),
+            ("the number of names", header.names as usize, NAMES_COUNT),
+            ("the capacity of closed flows", header.closed_capacity as usize, CLOSED_COUNT),
+            ("the number of closed flows", header.closed_count as usize, header.closed_capacity as usize),
+            ("the place of closed flows", header.closed_place as usize, 1),
+        ];
+        for (what, value, maximum) in ranges {
+            if value > maximum {
+                return Err(Refused::Range { what });
+            }
+        }
+        if header.closed_total < u64::from(header.closed_count) {
+            return Err(Refused::Range { what: "the number of closed flows" });
+        }
+        Ok(())
+    }
+
+    fn check_flows(&self) -> Result<(), Refused> {
+        let header = &self.header;
+        let mut active = 0;
+        for slot in 0..header.records {
+            let record = self.record(slot);
+            if record.id == 0 {
+                continue;
+            }
+            if !record.is_sound() {
+                return Err(Refused::Checksum { what: "a flow" });
+            }
+            if record.extra != NO_EXTRA && record.extra >= header.extras {
+                return Err(Refused::Range { what: "the extra part of a flow" });
+            }
+            if record.extra != NO_EXTRA && !self.extra(record.extra).is_sound() {
+                return Err(Refused::Checksum { what: "the extra part of a flow" });
+            }
+            active += 1;
+        }
+        if active != header.active {
+            return Err(Refused::Range { what: "the number of flows" });
+        }
+        let oldest = header.closed_total - u64::from(header.closed_count);
+        if !(oldest..header.closed_total).all(|number| self.closed(number).is_sound()) {
+            return Err(Refused::Checksum { what: "a closed flow" });
+        }
+        if !(0..header.names as usize).all(|index| self.name(index).is_sound()) {
+            return Err(Refused::Checksum { what: "a name" });
+        }
+        Ok(())
+    }
+}
