@@ -94,7 +94,7 @@ fn full(owner: &Owner) -> Flow<'_> {
         reply_counters: Some(Counters { packets: 0, bytes: 0 }),
         start: Some(Time { usec: 1_000, source: TimeSource::Kernel }),
         end: Some(Time { usec: 3_500, source: TimeSource::Estimated }),
-        duration_usec: Some(11),
+        duration_usec: Some(2500),
         end_reason: Some(EndReason::Replaced),
         initiator: Some(owner),
         responder: Some(owner),
