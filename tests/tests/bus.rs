@@ -171,6 +171,7 @@ fn properties_and_statistics_are_as_the_contract_has_them() {
         "events_repeated",
         "unknown_attributes",
         "resyncs",
+        "sweeps",
         "dumps",
         "active",
         "closed",
