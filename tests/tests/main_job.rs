@@ -121,7 +121,10 @@ fn the_daemon_has_exactly_the_kernels_flows_and_tells_each_birth_and_end_once() 
         }
         assert!(flow.get("end_usec").is_none(), "an active flow has not ended: {flow}");
         if before.contains_key(&flow::key(flow)) {
-            assert!(flow["orig_packets"].as_u64() > Some(0), "the dump brings the counters of older flows: {flow}");
+            assert!(
+                flow["orig_packets"].as_u64() > Some(0),
+                "the dump brings the counters of older flows: {flow}"
+            );
         }
     }
     let ids: BTreeMap<u64, String> =
