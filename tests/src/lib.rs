@@ -11,6 +11,7 @@ pub mod bus;
 pub mod conntrack;
 pub mod daemon;
 pub mod flow;
+pub mod inject;
 pub mod monitor;
 pub mod namespace;
 pub mod network;
