@@ -106,40 +106,15 @@ impl Bus {
         command
     }
 
-    /// Calls a method and returns the body of the reply: an array with one value an output, variants already unwrapped.
-    /// `arguments` are busctl's: the signature, then the values.
+    /// As [`call`], on this bus.
     ///
     /// # Errors
     /// The error reply, by name.
     ///
     /// # Panics
-    /// If busctl cannot be started or prints what is not JSON.
+    /// As [`call`].
     pub fn call(&self, target: [&str; 4], arguments: &[&str]) -> Result<Value, CallError> {
-        // Only the debug log of busctl has the name of an error; the message alone goes to standard error otherwise.
-        let mut command = self.busctl();
-        command
-            .env("SYSTEMD_LOG_LEVEL", "debug")
-            .env("SYSTEMD_LOG_TARGET", "console")
-            .env("SYSTEMD_COLORS", "0");
-        // After -- a negative number is a value and not an option.
-        let output =
-            command.args(["call", "--"]).args(target).args(arguments).output().expect("busctl is installed");
-        if output.status.success() {
-            let text = String::from_utf8_lossy(&output.stdout);
-            if text.trim().is_empty() {
-                return Ok(Value::Array(Vec::new()));
-            }
-            let mut reply: Value =
-                serde_json::from_str(&text).unwrap_or_else(|e| panic!("busctl printed {text:?}: {e}"));
-            return Ok(plain(reply["data"].take()));
-        }
-        let log = String::from_utf8_lossy(&output.stderr);
-        let name = log
-            .split_whitespace()
-            .filter_map(|word| word.strip_prefix("error-name="))
-            .rfind(|name| *name != "n/a");
-        let message = log.lines().find_map(|line| line.strip_prefix("Call failed: ")).unwrap_or(&log);
-        Err(CallError { name: name.unwrap_or_default().to_owned(), message: message.to_owned() })
+        call(self.busctl(), target, arguments)
     }
 
     /// Calls a method of FlowMonitor1.
@@ -159,29 +134,75 @@ impl Bus {
         Ok(reply[0].clone())
     }
 
-    /// All flows of ListActive or ListClosed with this query (busctl's arguments for the dictionary's entries), page by page.
+    /// As [`list`], on this bus.
     ///
     /// # Errors
     /// As [`Bus::call`].
     ///
     /// # Panics
-    /// If a page is not what the contract says.
+    /// As [`list`].
     pub fn list(&self, member: &str, query: &[[&str; 3]]) -> Result<Vec<Value>, CallError> {
-        let mut flows = Vec::new();
-        let mut after = None::<String>;
-        loop {
-            let mut entries = query.to_vec();
-            if let Some(after) = &after {
-                entries.push(["after", "t", after]);
-            }
-            let reply = self
-                .monitor_call(member, &dictionary(&entries).iter().map(String::as_str).collect::<Vec<_>>())?;
-            let page = reply[0].as_array().expect("the first output is an array of flows");
-            flows.extend(page.iter().cloned());
-            match reply[1].get("next") {
-                Some(next) => after = Some(next.as_u64().expect("next is a number").to_string()),
-                None => return Ok(flows),
-            }
+        list(|arguments| self.monitor_call(member, arguments), query)
+    }
+}
+
+/// Calls a method and returns the body of the reply: an array with one value an output, variants already unwrapped.
+/// `busctl` is one that prints JSON and has no verb yet, `arguments` are busctl's: the signature, then the values.
+///
+/// # Errors
+/// The error reply, by name.
+///
+/// # Panics
+/// If busctl cannot be started or prints what is not JSON.
+pub fn call(mut busctl: Command, target: [&str; 4], arguments: &[&str]) -> Result<Value, CallError> {
+    // Only the debug log of busctl has the name of an error; the message alone goes to standard error otherwise.
+    busctl.env("SYSTEMD_LOG_LEVEL", "debug").env("SYSTEMD_LOG_TARGET", "console").env("SYSTEMD_COLORS", "0");
+    // After -- a negative number is a value and not an option.
+    let output =
+        busctl.args(["call", "--"]).args(target).args(arguments).output().expect("busctl is installed");
+    if output.status.success() {
+        let text = String::from_utf8_lossy(&output.stdout);
+        if text.trim().is_empty() {
+            return Ok(Value::Array(Vec::new()));
+        }
+        let mut reply: Value =
+            serde_json::from_str(&text).unwrap_or_else(|e| panic!("busctl printed {text:?}: {e}"));
+        return Ok(plain(reply["data"].take()));
+    }
+    let log = String::from_utf8_lossy(&output.stderr);
+    let name = log
+        .split_whitespace()
+        .filter_map(|word| word.strip_prefix("error-name="))
+        .rfind(|name| *name != "n/a");
+    let message = log.lines().find_map(|line| line.strip_prefix("Call failed: ")).unwrap_or(&log);
+    Err(CallError { name: name.unwrap_or_default().to_owned(), message: message.to_owned() })
+}
+
+/// All flows of ListActive or ListClosed with this query (busctl's arguments for the dictionary's entries), page by page;
+/// `call` makes one call with the arguments that it is given.
+///
+/// # Errors
+/// The first one of `call`.
+///
+/// # Panics
+/// If a page is not what the contract says.
+pub fn list(
+    call: impl Fn(&[&str]) -> Result<Value, CallError>,
+    query: &[[&str; 3]],
+) -> Result<Vec<Value>, CallError> {
+    let mut flows = Vec::new();
+    let mut after = None::<String>;
+    loop {
+        let mut entries = query.to_vec();
+        if let Some(after) = &after {
+            entries.push(["after", "t", after]);
+        }
+        let reply = call(&dictionary(&entries).iter().map(String::as_str).collect::<Vec<_>>())?;
+        let page = reply[0].as_array().expect("the first output is an array of flows");
+        flows.extend(page.iter().cloned());
+        match reply[1].get("next") {
+            Some(next) => after = Some(next.as_u64().expect("next is a number").to_string()),
+            None => return Ok(flows),
         }
     }
 }
