@@ -7,6 +7,7 @@
 //! Everything here panics when the machine refuses something: for a test that is the failure, with its reason.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a harness: what fails here is a failed test")]
 
+pub mod booted;
 pub mod bus;
 pub mod conntrack;
 pub mod daemon;
@@ -18,6 +19,7 @@ pub mod network;
 pub mod process;
 pub mod traffic;
 
+pub use booted::{Machine, SystemBus};
 pub use bus::{Bus, CallError};
 pub use daemon::Daemon;
 pub use monitor::Monitor;

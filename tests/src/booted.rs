@@ -1,0 +1,356 @@
+//! A machine: a Debian root booted by systemd-nspawn, with a real systemd, journald and system bus, and a network namespace of
+//! its own. The package is installed in it as a person would.
+
+use std::fs::File;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::thread;
+
+use rustix::process::{Pid, Signal};
+use serde_json::Value;
+
+use crate::bus::{self, CallError};
+use crate::daemon::binary;
+use crate::process::{Directory, output_of, wait_for};
+use crate::{Namespace, conntrack};
+
+/// Which program is the system bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SystemBus {
+    /// dbus-daemon, the reference.
+    Daemon,
+    /// dbus-broker, the default of Fedora and others.
+    Broker,
+}
+
+/// A booted machine, gone with its owner.
+#[derive(Debug)]
+pub struct Machine {
+    layer: Layer,
+    process: Child,
+    /// Its PID 1, as this machine numbers it.
+    leader: u32,
+    namespace: Namespace,
+    installed: bool,
+}
+
+/// A root of its own: what is written goes to a layer above the one that all tests share.
+#[derive(Debug)]
+struct Layer(Directory);
+
+/// The user who is in the group flowbus, made by [`Machine::install`].
+pub const MEMBER: &str = "member";
+/// The user who is not, made by [`Machine::install`].
+pub const STRANGER: &str = "stranger";
+
+impl Machine {
+    /// Boots a machine without flowbus.
+    ///
+    /// # Panics
+    /// Without root's privileges, and if it does not come up; the message has its console.
+    #[must_use]
+    pub fn boot(bus: SystemBus) -> Self {
+        let layer = Layer::new();
+        if bus == SystemBus::Broker {
+            let alias = layer.root().join("etc/systemd/system/dbus.service");
+            symlink("/lib/systemd/system/dbus-broker.service", alias).expect("a new root takes links");
+        }
+        let namespace = Namespace::new("machine");
+        let console = File::create(layer.console()).expect("a directory of our own takes files");
+        let process = Command::new("systemd-nspawn")
+            .arg("--directory")
+            .arg(layer.root())
+            .arg(format!("--network-namespace-path={}", namespace.path()))
+            // What --private-network brings: PID 1 opens the sockets, and may set the namespace's parameters.
+            .arg("--capability=CAP_NET_ADMIN")
+            .env("SYSTEMD_NSPAWN_API_VFS_WRITABLE", "network")
+            // The machine that runs the tests may have no systemd of its own.
+            .args(["--boot", "--console=read-only", "--register=no", "--keep-unit", "--hostname=machine"])
+            .stdin(Stdio::null())
+            .stdout(console.try_clone().expect("a file can be shared"))
+            .stderr(console)
+            .spawn()
+            .expect("systemd-nspawn is installed");
+        let mut machine = Self { layer, process, leader: 0, namespace, installed: false };
+        machine.leader = wait_for("systemd-nspawn to start PID 1", || machine.find_leader());
+        wait_for("the machine to be up", || {
+            machine.must_live();
+            let state = machine.command("systemctl").arg("is-system-running").output().ok()?;
+            matches!(String::from_utf8_lossy(&state.stdout).trim(), "running" | "degraded").then_some(())
+        });
+        machine
+    }
+
+    /// Boots a machine and installs flowbus.
+    ///
+    /// # Panics
+    /// As [`Machine::boot`] and [`Machine::install`].
+    #[must_use]
+    pub fn installed(bus: SystemBus) -> Self {
+        let mut machine = Self::boot(bus);
+        machine.install(package());
+        machine
+    }
+
+    /// Installs or upgrades the package, and the first time makes [`MEMBER`] and [`STRANGER`].
+    ///
+    /// # Panics
+    /// If dpkg fails.
+    pub fn install(&mut self, package: &Path) {
+        std::fs::copy(package, self.layer.root().join("root/flowbus.deb")).expect("the root takes files");
+        self.run("dpkg --install /root/flowbus.deb");
+        if !self.installed {
+            self.run(&format!("useradd --groups flowbus {MEMBER}"));
+            self.run(&format!("useradd {STRANGER}"));
+            self.installed = true;
+        }
+    }
+
+    /// The network namespace that is the machine's.
+    #[must_use]
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Where its files are, seen from here; what is mounted inside (/run, /proc) is not in them.
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
+        self.layer.root()
+    }
+
+    /// A command that runs inside, as root.
+    #[must_use]
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--target={}", self.leader));
+        command.args(["--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd", "--", program]);
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LANG", "C.UTF-8");
+        command
+    }
+
+    /// A command that runs inside as a user, with the groups of that user.
+    #[must_use]
+    pub fn command_as(&self, user: &str, program: &str) -> Command {
+        let mut command = self.command("setpriv");
+        command.args([format!("--reuid={user}"), format!("--regid={user}"), "--init-groups".into()]);
+        command.arg(program);
+        command
+    }
+
+    /// Runs a command line inside as root, its words separated by spaces, and returns its standard output.
+    ///
+    /// # Panics
+    /// If the command fails.
+    pub fn run(&self, line: &str) -> String {
+        let mut words = line.split_whitespace();
+        let program = words.next().expect("a command line has a program");
+        output_of(self.command(program).args(words))
+    }
+
+    /// Runs a shell script inside as root and returns its standard output.
+    ///
+    /// # Panics
+    /// If the script fails.
+    pub fn shell(&self, script: &str) -> String {
+        output_of(self.command("sh").args(["-euc", script]))
+    }
+
+    /// Calls a method on the system bus as a user; see [`bus::call`].
+    ///
+    /// # Errors
+    /// The error reply, by name.
+    ///
+    /// # Panics
+    /// As [`bus::call`].
+    pub fn call(&self, user: &str, target: [&str; 4], arguments: &[&str]) -> Result<Value, CallError> {
+        let mut busctl = self.command_as(user, "busctl");
+        busctl.args(["--system", "--json=short"]).stdin(Stdio::null());
+        bus::call(busctl, target, arguments)
+    }
+
+    /// Calls a method of FlowMonitor1 as root.
+    ///
+    /// # Errors
+    /// As [`Machine::call`].
+    pub fn monitor_call(&self, member: &str, arguments: &[&str]) -> Result<Value, CallError> {
+        self.call("root", monitor(member), arguments)
+    }
+
+    /// A property of FlowMonitor1, read by root.
+    ///
+    /// # Errors
+    /// As [`Machine::call`].
+    pub fn property(&self, name: &str) -> Result<Value, CallError> {
+        let [service, path, interface, _] = monitor("");
+        let get = [service, path, "org.freedesktop.DBus.Properties", "Get"];
+        Ok(self.call("root", get, &["ss", interface, name])?[0].clone())
+    }
+
+    /// All flows that ListActive or ListClosed has for root; see [`bus::list`].
+    ///
+    /// # Errors
+    /// As [`Machine::call`].
+    pub fn list(&self, member: &str, query: &[[&str; 3]]) -> Result<Vec<Value>, CallError> {
+        bus::list(|arguments| self.monitor_call(member, arguments), query)
+    }
+
+    /// A property of a unit, as `systemctl show` prints it.
+    ///
+    /// # Panics
+    /// If systemctl fails.
+    #[must_use]
+    pub fn unit(&self, unit: &str, property: &str) -> String {
+        self.run(&format!("systemctl show --value --property={property} {unit}")).trim().to_owned()
+    }
+
+    /// Waits until a property of a unit has a value.
+    ///
+    /// # Panics
+    /// If it never has; the message has the unit's journal.
+    pub fn wait_for_unit(&self, unit: &str, property: &str, value: &str) {
+        wait_for(&format!("{property} of {unit} to be {value}"), || {
+            (self.unit(unit, property) == value).then_some(())
+        });
+    }
+
+    /// The journal's entries that match, each with all its fields; `matches` are journalctl's arguments.
+    ///
+    /// # Panics
+    /// If journalctl fails.
+    #[must_use]
+    pub fn journal(&self, matches: &[&str]) -> Vec<Value> {
+        // What was sent before this is in the answer.
+        self.run("journalctl --sync");
+        let entries = output_of(self.command("journalctl").args(["--output=json", "--all"]).args(matches));
+        entries.lines().map(|line| serde_json::from_str(line).expect("one JSON object a line")).collect()
+    }
+
+    /// Waits until flowbusd has a table that agrees with the kernel's.
+    ///
+    /// # Panics
+    /// If it never does.
+    pub fn wait_until_synchronized(&self) {
+        wait_for("flowbusd to be synchronized", || {
+            (self.property("Synchronized").ok()? == Value::Bool(true)).then_some(())
+        });
+        assert_eq!(
+            self.property("ActiveCount").unwrap().as_u64().unwrap(),
+            conntrack::list(&self.namespace).len() as u64
+        );
+    }
+
+    fn find_leader(&mut self) -> Option<u32> {
+        self.must_live();
+        let parent = self.process.id();
+        let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
+        let child = children.split_whitespace().next()?.parse().ok()?;
+        // Before this it is a helper of nspawn that has not entered the new namespaces yet.
+        let status = std::fs::read_to_string(format!("/proc/{child}/status")).ok()?;
+        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+        let comm = std::fs::read_to_string(format!("/proc/{child}/comm")).ok()?;
+        (numbers.split_whitespace().nth(1) == Some("1") && comm.trim() == "systemd").then_some(child)
+    }
+
+    fn must_live(&mut self) {
+        if let Some(status) = self.process.try_wait().expect("a child can be waited for") {
+            let console = std::fs::read_to_string(self.layer.console()).unwrap_or_default();
+            panic!("systemd-nspawn ended with {status}:\n{console}");
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if thread::panicking() && self.leader != 0 {
+            let journal = self.command("journalctl").args(["--no-pager", "--lines=60"]).output();
+            let journal = journal.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+            eprintln!("the machine's journal:\n{}", journal.unwrap_or_default());
+        }
+        // All of the machine ends with its PID 1, and nspawn with that.
+        match i32::try_from(self.leader).ok().and_then(Pid::from_raw) {
+            Some(leader) => drop(rustix::process::kill_process(leader, Signal::KILL)),
+            None => drop(self.process.kill()),
+        }
+        let _ = self.process.wait();
+    }
+}
+
+impl Layer {
+    fn new() -> Self {
+        static SHARED: OnceLock<PathBuf> = OnceLock::new();
+        let shared = SHARED.get_or_init(|| {
+            let tool = workspace().join("tools/test-root");
+            PathBuf::from(output_of(&mut Command::new(tool)).trim())
+        });
+        let layer = Self(Directory::new("machine"));
+        let path = |name: &str| layer.0.path().join(name);
+        for name in ["upper", "work", "root"] {
+            std::fs::create_dir(path(name)).expect("a directory of our own takes directories");
+        }
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            shared.display(),
+            path("upper").display(),
+            path("work").display()
+        );
+        output_of(Command::new("mount").args(["-t", "overlay", "-o", &options, "overlay"]).arg(path("root")));
+        layer
+    }
+
+    fn root(&self) -> PathBuf {
+        self.0.path().join("root")
+    }
+
+    fn console(&self) -> PathBuf {
+        self.0.path().join("console")
+    }
+}
+
+impl Drop for Layer {
+    fn drop(&mut self) {
+        // Lazily: the last process of the machine may still be on its way out.
+        let _ = Command::new("umount").arg("--lazy").arg(self.root()).status();
+    }
+}
+
+/// The address of a member of FlowMonitor1, for [`Machine::call`].
+#[must_use]
+pub fn monitor(member: &str) -> [&str; 4] {
+    ["org.flowbus.FlowMonitor1", "/org/flowbus/FlowMonitor1", "org.flowbus.FlowMonitor1", member]
+}
+
+/// The address of a member of FlowControl1, for [`Machine::call`].
+#[must_use]
+pub fn control(member: &str) -> [&str; 4] {
+    ["org.flowbus.FlowControl1", "/org/flowbus/FlowControl1", "org.flowbus.FlowControl1", member]
+}
+
+/// The package of the binaries under test.
+#[must_use]
+pub fn package() -> &'static Path {
+    static PACKAGE: OnceLock<PathBuf> = OnceLock::new();
+    PACKAGE.get_or_init(|| build(&[]))
+}
+
+/// The same binaries as a build that came before.
+#[must_use]
+pub fn previous_package() -> &'static Path {
+    static PACKAGE: OnceLock<PathBuf> = OnceLock::new();
+    PACKAGE.get_or_init(|| build(&["--version", "0.0.1"]))
+}
+
+/// Builds the package next to the binaries; each test run does so once, and leaves the last one there.
+fn build(arguments: &[&str]) -> PathBuf {
+    let [daemon, control, client] = ["flowbusd", "flowbus-control", "flowctl"].map(binary);
+    let directory = daemon.parent().expect("a file is in a directory");
+    assert!(control.parent() == Some(directory) && client.parent() == Some(directory));
+    let mut command = Command::new(workspace().join("packaging/build"));
+    command.args(arguments).arg(directory).arg(directory.join("package"));
+    PathBuf::from(output_of(command.env("FLOWBUS_DEB_COMPRESSION", "none")).trim())
+}
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in the workspace")
+}
