@@ -253,6 +253,20 @@ impl Socket {
         sockopt::socket_recv_buffer_size(&self.fd).map_err(SocketError::of("getsockopt(SO_RCVBUF)"))
     }
 
+    /// Asks the kernel to send again what this socket could not take (`NETLINK_BROADCAST_ERROR`, conntrackd's reliable
+    /// mode). A reader that stops then fills the table with dying flows until traffic is refused: a service leaves
+    /// this off.
+    ///
+    /// # Errors
+    /// [`SocketError::System`] when the kernel refuses the option.
+    pub fn set_broadcast_error(&self, on: bool) -> Result<(), SocketError> {
+        self.set_netlink_option(
+            libc::NETLINK_BROADCAST_ERROR,
+            on.into(),
+            "setsockopt(NETLINK_BROADCAST_ERROR)",
+        )
+    }
+
     fn set_netlink_option(
         &self,
         option: libc::c_int,

@@ -8,11 +8,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a harness: what fails here is a failed test")]
 
 pub mod booted;
+pub mod burst;
 pub mod bus;
 pub mod conntrack;
 pub mod daemon;
 pub mod flow;
 pub mod inject;
+pub mod kept;
 pub mod monitor;
 pub mod namespace;
 pub mod network;
@@ -22,6 +24,7 @@ pub mod traffic;
 pub use booted::{Machine, SystemBus};
 pub use bus::{Bus, CallError};
 pub use daemon::Daemon;
+pub use kept::Kept;
 pub use monitor::Monitor;
 pub use namespace::Namespace;
 pub use network::Network;
