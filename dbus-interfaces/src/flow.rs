@@ -59,6 +59,13 @@ pub struct Flow<'a> {
     pub responder: Option<&'a Owner>,
 }
 
+/// Which ends of a flow are translated, in address or port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Translated {
+    pub(crate) source: bool,
+    pub(crate) destination: bool,
+}
+
 impl<'a> Flow<'a> {
     /// A flow of which nothing is known but its number and tuples.
     pub const fn new(id: u64, original: Tuple, reply: Tuple) -> Self {
@@ -155,14 +162,8 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// A translated address comes with its port, though that may be unchanged: together they are the translated
-    /// endpoint. Of ICMP the identifier counts as the source's port, but it is shown as `reply_icmp_id` alone.
-    fn visit_nat<F: FnMut(Key, Value<'_>)>(&self, show: &mut Show<F>) {
-        const NAT: FieldSet =
-            FieldSet::EMPTY.with(Key::NatSrc).with(Key::NatSport).with(Key::NatDst).with(Key::NatDport);
-        if !show.fields.intersects(NAT) {
-            return;
-        }
+    /// What is translated. Of ICMP the identifier counts as the source's port.
+    pub(crate) fn translated(&self) -> Translated {
         let (original, reply) = (&self.original, &self.reply);
         let (source, destination) = match (original.layer4, reply.layer4) {
             (Layer4::Ports { src, dst }, Layer4::Ports { src: reply_src, dst: reply_dst }) => {
@@ -171,13 +172,27 @@ impl<'a> Flow<'a> {
             (Layer4::Icmp { id, .. }, Layer4::Icmp { id: reply_id, .. }) => (id != reply_id, false),
             _ => (false, false),
         };
-        let ports = ports(reply);
-        if source || original.src != reply.dst {
-            show.address(Key::NatSrc, reply.dst);
+        Translated {
+            source: source || original.src != reply.dst,
+            destination: destination || original.dst != reply.src,
+        }
+    }
+
+    /// A translated address comes with its port, though that may be unchanged: together they are the translated
+    /// endpoint. The identifier of ICMP is shown as `reply_icmp_id` alone.
+    fn visit_nat<F: FnMut(Key, Value<'_>)>(&self, show: &mut Show<F>) {
+        const NAT: FieldSet =
+            FieldSet::EMPTY.with(Key::NatSrc).with(Key::NatSport).with(Key::NatDst).with(Key::NatDport);
+        if !show.fields.intersects(NAT) {
+            return;
+        }
+        let (translated, ports) = (self.translated(), ports(&self.reply));
+        if translated.source {
+            show.address(Key::NatSrc, self.reply.dst);
             show.some(Key::NatSport, ports.map(|(_, dst)| Value::U16(dst)));
         }
-        if destination || original.dst != reply.src {
-            show.address(Key::NatDst, reply.src);
+        if translated.destination {
+            show.address(Key::NatDst, self.reply.src);
             show.some(Key::NatDport, ports.map(|(src, _)| Value::U16(src)));
         }
     }
@@ -301,4 +316,9 @@ const PROTOCOLS: [(u8, &str); 8] = [
 /// The name of an IP protocol, as `protocol` shows it; `None` for one that is shown as a number.
 pub fn protocol_name(number: u8) -> Option<&'static str> {
     PROTOCOLS.iter().find(|(known, _)| *known == number).map(|&(_, name)| name)
+}
+
+/// The number of an IP protocol by its name, without regard to case.
+pub fn protocol_number(name: &str) -> Option<u8> {
+    PROTOCOLS.iter().find(|(_, known)| known.eq_ignore_ascii_case(name)).map(|&(number, _)| number)
 }

@@ -24,7 +24,7 @@ mod value;
 pub use control::*;
 pub use dictionary::{Dictionary, Json, MarkDictionary};
 pub use error::Error;
-pub use flow::{Flow, event_name, protocol_name, visit_mark_fields};
+pub use flow::{Flow, event_name, protocol_name, protocol_number, visit_mark_fields};
 pub use key::{FieldSet, Key};
 pub use mark::{Mark, Qos, SourceNameError, SourceNames};
 pub use names::*;
@@ -33,6 +33,9 @@ pub use owned::{FlowError, OwnedFlow, OwnedValue};
 pub use owner::Owner;
 pub use page::Page;
 pub use proxy::*;
-pub use query::{Argument, LIMIT_DEFAULT, LIMIT_MAXIMUM, Query, QueryError, RawQuery};
+pub use query::{
+    Argument, EventSet, Filter, LIMIT_DEFAULT, LIMIT_MAXIMUM, Lookup, Query, QueryError, QueryKey, QueryPart,
+    RawQuery, ReportOptions, StreamQuery,
+};
 pub use time::{EndReason, Time, TimeSource};
-pub use value::{Value, status_names};
+pub use value::{Value, status_bit, status_names};

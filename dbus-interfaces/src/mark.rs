@@ -20,6 +20,15 @@ pub struct Mark(pub u32);
 const TABLE_BASE: u16 = 1000;
 
 impl Mark {
+    /// Where the QoS category stands.
+    pub(crate) const QOS: u32 = 0x0000_00e0;
+    /// Where the traffic source stands.
+    pub(crate) const SOURCE: u32 = 0x0000_3f00;
+    /// Where the VPN intent stands.
+    pub(crate) const VPN: u32 = 0x0000_c000;
+    /// Where the routing table stands.
+    pub(crate) const ROUTING_TABLE: u32 = 0xffff_0000;
+
     /// Bit 0: the connection is subject to the legacy SNAT rules.
     pub const fn legacy_snat(self) -> bool {
         self.0 & 1 != 0

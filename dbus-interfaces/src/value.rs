@@ -89,6 +89,11 @@ pub fn status_names(status: Status) -> impl Iterator<Item = &'static str> {
     STATUS_NAMES.iter().enumerate().filter(move |(bit, _)| bits >> bit & 1 != 0).map(|(_, name)| *name)
 }
 
+/// The bit of a name, without regard to case.
+pub fn status_bit(name: &str) -> Option<u32> {
+    STATUS_NAMES.iter().position(|known| known.eq_ignore_ascii_case(name)).map(|bit| 1 << bit)
+}
+
 /// How values are written.
 pub(crate) trait Form {
     fn serialize<S: Serializer>(value: Value<'_>, serializer: S) -> Result<S::Ok, S::Error>;

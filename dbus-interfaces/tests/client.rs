@@ -62,9 +62,9 @@ fn flow() -> Flow<'static> {
 impl Service {
     #[zbus(out_args("flows", "page"))]
     fn list_active(&self, query: RawQuery) -> Result<(Vec<Dictionary<'_>>, Page), Error> {
-        let query = Query::parse(&query)?;
-        let flows =
-            if query.after.is_none() { vec![flow().dictionary(&self.0, query.fields)] } else { vec![] };
+        let query = Query::parse(&query, &SourceNames::default())?;
+        let shown = query.after.is_none() && query.filter.matches(&flow());
+        let flows = if shown { vec![flow().dictionary(&self.0, query.fields)] } else { vec![] };
         Ok((flows, Page { next: None, sequence: 9, epoch: "e".into(), synchronized: true }))
     }
 
@@ -95,7 +95,10 @@ async fn flows_pages_and_errors_reach_the_client() {
     let keys: Vec<_> = flows[0].iter().map(|(key, _)| key).collect();
     assert_eq!(keys, [Key::Id, Key::Src]);
 
-    let error = client.list_active(&QueryMap::from([("source", "CHROME".into())])).await.unwrap_err();
+    let mut query = RawQuery::default();
+    query.add_word("source=CHROME,USER").unwrap();
+    assert!(client.list_active(&query.to_map()).await.unwrap().0.is_empty());
+    let error = client.list_active(&QueryMap::from([("source", "CHROMIUM".into())])).await.unwrap_err();
     assert!(matches!(&error, Error::InvalidArgument(text) if text.contains("source")), "{error}");
     assert_eq!(client.get_flow(8).await.unwrap_err(), Error::NotFound("no flow 8".into()));
 }

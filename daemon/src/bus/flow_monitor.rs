@@ -31,28 +31,22 @@ impl FlowMonitor {
         Self { handle, names, counters }
     }
 
-    /// The flows of a page that fit, and where the listing goes on: `key` gives the number to pass back.
-    fn page(&self, query: &Query, page: Page, key: impl Fn(&Item) -> Option<u64>) -> (Listing, Dictionary) {
-        let mut bytes = 0;
-        let mut more = page.more;
-        let mut items = Vec::with_capacity(page.flows.len());
-        for item in page.flows.into_iter().map(Item::from) {
-            bytes += self.names.size(&item, query.fields);
-            if bytes > PAGE_BYTES && !items.is_empty() {
-                more = true;
-                break;
-            }
-            items.push(item);
-        }
-        let mut details = HashMap::from([
-            ("sequence", Variant::from(page.sequence)),
+    /// A page as the bus has it.
+    fn page(&self, page: Result<FlowPage, AskError>) -> Result<(Listing, Dictionary), Error> {
+        let FlowPage { listing, next, sequence, synchronized } =
+            page.map_err(|error| self.unanswered(&error))?;
+        let mut details = Dictionary::from([
+            ("sequence", Variant::from(sequence)),
             ("epoch", Variant::from(self.handle.epoch().to_owned())),
-            ("synchronized", Variant::from(page.synchronized)),
+            ("synchronized", Variant::from(synchronized)),
         ]);
-        if let Some(next) = items.last().filter(|_| more).and_then(key) {
-            details.insert("next", Variant::from(next));
-        }
-        (Listing::new(&self.names, query.fields, items), details)
+        details.extend(next.map(|next| ("next", Variant::from(next))));
+        Ok((listing, details))
+    }
+
+    /// Counts a call that takes work, for as long as the result lives.
+    fn begin(&self, header: &Header<'_>) -> Result<Call, Error> {
+        self.calls.begin(header).map_err(|error| self.refuse(error))
     }
 
     fn refuse(&self, error: Error) -> Error {
@@ -61,7 +55,8 @@ impl FlowMonitor {
     }
 
     fn parse(&self, query: &RawQuery) -> Result<Query, Error> {
-        Query::parse(query).map_err(|error| self.refuse(error.into()))
+        let config = self.names.config();
+        Query::parse(query, &config.source_names).map_err(|error| self.refuse(error.into()))
     }
 
     fn unanswered(&self, error: &AskError) -> Error {
@@ -86,12 +81,14 @@ impl FlowMonitor {
     ///
     /// Errors: org.flowbus.Error.InvalidArgument, LimitExceeded, Unavailable.
     #[zbus(out_args("flows", "page"))]
-    async fn list_active(&self, query: RawQuery) -> Result<(Listing, Dictionary), Error> {
+    async fn list_active(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        query: RawQuery,
+    ) -> Result<(Listing, Dictionary), Error> {
+        let _call = self.begin(&header)?;
         let query = self.parse(&query)?;
-        let after = query.after.unwrap_or(0);
-        let page = self.handle.list_active(after, query.limit.into(), false).await;
-        let page = page.map_err(|error| self.unanswered(&error))?;
-        Ok(self.page(&query, page, |item| Some(item.flow.record.id)))
+        self.page(listing::active(&self.handle, &self.names, &query).await)
     }
 
     /// One page of the flows that ended and are still remembered, latest end first.
@@ -99,12 +96,14 @@ impl FlowMonitor {
     /// Each flow carries the `sequence` of its end. `next` is such a number, and `after` continues with
     /// smaller ones. Otherwise as ListActive.
     #[zbus(out_args("flows", "page"))]
-    async fn list_closed(&self, query: RawQuery) -> Result<(Listing, Dictionary), Error> {
+    async fn list_closed(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        query: RawQuery,
+    ) -> Result<(Listing, Dictionary), Error> {
+        let _call = self.begin(&header)?;
         let query = self.parse(&query)?;
-        let before = query.after.unwrap_or(u64::MAX);
-        let page = self.handle.list_closed(before, query.limit.into()).await;
-        let page = page.map_err(|error| self.unanswered(&error))?;
-        Ok(self.page(&query, page, |item| item.sequence))
+        self.page(listing::closed(&self.handle, &self.names, &query).await)
     }
 
     /// The flow with this id, alive or ended.
@@ -112,7 +111,8 @@ impl FlowMonitor {
     /// Errors: org.flowbus.Error.NotFound if there never was one or it is forgotten, LimitExceeded,
     /// Unavailable.
     #[zbus(out_args("flow"))]
-    async fn get_flow(&self, id: u64) -> Result<Single, Error> {
+    async fn get_flow(&self, #[zbus(header)] header: Header<'_>, id: u64) -> Result<Single, Error> {
+        let _call = self.begin(&header)?;
         match self.handle.flow(id).await.map_err(|error| self.unanswered(&error))? {
             Some(flow) => Ok(Single::new(&self.names, flow)),
             None => {

@@ -1,18 +1,33 @@
-//! The query language: the `a{sv}` that chooses what a listing answers.
+//! The query language: the `a{sv}` that chooses what a listing, a stream or a report answers.
+//!
+//! Keys are AND-ed, the values of one key OR-ed: a single value, or an array of them. An integer is of any D-Bus
+//! integer type or a decimal string. Names are matched without regard to case. Networks may have bits behind their
+//! prefix, which are ignored, as conntrack and iptables do; an IPv4-mapped address is the IPv4 address inside. A
+//! flow that does not have what a key asks about does not match, whatever the value. [`QueryKey`] has the list.
 
 mod argument;
+mod condition;
+mod filter;
+mod key;
 mod parse;
+mod report;
+mod stream;
+mod text;
 
 pub use argument::{Argument, RawQuery};
+pub use filter::{Filter, Lookup};
+pub use key::{QueryKey, QueryPart};
+pub use report::ReportOptions;
+pub use stream::{EventSet, StreamQuery};
 
-use crate::{Error, FieldSet};
+use crate::{Error, FieldSet, SourceNames};
 
 /// The most flows that a page has.
 pub const LIMIT_MAXIMUM: u16 = 1000;
 /// How many flows a page has where the query does not say.
 pub const LIMIT_DEFAULT: u16 = 500;
 
-/// A query, checked.
+/// The query of `ListActive` and `ListClosed`, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
     /// Where the page begins: after the flow with this number, the `next` of the page before. `None` begins at the
@@ -22,29 +37,47 @@ pub struct Query {
     pub limit: u16,
     /// Which fields of each flow are shown.
     pub fields: FieldSet,
+    /// Whether a dump brings counters up to date first.
+    pub refresh: bool,
+    /// Which flows.
+    pub filter: Filter,
 }
 
-/// The first page, of the default length, with all fields.
+/// The first page, of the default length, of all flows with all fields.
 impl Default for Query {
     fn default() -> Self {
-        Self { after: None, limit: LIMIT_DEFAULT, fields: FieldSet::ALL }
+        Self {
+            after: None,
+            limit: LIMIT_DEFAULT,
+            fields: FieldSet::ALL,
+            refresh: false,
+            filter: Filter::default(),
+        }
     }
 }
 
 /// What is wrong with a query. Nothing wrong is ever taken for "matches everything".
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
-    /// No version of this interface has the key.
-    #[error("unknown query key {0}; this version takes after, limit and fields")]
-    Unknown(String),
-    /// The interface has the key, this version does not do it yet.
-    #[error("query key {0} is not supported yet; this version takes after, limit and fields")]
-    Unsupported(&'static str),
+    /// There is no such key.
+    #[error("unknown key {key}; there are {known}")]
+    Unknown {
+        /// What was given, quoted.
+        key: String,
+        /// The keys that there are.
+        known: String,
+    },
+    /// The key is one of a stream.
+    #[error("{0} is a key of streams; listings do not take it")]
+    NotOfListings(&'static str),
+    /// The key is one of a page.
+    #[error("{0} is a key of listings; streams have no pages")]
+    NotOfStreams(&'static str),
     /// A key occurs twice.
-    #[error("query key {0} is repeated; give it once, with an array of values where it takes several")]
+    #[error("{0} is given twice; give it once, with an array of values (on a command line: with commas)")]
     Repeated(&'static str),
     /// A value has the wrong type or is out of range.
-    #[error("query key {key} takes {takes}, not {value}")]
+    #[error("{key} takes {takes}, not {value}")]
     Value {
         /// The key.
         key: &'static str,
@@ -53,6 +86,16 @@ pub enum QueryError {
         /// What it was given, quoted.
         value: String,
     },
+    /// A word of a command line is not of the form `key=value`.
+    #[error("{0} is no condition; write KEY=VALUE, such as dport=443")]
+    Word(String),
+}
+
+impl QueryError {
+    fn unknown<K: Copy>(key: &str, known: &[K], name: impl Fn(K) -> &'static str) -> Self {
+        let known: Vec<_> = known.iter().map(|&key| name(key)).collect();
+        Self::Unknown { key: Argument::Text(key.to_owned()).to_string(), known: known.join(", ") }
+    }
 }
 
 impl From<QueryError> for Error {
@@ -61,80 +104,50 @@ impl From<QueryError> for Error {
     }
 }
 
-/// The keys of this version.
-const SUPPORTED: [&str; 3] = ["after", "limit", "fields"];
-
-/// The keys that later versions take: they are refused by name, so that nobody believes that they filter.
-const PLANNED: [&str; 43] = [
-    "family",
-    "protocol",
-    "src",
-    "dst",
-    "reply_src",
-    "reply_dst",
-    "nat_src",
-    "nat_dst",
-    "address",
-    "sport",
-    "dport",
-    "reply_sport",
-    "reply_dport",
-    "nat_sport",
-    "nat_dport",
-    "port",
-    "icmp_type",
-    "icmp_code",
-    "icmp_id",
-    "nat",
-    "mark",
-    "source",
-    "vpn",
-    "qos",
-    "routing_table",
-    "interface",
-    "zone",
-    "orig_zone",
-    "reply_zone",
-    "state",
-    "helper",
-    "labels",
-    "status",
-    "id",
-    "conntrack_id",
-    "pid",
-    "comm",
-    "uid",
-    "unit",
-    "min_bytes",
-    "since",
-    "until",
-    "refresh",
-];
-
 impl Query {
-    /// Checks a query.
+    /// Checks a query. `names` are those that `source` knows.
     ///
     /// # Errors
-    /// For a key that is unknown, not supported yet or repeated, and for a value of the wrong type or range.
-    pub fn parse(raw: &RawQuery) -> Result<Self, QueryError> {
+    /// For a key that is unknown, repeated or one of streams, and for a value of the wrong type or range.
+    pub fn parse(raw: &RawQuery, names: &SourceNames) -> Result<Self, QueryError> {
         let mut query = Self::default();
-        let mut seen = Vec::new();
-        for (name, value) in &raw.0 {
-            let Some(&key) = SUPPORTED.iter().chain(&PLANNED).find(|known| *known == name) else {
-                return Err(QueryError::Unknown(Argument::Text(name.clone()).to_string()));
-            };
-            if seen.contains(&key) {
-                return Err(QueryError::Repeated(key));
-            }
-            seen.push(key);
+        for (key, value) in raw.pairs(QueryKey::ALL, QueryKey::name)? {
+            let (name, takes) = (key.name(), key.takes());
             match key {
-                "after" => query.after = Some(parse::integer(key, value, 0..=u64::MAX)?),
-                "limit" => query.limit = parse::integer(key, value, 1..=LIMIT_MAXIMUM)?,
-                "fields" => query.fields = parse::fields(key, value)?,
-                _ => return Err(QueryError::Unsupported(key)),
+                QueryKey::After => query.after = Some(parse::one(name, takes, value, parse::integer)?),
+                QueryKey::Limit => {
+                    query.limit = parse::one(name, takes, value, parse::within(1..=LIMIT_MAXIMUM))?;
+                }
+                QueryKey::Fields => query.fields = parse::fields(value)?,
+                QueryKey::Refresh => query.refresh = parse::one(name, takes, value, parse::boolean)?,
+                _ => {
+                    if !query.filter.add(key, value, names)? {
+                        return Err(QueryError::NotOfListings(name));
+                    }
+                }
             }
         }
         Ok(query)
+    }
+}
+
+impl RawQuery {
+    /// The pairs by key, each of which is one of `known` and occurs once.
+    fn pairs<K: Copy>(
+        &self,
+        known: &[K],
+        name: impl Fn(K) -> &'static str + Copy,
+    ) -> Result<Vec<(K, &Argument)>, QueryError> {
+        let mut pairs: Vec<(K, &Argument)> = Vec::new();
+        for (text, value) in &self.0 {
+            let key = known.iter().copied().find(|&key| name(key) == text);
+            let key = key.ok_or_else(|| QueryError::unknown(text, known, name))?;
+            if pairs.iter().any(|&(other, _)| name(other) == text) {
+                return Err(QueryError::Repeated(name(key)));
+            }
+            pairs.push((key, value));
+        }
+        Ok(pairs)
     }
 }
 

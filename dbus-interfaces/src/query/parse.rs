@@ -1,50 +1,241 @@
-//! Values of a query, by what they are.
+//! Values of a query, by what they are. `None` is a value that does not fit.
 
-use std::fmt::Display;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+use ctnetlink::{EventKind, Family};
+use ipnet::{IpNet, Ipv4Net};
+
 use super::{Argument, QueryError};
-use crate::{FieldSet, Key};
+use crate::{FieldSet, Key, Mark, SourceNames, event_name, parse_number, protocol_number, status_bit};
+
+/// The one value of a key.
+pub(super) fn one<T>(
+    key: &'static str,
+    takes: &str,
+    argument: &Argument,
+    parse: impl Fn(&Argument) -> Option<T>,
+) -> Result<T, QueryError> {
+    parse(argument).ok_or_else(|| QueryError::Value {
+        key,
+        takes: takes.to_owned(),
+        value: argument.to_string(),
+    })
+}
+
+/// The values of a key that takes several: an array, or a single one.
+pub(super) fn each<T, C: FromIterator<T>>(
+    key: &'static str,
+    takes: &str,
+    argument: &Argument,
+    parse: impl Fn(&Argument) -> Option<T>,
+) -> Result<C, QueryError> {
+    match argument {
+        // An empty array would match nothing or everything: neither was meant.
+        Argument::List(list) if !list.is_empty() => {
+            list.iter().map(|element| one(key, takes, element, &parse)).collect()
+        }
+        single => one(key, takes, single, parse).map(|value| std::iter::once(value).collect()),
+    }
+}
 
 /// An integer of any D-Bus type, or a decimal string.
-pub(super) fn integer<T>(
-    key: &'static str,
-    argument: &Argument,
-    range: RangeInclusive<T>,
-) -> Result<T, QueryError>
-where
-    T: TryFrom<u64> + PartialOrd + Display,
-{
+pub(super) fn integer<T: TryFrom<u64>>(argument: &Argument) -> Option<T> {
     let number = match argument {
-        Argument::Unsigned(number) => Some(*number),
-        Argument::Signed(number) => u64::try_from(*number).ok(),
+        Argument::Unsigned(number) => *number,
+        Argument::Signed(number) => u64::try_from(*number).ok()?,
         // from_str takes a sign, which a port or a mark has not.
-        Argument::Text(text) if text.bytes().all(|digit| digit.is_ascii_digit()) => text.parse().ok(),
+        Argument::Text(text) if text.bytes().all(|digit| digit.is_ascii_digit()) => text.parse().ok()?,
+        _ => return None,
+    };
+    T::try_from(number).ok()
+}
+
+/// An integer of a range.
+pub(super) fn within<T>(range: RangeInclusive<T>) -> impl Fn(&Argument) -> Option<T>
+where
+    T: TryFrom<u64> + PartialOrd,
+{
+    move |argument| integer(argument).filter(|number| range.contains(number))
+}
+
+pub(super) fn boolean(argument: &Argument) -> Option<bool> {
+    match argument {
+        Argument::Bool(value) => Some(*value),
+        _ => None,
+    }
+}
+
+fn text(argument: &Argument) -> Option<&str> {
+    match argument {
+        Argument::Text(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// A name that is kept as it is, of at most so many bytes.
+pub(super) fn name(maximum: usize) -> impl Fn(&Argument) -> Option<Box<str>> {
+    move |argument| text(argument).filter(|name| (1..=maximum).contains(&name.len())).map(Box::from)
+}
+
+/// One of some names, without regard to case.
+fn named<T: Copy>(argument: &Argument, names: &[(&str, T)]) -> Option<T> {
+    let text = text(argument)?;
+    names.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|&(_, value)| value)
+}
+
+pub(super) fn field(argument: &Argument) -> Option<Key> {
+    Key::parse(text(argument)?)
+}
+
+pub(super) fn fields(argument: &Argument) -> Result<FieldSet, QueryError> {
+    each("fields", super::QueryKey::Fields.takes(), argument, field)
+}
+
+pub(super) fn event(argument: &Argument) -> Option<EventKind> {
+    let kinds = [EventKind::New, EventKind::Update, EventKind::Destroy];
+    named(argument, &kinds.map(|kind| (event_name(kind), kind)))
+}
+
+pub(super) fn family(argument: &Argument) -> Option<Family> {
+    named(argument, &[("ipv4", Family::Ipv4), ("ipv6", Family::Ipv6)])
+}
+
+pub(super) fn protocol(argument: &Argument) -> Option<u8> {
+    text(argument).and_then(protocol_number).or_else(|| integer(argument))
+}
+
+/// An address or a network. Bits behind the prefix are ignored, as conntrack and iptables do; an IPv4-mapped
+/// address is the IPv4 address inside.
+pub(super) fn network(argument: &Argument) -> Option<IpNet> {
+    let text = text(argument)?;
+    let network = text.parse::<IpAddr>().map(IpNet::from).ok().or_else(|| text.parse().ok())?;
+    if let IpNet::V6(v6) = network
+        && let (Some(mapped), Some(prefix)) = (v6.addr().to_ipv4_mapped(), v6.prefix_len().checked_sub(96))
+    {
+        return Ipv4Net::new(mapped, prefix).ok().map(|v4| IpNet::V4(v4.trunc()));
+    }
+    Some(network.trunc())
+}
+
+/// A port, or `low-high`.
+pub(super) fn ports(argument: &Argument) -> Option<RangeInclusive<u16>> {
+    if let Some(port) = integer(argument) {
+        return Some(port..=port);
+    }
+    let (low, high) = text(argument)?.split_once('-')?;
+    let port = |text: &str| integer::<u16>(&Argument::Text(text.to_owned()));
+    let (low, high) = (port(low)?, port(high)?);
+    (low <= high).then_some(low..=high)
+}
+
+/// Some bits of a mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Masked {
+    pub(super) value: u32,
+    pub(super) mask: u32,
+}
+
+/// A mark, or `value/mask`. A value with bits that the mask has not would match nothing.
+pub(super) fn mark(argument: &Argument) -> Option<Masked> {
+    let (value, mask) = match argument {
+        Argument::Text(text) => match text.split_once('/') {
+            Some((value, mask)) => (parse_number(value)?, parse_number(mask)?),
+            None => (parse_number(text)?, u32::MAX),
+        },
+        _ => (integer(argument)?, u32::MAX),
+    };
+    (value & !mask == 0).then_some(Masked { value, mask })
+}
+
+impl Masked {
+    /// A part of a mark that stands where `mask` says.
+    fn part(mask: u32, value: impl Into<u32>) -> Self {
+        Self { value: value.into() << mask.trailing_zeros(), mask }
+    }
+
+    /// A part of few bits that has a name for each of its values.
+    fn named(mask: u32, argument: &Argument, name: fn(Mark) -> &'static str) -> Option<Self> {
+        let text = text(argument)?;
+        let mut parts = (0..=mask >> mask.trailing_zeros()).map(|value| Self::part(mask, value));
+        parts.find(|part| name(Mark(part.value)).eq_ignore_ascii_case(text))
+    }
+}
+
+/// A number as people write marks, or an integer, up to a maximum.
+fn number(argument: &Argument, maximum: u8) -> Option<u8> {
+    let number = match argument {
+        Argument::Text(text) => parse_number(text),
+        _ => integer(argument),
+    };
+    number.filter(|number| *number <= maximum)
+}
+
+/// A traffic source by name, alias or number.
+pub(super) fn source(names: &SourceNames) -> impl Fn(&Argument) -> Option<Masked> {
+    |argument| {
+        let named = text(argument).and_then(|text| names.parse(text));
+        Some(Masked::part(Mark::SOURCE, named.or_else(|| number(argument, 63))?))
+    }
+}
+
+pub(super) fn vpn(argument: &Argument) -> Option<Masked> {
+    Masked::named(Mark::VPN, argument, Mark::vpn)
+}
+
+pub(super) fn qos(argument: &Argument) -> Option<Masked> {
+    Masked::named(Mark::QOS, argument, |mark| mark.qos().name())
+        .or_else(|| Some(Masked::part(Mark::QOS, number(argument, 7)?)))
+}
+
+pub(super) fn routing_table(argument: &Argument) -> Option<Masked> {
+    within(1000..=u16::MAX)(argument).map(|table| Masked::part(Mark::ROUTING_TABLE, table))
+}
+
+/// What is translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Nat {
+    Source,
+    Destination,
+    Any,
+    None,
+}
+
+pub(super) fn nat(argument: &Argument) -> Option<Nat> {
+    let names =
+        [("source", Nat::Source), ("destination", Nat::Destination), ("any", Nat::Any), ("none", Nat::None)];
+    named(argument, &names)
+}
+
+/// A state's name as flows have it.
+pub(super) fn state(argument: &Argument) -> Option<&'static str> {
+    let text = text(argument)?;
+    let names = [6, 33, 132].into_iter().flat_map(ctnetlink::state_names);
+    names.copied().find(|name| name.eq_ignore_ascii_case(text))
+}
+
+/// The bit of a status name, and whether it is to be set. Conntrack writes `_` for `-`.
+pub(super) fn status(argument: &Argument) -> Option<(u32, bool)> {
+    let text = text(argument)?;
+    let (name, set) = match text.strip_prefix('!') {
+        Some(name) => (name, false),
+        None => (text, true),
+    };
+    Some((status_bit(&name.replace('_', "-"))?, set))
+}
+
+/// The mask of one label, or a mask of several.
+pub(super) fn labels(argument: &Argument) -> Option<u128> {
+    let digits = match argument {
+        Argument::Text(text) => text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")),
         _ => None,
     };
-    number.and_then(|number| T::try_from(number).ok()).filter(|number| range.contains(number)).ok_or_else(
-        || {
-            let takes = format!("an integer from {} to {}", range.start(), range.end());
-            wrong(key, &takes, argument)
-        },
-    )
-}
-
-/// Names of a flow's fields: an array, or a single one.
-pub(super) fn fields(key: &'static str, argument: &Argument) -> Result<FieldSet, QueryError> {
-    const TAKES: &str = "names of fields, at least one";
-    let names = match argument {
-        Argument::List(names) if !names.is_empty() => names.as_slice(),
-        Argument::Text(_) => std::slice::from_ref(argument),
-        _ => return Err(wrong(key, TAKES, argument)),
-    };
-    let field = |name: &Argument| match name {
-        Argument::Text(text) => Key::parse(text).ok_or_else(|| wrong(key, TAKES, name)),
-        _ => Err(wrong(key, TAKES, name)),
-    };
-    names.iter().map(field).collect()
-}
-
-fn wrong(key: &'static str, takes: &str, value: &Argument) -> QueryError {
-    QueryError::Value { key, takes: takes.to_owned(), value: value.to_string() }
+    match digits {
+        // from_str_radix takes a sign.
+        Some(digits) if digits.bytes().all(|digit| digit.is_ascii_hexdigit()) => {
+            u128::from_str_radix(digits, 16).ok().filter(|mask| *mask != 0)
+        }
+        Some(_) => None,
+        None => within(0..=127_u8)(argument).map(|label| 1 << label),
+    }
 }

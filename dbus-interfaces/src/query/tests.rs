@@ -1,5 +1,6 @@
 use std::collections::HashMap;
 
+use ctnetlink::EventKind;
 use zbus::wire::serialized::{Context, Data};
 use zbus::wire::{LE, to_bytes};
 use zbus::{Structure, Variant};
@@ -24,7 +25,7 @@ fn on_the_wire(pairs: &[(&str, Variant<'_>)]) -> RawQuery {
 }
 
 fn parse(pairs: &[(&str, Variant<'_>)]) -> Result<Query, QueryError> {
-    Query::parse(&on_the_wire(pairs))
+    Query::parse(&on_the_wire(pairs), &SourceNames::default())
 }
 
 fn refusal(pairs: &[(&str, Variant<'_>)]) -> String {
@@ -33,7 +34,9 @@ fn refusal(pairs: &[(&str, Variant<'_>)]) -> String {
 
 #[test]
 fn an_empty_query_is_the_first_page_with_all_fields() {
-    assert_eq!(parse(&[]).unwrap(), Query { after: None, limit: 500, fields: FieldSet::ALL });
+    let query = parse(&[]).unwrap();
+    assert_eq!((query.after, query.limit, query.fields, query.refresh), (None, 500, FieldSet::ALL, false));
+    assert!(query.filter.is_empty() && query == Query::default());
 }
 
 #[test]
@@ -67,7 +70,8 @@ fn fields_are_an_array_of_names_or_one_name() {
 
 #[test]
 fn a_wrong_value_is_refused_with_the_key_the_value_and_what_it_takes() {
-    let range = "query key limit takes an integer from 1 to 1000, not";
+    let range = "limit takes an integer from 1 to 1000, not";
+    assert_eq!(LIMIT_MAXIMUM, 1000);
     let long = "x".repeat(1000);
     let values: [(Variant<'_>, &str); 10] = [
         (0_u32.into(), "0"),
@@ -86,11 +90,11 @@ fn a_wrong_value_is_refused_with_the_key_the_value_and_what_it_takes() {
     }
     assert_eq!(
         refusal(&[("fields", "bogus".into())]),
-        "query key fields takes names of fields, at least one, not \"bogus\""
+        "fields takes names of fields, at least one, not \"bogus\""
     );
     assert_eq!(
         refusal(&[("fields", Vec::<&str>::new().into())]),
-        "query key fields takes names of fields, at least one, not an array of 0"
+        "fields takes names of fields, at least one, not an array of 0"
     );
     assert!(refusal(&[("fields", vec!["src", "SRC"].into())]).ends_with("not \"SRC\""));
     assert!(refusal(&[("fields", vec![1_u8].into())]).ends_with("not 1"));
@@ -107,7 +111,7 @@ fn values_of_other_types_are_read_past() {
         let raw = on_the_wire(&[("fields", value), ("after", 9_u8.into())]);
         assert_eq!(raw.0[0].1, Argument::Other(what));
         assert_eq!(raw.0[1], ("after".to_owned(), Argument::Unsigned(9)));
-        assert!(Query::parse(&raw).unwrap_err().to_string().ends_with(what));
+        assert!(Query::parse(&raw, &SourceNames::default()).unwrap_err().to_string().ends_with(what));
     }
 }
 
@@ -122,17 +126,118 @@ fn a_repeated_key_is_seen_on_the_wire() {
 }
 
 #[test]
-fn unknown_and_future_keys_are_refused_by_name() {
-    assert_eq!(
-        refusal(&[("sorce", "CHROME".into())]),
-        "unknown query key \"sorce\"; this version takes after, limit and fields"
-    );
-    assert_eq!(parse(&[("Limit", 5_u8.into())]).unwrap_err(), QueryError::Unknown("\"Limit\"".into()));
-    for key in PLANNED {
-        assert_eq!(parse(&[(key, 1_u8.into())]).unwrap_err(), QueryError::Unsupported(key));
+fn unknown_keys_and_those_of_streams_are_refused_by_name() {
+    let text = refusal(&[("sorce", "CHROME".into())]);
+    assert!(text.starts_with("unknown key \"sorce\"; there are family, protocol, src, "), "{text}");
+    assert!(refusal(&[("Limit", 5_u8.into())]).starts_with("unknown key \"Limit\""));
+    for key in QueryKey::ALL.iter().filter(|key| key.part() == QueryPart::Stream) {
+        assert_eq!(parse(&[(key.name(), true.into())]).unwrap_err(), QueryError::NotOfListings(key.name()));
     }
-    let error = Error::from(parse(&[("source", 1_u8.into())]).unwrap_err());
+    let error = Error::from(parse(&[("snapshot", true.into())]).unwrap_err());
     assert!(
-        matches!(error, Error::InvalidArgument(text) if text.contains("query key source is not supported yet"))
+        matches!(error, Error::InvalidArgument(text) if text.starts_with("snapshot is a key of streams"))
+    );
+}
+
+#[test]
+fn every_key_says_what_it_is() {
+    for &key in QueryKey::ALL {
+        assert_eq!(QueryKey::parse(key.name()), Some(key));
+        assert!(key.description().ends_with('.') && !key.takes().ends_with('.'), "{key}");
+    }
+}
+
+#[test]
+fn an_interval_has_an_order_whichever_key_comes_first() {
+    for [first, second] in [[("since", 9_u8), ("until", 8)], [("until", 8), ("since", 9)]] {
+        let text = refusal(&[(first.0, first.1.into()), (second.0, second.1.into())]);
+        assert_eq!(text, "until takes a time from since (9) on, not 8");
+    }
+    assert!(parse(&[("since", 9_u8.into()), ("until", 9_u8.into())]).is_ok());
+}
+
+fn stream(pairs: &[(&str, Variant<'_>)]) -> Result<StreamQuery, QueryError> {
+    StreamQuery::parse(&on_the_wire(pairs), &SourceNames::default())
+}
+
+#[test]
+fn a_stream_takes_its_own_keys_and_no_page() {
+    let query = stream(&[]).unwrap();
+    assert_eq!((query.snapshot, query.follow, query.closed, query.refresh), (true, true, false, false));
+    let query = stream(&[
+        ("follow", false.into()),
+        ("closed", true.into()),
+        ("events", vec!["destroy", "NEW"].into()),
+        ("connections", false.into()),
+        ("dport", 443_u16.into()),
+        ("fields", "id".into()),
+        ("refresh", true.into()),
+    ])
+    .unwrap();
+    assert_eq!((query.snapshot, query.follow, query.closed, query.refresh), (true, false, true, true));
+    assert_eq!(query.fields, FieldSet::EMPTY.with(Key::Id));
+    assert!(query.events.contains(EventKind::New) && !query.events.contains(EventKind::Update));
+    assert!(StreamQuery::default().events.contains(EventKind::Update));
+    assert!(query.filter.has(QueryKey::Dport) && !query.filter.has(QueryKey::Sport));
+
+    for key in ["connections", "expectations"] {
+        let text = stream(&[(key, true.into())]).unwrap_err().to_string();
+        assert_eq!(text, format!("{key} takes false; true is not supported yet, not true"));
+    }
+    assert_eq!(stream(&[("limit", 5_u8.into())]).unwrap_err(), QueryError::NotOfStreams("limit"));
+    assert_eq!(stream(&[("after", 5_u8.into())]).unwrap_err(), QueryError::NotOfStreams("after"));
+    assert!(stream(&[("snapshot", 1_u8.into())]).unwrap_err().to_string().ends_with("true or false, not 1"));
+    assert!(stream(&[("events", "renew".into())]).unwrap_err().to_string().ends_with("not \"renew\""));
+    assert!(stream(&[("events", Vec::<&str>::new().into())]).is_err());
+}
+
+#[test]
+fn a_report_takes_its_options() {
+    let parse = |pairs: &[(&str, Variant<'_>)]| ReportOptions::parse(&on_the_wire(pairs));
+    assert_eq!(parse(&[]).unwrap(), ReportOptions { max_bytes: 524_288, redact: true, processes: false });
+    let all = parse(&[("max_bytes", 4096_u32.into()), ("redact", false.into()), ("processes", true.into())])
+        .unwrap();
+    assert_eq!(all, ReportOptions { max_bytes: 4096, redact: false, processes: true });
+    for (key, value, text) in [
+        ("max_bytes", Variant::from(4095_u32), "max_bytes takes an integer from 4096 to 524288, not 4095"),
+        ("redact", "no".into(), "redact takes true or false, not \"no\""),
+        ("limit", 1_u8.into(), "unknown key \"limit\"; there are max_bytes, redact, processes"),
+    ] {
+        assert_eq!(parse(&[(key, value)]).unwrap_err().to_string(), text);
+    }
+}
+
+#[test]
+fn words_of_a_command_line_say_the_same_as_a_dictionary() {
+    let mut words = RawQuery::default();
+    for word in
+        ["src=198.18.0.0/15,2001:2::1", "dport=443", "refresh=true", "mark=0x100/0x3f00", "fields=id,src"]
+    {
+        words.add_word(word).unwrap();
+    }
+    let names = SourceNames::default();
+    let from_words = Query::parse(&words, &names).unwrap();
+    let dictionary = parse(&[
+        ("src", vec!["198.18.0.0/15", "2001:2::1"].into()),
+        ("dport", 443_u16.into()),
+        ("refresh", true.into()),
+        ("mark", "256/16128".into()),
+        ("fields", vec!["id", "src"].into()),
+    ]);
+    assert_eq!(from_words, dictionary.unwrap());
+    // What flowctl sends arrives as it was meant.
+    let map = words.to_map();
+    let sent: Vec<_> = map.iter().map(|(key, value)| (*key, value.try_clone().unwrap())).collect();
+    assert_eq!(parse(&sent).unwrap(), from_words);
+
+    let refusal = |word: &str| words.clone().add_word(word).unwrap_err().to_string();
+    assert_eq!(refusal("443"), "\"443\" is no condition; write KEY=VALUE, such as dport=443");
+    assert!(refusal("sorce=CHROME").starts_with("unknown key \"sorce\""));
+    assert!(refusal("dport=80").starts_with("dport is given twice"));
+    let mut empty = RawQuery::default();
+    empty.add_word("src=").unwrap();
+    assert_eq!(
+        Query::parse(&empty, &names).unwrap_err().to_string(),
+        "src takes an address or CIDR, not \"\""
     );
 }

@@ -1,0 +1,114 @@
+//! Which flows a query is about.
+
+use std::net::IpAddr;
+
+use super::condition::Condition;
+use super::{Argument, QueryError, QueryKey};
+use crate::{Flow, SourceNames};
+
+/// What a query asks of a flow: each of its keys, of which one value has to fit. The empty filter lets every flow
+/// pass. It is made for scans: nothing is allocated or looked up by name, and what is cheap is asked first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Cheap ones first.
+    conditions: Vec<(QueryKey, Condition)>,
+}
+
+/// What an index can find the flows of a filter by. It finds all of them, and others: the filter decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lookup<'a> {
+    /// Their ids are among these.
+    Ids(&'a [u64]),
+    /// This address with this port is one of their four ends, original or reply, source or destination. The
+    /// address is canonical; that of a flow is to be compared by [`IpAddr::to_canonical`].
+    Endpoint(IpAddr, u16),
+    /// This is one of their four ports, original or reply, source or destination.
+    Port(u16),
+}
+
+impl Filter {
+    /// Adds what a key asks; false for a key that is not one of a filter.
+    pub(super) fn add(
+        &mut self,
+        key: QueryKey,
+        value: &Argument,
+        names: &SourceNames,
+    ) -> Result<bool, QueryError> {
+        let Some(condition) = Condition::parse(key, value, names)? else { return Ok(false) };
+        let cost = condition.cost();
+        let place = self.conditions.partition_point(|(_, other)| other.cost() <= cost);
+        self.conditions.insert(place, (key, condition));
+        self.check_interval().map(|()| true)
+    }
+
+    /// No flow is alive between a time and an earlier one.
+    fn check_interval(&self) -> Result<(), QueryError> {
+        match (self.condition(QueryKey::Since), self.condition(QueryKey::Until)) {
+            (Some(Condition::Since(since)), Some(Condition::Until(until))) if since > until => {
+                let takes = format!("a time from since ({since}) on");
+                Err(QueryError::Value { key: QueryKey::Until.name(), takes, value: until.to_string() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the flow passes.
+    pub fn matches(&self, flow: &Flow<'_>) -> bool {
+        self.conditions.iter().all(|(_, condition)| condition.matches(flow))
+    }
+
+    /// Whether every flow passes.
+    pub fn is_empty(&self) -> bool {
+        self.conditions.is_empty()
+    }
+
+    /// Whether the filter asks for this key: what no filter asks for need not be looked up for it.
+    pub fn has(&self, key: QueryKey) -> bool {
+        self.condition(key).is_some()
+    }
+
+    /// What an index can find the flows by, the best first; `None` where all flows have to be asked.
+    pub fn lookup(&self) -> Option<Lookup<'_>> {
+        const ENDS: [(QueryKey, QueryKey); 6] = [
+            (QueryKey::Src, QueryKey::Sport),
+            (QueryKey::Dst, QueryKey::Dport),
+            (QueryKey::ReplySrc, QueryKey::ReplySport),
+            (QueryKey::ReplyDst, QueryKey::ReplyDport),
+            (QueryKey::NatSrc, QueryKey::NatSport),
+            (QueryKey::NatDst, QueryKey::NatDport),
+        ];
+        if let Some(Condition::Ids(ids)) = self.condition(QueryKey::Id) {
+            return Some(Lookup::Ids(ids));
+        }
+        let endpoint = |(address, port)| Some(Lookup::Endpoint(self.address(address)?, self.port(port)?));
+        let ports = || ENDS.into_iter().map(|(_, port)| port).chain([QueryKey::Port]);
+        let port = || ports().find_map(|key| self.port(key)).map(Lookup::Port);
+        ENDS.into_iter().find_map(endpoint).or_else(port)
+    }
+
+    fn condition(&self, key: QueryKey) -> Option<&Condition> {
+        self.conditions.iter().find(|(other, _)| *other == key).map(|(_, condition)| condition)
+    }
+
+    /// The one address that a key asks for.
+    fn address(&self, key: QueryKey) -> Option<IpAddr> {
+        match self.condition(key)? {
+            Condition::Addresses(_, networks) => match **networks {
+                [network] if network.prefix_len() == network.max_prefix_len() => Some(network.addr()),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// The one port that a key asks for.
+    fn port(&self, key: QueryKey) -> Option<u16> {
+        match self.condition(key)? {
+            Condition::Ports(_, ranges) => match &**ranges {
+                [range] if range.start() == range.end() => Some(*range.start()),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}

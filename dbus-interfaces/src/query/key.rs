@@ -1,0 +1,137 @@
+//! The vocabulary of queries: one list of keys for D-Bus, streams and the options of `flowctl`.
+
+use std::fmt;
+
+/// What a query's key is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueryPart {
+    /// Which flows: listings and streams take it.
+    Filter,
+    /// What is shown of them: listings and streams take it.
+    Answer,
+    /// Which part of a listing: only listings take it.
+    Page,
+    /// What a stream sends: only streams take it.
+    Stream,
+}
+
+/// Makes [`QueryKey`] and everything known of each key from one table, so that no two lists can disagree.
+macro_rules! query_keys {
+    ($($key:ident $name:literal $part:ident $takes:literal $description:literal)*) => {
+        /// A key of a query.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum QueryKey {
+            $(#[doc = concat!("`", $name, "`: ", $description, " Takes ", $takes, ".")] $key,)*
+        }
+
+        impl QueryKey {
+            /// Every key.
+            pub const ALL: &'static [Self] = &[$(Self::$key),*];
+
+            /// The name on the wire, snake_case.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$key => $name,)* }
+            }
+
+            /// What the key is about.
+            pub const fn part(self) -> QueryPart {
+                match self { $(Self::$key => QueryPart::$part,)* }
+            }
+
+            /// What the key takes, in words.
+            pub const fn takes(self) -> &'static str {
+                match self { $(Self::$key => $takes,)* }
+            }
+
+            /// What the key means, in one sentence.
+            pub const fn description(self) -> &'static str {
+                match self { $(Self::$key => $description,)* }
+            }
+
+            /// The key of this name, which is matched exactly.
+            pub fn parse(name: &str) -> Option<Self> {
+                match name { $($name => Some(Self::$key),)* _ => None }
+            }
+        }
+    };
+}
+
+query_keys! {
+    Family "family" Filter "ipv4 or ipv6" "The address family."
+    Protocol "protocol" Filter
+        "tcp, udp, icmp, icmpv6, sctp, dccp, gre, udplite or a number from 0 to 255" "The IP protocol."
+    Src "src" Filter "an address or CIDR" "Source address of the original direction."
+    Dst "dst" Filter "an address or CIDR" "Destination address of the original direction."
+    ReplySrc "reply_src" Filter "an address or CIDR" "Source address of the reply direction."
+    ReplyDst "reply_dst" Filter "an address or CIDR" "Destination address of the reply direction."
+    NatSrc "nat_src" Filter "an address or CIDR" "Source address after translation, where the source is translated."
+    NatDst "nat_dst" Filter "an address or CIDR"
+        "Destination address after translation, where the destination is translated."
+    Address "address" Filter "an address or CIDR" "Any of src, dst, reply_src and reply_dst."
+    Sport "sport" Filter "a port from 0 to 65535 or a range \"low-high\"" "Source port of the original direction."
+    Dport "dport" Filter "a port from 0 to 65535 or a range \"low-high\"" "Destination port of the original direction."
+    ReplySport "reply_sport" Filter "a port from 0 to 65535 or a range \"low-high\"" "Source port of the reply direction."
+    ReplyDport "reply_dport" Filter "a port from 0 to 65535 or a range \"low-high\""
+        "Destination port of the reply direction."
+    NatSport "nat_sport" Filter "a port from 0 to 65535 or a range \"low-high\""
+        "Source port after translation, where the source is translated."
+    NatDport "nat_dport" Filter "a port from 0 to 65535 or a range \"low-high\""
+        "Destination port after translation, where the destination is translated."
+    Port "port" Filter "a port from 0 to 65535 or a range \"low-high\"" "Any of sport, dport, reply_sport and reply_dport."
+    IcmpType "icmp_type" Filter "an integer from 0 to 255" "ICMP type of the original direction."
+    IcmpCode "icmp_code" Filter "an integer from 0 to 255" "ICMP code of the original direction."
+    IcmpId "icmp_id" Filter "an integer from 0 to 65535" "ICMP identifier of the original direction."
+    Nat "nat" Filter "source, destination, any or none" "What is translated."
+    Mark "mark" Filter "a number from 0 to 4294967295 or \"value/mask\", decimal or after 0x, the value within the mask"
+        "The connection mark, as far as the mask goes."
+    Source "source" Filter "the name of a traffic source, or its number from 0 to 63" "Traffic source of the mark."
+    Vpn "vpn" Filter "none, route, bypass or route+bypass" "VPN intent of the mark."
+    Qos "qos" Filter
+        "default, realtime-interactive, multimedia-conferencing, network-control, webrtc or a number from 0 to 7"
+        "QoS category of the mark."
+    RoutingTable "routing_table" Filter "an integer from 1000 to 65535" "Routing table of the mark."
+    Interface "interface" Filter "the name of a network interface, 1 to 15 bytes"
+        "The network interface whose routing table that is."
+    Zone "zone" Filter "an integer from 0 to 65535" "Conntrack zone of both directions; 0 is the default zone."
+    OrigZone "orig_zone" Filter "an integer from 0 to 65535"
+        "Conntrack zone of the original direction, whatever the reply has."
+    ReplyZone "reply_zone" Filter "an integer from 0 to 65535"
+        "Conntrack zone of the reply direction, whatever the original has."
+    State "state" Filter "a state of TCP, SCTP or DCCP as conntrack prints it, such as ESTABLISHED" "The protocol's state."
+    Status "status" Filter
+        "a status bit, or its absence after \"!\": expected, seen-reply, assured, confirmed, src-nat, dst-nat, \
+         seq-adjust, src-nat-done, dst-nat-done, dying, fixed-timeout, template, untracked, helper, offload, hw-offload"
+        "A status bit that is set, or after \"!\" is not."
+    Helper "helper" Filter "the name of a helper, 1 to 15 bytes" "Connection tracking helper."
+    Labels "labels" Filter
+        "a label's number from 0 to 127, or a mask after 0x of labels of which the flow must have all"
+        "Connection labels, counted from the lowest bit."
+    Id "id" Filter "an integer from 0 to 18446744073709551615" "The flow's number."
+    ConntrackId "conntrack_id" Filter "an integer from 0 to 4294967295" "The kernel's CTA_ID."
+    Pid "pid" Filter "an integer from 0 to 4294967295" "Process at either end."
+    Comm "comm" Filter "the name of a process, 1 to 15 bytes" "Name of the process at either end."
+    Uid "uid" Filter "an integer from 0 to 4294967295" "User at either end."
+    Unit "unit" Filter "the name of a systemd unit, 1 to 255 bytes" "systemd unit at either end."
+    MinBytes "min_bytes" Filter "an integer from 0 to 18446744073709551615"
+        "Least bytes of both directions together (with accounting)."
+    Since "since" Filter "microseconds since 1970, an integer from 0 to 18446744073709551615"
+        "Alive at this time or later, microseconds since 1970."
+    Until "until" Filter "microseconds since 1970, from since to 18446744073709551615"
+        "Begun or first seen by this time, microseconds since 1970."
+    Fields "fields" Answer "names of fields, at least one" "Which fields of each flow are shown."
+    Refresh "refresh" Answer "true or false" "Bring counters up to date by a dump first, at most one a second."
+    After "after" Page "an integer from 0 to 18446744073709551615" "Where the page begins: the next of the page before."
+    Limit "limit" Page "an integer from 1 to 1000" "The most flows of a page."
+    Snapshot "snapshot" Stream "true or false" "Send the flows that are alive."
+    Follow "follow" Stream "true or false" "Go on with every change."
+    Closed "closed" Stream "true or false" "Send the flows that ended first."
+    Connections "connections" Stream "false; true is not supported yet" "Send connection events."
+    Expectations "expectations" Stream "false; true is not supported yet" "Send expectations."
+    Events "events" Stream "new, update or destroy" "Which changes are sent."
+}
+
+impl fmt::Display for QueryKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

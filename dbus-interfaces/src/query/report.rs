@@ -1,0 +1,49 @@
+//! What a report is asked for.
+
+use super::parse::{self, one};
+use super::{QueryError, RawQuery};
+
+/// The options of `GetReport`, checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReportOptions {
+    /// The longest text, [`ReportOptions::LEAST`] to [`ReportOptions::MOST`] bytes.
+    pub max_bytes: usize,
+    /// Whether addresses and the like are hidden. The service lets root alone do without.
+    pub redact: bool,
+    /// Whether names of processes are shown.
+    pub processes: bool,
+}
+
+/// As long as may be, redacted, without processes.
+impl Default for ReportOptions {
+    fn default() -> Self {
+        Self { max_bytes: Self::MOST, redact: true, processes: false }
+    }
+}
+
+impl ReportOptions {
+    /// The least value of `max_bytes`.
+    pub const LEAST: usize = 4 * 1024;
+    /// The greatest value of `max_bytes`, which is the default.
+    pub const MOST: usize = 512 * 1024;
+
+    /// Checks options: `max_bytes`, `redact` and `processes`.
+    ///
+    /// # Errors
+    /// For a key that is unknown or repeated, and for a value of the wrong type or range.
+    pub fn parse(raw: &RawQuery) -> Result<Self, QueryError> {
+        let mut options = Self::default();
+        for (key, value) in raw.pairs(&["max_bytes", "redact", "processes"], |key| key)? {
+            let flag = || one(key, "true or false", value, parse::boolean);
+            match key {
+                "redact" => options.redact = flag()?,
+                "processes" => options.processes = flag()?,
+                _ => {
+                    let takes = format!("an integer from {} to {}", Self::LEAST, Self::MOST);
+                    options.max_bytes = one(key, &takes, value, parse::within(Self::LEAST..=Self::MOST))?;
+                }
+            }
+        }
+        Ok(options)
+    }
+}

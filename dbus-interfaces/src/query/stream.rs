@@ -1,0 +1,102 @@
+//! What a stream is asked for.
+
+use ctnetlink::EventKind;
+
+use super::parse::{self, each, one};
+use super::{Filter, QueryError, QueryKey, QueryPart, RawQuery};
+use crate::{FieldSet, SourceNames};
+
+/// The query of `OpenStream`, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamQuery {
+    /// Which flows, alive, ended or changing.
+    pub filter: Filter,
+    /// Which fields of each flow are shown.
+    pub fields: FieldSet,
+    /// Whether a dump brings counters up to date before the snapshot.
+    pub refresh: bool,
+    /// Whether the flows that are alive are sent.
+    pub snapshot: bool,
+    /// Whether the stream goes on with every change.
+    pub follow: bool,
+    /// Whether the flows that ended are sent first.
+    pub closed: bool,
+    /// Which changes are sent.
+    pub events: EventSet,
+}
+
+/// The flows that are alive, then every change, with all fields.
+impl Default for StreamQuery {
+    fn default() -> Self {
+        Self {
+            filter: Filter::default(),
+            fields: FieldSet::ALL,
+            refresh: false,
+            snapshot: true,
+            follow: true,
+            closed: false,
+            events: EventSet::ALL,
+        }
+    }
+}
+
+impl StreamQuery {
+    /// Checks a query. `names` are those that `source` knows.
+    ///
+    /// # Errors
+    /// As [`Query::parse`](super::Query::parse); the keys of a page are refused, and `connections` and
+    /// `expectations` where they are true.
+    pub fn parse(raw: &RawQuery, names: &SourceNames) -> Result<Self, QueryError> {
+        let mut query = Self::default();
+        for (key, value) in raw.pairs(QueryKey::ALL, QueryKey::name)? {
+            let flag = || one(key.name(), key.takes(), value, parse::boolean);
+            match key {
+                QueryKey::Snapshot => query.snapshot = flag()?,
+                QueryKey::Follow => query.follow = flag()?,
+                QueryKey::Closed => query.closed = flag()?,
+                QueryKey::Connections | QueryKey::Expectations => {
+                    one(key.name(), key.takes(), value, |value| {
+                        parse::boolean(value).filter(|value| !value)
+                    })?;
+                }
+                QueryKey::Events => query.events = each(key.name(), key.takes(), value, parse::event)?,
+                QueryKey::Refresh => query.refresh = flag()?,
+                QueryKey::Fields => query.fields = parse::fields(value)?,
+                _ => {
+                    if key.part() == QueryPart::Page || !query.filter.add(key, value, names)? {
+                        return Err(QueryError::NotOfStreams(key.name()));
+                    }
+                }
+            }
+        }
+        Ok(query)
+    }
+}
+
+/// A set of kinds of changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventSet(u8);
+
+impl EventSet {
+    /// Every kind.
+    pub const ALL: Self = Self(u8::MAX);
+
+    /// Whether the set has the kind.
+    pub const fn contains(self, kind: EventKind) -> bool {
+        self.0 & Self::bit(kind) != 0
+    }
+
+    const fn bit(kind: EventKind) -> u8 {
+        match kind {
+            EventKind::New => 1,
+            EventKind::Update => 2,
+            EventKind::Destroy => 4,
+        }
+    }
+}
+
+impl FromIterator<EventKind> for EventSet {
+    fn from_iter<T: IntoIterator<Item = EventKind>>(kinds: T) -> Self {
+        Self(kinds.into_iter().fold(0, |set, kind| set | Self::bit(kind)))
+    }
+}

@@ -1,0 +1,568 @@
+//! Each key of a query lets through what it should, and nothing else.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::net::IpAddr;
+
+use ctnetlink::{Counters, Layer4, Status, Tuple};
+use flowbus_interfaces::{
+    EndReason, FieldSet, Filter, Flow, Key, Lookup, OwnedFlow, OwnedValue, Owner, Query, QueryError,
+    QueryKey, QueryPart, RawQuery, SourceNames, Time, TimeSource,
+};
+use proptest::prelude::*;
+
+fn filter(words: &[String]) -> Result<Filter, QueryError> {
+    let mut raw = RawQuery::default();
+    for word in words {
+        raw.add_word(word)?;
+    }
+    Query::parse(&raw, &SourceNames::default()).map(|query| query.filter)
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn tuple(src: &str, dst: &str, layer4: Layer4) -> Tuple {
+    Tuple { src: address(src), dst: address(dst), protocol: 6, layer4, zone: 0 }
+}
+
+fn owner(pid: u32, comm: &str) -> Owner {
+    Owner {
+        pid: Some(pid),
+        comm: Some(comm.into()),
+        uid: Some(pid + 1),
+        unit: Some(format!("{comm}.service").into()),
+        ..Owner::default()
+    }
+}
+
+/// TCP, both ends translated, with all there is.
+fn full(owners: &[Owner; 2]) -> Flow<'_> {
+    let original = tuple("198.18.0.2", "198.18.1.2", Layer4::Ports { src: 40000, dst: 443 });
+    let reply = tuple("198.18.2.2", "198.18.3.2", Layer4::Ports { src: 8443, dst: 1024 });
+    Flow {
+        conntrack_id: Some(77),
+        original: Tuple { zone: 3, ..original },
+        reply: Tuple { zone: 3, ..reply },
+        state: Some("TIME_WAIT"),
+        status: Some(Status::SEEN_REPLY | Status::SRC_NAT),
+        // Table 1036, routed through the VPN, source CHROME, QoS WebRTC.
+        mark: 0x040c_8180,
+        interface: Some("wlan0"),
+        labels: Some(&[0, 0, 0x10, 0, 0, 0, 0, 0, 0x01]),
+        helper: Some("ftp"),
+        original_counters: Some(Counters { packets: 1, bytes: 1000 }),
+        reply_counters: Some(Counters { packets: 1, bytes: 500 }),
+        start: Some(Time { usec: 1000, source: TimeSource::Observed }),
+        end: Some(Time { usec: 2000, source: TimeSource::Kernel }),
+        end_reason: Some(EndReason::Destroyed),
+        initiator: Some(&owners[0]),
+        responder: Some(&owners[1]),
+        ..Flow::new(7, original, reply)
+    }
+}
+
+fn ping() -> Flow<'static> {
+    let icmp = |kind| Layer4::Icmp { kind, code: 0, id: 99 };
+    let mut original = tuple("2001:2::1", "2001:2::2", icmp(128));
+    let mut reply = tuple("2001:2::2", "2001:2::1", icmp(129));
+    (original.protocol, reply.protocol) = (58, 58);
+    Flow::new(8, original, reply)
+}
+
+/// For each key: what the flow has, what it does not have, what is no value. Several are apart by blanks.
+const FULL: &[(&str, &str, &str, &str)] = &[
+    ("family", "ipv4 IPv4,ipv6", "ipv6", "4 inet ipv4, "),
+    ("protocol", "tcp TCP 6 udp,tcp", "udp 17 0 255", "tpc 256 -1 6.0"),
+    (
+        "src",
+        "198.18.0.2 198.18.0.0/24 198.18.0.255/24 0.0.0.0/0 ::ffff:198.18.0.2 ::ffff:198.18.0.0/120 2001:2::1,198.18.0.2",
+        "198.18.1.2 198.18.0.3 198.18.0.0/31 ::/0 ::198.18.0.2",
+        "198.18.0 198.18.0.2/33 198.18.0.2/ 2001:2::1/129 fe80::1%eth0 host 198.18.0.2/255.255.0.0 198.18.0.2-198.18.0.3",
+    ),
+    ("dst", "198.18.1.2", "198.18.0.2", "x"),
+    ("reply_src", "198.18.2.2", "198.18.1.2", "x"),
+    ("reply_dst", "198.18.3.2", "198.18.0.2", "x"),
+    ("nat_src", "198.18.3.2", "198.18.0.2", "x"),
+    ("nat_dst", "198.18.2.2", "198.18.1.2", "x"),
+    ("address", "198.18.0.2 198.18.1.2 198.18.2.2 198.18.3.2", "198.18.4.2", "x"),
+    (
+        "sport",
+        "40000 0-65535 40000-40000 39999-40001 1,40000",
+        "39999 443 0",
+        "65536 -1 2-1 1- -2 1-2-3 http 0x10",
+    ),
+    ("dport", "443", "40000", "x"),
+    ("reply_sport", "8443", "443", "x"),
+    ("reply_dport", "1024", "40000", "x"),
+    ("nat_sport", "1024", "40000", "x"),
+    ("nat_dport", "8443", "443", "x"),
+    ("port", "40000 443 8443 1024", "22", "9-8"),
+    ("nat", "source destination any ANY none,source", "none", "snat"),
+    (
+        "mark",
+        "0x040c8180 67928448 0x100/0x3f00 0/1 0/0",
+        "1 0 0x200/0x3f00",
+        "0x1_0 010 1/0 0x4000/0x3f00 4294967296 1/",
+    ),
+    ("source", "chrome CHROME 1 0x1 user,chrome", "USER UNKNOWN 2 0x29", "CHROMIUM 64 0x40"),
+    ("vpn", "route Route none,route", "none bypass route+bypass", "yes 0 bypass+route"),
+    ("qos", "webrtc 4 0x4 default,WebRTC", "default 0x5 7", "voice 8"),
+    ("routing_table", "1036", "1037 1000", "999 65536 main"),
+    ("interface", "wlan0 WLAN0 eth0,wlan0", "eth0 wlan", "sixteen-letters-"),
+    ("zone", "3", "0 4", "65536"),
+    ("orig_zone", "3", "0", "x"),
+    ("reply_zone", "3", "0", "x"),
+    (
+        "state",
+        "TIME_WAIT time_wait SYN_SENT,TIME_WAIT",
+        "SYN_SENT ESTABLISHED COOKIE_WAIT",
+        "TIMEWAITING seen-reply",
+    ),
+    (
+        "status",
+        "seen-reply SEEN_REPLY !assured assured,src-nat src_nat",
+        "assured !seen-reply !SRC-NAT hw-offload",
+        "unreplied ! !!assured",
+    ),
+    ("helper", "ftp FTP", "sip", "sixteen-letters-"),
+    (
+        "labels",
+        "20 64 0x100000 0x10000000000100000 5,20",
+        "0 21 127 0x3",
+        "128 0x 0x0 -1 0xg 0x100000000000000000000000000000000",
+    ),
+    ("id", "7 1,7 007", "8 0 18446744073709551615", "18446744073709551616 0x7"),
+    ("conntrack_id", "77", "78", "4294967296"),
+    ("pid", "100 200", "101 0", "-1"),
+    ("comm", "curl CURL nginx", "cur", "a-long-name-of-a-process"),
+    ("uid", "101 201", "100", "root"),
+    ("unit", "curl.service NGINX.service", "curl", ""),
+    ("min_bytes", "0 1500", "1501", "1,2 1k"),
+    ("since", "0 2000", "2001", "yesterday 1,2"),
+    ("until", "1000 18446744073709551615", "999 0", "now"),
+];
+
+const PING: &[(&str, &str, &str, &str)] = &[
+    ("icmp_type", "128", "0 129", "256 echo"),
+    ("icmp_code", "0", "1", "256"),
+    ("icmp_id", "99", "0 98", "65536"),
+];
+
+#[test]
+fn each_key_has_values_that_match_that_do_not_and_that_are_refused() {
+    let owners = [owner(100, "curl"), owner(200, "nginx")];
+    let (full, ping) = (full(&owners), ping());
+    let cases = FULL.iter().map(|case| (&full, case)).chain(PING.iter().map(|case| (&ping, case)));
+    let mut keys = Vec::new();
+    for (flow, (key, positive, negative, refused)) in cases {
+        keys.push(*key);
+        for (values, matches) in [(positive, true), (negative, false)] {
+            for value in values.split_whitespace() {
+                let filter = filter(&[format!("{key}={value}")]).unwrap();
+                assert_eq!(filter.matches(flow), matches, "{key}={value}");
+                assert!(!filter.is_empty() && filter.has(QueryKey::parse(key).unwrap()));
+            }
+        }
+        for value in refused.split(' ') {
+            let error = filter(&[format!("{key}={value}")]).expect_err(value);
+            let QueryError::Value { key: named, takes, value: quoted } = error else { panic!("{error}") };
+            assert_eq!(named, *key);
+            assert!(!takes.is_empty() && (value.contains(',') || quoted == format!("{value:?}")), "{quoted}");
+        }
+    }
+    let filters = QueryKey::ALL.iter().filter(|key| key.part() == QueryPart::Filter);
+    for key in filters {
+        assert!(keys.contains(&key.name()), "{key} has examples");
+    }
+}
+
+#[test]
+fn what_a_flow_does_not_have_matches_nothing() {
+    let bare = Flow { start: Some(Time { usec: 5, source: TimeSource::Observed }), ..ping() };
+    for word in [
+        "sport=0-65535",
+        "port=0-65535",
+        "nat=any",
+        "nat_src=::/0",
+        "nat_dst=::/0",
+        "routing_table=1000",
+        "interface=wlan0",
+        "state=NONE",
+        "status=!assured",
+        "helper=ftp",
+        "labels=0",
+        "conntrack_id=0",
+        "pid=0",
+        "comm=curl",
+        "uid=0",
+        "unit=a.service",
+        "min_bytes=0",
+    ] {
+        assert!(!filter(&words(word)).unwrap().matches(&bare), "{word}");
+    }
+    // An active flow has no end: it is alive from its start on.
+    for word in
+        ["since=6", "since=0", "until=5", "since=9 until=9", "nat=none", "zone=0", "mark=0", "source=UNKNOWN"]
+    {
+        assert!(filter(&words(word)).unwrap().matches(&bare), "{word}");
+    }
+    assert!(!filter(&words("until=4")).unwrap().matches(&bare));
+    assert!(filter(&[]).unwrap().matches(&bare) && Filter::default().is_empty());
+}
+
+#[test]
+fn keys_are_and_ed_and_their_values_or_ed() {
+    let owners = [owner(100, "curl"), owner(200, "nginx")];
+    let flow = full(&owners);
+    for (text, matches) in [
+        ("src=198.18.0.2 dport=443 source=CHROME state=TIME_WAIT", true),
+        ("src=198.18.0.2 dport=443 source=USER", false),
+        ("dport=80,443 protocol=udp,tcp", true),
+        ("dport=80,443 protocol=udp", false),
+    ] {
+        assert_eq!(filter(&words(text)).unwrap().matches(&flow), matches, "{text}");
+    }
+}
+
+#[test]
+fn a_mapped_address_is_the_address_inside_and_an_address_of_its_own() {
+    let layer4 = Layer4::Ports { src: 1, dst: 2 };
+    let original = tuple("::ffff:198.18.0.2", "2001:2::1", layer4);
+    let flow = Flow::new(1, original, tuple("2001:2::1", "::ffff:198.18.0.2", layer4));
+    for (word, matches) in [
+        ("src=198.18.0.2", true),
+        ("src=::ffff:198.18.0.2", true),
+        ("src=::/0", true),
+        ("src=::ffff:0:0/95", true),
+        ("dst=0.0.0.0/0", false),
+    ] {
+        assert_eq!(filter(&words(word)).unwrap().matches(&flow), matches, "{word}");
+    }
+}
+
+#[test]
+fn an_index_finds_what_the_filter_asks_for() {
+    let port = |port| Some(Lookup::Port(port));
+    let end = |text, port| Some(Lookup::Endpoint(address(text), port));
+    for (text, lookup) in [
+        ("", None),
+        ("source=CHROME", None),
+        ("src=198.18.0.2", None),
+        ("sport=80-81", None),
+        ("port=80,81", None),
+        ("id=3,4 port=80", Some(Lookup::Ids(&[3, 4]))),
+        ("port=80", port(80)),
+        ("nat_sport=80-80 nat_src=198.18.0.0/15", port(80)),
+        ("src=198.18.0.2 dport=80", port(80)),
+        ("src=::ffff:198.18.0.2 sport=80", end("198.18.0.2", 80)),
+        ("nat_src=2001:2::1/128 nat_sport=80 until=5", end("2001:2::1", 80)),
+    ] {
+        assert_eq!(filter(&words(text)).unwrap().lookup(), lookup, "{text}");
+    }
+}
+
+// Small domains, so that queries and flows meet.
+
+fn any_address() -> impl Strategy<Value = IpAddr> {
+    let some = ["198.18.0.1", "198.18.0.2", "198.19.0.1", "2001:2::1", "2001:2::2", "::ffff:198.18.0.1"];
+    prop::sample::select(some.map(address).to_vec())
+}
+
+fn any_layer4() -> impl Strategy<Value = Layer4> {
+    prop_oneof![
+        4 => (0..4_u16, 0..4_u16).prop_map(|(src, dst)| Layer4::Ports { src, dst }),
+        1 => (0..3_u8, 0..2_u8, 0..3_u16).prop_map(|(kind, code, id)| Layer4::Icmp { kind, code, id }),
+        1 => Just(Layer4::None),
+    ]
+}
+
+prop_compose! {
+    fn any_tuple()(
+        src in any_address(), dst in any_address(), protocol in prop::sample::select(vec![6_u8, 17, 1, 99]),
+        layer4 in any_layer4(), zone in 0..2_u16,
+    ) -> Tuple {
+        Tuple { src, dst, protocol, layer4, zone }
+    }
+}
+
+prop_compose! {
+    fn any_owner()(pid in prop::option::of(0..3_u32), uid in prop::option::of(0..3_u32),
+        comm in prop::option::of(prop::sample::select(vec!["curl", "Curl", "sh"])),
+        unit in prop::option::of(prop::sample::select(vec!["a.service", "b.scope"]))) -> Owner {
+        Owner { pid, uid, comm: comm.map(Box::from), unit: unit.map(Box::from), ..Owner::default() }
+    }
+}
+
+prop_compose! {
+    fn any_times()(start in prop::option::of(0..5_u64), end in prop::option::of(0..5_u64)) -> [Option<Time>; 2] {
+        [start, end].map(|usec| usec.map(|usec| Time { usec, source: TimeSource::Event }))
+    }
+}
+
+/// A flow without what it borrows, and its owners.
+fn any_flow() -> impl Strategy<Value = (Flow<'static>, [Option<Owner>; 2])> {
+    let tuples = (any_tuple(), any_tuple(), any::<bool>()).prop_map(|(original, reply, plain)| {
+        let inverted = Tuple {
+            src: original.dst,
+            dst: original.src,
+            layer4: match original.layer4 {
+                Layer4::Ports { src, dst } => Layer4::Ports { src: dst, dst: src },
+                other => other,
+            },
+            ..original
+        };
+        (original, if plain { inverted } else { reply })
+    });
+    let mark = (0..3_u32, 0..3_u32, 0..4_u32, 999..1002_u32)
+        .prop_map(|(source, qos, vpn, table)| source << 8 | qos << 5 | vpn << 14 | table << 16);
+    let names = (
+        prop::option::of(prop::sample::select(vec!["SYN_SENT", "ESTABLISHED"])),
+        prop::option::of(prop::sample::select(vec!["wlan0", "eth0"])),
+        prop::option::of(prop::sample::select(vec!["ftp", "sip"])),
+        prop::option::of(prop::sample::select(vec![&[][..], &[3], &[0, 0, 0, 0, 0, 0, 0, 0, 1]])),
+    );
+    let counters = || prop::option::of((0..3_u64).prop_map(|bytes| Counters { packets: 9, bytes }));
+    let numbers = (0..4_u64, prop::option::of(0..3_u32), prop::option::of(0..16_u32), counters(), counters());
+    let owners = [prop::option::of(any_owner()), prop::option::of(any_owner())];
+    (tuples, mark, names, numbers, any_times(), owners).prop_map(
+        |((original, reply), mark, (state, interface, helper, labels), numbers, [start, end], owners)| {
+            let (id, conntrack_id, status, original_counters, reply_counters) = numbers;
+            let flow = Flow {
+                conntrack_id,
+                state,
+                status: status.map(Status::from_bits_retain),
+                mark,
+                interface,
+                labels,
+                helper,
+                original_counters,
+                reply_counters,
+                start,
+                end,
+                ..Flow::new(id, original, reply)
+            };
+            (flow, owners)
+        },
+    )
+}
+
+/// Values that are right for each key.
+fn values(key: QueryKey) -> &'static [&'static str] {
+    match key {
+        QueryKey::Family => &["ipv4", "IPV6"],
+        QueryKey::Protocol => &["tcp", "17", "icmp", "99"],
+        QueryKey::Src
+        | QueryKey::Dst
+        | QueryKey::ReplySrc
+        | QueryKey::ReplyDst
+        | QueryKey::NatSrc
+        | QueryKey::NatDst
+        | QueryKey::Address => {
+            &["198.18.0.1", "198.18.0.9/24", "198.18.0.0/15", "2001:2::1", "2001:2::/64", "::/0", "0.0.0.0/0"]
+        }
+        QueryKey::Sport
+        | QueryKey::Dport
+        | QueryKey::ReplySport
+        | QueryKey::ReplyDport
+        | QueryKey::NatSport
+        | QueryKey::NatDport
+        | QueryKey::Port => &["0", "1", "1-2", "3"],
+        QueryKey::IcmpType | QueryKey::IcmpCode | QueryKey::IcmpId => &["0", "1", "2"],
+        QueryKey::Nat => &["source", "destination", "any", "none"],
+        QueryKey::Mark => &["0x100/0x3f00", "65536000", "0/0xe0"],
+        QueryKey::Source => &["UNKNOWN", "CHROME", "2"],
+        QueryKey::Vpn => &["none", "route", "bypass", "route+bypass"],
+        QueryKey::Qos => &["default", "1", "multimedia-conferencing"],
+        QueryKey::RoutingTable => &["1000", "1001"],
+        QueryKey::Interface => &["wlan0", "ETH0"],
+        QueryKey::Zone | QueryKey::OrigZone | QueryKey::ReplyZone => &["0", "1"],
+        QueryKey::State => &["SYN_SENT", "established"],
+        QueryKey::Status => &["assured", "!assured", "seen-reply", "!expected"],
+        QueryKey::Helper => &["ftp", "SIP"],
+        QueryKey::Labels => &["0", "1", "0x3", "64", "0x10000000000000000"],
+        QueryKey::Comm => &["curl", "sh"],
+        QueryKey::Unit => &["a.service", "B.scope"],
+        _ => &["0", "1", "2", "3"],
+    }
+}
+
+fn any_query() -> impl Strategy<Value = Vec<(QueryKey, Vec<&'static str>)>> {
+    let keys: Vec<_> = QueryKey::ALL.iter().copied().filter(|key| key.part() == QueryPart::Filter).collect();
+    prop::sample::subsequence(keys, 0..4).prop_flat_map(|keys| {
+        keys.into_iter()
+            .map(|key| {
+                let most =
+                    if matches!(key, QueryKey::MinBytes | QueryKey::Since | QueryKey::Until) { 1 } else { 2 };
+                (Just(key), prop::sample::subsequence(values(key), 1..=most))
+            })
+            .collect::<Vec<_>>()
+    })
+}
+
+/// The query language as its text says, asked of the flow as the bus shows it.
+fn naive(flow: &OwnedFlow, key: QueryKey, value: &str) -> bool {
+    use Key::{
+        Dport, Dst, NatDport, NatDst, NatSport, NatSrc, ReplyDport, ReplyDst, ReplySport, ReplySrc, Sport,
+        Src,
+    };
+    let in_network = |field| flow.text(field).is_some_and(|shown| naive_network(shown, value));
+    let in_range = |field| {
+        let (low, high) = value.split_once('-').unwrap_or((value, value));
+        flow.number(field).is_some_and(|port| (low.parse().unwrap()..=high.parse().unwrap()).contains(&port))
+    };
+    let is = |field| flow.number(field).is_some_and(|number| number.to_string() == value);
+    let named = |field| flow.text(field).is_some_and(|name| name.eq_ignore_ascii_case(value));
+    let owned = |name: &str| {
+        [Key::Initiator, Key::Responder].iter().any(|&end| match flow.get(end) {
+            Some(OwnedValue::Dictionary(owner)) => match owner.get(name) {
+                Some(OwnedValue::Number(number)) => number.to_string() == value,
+                Some(OwnedValue::Text(text)) => text.eq_ignore_ascii_case(value),
+                _ => false,
+            },
+            _ => false,
+        })
+    };
+    let (source, destination) = (flow.get(NatSrc).is_some(), flow.get(NatDst).is_some());
+    // Zones are shown where they are not the default one.
+    let zones = || match flow.number(Key::Zone) {
+        Some(zone) => (zone, zone),
+        None => (flow.number(Key::OrigZone).unwrap_or(0), flow.number(Key::ReplyZone).unwrap_or(0)),
+    };
+    match key {
+        QueryKey::Family => named(Key::Family),
+        QueryKey::Protocol => {
+            named(Key::Protocol) || value.parse() == Ok(flow.number(Key::ProtocolNumber).unwrap())
+        }
+        QueryKey::Src => in_network(Src),
+        QueryKey::Dst => in_network(Dst),
+        QueryKey::ReplySrc => in_network(ReplySrc),
+        QueryKey::ReplyDst => in_network(ReplyDst),
+        QueryKey::NatSrc => in_network(NatSrc),
+        QueryKey::NatDst => in_network(NatDst),
+        QueryKey::Address => [Src, Dst, ReplySrc, ReplyDst].into_iter().any(in_network),
+        QueryKey::Sport => in_range(Sport),
+        QueryKey::Dport => in_range(Dport),
+        QueryKey::ReplySport => in_range(ReplySport),
+        QueryKey::ReplyDport => in_range(ReplyDport),
+        QueryKey::NatSport => in_range(NatSport),
+        QueryKey::NatDport => in_range(NatDport),
+        QueryKey::Port => [Sport, Dport, ReplySport, ReplyDport].into_iter().any(in_range),
+        QueryKey::IcmpType => is(Key::IcmpType),
+        QueryKey::IcmpCode => is(Key::IcmpCode),
+        QueryKey::IcmpId => is(Key::IcmpId),
+        QueryKey::Nat => match value {
+            "source" => source,
+            "destination" => destination,
+            "any" => source || destination,
+            _ => !source && !destination,
+        },
+        QueryKey::Mark => {
+            let mark = flow.number(Key::Mark).unwrap();
+            match value {
+                "0x100/0x3f00" => flow.number(Key::SourceId) == Some(1),
+                "65536000" => mark == 65_536_000,
+                "0/0xe0" => flow.text(Key::Qos) == Some("default"),
+                other => panic!("{other}"),
+            }
+        }
+        QueryKey::Source => named(Key::Source) || value.parse() == Ok(flow.number(Key::SourceId).unwrap()),
+        QueryKey::Vpn => named(Key::Vpn),
+        QueryKey::Qos => {
+            named(Key::Qos) || value == "1" && flow.text(Key::Qos) == Some("realtime-interactive")
+        }
+        QueryKey::RoutingTable => is(Key::RoutingTable),
+        QueryKey::Interface => named(Key::Interface),
+        QueryKey::Zone => zones().0 == zones().1 && zones().0.to_string() == value,
+        QueryKey::OrigZone => zones().0.to_string() == value,
+        QueryKey::ReplyZone => zones().1.to_string() == value,
+        QueryKey::State => named(Key::State),
+        QueryKey::Status => {
+            let has = |name: &str| flow.names(Key::Status).iter().any(|status| status == name);
+            flow.get(Key::Status).is_some()
+                && value.strip_prefix('!').map_or_else(|| has(value), |name| !has(name))
+        }
+        QueryKey::Helper => named(Key::Helper),
+        QueryKey::Labels => match flow.get(Key::Labels) {
+            Some(OwnedValue::Bytes(bytes)) => {
+                let bit = |bit: usize| bytes.get(bit / 8).is_some_and(|byte| byte >> (bit % 8) & 1 != 0);
+                match value {
+                    "0x3" => bit(0) && bit(1),
+                    "0x10000000000000000" => bit(64),
+                    number => bit(number.parse().unwrap()),
+                }
+            }
+            _ => false,
+        },
+        QueryKey::Id => is(Key::Id),
+        QueryKey::ConntrackId => is(Key::ConntrackId),
+        QueryKey::Pid => owned("pid"),
+        QueryKey::Comm => owned("comm"),
+        QueryKey::Uid => owned("uid"),
+        QueryKey::Unit => owned("unit"),
+        QueryKey::MinBytes => {
+            let bytes = [Key::OrigBytes, Key::ReplyBytes].map(|key| flow.number(key));
+            bytes.iter().any(Option::is_some) && bytes.iter().flatten().sum::<u64>() >= value.parse().unwrap()
+        }
+        QueryKey::Since => flow.number(Key::EndUsec).is_none_or(|end| end >= value.parse().unwrap()),
+        QueryKey::Until => flow.number(Key::StartUsec).is_none_or(|start| start <= value.parse().unwrap()),
+        other => panic!("{other}"),
+    }
+}
+
+/// By the text of the addresses: all of them are written in full where they differ.
+fn naive_network(shown: &str, value: &str) -> bool {
+    let shown = match value.contains('.') {
+        true => shown.strip_prefix("::ffff:").unwrap_or(shown),
+        false => shown,
+    };
+    match value {
+        "198.18.0.9/24" => shown.starts_with("198.18.0."),
+        "198.18.0.0/15" => shown.starts_with("198.18.") || shown.starts_with("198.19."),
+        "2001:2::/64" => shown.starts_with("2001:2::"),
+        "::/0" => shown.contains(':'),
+        "0.0.0.0/0" => !shown.contains(':'),
+        exact => shown == exact,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn a_filter_agrees_with_the_text_of_the_language((flow, owners) in any_flow(), query in any_query()) {
+        let flow = Flow { initiator: owners[0].as_ref(), responder: owners[1].as_ref(), ..flow };
+        let words: Vec<_> = query.iter().map(|(key, values)| format!("{key}={}", values.join(","))).collect();
+        let Ok(filter) = filter(&words) else {
+            let value = |key| query.iter().find(|(other, _)| *other == key).map(|(_, values)| values[0]);
+            prop_assert!(value(QueryKey::Since) > value(QueryKey::Until), "{:?} is right", words);
+            return Ok(());
+        };
+        let mut shown = Vec::new();
+        flow.visit(&SourceNames::default(), FieldSet::ALL, |key, value| shown.push((key, value.into())));
+        let shown: OwnedFlow = shown.into_iter().collect();
+        let expected = query.iter().all(|(key, values)| values.iter().any(|value| naive(&shown, *key, value)));
+        prop_assert_eq!(filter.matches(&flow), expected, "{:?}", words);
+        // An index would have found it.
+        if let (true, Some(lookup)) = (expected, filter.lookup()) {
+            let ports = |tuple: &Tuple| match tuple.layer4 {
+                Layer4::Ports { src, dst } => vec![(tuple.src, src), (tuple.dst, dst)],
+                _ => vec![],
+            };
+            let ends = [ports(&flow.original), ports(&flow.reply)].concat();
+            let found = match lookup {
+                Lookup::Ids(ids) => ids.contains(&flow.id),
+                Lookup::Endpoint(address, port) => {
+                    ends.iter().any(|(other, p)| (other.to_canonical(), *p) == (address, port))
+                }
+                Lookup::Port(port) => ends.iter().any(|(_, other)| *other == port),
+            };
+            prop_assert!(found, "{:?}", lookup);
+        }
+    }
+}
