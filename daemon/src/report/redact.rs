@@ -1,0 +1,284 @@
+//! Addresses, ports and counts as a report shows them. The tokens are those of Chrome's redaction tool
+//! (components/feedback/redaction_tool), so that a report reads like the logs beside it.
+
+use std::fmt::{self, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use hashbrown::HashMap;
+
+/// Hides addresses. The same address has the same token as long as the redactor lives.
+#[derive(Debug)]
+pub(super) struct Redactor {
+    on: bool,
+    numbers: HashMap<IpAddr, u32, foldhash::fast::RandomState>,
+    /// How many IPv4 and IPv6 addresses have a number: Chrome counts them apart.
+    counts: [u32; 2],
+}
+
+/// Ports that Linux gives to whoever does not ask for one (net.ipv4.ip_local_port_range).
+pub(super) const EPHEMERAL: std::ops::RangeInclusive<u16> = 32768..=60999;
+
+impl Redactor {
+    pub(super) fn new(on: bool) -> Self {
+        Self { on, numbers: HashMap::default(), counts: [0; 2] }
+    }
+
+    /// Writes an address, with its port where it has one.
+    pub(super) fn endpoint(&mut self, out: &mut String, address: IpAddr, port: Option<u16>) {
+        // Writing to a string cannot fail.
+        let _ = match (self.on, address, port) {
+            (false, IpAddr::V6(v6), Some(port)) => write!(out, "[{v6}]:{port}"),
+            (false, address, Some(port)) => write!(out, "{address}:{port}"),
+            (false, address, None) => write!(out, "{address}"),
+            (true, ..) => {
+                self.token(out, inner(address));
+                match port {
+                    None => Ok(()),
+                    Some(port) if EPHEMERAL.contains(&port) => write!(out, ":EPH"),
+                    Some(port) => write!(out, ":{port}"),
+                }
+            }
+        };
+    }
+
+    fn token(&mut self, out: &mut String, address: IpAddr) {
+        if is_kept(address) {
+            let _ = write!(out, "{address}");
+            return;
+        }
+        let (range, count) = match address {
+            IpAddr::V4(v4) => (v4_range(v4), &mut self.counts[0]),
+            IpAddr::V6(v6) => (v6_range(v6), &mut self.counts[1]),
+        };
+        let number = *self.numbers.entry(address).or_insert_with(|| {
+            *count += 1;
+            *count
+        });
+        let _ = write!(out, "({range}: {number})");
+    }
+
+    /// Writes a number of bytes.
+    pub(super) fn bytes(&self, out: &mut String, bytes: u64) {
+        let _ = if self.on { write!(out, "{}", TwoDigits(bytes)) } else { write!(out, "{bytes}") };
+    }
+}
+
+/// The IPv4 address in a mapped one (`::ffff:0:0/96`) or in one of NAT64 (`64:ff9b::/96`); else the address itself.
+fn inner(address: IpAddr) -> IpAddr {
+    const NAT64: [u16; 6] = [0x64, 0xff9b, 0, 0, 0, 0];
+    let IpAddr::V6(v6) = address else { return address };
+    let [.., a, b, c, d] = v6.octets();
+    match v6.to_ipv4_mapped() {
+        Some(mapped) => mapped.into(),
+        None if v6.segments().starts_with(&NAT64) => Ipv4Addr::new(a, b, c, d).into(),
+        None => address,
+    }
+}
+
+/// Addresses that tell nothing of the user: public resolvers, ChromeOS's own network between its parts, no address
+/// and everyone's.
+fn is_kept(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => matches!(
+            v4.octets(),
+            [8, 8, 8, 8]
+                | [8, 8, 4, 4]
+                | [1, 1, 1, 1]
+                | [100, 115, 92, _]
+                | [0, 0, 0, 0]
+                | [255, 255, 255, 255]
+        ),
+        IpAddr::V6(v6) => v6.is_unspecified(),
+    }
+}
+
+fn v4_range(address: Ipv4Addr) -> &'static str {
+    match address.octets() {
+        [10, ..] => "10.0.0.0/8",
+        [172, 16..=31, ..] => "172.16.0.0/12",
+        [192, 168, ..] => "192.168.0.0/16",
+        [127, ..] => "127.0.0.0/8",
+        [169, 254, ..] => "169.254.0.0/16",
+        [224..=239, ..] => "224.0.0.0/4",
+        [0, ..] => "0.0.0.0/8",
+        _ => "IPv4",
+    }
+}
+
+fn v6_range(address: Ipv6Addr) -> &'static str {
+    match address.segments() {
+        // Loopback, as Chrome's table has it.
+        [0, 0, 0, 0, 0, 0, 0, _] => "::/112",
+        [0xfe80..=0xfebf, ..] => "fe80::/10",
+        [0xfc00..=0xfdff, ..] => "fc00::/7",
+        [0xff00..=0xffff, ..] => "ff00::/8",
+        _ => "IPv6",
+    }
+}
+
+/// A number of which two digits are shown, with a decimal unit: `84`, `840`, `8.4k`, `12M`.
+struct TwoDigits(u64);
+
+impl fmt::Display for TwoDigits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 7] = ["", "k", "M", "G", "T", "P", "E"];
+        // As u128, so that rounding up does not overflow.
+        let number = u128::from(self.0);
+        let (mut power, mut zeros) = (1, 0);
+        while (number + power / 2) / power > 99 {
+            power *= 10;
+            zeros += 1;
+        }
+        let digits = (number + power / 2) / power;
+        let unit = |index| UNITS.get(index).unwrap_or(&"");
+        match zeros % 3 {
+            0 => write!(f, "{digits}{}", unit(zeros / 3)),
+            1 => write!(f, "{digits}0{}", unit(zeros / 3)),
+            _ => write!(f, "{}.{}{}", digits / 10, digits % 10, unit(zeros / 3 + 1)),
+        }
+    }
+}
+
+/// A span of time in two units: `250ms`, `5s`, `3m12s`, `2h5m`, `4d3h`.
+pub(super) struct Span(pub(super) u64);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0 / 1_000_000;
+        let (minutes, hours) = (seconds / 60, seconds / 3600);
+        match (hours, minutes, seconds) {
+            (24.., ..) => write!(f, "{}d{}h", hours / 24, hours % 24),
+            (1.., ..) => write!(f, "{hours}h{}m", minutes % 60),
+            (_, 1.., _) => write!(f, "{minutes}m{}s", seconds % 60),
+            (.., 1..) => write!(f, "{seconds}s"),
+            _ => write!(f, "{}ms", self.0 / 1000),
+        }
+    }
+}
+
+/// The name of a process, which chooses it itself: what could form an address or break the line is shown as `?`.
+pub(super) struct ProcessName<'a>(pub(super) &'a str);
+
+impl fmt::Display for ProcessName<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dots = self.0.matches('.').count();
+        self.0.chars().try_for_each(|c| match c {
+            '.' if dots < 3 => f.write_char(c),
+            '-' | '_' | '+' => f.write_char(c),
+            c if c.is_ascii_alphanumeric() => f.write_char(c),
+            _ => f.write_char('?'),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(redactor: &mut Redactor, text: &str, port: Option<u16>) -> String {
+        let mut out = String::new();
+        redactor.endpoint(&mut out, text.parse().unwrap(), port);
+        out
+    }
+
+    #[test]
+    fn each_address_has_one_token() {
+        let mut redactor = Redactor::new(true);
+        for (address, expected) in [
+            ("10.1.2.3", "(10.0.0.0/8: 1)"),
+            ("172.16.0.1", "(172.16.0.0/12: 2)"),
+            ("172.31.255.255", "(172.16.0.0/12: 3)"),
+            ("172.32.0.1", "(IPv4: 4)"),
+            ("192.168.1.1", "(192.168.0.0/16: 5)"),
+            ("127.0.0.1", "(127.0.0.0/8: 6)"),
+            ("169.254.1.1", "(169.254.0.0/16: 7)"),
+            ("224.0.0.251", "(224.0.0.0/4: 8)"),
+            ("239.255.255.255", "(224.0.0.0/4: 9)"),
+            ("240.0.0.1", "(IPv4: 10)"),
+            ("0.0.0.1", "(0.0.0.0/8: 11)"),
+            ("198.18.0.1", "(IPv4: 12)"),
+            ("10.1.2.3", "(10.0.0.0/8: 1)"),
+            ("::ffff:10.1.2.3", "(10.0.0.0/8: 1)"),
+            ("64:ff9b::198.18.0.1", "(IPv4: 12)"),
+            ("64:ff9b:1::198.18.0.1", "(IPv6: 1)"),
+            ("::1", "(::/112: 2)"),
+            ("fe80::1", "(fe80::/10: 3)"),
+            ("febf::1", "(fe80::/10: 4)"),
+            ("fd00::1", "(fc00::/7: 5)"),
+            ("ff02::fb", "(ff00::/8: 6)"),
+            ("2001:2::1", "(IPv6: 7)"),
+            ("::198.18.0.1", "(IPv6: 8)"),
+            ("2001:2::1", "(IPv6: 7)"),
+        ] {
+            assert_eq!(token(&mut redactor, address, None), expected, "{address}");
+        }
+        for kept in ["8.8.8.8", "8.8.4.4", "1.1.1.1", "100.115.92.129", "0.0.0.0", "255.255.255.255", "::"] {
+            assert_eq!(token(&mut redactor, kept, None), kept);
+        }
+        assert_eq!(token(&mut redactor, "::ffff:8.8.8.8", Some(53)), "8.8.8.8:53");
+        assert_eq!(token(&mut redactor, "100.115.93.1", None), "(IPv4: 13)");
+    }
+
+    #[test]
+    fn ephemeral_ports_are_hidden() {
+        let mut redactor = Redactor::new(true);
+        for (port, expected) in
+            [(0, "0"), (443, "443"), (32767, "32767"), (32768, "EPH"), (60999, "EPH"), (61000, "61000")]
+        {
+            assert_eq!(token(&mut redactor, "2001:2::1", Some(port)), format!("(IPv6: 1):{expected}"));
+        }
+    }
+
+    #[test]
+    fn nothing_is_hidden_from_root_who_asks_for_it() {
+        let mut redactor = Redactor::new(false);
+        assert_eq!(token(&mut redactor, "198.18.0.1", Some(40000)), "198.18.0.1:40000");
+        assert_eq!(token(&mut redactor, "2001:2::1", Some(443)), "[2001:2::1]:443");
+        assert_eq!(token(&mut redactor, "2001:2::1", None), "2001:2::1");
+        let mut out = String::new();
+        redactor.bytes(&mut out, 12_345);
+        assert_eq!(out, "12345");
+    }
+
+    #[test]
+    fn counts_have_two_digits() {
+        for (number, text) in [
+            (0, "0"),
+            (99, "99"),
+            (100, "100"),
+            (844, "840"),
+            (845, "850"),
+            (994, "990"),
+            (995, "1.0k"),
+            (8449, "8.4k"),
+            (12_345, "12k"),
+            (123_456, "120k"),
+            (1_999_999, "2.0M"),
+            (u64::MAX, "18E"),
+        ] {
+            assert_eq!(TwoDigits(number).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn process_names_form_no_address() {
+        for (name, shown) in [
+            ("update_engine", "update_engine"),
+            ("python3.11", "python3.11"),
+            ("10.1.2.3", "10?1?2?3"),
+            ("fe80::1", "fe80??1"),
+            ("a b\nc/d", "a?b?c?d"),
+        ] {
+            assert_eq!(ProcessName(name).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn spans_have_two_units() {
+        for (usec, text) in
+            [(250_000, "250ms"), (192_000_000, "3m12s"), (7_500_000_000, "2h5m"), (356_400_000_000, "4d3h")]
+        {
+            assert_eq!(Span(usec).to_string(), text);
+        }
+    }
+}
