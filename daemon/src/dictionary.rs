@@ -38,14 +38,13 @@ impl FlowNames {
         self.links.name(Mark(mark).interface_index()?)
     }
 
-    /// At most so many bytes the item takes in a message.
-    pub(crate) fn size(&self, item: &Item, fields: FieldSet) -> usize {
-        let config = self.config();
-        self.show(item, |flow| flow.dictionary_size(&config.source_names, fields))
+    /// At most so many bytes the flow takes in a message.
+    pub(crate) fn size_of(&self, flow: &Flow<'_>, fields: FieldSet) -> usize {
+        flow.dictionary_size(&self.config().source_names, fields)
     }
 
     /// Hands the flow of an item to `show` as the bus shows it.
-    fn show<R>(&self, item: &Item, show: impl FnOnce(&Flow<'_>) -> R) -> R {
+    pub(crate) fn show<R>(&self, item: &Item, show: impl FnOnce(&Flow<'_>) -> R) -> R {
         let Item { event, sequence, flow: snapshot } = item;
         let Snapshot { record, extra, end } = snapshot;
         let interface = self.interface(record.mark);

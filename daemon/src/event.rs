@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use ctnetlink::EventKind;
 
-use crate::flow::Snapshot;
+use crate::flow::{Before, Snapshot};
 
 /// One change that sends an event.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +14,20 @@ pub(crate) struct Change {
     pub(crate) kind: EventKind,
     /// The flow after the change.
     pub(crate) flow: Snapshot,
+    /// What an update changed, as it was: a follower's filter may have let the flow pass then.
+    pub(crate) before: Option<Before>,
+}
+
+impl Change {
+    /// The flow before the change; `None` of a new one.
+    pub(crate) fn flow_before(&self) -> Option<Snapshot> {
+        match (self.kind, self.before) {
+            (EventKind::New, _) => None,
+            (EventKind::Update, Some(before)) => Some(self.flow.with(before)),
+            (EventKind::Update, None) => Some(self.flow),
+            (EventKind::Destroy, _) => Some(Snapshot { end: None, ..self.flow }),
+        }
+    }
 }
 
 /// The newest changes. Who falls further behind than its capacity misses the oldest, and knows how many:

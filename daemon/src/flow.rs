@@ -55,6 +55,10 @@ impl Addresses {
         Self { src: pack_address(tuple.src), dst: pack_address(tuple.dst), layer4 }
     }
 
+    fn has_port(&self, shape: Shape, port: u16) -> bool {
+        shape.layer4() == Shape::PORTS && self.layer4.contains(&port)
+    }
+
     fn unpack(&self, shape: Shape, protocol: u8, zone: u16) -> Tuple {
         let layer4 = match shape.layer4() {
             Shape::PORTS => Layer4::Ports { src: self.layer4[0], dst: self.layer4[1] },
@@ -337,6 +341,11 @@ impl Record {
         self.silent = silent.into();
     }
 
+    /// True when the original direction has this port.
+    pub(crate) fn has_port(&self, port: u16) -> bool {
+        self.key.addresses.has_port(self.key.shape, port)
+    }
+
     /// The name of the protocol's state.
     pub(crate) fn state(&self) -> Option<&'static str> {
         self.get(Present::State, self.state).and_then(|state| ctnetlink::state_name(self.key.protocol, state))
@@ -392,6 +401,11 @@ impl Extra {
         }
     }
 
+    /// True when the reply direction has this port.
+    pub(crate) fn has_port(&self, port: u16) -> bool {
+        self.reply.has_port(self.reply_shape, port)
+    }
+
     /// Keeps the labels; the kernel has at most 128 of them, longer ones are cut.
     pub(crate) fn set_labels(&mut self, labels: &[u8]) {
         let length = labels.len().min(self.labels.len());
@@ -439,6 +453,18 @@ pub(crate) struct Snapshot {
     pub(crate) end: Option<End>,
 }
 
+/// The parts of a flow that an update can change and a filter can ask for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Before {
+    status: u32,
+    mark: u32,
+    labels: [u8; 16],
+    labels_len: u8,
+    helper: Name,
+    state: u8,
+    present: u8,
+}
+
 /// How a flow ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct End {
@@ -453,6 +479,21 @@ pub(crate) struct End {
 }
 
 impl Snapshot {
+    /// What an update may change of this flow.
+    pub(crate) fn changeable(&self) -> Before {
+        let Record { status, mark, state, present, .. } = self.record;
+        let Extra { labels, labels_len, helper, .. } = self.extra;
+        Before { status, mark, labels, labels_len, helper, state, present }
+    }
+
+    /// This flow as it was before an update.
+    pub(crate) fn with(mut self, before: Before) -> Self {
+        let Before { status, mark, labels, labels_len, helper, state, present } = before;
+        self.record = Record { status, mark, state, present, ..self.record };
+        self.extra = Extra { labels, labels_len, helper, ..self.extra };
+        self
+    }
+
     pub(crate) fn original(&self) -> Tuple {
         self.record.key.original()
     }

@@ -21,15 +21,34 @@ pub(crate) const COMMANDS: usize = 256;
 pub(crate) enum Command {
     /// The active flows with an id above `after`, ascending; answered with a [`Page`].
     /// With `refresh` a dump brings counters up to date first.
-    ListActive { after: u64, limit: usize, refresh: bool, reply: oneshot::Sender<Page> },
+    ListActive {
+        after: u64,
+        limit: usize,
+        refresh: bool,
+        candidates: Candidates,
+        reply: oneshot::Sender<Page>,
+    },
     /// The flows that ended before the change numbered `before`, newest first; answered with a [`Page`].
     ListClosed { before: u64, limit: usize, reply: oneshot::Sender<Page> },
+    /// The flows that ended with the change numbered `first` or later, oldest first; answered with a [`Page`].
+    ListClosedFrom { first: u64, limit: usize, reply: oneshot::Sender<Page> },
     /// One flow, active or closed.
     Flow { id: u64, reply: oneshot::Sender<Option<Snapshot>> },
     /// The configuration was read again.
     SetClosedLimits(ClosedLimits),
     /// End the thread.
     Stop,
+}
+
+/// Which flows a filter can let pass at all, as far as the table tells without knowing names.
+#[derive(Clone, Debug)]
+pub(crate) enum Candidates {
+    /// Every flow.
+    All,
+    /// Those with these ids.
+    Ids(Arc<[u64]>),
+    /// Those that have this port at one of their four ends.
+    Port(u16),
 }
 
 /// Flows of a listing.
@@ -79,6 +98,15 @@ pub(crate) struct Published {
     pub(crate) resyncs: VecDeque<Resync>,
 }
 
+impl Published {
+    /// The resyncs since `told` of them were told, as far as they are kept; `told` is brought up to date.
+    pub(crate) fn resyncs_since(&self, told: &mut u64) -> Vec<Resync> {
+        let total = self.summary.counters.resyncs;
+        let untold = usize::try_from(total - std::mem::replace(told, total)).unwrap_or(usize::MAX);
+        self.resyncs.iter().skip(self.resyncs.len().saturating_sub(untold)).copied().collect()
+    }
+}
+
 /// Changes of these are announced on the bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct State {
@@ -94,6 +122,8 @@ pub(crate) struct Resync {
     pub(crate) lost: u64,
     pub(crate) closed: u32,
     pub(crate) added: u32,
+    /// The newest change when it was done.
+    pub(crate) sequence: u64,
 }
 
 /// Why a resync was needed. The numbers stand in the restart state; 0 is none.
@@ -178,13 +208,19 @@ impl Handle {
         after: u64,
         limit: usize,
         refresh: bool,
+        candidates: Candidates,
     ) -> Result<Page, AskError> {
-        self.ask(|reply| Command::ListActive { after, limit, refresh, reply }).await
+        self.ask(|reply| Command::ListActive { after, limit, refresh, candidates, reply }).await
     }
 
     /// Asks for closed flows.
     pub(crate) async fn list_closed(&self, before: u64, limit: usize) -> Result<Page, AskError> {
         self.ask(|reply| Command::ListClosed { before, limit, reply }).await
+    }
+
+    /// Asks for closed flows, oldest first.
+    pub(crate) async fn list_closed_from(&self, first: u64, limit: usize) -> Result<Page, AskError> {
+        self.ask(|reply| Command::ListClosedFrom { first, limit, reply }).await
     }
 
     /// Asks for one flow.

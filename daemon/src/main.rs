@@ -16,6 +16,7 @@ mod links;
 mod logging;
 mod names;
 mod state;
+mod streams;
 mod table;
 mod tracker;
 
@@ -31,9 +32,11 @@ use tokio::sync::{oneshot, watch};
 use bus::{BusAddress, BusError};
 use config::{Config, ConfigError};
 use descriptors::Descriptors;
+use dictionary::FlowNames;
 use handle::{Command, Handle};
 use links::Links;
 use state::State;
+use streams::Streams;
 use tracker::{Start, Tracker, TrackerError};
 
 /// Keeps Linux's connection tracking table in memory and offers it on D-Bus.
@@ -133,7 +136,9 @@ async fn serve(
     let (configuration, config) = watch::channel(Arc::new(config));
     let links = Links::default();
     let following = tokio::spawn(links.clone().follow());
-    let bus = bus::serve(&arguments.bus, handle.clone(), links, config);
+    let names = FlowNames::new(&handle, links, config.clone());
+    let streams = Streams::new(handle.clone(), names.clone());
+    let bus = bus::serve(&arguments.bus, handle.clone(), names, streams.clone(), config);
     tokio::pin!(bus);
     let mut tracker_ended = tracker_ended;
     let mut following = following;
@@ -154,6 +159,7 @@ async fn serve(
         }
     }
     tracing::info!("stopping");
+    streams.stop().await;
     Ok(())
 }
 

@@ -25,6 +25,9 @@ pub trait FlowMonitor {
     /// The flow with this id, alive or ended.
     fn get_flow(&self, id: u64) -> Result<OwnedFlow, Error>;
 
+    /// Flows and changes as JSON lines: the read end of a pipe.
+    fn open_stream(&self, query: &QueryMap<'_>) -> Result<zbus::wire::OwnedFd, Error>;
+
     /// The fields of a flow that follow from a mark.
     fn decode_mark(&self, mark: u32) -> Result<OwnedFlow, Error>;
 

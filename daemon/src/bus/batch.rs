@@ -40,7 +40,7 @@ impl Batch {
             self.items.push(Some(item));
             return true;
         }
-        let size = names.size(&item, FieldSet::ALL);
+        let size = names.show(&item, |flow| names.size_of(flow, FieldSet::ALL));
         let full = self.events == limits.batch_events || self.bytes + size > limits.batch_bytes;
         if full && !self.is_empty() {
             self.updates.remove(&id);

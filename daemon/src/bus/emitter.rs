@@ -158,7 +158,8 @@ impl Emitter {
             (self.in_flight, self.lost) = (0, 0);
             BusCounters::add(&self.counters.signals_sent, 1);
         }
-        for resync in self.untold_resyncs() {
+        let resyncs: Vec<Resync> = self.handle.published().resyncs_since(&mut self.resyncs);
+        for resync in resyncs {
             let details = HashMap::from([
                 ("reason", Variant::from(resync.reason.name())),
                 ("lost", Variant::from(resync.lost)),
@@ -169,14 +170,5 @@ impl Emitter {
             BusCounters::add(&self.counters.signals_sent, 1);
         }
         Ok(())
-    }
-
-    /// The resyncs since the last call, as far as they are kept.
-    fn untold_resyncs(&mut self) -> Vec<Resync> {
-        let published = self.handle.published();
-        let count = usize::try_from(published.summary.counters.resyncs - self.resyncs).unwrap_or(usize::MAX);
-        self.resyncs = published.summary.counters.resyncs;
-        let kept = published.resyncs.len();
-        published.resyncs.iter().skip(kept.saturating_sub(count)).copied().collect()
     }
 }

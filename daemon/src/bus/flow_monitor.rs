@@ -3,17 +3,22 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use flowbus_interfaces::{Error, Query, RawQuery};
-use zbus::interface;
-use zbus::wire::Variant;
+use flowbus_interfaces::{Error, Query, RawQuery, StreamQuery};
+use zbus::fdo::DBusProxy;
+use zbus::message::Header;
+use zbus::wire::{OwnedFd, Variant};
+use zbus::{Connection, interface};
 
 use super::BusCounters;
-use crate::dictionary::{DecodedMark, FlowNames, Item, Listing, Single};
-use crate::handle::{AskError, Handle, Page};
+use super::calls::{Call, Calls};
+use super::listing::{self, FlowPage};
+use crate::dictionary::{DecodedMark, FlowNames, Listing, Single};
+use crate::handle::{AskError, Handle};
 use crate::kernel::KernelState;
+use crate::streams::{OpenError, Streams};
 
-/// A page is at most so long, however few flows that are: the bus disconnects who sends more than it takes.
-const PAGE_BYTES: usize = 1024 * 1024 - 4096;
+/// What an event takes of the event socket's buffer, as the kernel counts it: the packet and its bookkeeping.
+const EVENT_BYTES: u64 = 1_280;
 
 /// Names and values.
 type Dictionary = HashMap<&'static str, Variant<'static>>;
@@ -23,12 +28,19 @@ type Dictionary = HashMap<&'static str, Variant<'static>>;
 pub(super) struct FlowMonitor {
     handle: Handle,
     names: FlowNames,
+    streams: Streams,
     counters: Arc<BusCounters>,
+    calls: Calls,
 }
 
 impl FlowMonitor {
-    pub(super) fn new(handle: Handle, names: FlowNames, counters: Arc<BusCounters>) -> Self {
-        Self { handle, names, counters }
+    pub(super) fn new(
+        handle: Handle,
+        names: FlowNames,
+        streams: Streams,
+        counters: Arc<BusCounters>,
+    ) -> Self {
+        Self { handle, names, streams, counters, calls: Calls::default() }
     }
 
     /// A page as the bus has it.
@@ -71,9 +83,21 @@ impl FlowMonitor {
 impl FlowMonitor {
     /// One page of the flows that are alive, by ascending id.
     ///
-    /// `query` takes `after` (the `next` of the page before), `limit` (1 to 1000, 500 if absent) and `fields`
-    /// (as: which fields each flow shows, all if absent). Integers may be of any D-Bus integer type or
-    /// decimal strings. Other keys, repeated keys and wrong values are refused by name.
+    /// `query` takes `after` (the `next` of the page before), `limit` (1 to 1000, 500 if absent), `fields` (as:
+    /// which fields each flow shows, all if absent), `refresh` (b: a dump brings counters up to date first, at
+    /// most once a second for all callers together) and the filter keys. Keys are AND-ed, the values of one key
+    /// OR-ed: a single value or an array.
+    ///
+    /// Filter keys: `family`, `protocol`; `src`, `dst`, `reply_src`, `reply_dst`, `nat_src`, `nat_dst`, `address` (any
+    /// of src, dst, reply_src, reply_dst): an address or CIDR; `sport`, `dport`, `reply_sport`, `reply_dport`,
+    /// `nat_sport`, `nat_dport`, `port` (any of the first four): a number or "low-high"; `icmp_type`, `icmp_code`,
+    /// `icmp_id`; `nat` (source, destination, any, none); `mark` (a number or "value/mask"); `source`, `vpn`, `qos`,
+    /// `routing_table`, `interface`, `zone`, `orig_zone`, `reply_zone`, `state`, `helper`, `labels`; `status` (a name or
+    /// "!name"); `id`, `conntrack_id`; `pid`, `comm`, `uid`, `unit` (of either owner); `min_bytes`; `since`, `until`
+    /// (CLOCK_REALTIME microseconds: the flow's time overlaps that interval).
+    ///
+    /// Integers may be of any D-Bus integer type or decimal strings, names are matched without regard to case.
+    /// Unknown and repeated keys and wrong values are refused by name.
     ///
     /// `page` has `sequence` (t: all changes up to it are included, later ones may be), `epoch` (s),
     /// `synchronized` (b) and, unless it is the last, `next` (t). A page has at most 1 MiB. To join a listing
@@ -121,6 +145,41 @@ impl FlowMonitor {
         }
     }
 
+    /// Flows and changes as JSON lines through a pipe: for those who need the whole table or every event.
+    ///
+    /// `query` takes the filter keys of ListActive, `fields` and `refresh`, and `snapshot` (b, true: the flows that
+    /// are alive), `follow` (b, true: every change), `closed` (b, false: the flows that ended, first) and `events`
+    /// (as, all: which of new, update and destroy).
+    ///
+    /// The lines are objects with a `type`: `begin` (`epoch`, `sequence`); `closed` flows, oldest end first; `flow` for
+    /// each that is alive; `snapshot-end` (`sequence`); `new`, `update` and `destroy` with the flow and its
+    /// `sequence`, and `matches` false where the flow has left the filter; `gap` (`first`, `last`, `lost`, `reason`
+    /// slow-reader or overrun); `resync` (`reason`, `lost`, `closed`, `added`); and last `end` (`reason` complete or
+    /// stopping). Snapshot and changes join without a hole and without a double. The daemon never waits for a
+    /// reader: what it could not write in time is a gap.
+    ///
+    /// A user has at most 16 streams, all together 64. Close the descriptor to end a stream.
+    ///
+    /// Errors: org.flowbus.Error.InvalidArgument, LimitExceeded, Unavailable.
+    #[zbus(out_args("stream"))]
+    async fn open_stream(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+        query: RawQuery,
+    ) -> Result<OwnedFd, Error> {
+        let _call = self.begin(&header)?;
+        let config = self.names.config();
+        let query =
+            StreamQuery::parse(&query, &config.source_names).map_err(|error| self.refuse(error.into()))?;
+        let user = sender_uid(connection, &header).await?;
+        match self.streams.open(user, query) {
+            Ok(stream) => Ok(stream.into()),
+            Err(error @ OpenError::Pipe(_)) => Err(Error::Unavailable(error.to_string())),
+            Err(error) => Err(self.refuse(Error::LimitExceeded(error.to_string()))),
+        }
+    }
+
     /// The fields of a flow that follow from a mark: `mark`, `source`, `source_id`, `vpn`, `qos`,
     /// `routing_table` (absent below 1000), `interface` (while it exists) and `legacy_snat`. Every value
     /// decodes.
@@ -133,9 +192,11 @@ impl FlowMonitor {
     ///
     /// Events: `events_new`, `events_update`, `events_destroy`, `events_lost` (the kernel says that it
     /// dropped them), `events_invalid`, `events_foreign` (not sent by the kernel), `events_repeated`,
-    /// `unknown_attributes`. Table: `active`, `closed`, `closed_evicted`, `dumps`, `resyncs`. Bus:
-    /// `signals_sent`, `signals_lost`, `calls_refused`. Receive buffer: `buffer_bytes`. Kernel:
-    /// `kernel_count` and `kernel_max` flows, absent where they cannot be read. Later versions add more.
+    /// `unknown_attributes`. Receive buffer: `buffer_bytes` as the kernel counts them, `buffer_events` (about so many
+    /// events fit). Table: `active`, `closed`, `closed_evicted`, `dumps`, `resyncs`, `sweeps` (dumps that were not
+    /// resyncs), `flows_refused` and `names_refused` (beyond what the table has room for). Bus: `signals_sent`,
+    /// `signals_lost`, `calls_refused`, `streams`, `stream_gaps`. Kernel: `kernel_count` and `kernel_max` flows, absent
+    /// where they cannot be read. Later versions add more.
     #[zbus(out_args("statistics"))]
     fn get_statistics(&self) -> Dictionary {
         let summary = self.handle.published().summary;
@@ -159,6 +220,9 @@ impl FlowMonitor {
             ("flows_refused", Variant::from(counters.flows_refused)),
             ("names_refused", Variant::from(counters.names_refused)),
             ("buffer_bytes", Variant::from(summary.buffer_bytes)),
+            ("buffer_events", Variant::from(summary.buffer_bytes / EVENT_BYTES)),
+            ("streams", Variant::from(self.streams.count())),
+            ("stream_gaps", Variant::from(self.streams.gaps())),
             ("signals_sent", Variant::from(BusCounters::value(&self.counters.signals_sent))),
             ("signals_lost", Variant::from(BusCounters::value(&self.counters.signals_lost))),
             ("calls_refused", Variant::from(BusCounters::value(&self.counters.calls_refused))),
@@ -246,4 +310,13 @@ impl FlowMonitor {
     fn timestamping_enabled(&self) -> bool {
         KernelState::read().timestamping.unwrap_or(false)
     }
+}
+
+/// The user who sent a message, as the bus knows it.
+async fn sender_uid(connection: &Connection, header: &Header<'_>) -> Result<u32, Error> {
+    let Some(sender) = header.sender() else {
+        return Err(Error::NotAuthorized("the message has no sender".to_owned()));
+    };
+    let bus = DBusProxy::new(connection).await?;
+    Ok(bus.get_connection_unix_user(sender.to_owned().into()).await.map_err(zbus::Error::from)?)
 }

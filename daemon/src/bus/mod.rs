@@ -3,9 +3,11 @@
 
 mod address;
 mod batch;
+mod calls;
 mod emitter;
 mod flow_events;
 mod flow_monitor;
+mod listing;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +22,7 @@ use flowbus_interfaces::{FLOW_EVENTS_NAME, FLOW_EVENTS_PATH, FLOW_MONITOR_NAME, 
 use crate::config::Config;
 use crate::dictionary::FlowNames;
 use crate::handle::{Handle, State};
-use crate::links::Links;
+use crate::streams::Streams;
 pub(crate) use address::BusAddress;
 use emitter::Emitter;
 use flow_events::FlowEvents;
@@ -66,16 +68,16 @@ impl BusCounters {
 pub(crate) async fn serve(
     address: &BusAddress,
     handle: Handle,
-    links: Links,
+    names: FlowNames,
+    streams: Streams,
     config: watch::Receiver<Arc<Config>>,
 ) -> Result<(), BusError> {
     let counters = Arc::new(BusCounters::default());
-    let names = FlowNames::new(&handle, links, config.clone());
     let mut emitter = Emitter::new(handle.clone(), names.clone(), Arc::clone(&counters), config);
     let mut first = true;
     let mut wait = FIRST_WAIT;
     loop {
-        let monitor = FlowMonitor::new(handle.clone(), names.clone(), Arc::clone(&counters));
+        let monitor = FlowMonitor::new(handle.clone(), names.clone(), streams.clone(), Arc::clone(&counters));
         match connect(address, monitor).await {
             Ok((methods, signals)) => {
                 tracing::info!(bus = %address, "serving");

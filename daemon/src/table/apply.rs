@@ -157,6 +157,7 @@ impl Table {
 
     /// Merges an event into a live flow.
     fn update(&mut self, slot: u32, flow: &Flow<'_>, changes: &mut Vec<Change>) -> Outcome {
+        let before = self.snapshot(slot).changeable();
         let mut record = *self.state.record(slot);
         record.seen = self.state.header.stamp;
         self.silent -= u32::from(record.is_silent());
@@ -167,12 +168,13 @@ impl Table {
         if !changed {
             return Outcome::Repeated;
         }
-        self.push_change(EventKind::Update, self.snapshot(slot), changes);
+        self.push_update(slot, before, changes);
         Outcome::Applied
     }
 
     /// Merges a dump's entry into a live flow: new counters and timeouts alone are not a change.
     fn refresh(&mut self, slot: u32, flow: &Flow<'_>, changes: &mut Vec<Change>) {
+        let before = self.snapshot(slot).changeable();
         let mut record = *self.state.record(slot);
         if self.dump.as_ref().is_some_and(|dump| record.seen >= dump.stamp) {
             // An event has told of this flow since the dump began. The entry may be older than that event; should it
@@ -189,7 +191,7 @@ impl Table {
         let changed = record.merge_dumped(flow) || extra_changed;
         self.state.put_record(slot, &record);
         if changed {
-            self.push_change(EventKind::Update, self.snapshot(slot), changes);
+            self.push_update(slot, before, changes);
         }
     }
 

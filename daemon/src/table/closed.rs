@@ -176,13 +176,30 @@ impl Closed {
 
 /// The flows that ended before the change numbered `before`, newest first.
 pub(super) fn before(state: &State, before: u64) -> impl Iterator<Item = Snapshot> + '_ {
-    let numbers = numbers(state);
-    let (mut low, mut high) = (numbers.start, numbers.end);
+    let older = numbers(state).start..position(state, before);
+    older.rev().map(|number| state.closed(number).snapshot())
+}
+
+/// The flows that ended with the change numbered `first` or later, oldest first.
+pub(super) fn from(state: &State, first: u64) -> impl Iterator<Item = Snapshot> + '_ {
+    (position(state, first)..numbers(state).end).map(|number| state.closed(number).snapshot())
+}
+
+/// The first closed flow whose end has this number or a larger one.
+fn position(state: &State, sequence: u64) -> u64 {
+    let (mut low, mut high) = {
+        let numbers = numbers(state);
+        (numbers.start, numbers.end)
+    };
     while low < high {
         let middle = low + (high - low) / 2;
-        if state.closed(middle).sequence < before { low = middle + 1 } else { high = middle }
+        if state.closed(middle).sequence < sequence {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
     }
-    (numbers.start..low).rev().map(|number| state.closed(number).snapshot())
+    low
 }
 
 /// A closed flow by our id.

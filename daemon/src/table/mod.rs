@@ -22,7 +22,7 @@ pub(crate) use closed::{ClosedFlow, ClosedLimits};
 
 use crate::clock::Now;
 use crate::event::Change;
-use crate::flow::{End, Extra, Key, NO_EXTRA, Record, Snapshot, Start, inverted};
+use crate::flow::{Before, End, Extra, Key, NO_EXTRA, Record, Snapshot, Start, inverted};
 use crate::names::{NameStrings, Names};
 use crate::state::{Header, MAXIMUM_FLOWS, State};
 use closed::Closed;
@@ -178,10 +178,34 @@ impl Table {
         self.order.after(after).map(|slot| self.snapshot(slot))
     }
 
+    /// Those of them that have this port at one of their ends. A look at every record takes a few nanoseconds, so an
+    /// index would cost more memory than it saves time.
+    pub(crate) fn active_with_port(&self, after: u64, port: u16) -> impl Iterator<Item = Snapshot> + '_ {
+        let has_port = move |slot: &u32| {
+            let record = self.state.record(*slot);
+            record.has_port(port) || record.extra != NO_EXTRA && self.state.extra(record.extra).has_port(port)
+        };
+        self.order.after(after).filter(has_port).map(|slot| self.snapshot(slot))
+    }
+
+    /// Those of them that have one of these ids.
+    pub(crate) fn active_of(&self, after: u64, ids: &[u64]) -> impl Iterator<Item = Snapshot> + '_ {
+        let mut ids: Vec<u64> = ids.iter().copied().filter(|id| *id > after).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids.into_iter().filter_map(|id| self.order.slot(id)).map(|slot| self.snapshot(slot))
+    }
+
     /// The closed flows that ended before the change numbered `before`, newest first.
     pub(crate) fn closed_before(&mut self, before: u64, now: Now) -> impl Iterator<Item = Snapshot> + '_ {
         self.expire_closed(now);
         closed::before(&self.state, before)
+    }
+
+    /// The closed flows that ended with the change numbered `first` or later, oldest first.
+    pub(crate) fn closed_from(&mut self, first: u64, now: Now) -> impl Iterator<Item = Snapshot> + '_ {
+        self.expire_closed(now);
+        closed::from(&self.state, first)
     }
 
     /// A flow by id, active or closed.
@@ -313,6 +337,13 @@ impl Table {
 
     fn push_change(&mut self, kind: EventKind, flow: Snapshot, changes: &mut Vec<Change>) {
         self.state.header.sequence += 1;
-        changes.push(Change { sequence: self.state.header.sequence, kind, flow });
+        changes.push(Change { sequence: self.state.header.sequence, kind, flow, before: None });
+    }
+
+    fn push_update(&mut self, slot: u32, before: Before, changes: &mut Vec<Change>) {
+        self.push_change(EventKind::Update, self.snapshot(slot), changes);
+        if let Some(change) = changes.last_mut() {
+            change.before = Some(before);
+        }
     }
 }

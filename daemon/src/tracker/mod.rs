@@ -20,7 +20,9 @@ use rustix::io::Errno;
 use crate::clock::Now;
 use crate::event::Change;
 use crate::flow::Snapshot;
-use crate::handle::{COMMANDS, Command, Handle, Page, Publisher, Resync, ResyncReason, State, Summary};
+use crate::handle::{
+    COMMANDS, Candidates, Command, Handle, Page, Publisher, Resync, ResyncReason, State, Summary,
+};
 use crate::state::{MessageSlot, Refused};
 use crate::table::{ClosedLimits, Merged, Outcome, Table};
 use dump::DumpReader;
@@ -228,7 +230,8 @@ impl Tracker {
         let Merged { added, closed } = merged;
         if let Some(reason) = reason {
             tracing::info!(reason = reason.name(), lost, added, closed, "table synchronized");
-            self.publisher.publish_resync(Resync { reason, lost, closed, added }, self.summary());
+            let sequence = self.table.header().sequence;
+            self.publisher.publish_resync(Resync { reason, lost, closed, added, sequence }, self.summary());
         } else {
             tracing::debug!(added, closed, "table swept");
         }
@@ -273,12 +276,22 @@ impl Tracker {
     /// Does what a command says; a caller that has gone away needs no answer.
     fn obey(&mut self, command: Command) {
         match command {
-            Command::ListActive { after, limit, reply, .. } => {
-                let flows = self.table.active_after(after).take(limit + 1).collect();
+            Command::ListActive { after, limit, candidates, reply, .. } => {
+                let flows = match candidates {
+                    Candidates::All => self.table.active_after(after).take(limit + 1).collect(),
+                    Candidates::Ids(ids) => self.table.active_of(after, &ids).take(limit + 1).collect(),
+                    Candidates::Port(port) => {
+                        self.table.active_with_port(after, port).take(limit + 1).collect()
+                    }
+                };
                 let _ = reply.send(self.page(flows, limit));
             }
             Command::ListClosed { before, limit, reply } => {
                 let flows = self.table.closed_before(before, Now::read()).take(limit + 1).collect();
+                let _ = reply.send(self.page(flows, limit));
+            }
+            Command::ListClosedFrom { first, limit, reply } => {
+                let flows = self.table.closed_from(first, Now::read()).take(limit + 1).collect();
                 let _ = reply.send(self.page(flows, limit));
             }
             Command::Flow { id, reply } => {

@@ -1,0 +1,108 @@
+//! The pages of ListActive and ListClosed: the flows that pass the filter, as many as fit.
+//!
+//! The tracker hands flows out chunk by chunk, so that a filter over a large table never keeps it from its events.
+
+use flowbus_interfaces::{Lookup, Query};
+
+use crate::dictionary::{FlowNames, Item, Listing};
+use crate::handle::{AskError, Candidates, Handle, Page};
+
+/// A page is at most so long, however few flows that are: the bus disconnects who sends more than it takes.
+const PAGE_BYTES: usize = 1024 * 1024 - 4096;
+/// So many flows are asked for at once where a filter may refuse most of them.
+const CHUNK: usize = 2048;
+
+/// A page for the bus.
+#[derive(Debug)]
+pub(super) struct FlowPage {
+    pub(super) listing: Listing,
+    /// Where the next page begins.
+    pub(super) next: Option<u64>,
+    pub(super) sequence: u64,
+    pub(super) synchronized: bool,
+}
+
+/// The active flows after `query.after`, ascending by id.
+pub(super) async fn active(handle: &Handle, names: &FlowNames, query: &Query) -> Result<FlowPage, AskError> {
+    let candidates = match query.filter.lookup() {
+        Some(Lookup::Ids(ids)) => Candidates::Ids(ids.into()),
+        Some(Lookup::Port(port) | Lookup::Endpoint(_, port)) => Candidates::Port(port),
+        None => Candidates::All,
+    };
+    let mut filling = Filling::new(names, query);
+    let mut after = query.after.unwrap_or(0);
+    let mut refresh = query.refresh;
+    loop {
+        let limit = filling.chunk();
+        let page = handle.list_active(after, limit, refresh, candidates.clone()).await?;
+        refresh = false;
+        after = page.flows.last().map_or(after, |flow| flow.record.id);
+        if filling.fill(page, |item| Some(item.flow.record.id)) {
+            return Ok(filling.finish());
+        }
+    }
+}
+
+/// The closed flows that ended before `query.after`, newest first.
+pub(super) async fn closed(handle: &Handle, names: &FlowNames, query: &Query) -> Result<FlowPage, AskError> {
+    let mut filling = Filling::new(names, query);
+    let mut before = query.after.unwrap_or(u64::MAX);
+    loop {
+        let page = handle.list_closed(before, filling.chunk()).await?;
+        before = page.flows.last().and_then(|flow| flow.end).map_or(before, |end| end.sequence);
+        if filling.fill(page, |item| item.sequence) {
+            return Ok(filling.finish());
+        }
+    }
+}
+
+/// A page that is being filled.
+struct Filling<'a> {
+    names: &'a FlowNames,
+    query: &'a Query,
+    items: Vec<Item>,
+    bytes: usize,
+    next: Option<u64>,
+    /// Of the first chunk: what came later may be included, or not.
+    state: Option<(u64, bool)>,
+}
+
+impl<'a> Filling<'a> {
+    fn new(names: &'a FlowNames, query: &'a Query) -> Self {
+        Self { names, query, items: Vec::new(), bytes: 0, next: None, state: None }
+    }
+
+    /// How many flows to ask for.
+    fn chunk(&self) -> usize {
+        if self.query.filter.is_empty() { usize::from(self.query.limit) + 1 } else { CHUNK }
+    }
+
+    /// Takes a chunk in; true when the page is full or the listing at its end. `number` is what a flow is paged by.
+    fn fill(&mut self, page: Page, number: impl Fn(&Item) -> Option<u64>) -> bool {
+        let Self { query, names, .. } = *self;
+        self.state.get_or_insert((page.sequence, page.synchronized));
+        for item in page.flows.into_iter().map(Item::from) {
+            let (matches, size) = names.show(&item, |flow| {
+                let matches = query.filter.matches(flow);
+                (matches, if matches { names.size_of(flow, query.fields) } else { 0 })
+            });
+            if !matches {
+                continue;
+            }
+            self.bytes += size;
+            let full = self.items.len() == usize::from(query.limit) || self.bytes > PAGE_BYTES;
+            if full && let Some(last) = self.items.last() {
+                self.next = number(last);
+                return true;
+            }
+            self.items.push(item);
+        }
+        !page.more
+    }
+
+    fn finish(self) -> FlowPage {
+        let (sequence, synchronized) = self.state.unwrap_or_default();
+        let listing = Listing::new(self.names, self.query.fields, self.items);
+        FlowPage { listing, next: self.next, sequence, synchronized }
+    }
+}

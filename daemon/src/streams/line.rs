@@ -1,0 +1,92 @@
+//! The lines of a stream.
+
+use flowbus_interfaces::{FieldSet, Flow, SourceNames, event_name};
+use serde::Serialize;
+
+use crate::handle::Resync;
+
+/// Lines that are written with one system call.
+#[derive(Debug, Default)]
+pub(super) struct Lines(Vec<u8>);
+
+/// Every line but those of flows.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub(super) enum Line<'a> {
+    Begin { epoch: &'a str, sequence: u64 },
+    SnapshotEnd { sequence: u64 },
+    Gap { first: u64, last: u64, lost: u64, reason: &'static str },
+    Resync { reason: &'static str, lost: u64, closed: u32, added: u32 },
+    End { reason: &'static str },
+}
+
+impl Line<'_> {
+    pub(super) fn resync(resync: &Resync) -> Self {
+        let Resync { reason, lost, closed, added, .. } = *resync;
+        Self::Resync { reason: reason.name(), lost, closed, added }
+    }
+}
+
+impl Lines {
+    pub(super) fn push(&mut self, line: &Line<'_>) {
+        // Writing to a vector cannot fail, and none of these has a key that is not text.
+        let _ = serde_json::to_writer(&mut self.0, line);
+        self.0.push(b'\n');
+    }
+
+    /// A flow of the snapshot, or one that had ended before.
+    pub(super) fn push_flow(&mut self, flow: &Flow<'_>, names: &SourceNames, fields: FieldSet) {
+        let kind = if flow.end.is_some() { "closed" } else { "flow" };
+        self.push_object(kind, flow, names, fields, true);
+    }
+
+    /// An event; `matches` is false of one whose flow does not pass the filter any more.
+    pub(super) fn push_event(
+        &mut self,
+        flow: Flow<'_>,
+        names: &SourceNames,
+        fields: FieldSet,
+        matches: bool,
+    ) {
+        let kind = flow.event.map_or("update", event_name);
+        // The type says what happened.
+        self.push_object(kind, &Flow { event: None, ..flow }, names, fields, matches);
+    }
+
+    fn push_object(
+        &mut self,
+        kind: &str,
+        flow: &Flow<'_>,
+        names: &SourceNames,
+        fields: FieldSet,
+        matches: bool,
+    ) {
+        self.0.extend_from_slice(b"{\"type\":\"");
+        self.0.extend_from_slice(kind.as_bytes());
+        self.0.push(b'"');
+        if !matches {
+            self.0.extend_from_slice(b",\"matches\":false");
+        }
+        let brace = self.0.len();
+        let _ = serde_json::to_writer(&mut self.0, &flow.json(names, fields));
+        // The object goes on after the type: its brace becomes a comma, unless there is nothing in it.
+        if self.0.get(brace + 1) == Some(&b'}') {
+            self.0.remove(brace);
+        } else if let Some(brace) = self.0.get_mut(brace) {
+            *brace = b',';
+        }
+        self.0.push(b'\n');
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+}

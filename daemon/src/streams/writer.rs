@@ -1,0 +1,274 @@
+//! The task of one stream.
+
+use std::collections::VecDeque;
+use std::io;
+
+use flowbus_interfaces::{Key, StreamQuery};
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::unix::pipe;
+use tokio::sync::watch;
+
+use super::join::Join;
+use super::line::{Line, Lines};
+use crate::dictionary::{FlowNames, Item};
+use crate::event::Change;
+use crate::handle::{AskError, Candidates, Handle, Resync};
+
+/// So many flows are asked for at once.
+const CHUNK: usize = 1024;
+/// Lines are gathered up to so many bytes.
+const WRITE_BYTES: usize = 128 * 1024;
+/// So many changes wait in the task while a snapshot is written, 4 MiB; the log keeps as many more.
+const WAITING: usize = 16 * 1024;
+
+/// Writes one stream.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pipe: pipe::Sender,
+    handle: Handle,
+    names: FlowNames,
+    query: StreamQuery,
+    stopping: watch::Receiver<bool>,
+    lines: Lines,
+    join: Join,
+    /// Changes taken out of the log and not written yet.
+    waiting: VecDeque<Change>,
+    /// The number of the last change taken, written or skipped.
+    cursor: u64,
+    /// How many resyncs were told.
+    resyncs: u64,
+    gaps: u64,
+}
+
+/// Why a stream ends.
+#[derive(Debug, thiserror::Error)]
+enum Stop {
+    #[error("the reader is gone: {0}")]
+    Reader(#[from] io::Error),
+    #[error(transparent)]
+    Tracker(#[from] AskError),
+    #[error("the daemon stops")]
+    Daemon,
+}
+
+impl Writer {
+    pub(super) fn new(
+        pipe: pipe::Sender,
+        handle: Handle,
+        names: FlowNames,
+        mut query: StreamQuery,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        // Without its number an event cannot be put in order.
+        query.fields = query.fields.with(Key::Sequence);
+        let (cursor, resyncs) = {
+            let published = handle.published();
+            (published.log.newest(), published.summary.counters.resyncs)
+        };
+        Self {
+            pipe,
+            handle,
+            names,
+            query,
+            stopping,
+            lines: Lines::default(),
+            join: Join::default(),
+            waiting: VecDeque::new(),
+            cursor,
+            resyncs,
+            gaps: 0,
+        }
+    }
+
+    /// Writes until the end, and tells how many gaps the reader saw.
+    pub(super) async fn run(mut self) -> u64 {
+        let last = match self.write().await {
+            Ok(()) => Some("complete"),
+            Err(Stop::Daemon | Stop::Tracker(_)) => Some("stopping"),
+            Err(Stop::Reader(error)) => {
+                tracing::debug!(%error, "a stream's reader is gone");
+                None
+            }
+        };
+        if let Some(reason) = last {
+            self.lines.push(&Line::End { reason });
+            let _ = self.pipe.write_all(self.lines.bytes()).await;
+        }
+        self.gaps
+    }
+
+    async fn write(&mut self) -> Result<(), Stop> {
+        let begin = Line::Begin { epoch: self.handle.epoch(), sequence: self.cursor };
+        self.lines.push(&begin);
+        if self.query.closed {
+            self.write_closed().await?;
+        }
+        if self.query.snapshot {
+            self.write_snapshot().await?;
+        }
+        if self.query.follow {
+            self.follow().await?;
+        }
+        Ok(())
+    }
+
+    /// The flows that ended until the stream began, oldest first.
+    async fn write_closed(&mut self) -> Result<(), Stop> {
+        let begin = self.cursor;
+        let mut first = 0;
+        loop {
+            let page = self.handle.list_closed_from(first, CHUNK).await?;
+            for flow in page.flows {
+                let item = Item::from(flow);
+                let sequence = item.sequence.unwrap_or(0);
+                if sequence > begin {
+                    return self.flush().await; // From here on they are events.
+                }
+                first = sequence + 1;
+                self.push_flow(&item);
+            }
+            self.flush_full().await?;
+            if !page.more {
+                return self.flush().await;
+            }
+        }
+    }
+
+    async fn write_snapshot(&mut self) -> Result<(), Stop> {
+        let mut after = 0;
+        let mut refresh = self.query.refresh;
+        loop {
+            let refresh = std::mem::take(&mut refresh);
+            let page = self.handle.list_active(after, CHUNK, refresh, Candidates::All).await?;
+            for flow in &page.flows {
+                self.push_flow(&Item::from(*flow));
+            }
+            after = page.flows.last().map_or(after, |flow| flow.record.id);
+            self.join.push(if page.more { after } else { u64::MAX }, page.sequence);
+            self.take_changes();
+            if !page.more {
+                break;
+            }
+            self.flush_full().await?;
+        }
+        let sequence = self.join.sequence();
+        self.lines.push(&Line::SnapshotEnd { sequence });
+        self.flush().await
+    }
+
+    fn push_flow(&mut self, item: &Item) {
+        let Self { names, query, lines, .. } = self;
+        let config = names.config();
+        names.show(item, |flow| {
+            if query.filter.matches(flow) {
+                lines.push_flow(flow, &config.source_names, query.fields);
+            }
+        });
+    }
+
+    /// Every change, as it comes.
+    async fn follow(&mut self) -> Result<(), Stop> {
+        let mut news = self.handle.news();
+        loop {
+            news.mark_unchanged();
+            self.take_changes();
+            while let Some(change) = self.waiting.pop_front() {
+                self.push_gap(change.sequence);
+                self.push_change(&change);
+                self.cursor = change.sequence;
+                if self.waiting.is_empty() {
+                    self.join.clear();
+                }
+                self.flush_full().await?;
+            }
+            self.push_resyncs();
+            self.flush().await?;
+            if self.has_news() {
+                continue;
+            }
+            tokio::select! {
+                changed = news.changed() => changed.map_err(|_| Stop::Daemon)?,
+                gone = self.pipe.ready(Interest::ERROR) => {
+                    gone?;
+                    return Err(Stop::Reader(io::ErrorKind::BrokenPipe.into()));
+                }
+                _ = self.stopping.wait_for(|stopping| *stopping) => return Err(Stop::Daemon),
+            }
+        }
+    }
+
+    fn has_news(&self) -> bool {
+        self.handle.published().log.newest() > self.cursor
+    }
+
+    /// Takes what fits out of the log.
+    fn take_changes(&mut self) {
+        if !self.query.follow {
+            return;
+        }
+        let after = self.waiting.back().map_or(self.cursor, |change| change.sequence);
+        let room = WAITING - self.waiting.len();
+        self.waiting.extend(self.handle.published().log.after(after).take(room));
+    }
+
+    /// Tells what the log dropped before this change.
+    fn push_gap(&mut self, sequence: u64) {
+        let (first, last) = (self.cursor + 1, sequence - 1);
+        if first <= last {
+            self.gaps += 1;
+            let lost = last - first + 1;
+            self.lines.push(&Line::Gap { first, last, lost, reason: "slow-reader" });
+        }
+    }
+
+    fn push_change(&mut self, change: &Change) {
+        let Self { names, query, lines, join, .. } = self;
+        let StreamQuery { filter, fields, events, .. } = query;
+        if !events.contains(change.kind) || join.includes(change.flow.record.id, change.sequence) {
+            return;
+        }
+        let config = names.config();
+        let before = || {
+            let before = change.flow_before()?;
+            Some(names.show(&Item::from(before), |flow| filter.matches(flow)))
+        };
+        names.show(&Item::from(change), |flow| {
+            let matches = filter.matches(flow);
+            if matches || before() == Some(true) {
+                lines.push_event(*flow, &config.source_names, *fields, matches);
+            }
+        });
+    }
+
+    /// Tells the resyncs, and what the kernel lost before them.
+    fn push_resyncs(&mut self) {
+        let resyncs: Vec<Resync> = self.handle.published().resyncs_since(&mut self.resyncs);
+        for resync in resyncs {
+            if resync.lost > 0 {
+                self.gaps += 1;
+                // No number is missing: what was lost never got one.
+                let (first, last, lost) = (resync.sequence, resync.sequence, resync.lost);
+                self.lines.push(&Line::Gap { first, last, lost, reason: "overrun" });
+            }
+            self.lines.push(&Line::resync(&resync));
+        }
+    }
+
+    async fn flush_full(&mut self) -> Result<(), Stop> {
+        if self.lines.len() < WRITE_BYTES { Ok(()) } else { self.flush().await }
+    }
+
+    /// Writes the lines, however long the reader takes; the daemon's end cuts it short.
+    async fn flush(&mut self) -> Result<(), Stop> {
+        let Self { pipe, lines, stopping, .. } = self;
+        tokio::select! {
+            written = pipe.write_all(lines.bytes()) => written?,
+            _ = stopping.wait_for(|stopping| *stopping) => {
+                // Part of a line may be written already: nothing may follow it.
+                return Err(Stop::Reader(io::ErrorKind::Interrupted.into()));
+            }
+        }
+        lines.clear();
+        Ok(())
+    }
+}
