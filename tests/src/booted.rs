@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
 use crate::bus::{self, CallError};
+use crate::cgroup::ControlGroup;
 use crate::daemon::binary;
 use crate::process::{Directory, output_of, wait_for};
 use crate::{Namespace, conntrack};
@@ -34,6 +35,7 @@ pub struct Machine {
     leader: u32,
     namespace: Namespace,
     installed: bool,
+    _group: ControlGroup,
 }
 
 /// A root of its own: what is written goes to a layer above the one that all tests share.
@@ -59,7 +61,9 @@ impl Machine {
         }
         let namespace = Namespace::new("machine");
         let console = File::create(layer.console()).expect("a directory of our own takes files");
-        let process = Command::new("systemd-nspawn")
+        let group = ControlGroup::new("machine");
+        let process = group
+            .command("systemd-nspawn")
             .arg("--directory")
             .arg(layer.root())
             .arg(format!("--network-namespace-path={}", namespace.path()))
@@ -73,7 +77,7 @@ impl Machine {
             .stderr(console)
             .spawn()
             .expect("systemd-nspawn is installed");
-        let mut machine = Self { layer, process, leader: 0, namespace, installed: false };
+        let mut machine = Self { layer, process, leader: 0, namespace, installed: false, _group: group };
         machine.leader = wait_for("systemd-nspawn to start PID 1", || machine.find_leader());
         wait_for("the machine to be up", || {
             machine.must_live();

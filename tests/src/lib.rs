@@ -10,6 +10,7 @@
 pub mod booted;
 pub mod burst;
 pub mod bus;
+mod cgroup;
 pub mod conntrack;
 pub mod daemon;
 pub mod flow;

@@ -181,7 +181,10 @@ fn its_table_survives_a_restart_and_a_reexec_of_pid_1() {
     let pid = machine.unit("flowbusd.service", "MainPID");
     machine.run("systemctl daemon-reexec");
     assert_eq!(machine.unit("flowbusd.service", "MainPID"), pid);
-    for restart in ["systemctl restart flowbusd.service", "systemctl kill --signal=KILL flowbusd.service"] {
+    for restart in [
+        "systemctl restart flowbusd.service",
+        "systemctl kill --signal=KILL --kill-whom=main flowbusd.service",
+    ] {
         let life = machine.unit("flowbusd.service", "InvocationID");
         machine.run(restart);
         wait_for("another life", || (machine.unit("flowbusd.service", "InvocationID") != life).then_some(()));
@@ -211,7 +214,7 @@ fn an_overrun_while_it_is_down_is_told_and_the_socket_stays() {
     assert_eq!(ids(&machine.list("ListActive", &[]).unwrap()), before.1);
     assert!(number(&machine, "EventsLost") > 0);
     assert_eq!(machine.unit("flowbusd.socket", "ActiveState"), "active");
-    let told = machine.journal(&["--unit=flowbusd.service", "--priority=warning"]);
+    let told = machine.journal(&["--identifier=flowbusd", "--priority=warning"]);
     assert!(told.iter().any(|entry| entry["MESSAGE_ID"].is_string()), "{told:?}");
 }
 
@@ -422,6 +425,11 @@ fn the_journal_has_fields_and_no_address() {
     machine.wait_until_synchronized();
     let entries = machine.journal(&["--identifier=flowbusd"]);
     assert!(!entries.is_empty());
+    machine.run("systemctl reload flowbusd.service");
+    wait_for("the journal to tell of the reload", || {
+        let entries = machine.journal(&["--identifier=flowbusd"]);
+        entries.iter().any(|entry| entry["MESSAGE"] == "configuration reloaded").then_some(())
+    });
     for entry in &entries {
         assert!(entry["CODE_FILE"].is_string() && entry["TARGET"].is_string(), "{entry}");
         let text = entry.to_string();

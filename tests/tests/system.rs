@@ -34,6 +34,17 @@ fn the_services_are_as_confined_as_promised() {
     assert_eq!(complaints, "");
 }
 
+#[test]
+fn the_default_configuration_is_right_with_and_without_its_comments() {
+    let machine = Machine::installed(SystemBus::Daemon);
+    machine.run("flowbusd --check");
+    // An option is written with its default behind a #, prose has a space after it.
+    machine.shell("sed 's/^#\\([a-zA-Z]\\)/\\1/' /etc/flowbus/flowbusd.toml >/tmp/all.toml");
+    let options = machine.shell("grep -c '^[a-zA-Z_]* = ' /tmp/all.toml");
+    assert!(options.trim().parse::<u32>().unwrap() >= 9, "{options}");
+    machine.run("flowbusd --check --config /tmp/all.toml");
+}
+
 /// On a root without the users the bus refuses the policy until the package has made them and told it so.
 #[test]
 fn only_the_daemons_user_may_ask_the_helper() {
@@ -95,7 +106,8 @@ StartLimitIntervalSec=0
 ExecStart=
 ExecStart=/usr/libexec/flowbus-control --idle 1
 END
-        systemctl daemon-reload",
+        systemctl daemon-reload
+        systemctl stop flowbus-control.service",
     );
     let mut lives = std::collections::BTreeSet::new();
     // Calls about as far apart as the helper waits: some of them meet its end.
@@ -184,8 +196,9 @@ fn a_purge_leaves_nothing_behind() {
     machine.run(&format!("userdel {STRANGER}"));
     machine.run("dpkg --purge flowbus");
     assert_eq!(machine.run("nft list tables"), "");
-    let units = machine.run("systemctl list-units --all --plain --no-legend flowbus*");
-    assert_eq!(units, "");
+    wait_for("systemd to forget the units", || {
+        machine.run("systemctl list-units --all --plain --no-legend flowbus*").is_empty().then_some(())
+    });
     let after = (machine.shell(FILES), machine.shell(USERS));
     let left: Vec<_> = after.0.lines().filter(|file| !before.0.lines().any(|old| old == *file)).collect();
     assert_eq!(left, Vec::<&str>::new());

@@ -1,0 +1,66 @@
+//! A control group of its own for a booted machine: two that share one would take each other's processes for theirs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use crate::process::unique;
+
+/// Where the hierarchies that systemd uses may be mounted, together or alone.
+const HIERARCHIES: [&str; 3] = ["/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+
+/// The group in each hierarchy, gone with its owner.
+#[derive(Debug)]
+pub(crate) struct ControlGroup(Vec<PathBuf>);
+
+impl ControlGroup {
+    /// Makes it.
+    ///
+    /// # Panics
+    /// Without the privilege, or if systemd's hierarchy is not mounted here.
+    pub(crate) fn new(label: &str) -> Self {
+        let name = unique(label);
+        let mounted = HIERARCHIES.iter().map(Path::new).filter(|path| path.join("cgroup.procs").exists());
+        let groups: Vec<_> = mounted.map(|path| path.join(&name)).collect();
+        assert!(!groups.is_empty(), "no hierarchy of control groups is mounted at {HIERARCHIES:?}");
+        for group in &groups {
+            fs::create_dir(group).unwrap_or_else(|error| panic!("{}: {error}", group.display()));
+        }
+        Self(groups)
+    }
+
+    /// A command that runs a program in it; its process id is the program's own.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let enter: String =
+            self.0.iter().map(|group| format!("echo $$ >{}/cgroup.procs; ", group.display())).collect();
+        let mut command = Command::new("sh");
+        command.args(["-ec", &format!("{enter}exec \"$0\" \"$@\""), program]);
+        command
+    }
+}
+
+impl Drop for ControlGroup {
+    fn drop(&mut self) {
+        for group in &self.0 {
+            // The last process may still be on its way out.
+            for _ in 0..100 {
+                remove(group);
+                if !group.exists() {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+}
+
+/// Its files cannot be removed and need not be: the innermost groups go first.
+fn remove(group: &Path) {
+    let Ok(entries) = fs::read_dir(group) else { return };
+    for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        remove(&entry.path());
+    }
+    let _ = fs::remove_dir(group);
+}
