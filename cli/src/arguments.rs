@@ -1,7 +1,9 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use flowbus_interfaces::{Mark, parse_number};
+use flowbus_interfaces::{Mark, ReportOptions, parse_number};
+
+use crate::query::Query;
 
 /// Show connections as flowbusd knows them: who talks to whom, through which NAT, for which traffic source.
 #[derive(Debug, Parser)]
@@ -25,9 +27,9 @@ pub(crate) enum Command {
         json: bool,
     },
     /// List the connections that are alive
-    List(Output),
+    List(Listed),
     /// List the connections that ended, latest first
-    Closed(Output),
+    Closed(Listed),
     /// Show all that is known of one connection
     Show {
         /// Its number, the first column of a list
@@ -37,6 +39,10 @@ pub(crate) enum Command {
     },
     /// Show connections as they begin, change and end, until Ctrl-C
     Monitor(Output),
+    /// Print a text for a feedback report: addresses and the like are hidden
+    ///
+    /// The exit status is 0 also where flowbusd cannot be asked: the text says so.
+    Report(Report),
     /// Show what a connection mark means
     DecodeMark {
         /// The mark: decimal, or hexadecimal after 0x
@@ -46,6 +52,35 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// Which flows are listed, and how.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Listed {
+    #[command(flatten)]
+    pub(crate) query: Query,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// What a report has.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Report {
+    /// The longest text: 4096 to 524288 bytes
+    #[arg(long, value_name = "BYTES", default_value_t = ReportOptions::MOST, value_parser = report_bytes)]
+    max_bytes: usize,
+    /// Show names of processes
+    #[arg(long)]
+    processes: bool,
+    /// Hide nothing; root alone may ask for that
+    #[arg(long)]
+    no_redact: bool,
+}
+
+impl Report {
+    pub(crate) const fn options(self) -> ReportOptions {
+        ReportOptions { max_bytes: self.max_bytes, redact: !self.no_redact, processes: self.processes }
+    }
 }
 
 /// How flows are printed.
@@ -76,6 +111,12 @@ pub(crate) enum Format {
     /// address and port, destination address and port, protocol, start and end (seconds since 1970), mark, traffic
     /// source; None for what is unset
     Awk,
+}
+
+fn report_bytes(text: &str) -> Result<usize, String> {
+    let range = ReportOptions::LEAST..=ReportOptions::MOST;
+    let wrong = || format!("takes {} to {}", range.start(), range.end());
+    text.parse().ok().filter(|bytes| range.contains(bytes)).ok_or_else(wrong)
 }
 
 fn bus(text: &str) -> Result<String, String> {
@@ -117,7 +158,7 @@ mod tests {
     fn json_has_a_short_form_and_the_bus_goes_anywhere() {
         let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
         let format = |line: &str| match parse(line).unwrap().command {
-            Command::List(output) => output.format(),
+            Command::List(listed) => listed.output.format(),
             other => panic!("{other:?}"),
         };
         assert_eq!(format("flowctl list"), Format::Table);
@@ -129,6 +170,42 @@ mod tests {
         assert_eq!(parse("flowctl list").unwrap().bus, "system");
         for wrong in ["/run/my-bus", "session", ""] {
             assert!(Arguments::try_parse_from(["flowctl", "--bus", wrong, "list"]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_listing_takes_conditions_before_and_after_its_options() {
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
+        for line in [
+            "flowctl list source=CHROME --json dport=443",
+            "flowctl closed --json --source CHROME --dport 443",
+            "flowctl --bus system closed dport=443 source=CHROME --json",
+        ] {
+            match parse(line).unwrap().command {
+                Command::List(listed) | Command::Closed(listed) => {
+                    assert_eq!(listed.output.format(), Format::Json);
+                    assert_eq!(listed.query.to_map().len(), 2, "{line}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(parse("flowctl list --port ssh").unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn a_report_is_redacted_unless_asked_otherwise() {
+        let options = |line: &str| match Arguments::try_parse_from(line.split(' ')).unwrap().command {
+            Command::Report(report) => report.options(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(options("flowctl report"), ReportOptions::default());
+        let all = options("flowctl report --max-bytes 4096 --processes --no-redact");
+        assert_eq!(all, ReportOptions { max_bytes: 4096, redact: false, processes: true });
+        for wrong in ["4095", "524289", "4k"] {
+            assert!(
+                Arguments::try_parse_from(["flowctl", "report", "--max-bytes", wrong]).is_err(),
+                "{wrong}"
+            );
         }
     }
 }

@@ -1,10 +1,11 @@
 //! The daemon, over the bus.
 
-use flowbus_interfaces::{FlowEventsProxy, FlowMonitorProxy, OwnedFlow, Page, QueryMap};
+use flowbus_interfaces::{FlowEventsProxy, FlowMonitorProxy, OwnedFlow, Page};
 use zbus::proxy::CacheProperties;
 use zbus::{Connection, connection};
 
 use crate::error::{Error, SYSTEM_BUS};
+use crate::query::Query;
 
 /// A connection to the bus that the daemon is on.
 pub(crate) struct Daemon {
@@ -48,9 +49,10 @@ impl Daemon {
     pub(crate) async fn page(
         &self,
         listing: Listing,
+        query: &Query,
         after: Option<u64>,
     ) -> Result<(Vec<OwnedFlow>, Page), Error> {
-        let mut query = QueryMap::new();
+        let mut query = query.to_map();
         if let Some(after) = after {
             query.insert("after", after.into());
         }

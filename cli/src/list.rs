@@ -4,21 +4,23 @@ use std::io::Write;
 
 use flowbus_interfaces::Page;
 
-use crate::arguments::Format;
+use crate::arguments::Listed;
 use crate::daemon::{Daemon, Listing};
 use crate::error::Error;
 use crate::output::{Kind, Printer, stdout};
 
 /// Prints every page of a listing as it comes.
-pub(crate) async fn list(daemon: &Daemon, listing: Listing, format: Format) -> Result<(), Error> {
+pub(crate) async fn list(daemon: &Daemon, listing: Listing, listed: &Listed) -> Result<(), Error> {
+    let Listed { query, output } = listed;
     let kind = match listing {
         Listing::Active => Kind::Active,
         Listing::Closed => Kind::Closed,
     };
-    let mut printer = Printer::new(format, kind);
-    let (mut flows, mut page) = daemon.page(listing, None).await?;
+    let mut printer = Printer::new(output.format(), kind, query.fields());
+    let (mut flows, mut page) = daemon.page(listing, query, None).await?;
     if flows.is_empty() {
         let reason = match listing {
+            _ if !query.is_for_all() => "No flow matches.".to_owned(),
             Listing::Active => why_none(&page, kernel_count(daemon).await),
             Listing::Closed => {
                 "No flow has ended since flowbusd began to watch, or it no longer remembers one.".to_owned()
@@ -33,7 +35,7 @@ pub(crate) async fn list(daemon: &Daemon, listing: Listing, format: Format) -> R
         out.flush()?;
         drop(out);
         match page.next {
-            Some(next) => (flows, page) = daemon.page(listing, Some(next)).await?,
+            Some(next) => (flows, page) = daemon.page(listing, query, Some(next)).await?,
             None => return Ok(()),
         }
     }

@@ -8,6 +8,8 @@ mod error;
 mod list;
 mod monitor;
 mod output;
+mod query;
+mod report;
 mod show;
 mod status;
 mod table;
@@ -37,11 +39,12 @@ async fn run(Arguments { bus, command }: Arguments) -> Result<(), Error> {
     let daemon = Daemon::connect(&bus);
     match command {
         Command::Status { json } => status::status(&daemon.await?, json).await,
-        Command::List(output) => list::list(&daemon.await?, Listing::Active, output.format()).await,
-        Command::Closed(output) => list::list(&daemon.await?, Listing::Closed, output.format()).await,
+        Command::List(listed) => list::list(&daemon.await?, Listing::Active, &listed).await,
+        Command::Closed(listed) => list::list(&daemon.await?, Listing::Closed, &listed).await,
         Command::Show { id, output } => show::show(&daemon.await?, id, output.format()).await,
         Command::Monitor(output) => monitor::monitor(&daemon.await?, output.format()).await,
-        // The one command that can do without a daemon.
+        // These two can do without a daemon.
+        Command::Report(report) => report::report(daemon, report.options()).await,
         Command::DecodeMark { mark, json } => show::decode_mark(daemon.await, mark, json).await,
     }
 }

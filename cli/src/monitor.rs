@@ -25,7 +25,7 @@ pub(crate) async fn monitor(daemon: &Daemon, format: Format) -> Result<(), Error
     // Asked once subscribed: whoever gets no answer here would wait for events in vain.
     daemon.monitor.version().await.map_err(failed)?;
 
-    let mut printer = Printer::new(format, Kind::Events);
+    let mut printer = Printer::new(format, Kind::Events, Vec::new());
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     loop {
         tokio::select! {

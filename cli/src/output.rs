@@ -8,6 +8,7 @@ use flowbus_interfaces::{Key, OwnedFlow};
 use crate::arguments::Format;
 use crate::awk;
 use crate::cell;
+use crate::show;
 use crate::table::{Column, Row, Table};
 
 /// Standard output; colours are for terminals without NO_COLOR.
@@ -75,17 +76,21 @@ const EVENTS: &[Column] = &[
 pub(crate) struct Printer {
     format: Format,
     kind: Kind,
+    /// The columns that were asked for; none where the kind has its own.
+    fields: Vec<Key>,
     table: Table,
 }
 
 impl Printer {
-    pub(crate) fn new(format: Format, kind: Kind) -> Self {
+    /// `fields` are the columns of a table, where they were chosen.
+    pub(crate) fn new(format: Format, kind: Kind, fields: Vec<Key>) -> Self {
         let columns = match kind {
-            Kind::Active => ACTIVE,
-            Kind::Closed => CLOSED,
-            Kind::Events => EVENTS,
+            _ if !fields.is_empty() => fields.iter().map(|key| column(key.name(), 0, 0)).collect(),
+            Kind::Active => ACTIVE.to_vec(),
+            Kind::Closed => CLOSED.to_vec(),
+            Kind::Events => EVENTS.to_vec(),
         };
-        Self { format, kind, table: Table::new(columns, terminal_width()) }
+        Self { format, kind, fields, table: Table::new(columns, terminal_width()) }
     }
 
     /// Prints some flows; the caller flushes.
@@ -93,12 +98,22 @@ impl Printer {
         match self.format {
             Format::Table => {
                 let now = cell::now();
-                let rows: Vec<_> = flows.iter().map(|flow| row(self.kind, flow, now)).collect();
+                let rows: Vec<_> = flows.iter().map(|flow| self.row(flow, now)).collect();
                 self.table.print(out, &rows)
             }
             Format::Json => flows.iter().try_for_each(|flow| json(out, flow)),
             Format::Awk => flows.iter().try_for_each(|flow| writeln!(out, "{}", awk::Line(flow))),
         }
+    }
+}
+
+impl Printer {
+    fn row(&self, flow: &OwnedFlow, now: u64) -> Row {
+        if self.fields.is_empty() {
+            return row(self.kind, flow, now);
+        }
+        let cell = |key: &Key| flow.get(*key).map(|value| show::detail(*key, value)).unwrap_or_default();
+        Row { cells: self.fields.iter().map(cell).collect(), style: Style::new() }
     }
 }
 
@@ -152,9 +167,10 @@ mod tests {
 
     fn printed(format: Format, kind: Kind) -> String {
         let mut out = anstream::StripStream::new(Vec::new());
-        let mut printer = Printer { table: Table::new(EVENTS, None), ..Printer::new(format, kind) };
+        let mut printer =
+            Printer { table: Table::new(EVENTS.to_vec(), None), ..Printer::new(format, kind, Vec::new()) };
         if kind != Kind::Events {
-            printer = Printer::new(format, kind);
+            printer = Printer::new(format, kind, Vec::new());
         }
         printer.print(&mut out, &[OwnedFlow::from_json(FLOW).unwrap()]).unwrap();
         String::from_utf8(out.into_inner()).unwrap()
@@ -187,5 +203,16 @@ new      7     tcp     ESTABLISHED   198.18.0.2:40000       [2001:2::1]:443     
         assert_eq!(text.lines().count(), 1);
         let text = printed(Format::Awk, Kind::Active);
         assert_eq!(text, "7 198.18.0.2 40000 198.18.3.2 1024 2001:2::1 443 tcp 1 3 256 CHROME\n");
+    }
+
+    #[test]
+    fn chosen_fields_are_the_columns() {
+        let flow = OwnedFlow::from_json(FLOW).unwrap();
+        let fields = vec![Key::Dport, Key::Mark, Key::Zone, Key::Id];
+        let mut printer = Printer::new(Format::Table, Kind::Active, fields);
+        let mut out = anstream::StripStream::new(Vec::new());
+        printer.print(&mut out, &[flow]).unwrap();
+        let text = String::from_utf8(out.into_inner()).unwrap();
+        assert_eq!(text, "dport  mark              zone  id\n443    256 (0x00000100)        7\n");
     }
 }

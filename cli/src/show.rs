@@ -16,7 +16,7 @@ pub(crate) async fn show(daemon: &Daemon, id: u64, format: Format) -> Result<(),
     let mut out = stdout();
     match format {
         Format::Table => details(&mut out, &flow)?,
-        other => Printer::new(other, Kind::Active).print(&mut out, &[flow])?,
+        other => Printer::new(other, Kind::Active, Vec::new()).print(&mut out, &[flow])?,
     }
     Ok(out.flush()?)
 }
@@ -67,7 +67,8 @@ fn details(out: &mut dyn Write, flow: &OwnedFlow) -> io::Result<()> {
     Ok(())
 }
 
-fn detail(key: Key, value: &OwnedValue) -> String {
+/// A value as people read it.
+pub(crate) fn detail(key: Key, value: &OwnedValue) -> String {
     match (key, value) {
         (Key::StartUsec | Key::EndUsec, OwnedValue::Number(usec)) => cell::exactly(*usec),
         (Key::DurationUsec, OwnedValue::Number(usec)) => cell::duration(*usec),

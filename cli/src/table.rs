@@ -23,7 +23,7 @@ pub(crate) struct Row {
 /// A table that is being printed.
 #[derive(Debug)]
 pub(crate) struct Table {
-    columns: &'static [Column],
+    columns: Vec<Column>,
     widths: Vec<usize>,
     shown: Vec<bool>,
     /// Characters that a line has; none where it is not for a terminal.
@@ -36,9 +36,10 @@ const GAP: usize = 2;
 
 impl Table {
     /// A table for a terminal of that width, or for a file.
-    pub(crate) fn new(columns: &'static [Column], available: Option<usize>) -> Self {
+    pub(crate) fn new(columns: Vec<Column>, available: Option<usize>) -> Self {
         let widths = columns.iter().map(|column| column.width.max(column.title.len())).collect();
-        Self { columns, widths, shown: vec![true; columns.len()], available, begun: false }
+        let shown = vec![true; columns.len()];
+        Self { columns, widths, shown, available, begun: false }
     }
 
     /// Prints rows, below the header at the first time.
@@ -51,8 +52,8 @@ impl Table {
         if !self.begun && !rows.is_empty() {
             self.begun = true;
             self.fit();
-            let titles = self.columns.iter().map(|column| column.title);
-            self.line(out, titles, Style::new().bold())?;
+            let titles: Vec<_> = self.columns.iter().map(|column| column.title).collect();
+            self.line(out, titles.into_iter(), Style::new().bold())?;
         }
         rows.iter().try_for_each(|row| self.line(out, row.cells.iter().map(String::as_str), row.style))
     }
@@ -111,7 +112,7 @@ mod tests {
     }
 
     fn printed(available: Option<usize>, pages: &[&[[&str; 3]]]) -> String {
-        let mut table = Table::new(COLUMNS, available);
+        let mut table = Table::new(COLUMNS.to_vec(), available);
         let mut out = anstream::StripStream::new(Vec::new());
         for page in pages {
             table.print(&mut out, &rows(page)).unwrap();

@@ -28,6 +28,9 @@ pub trait FlowMonitor {
     /// Flows and changes as JSON lines: the read end of a pipe.
     fn open_stream(&self, query: &QueryMap<'_>) -> Result<zbus::wire::OwnedFd, Error>;
 
+    /// A text for a feedback report: redacted, plain, of bounded length.
+    fn get_report(&self, options: &QueryMap<'_>) -> Result<String, Error>;
+
     /// The fields of a flow that follow from a mark.
     fn decode_mark(&self, mark: u32) -> Result<OwnedFlow, Error>;
 

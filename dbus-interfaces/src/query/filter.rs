@@ -35,8 +35,9 @@ impl Filter {
         names: &SourceNames,
     ) -> Result<bool, QueryError> {
         let Some(condition) = Condition::parse(key, value, names)? else { return Ok(false) };
-        let cost = condition.cost();
-        let place = self.conditions.partition_point(|(_, other)| other.cost() <= cost);
+        // By key where it costs the same, so that a query written in another order is the same one.
+        let rank = (condition.cost(), key);
+        let place = self.conditions.partition_point(|(other, condition)| (condition.cost(), *other) < rank);
         self.conditions.insert(place, (key, condition));
         self.check_interval().map(|()| true)
     }

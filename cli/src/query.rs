@@ -1,0 +1,192 @@
+//! Which flows and which of their fields: the keys of a query as options and as words.
+
+use clap::error::ErrorKind;
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
+use flowbus_interfaces::{
+    Argument, Key, Query as Checked, QueryError, QueryKey, QueryMap, QueryPart, RawQuery, SourceNames,
+};
+
+/// A query of the command line: `--dport 443` or `dport=443`, with commas between the values of one key.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Query(RawQuery);
+
+/// The name of the words among the arguments.
+const WORDS: &str = "words";
+
+impl Query {
+    /// What the daemon is asked for.
+    pub(crate) fn to_map(&self) -> QueryMap<'_> {
+        self.0.to_map()
+    }
+
+    /// Whether all flows are asked for.
+    pub(crate) fn is_for_all(&self) -> bool {
+        keys().filter(|key| key.part() == QueryPart::Filter).all(|key| self.0.get(key).is_none())
+    }
+
+    /// The chosen fields in the order in which they were given; none where all are to be shown.
+    pub(crate) fn fields(&self) -> Vec<Key> {
+        let names = match self.0.get(QueryKey::Fields) {
+            Some(Argument::List(names)) => names.as_slice(),
+            Some(name) => std::slice::from_ref(name),
+            None => &[],
+        };
+        let field = |name: &Argument| match name {
+            Argument::Text(name) => Key::parse(name),
+            _ => None,
+        };
+        names.iter().filter_map(field).collect()
+    }
+
+    fn read(matches: &ArgMatches) -> Result<Self, QueryError> {
+        let mut raw = RawQuery::default();
+        for key in keys() {
+            if let Some(values) = matches.get_one::<String>(key.name()) {
+                raw.add(key, values)?;
+            }
+        }
+        for word in matches.get_many::<String>(WORDS).into_iter().flatten() {
+            raw.add_word(word)?;
+        }
+        let query = Self(raw);
+        match Checked::parse(&query.0, &SourceNames::default()) {
+            // The daemon's configuration may name more sources: it has the last word.
+            Err(QueryError::Value { key, .. }) if key == QueryKey::Source.name() => Ok(query),
+            other => other.map(|_| query),
+        }
+    }
+}
+
+/// The keys that are options. Pages are turned by flowctl itself.
+fn keys() -> impl Iterator<Item = QueryKey> {
+    let is_option = |key: &QueryKey| matches!(key.part(), QueryPart::Filter | QueryPart::Answer);
+    QueryKey::ALL.iter().copied().filter(is_option)
+}
+
+/// The option of a key: with hyphens as options have them, and as it is spelt everywhere else.
+fn option(key: QueryKey) -> Arg {
+    let arg = Arg::new(key.name())
+        .long(key.name().replace('_', "-"))
+        .alias(key.name())
+        .value_name("VALUE,...")
+        .help(key.description())
+        .long_help(format!("{}\n\nTakes {}.", key.description(), key.takes()))
+        .help_heading("Which connections, and what of them");
+    match key {
+        QueryKey::Refresh => {
+            arg.num_args(0..=1).require_equals(true).default_missing_value("true").value_name("true|false")
+        }
+        QueryKey::MinBytes | QueryKey::Since | QueryKey::Until => arg.value_name("NUMBER"),
+        // A negated status starts with "!", a range of ports with a digit: only a hyphen needs the "=".
+        _ => arg,
+    }
+}
+
+impl Args for Query {
+    fn augment_args(command: Command) -> Command {
+        let words = Arg::new(WORDS).value_name("KEY=VALUE,...").num_args(0..).help(
+            "The same keys as words: source=CHROME dport=80,443 src=198.18.0.0/15. All keys have to fit, of each key \
+             one value",
+        );
+        command.arg(words).args(keys().map(option))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Query {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Self::read(matches).map_err(|error| {
+            // A blank line between the message and the shell's next prompt, as clap has it elsewhere.
+            clap::Error::raw(ErrorKind::ValueValidation, format!("{error}\n"))
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        query: Query,
+    }
+
+    fn query(line: &str) -> Query {
+        Line::try_parse_from(line.split(' ')).unwrap().query
+    }
+
+    fn checked(line: &str) -> Checked {
+        Checked::parse(&query(line).0, &SourceNames::default()).unwrap()
+    }
+
+    fn refusal(line: &str) -> String {
+        let error = Line::try_parse_from(line.split(' ')).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        error.to_string()
+    }
+
+    #[test]
+    fn options_and_words_say_the_same() {
+        let words = checked(
+            "list source=chrome dport=80,443 status=!assured reply_src=198.18.0.0/15 mark=0x100/0x3f00",
+        );
+        let options = checked(
+            "list --source chrome --dport 80,443 --status !assured --reply-src 198.18.0.0/15 --mark 0x100/0x3f00",
+        );
+        assert_eq!(words, options);
+        assert_eq!(
+            checked("list --dport=80,443 status=!assured"),
+            checked("list status=!assured dport=80,443")
+        );
+        assert_eq!(checked("list --min_bytes 5"), checked("list --min-bytes 5"));
+        assert!(query("list").is_for_all() && query("list fields=id refresh=true").is_for_all());
+        assert!(!query("list --port 53").is_for_all());
+    }
+
+    #[test]
+    fn every_filter_key_is_an_option() {
+        let command = Query::augment_args(Command::new("list"));
+        command.clone().debug_assert();
+        for key in QueryKey::ALL.iter().filter(|key| key.part() == QueryPart::Filter) {
+            let name = key.name().replace('_', "-");
+            assert!(command.get_arguments().any(|arg| arg.get_long() == Some(name.as_str())), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_refresh_needs_no_value_and_takes_no_word() {
+        assert!(checked("list --refresh source=USER").refresh);
+        assert!(checked("list --refresh=true").refresh && checked("list refresh=true").refresh);
+        assert!(!checked("list --refresh=false").refresh && !checked("list").refresh);
+    }
+
+    #[test]
+    fn fields_keep_their_order() {
+        assert_eq!(query("list --fields dport,src,id").fields(), [Key::Dport, Key::Src, Key::Id]);
+        assert_eq!(query("list fields=id").fields(), [Key::Id]);
+        assert_eq!(query("list").fields(), []);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_before_the_daemon_is_asked() {
+        assert!(refusal("list sorce=CHROME").contains("unknown key \"sorce\"; there are family"));
+        assert!(refusal("list 443").contains("\"443\" is no condition"));
+        assert!(refusal("list --dport 90-80").contains("dport takes a port from 0 to 65535"));
+        assert!(refusal("list --dport 80 dport=443").contains("dport is given twice"));
+        assert!(refusal("list --fields colour").contains("not \"colour\""));
+        assert!(refusal("list snapshot=true").contains("key of streams"));
+        // A source that only the daemon's configuration names.
+        assert!(!query("list --source GUEST").is_for_all());
+    }
+}
