@@ -69,7 +69,7 @@ fn option(key: QueryKey) -> Arg {
         .long(key.name().replace('_', "-"))
         .alias(key.name())
         .value_name("VALUE,...")
-        .help(key.description())
+        .help(key.description().trim_end_matches('.'))
         .long_help(format!("{}\n\nTakes {}.", key.description(), key.takes()))
         .help_heading("Which connections, and what of them");
     match key {
@@ -77,7 +77,6 @@ fn option(key: QueryKey) -> Arg {
             arg.num_args(0..=1).require_equals(true).default_missing_value("true").value_name("true|false")
         }
         QueryKey::MinBytes | QueryKey::Since | QueryKey::Until => arg.value_name("NUMBER"),
-        // A negated status starts with "!", a range of ports with a digit: only a hyphen needs the "=".
         _ => arg,
     }
 }
@@ -98,10 +97,7 @@ impl Args for Query {
 
 impl FromArgMatches for Query {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        Self::read(matches).map_err(|error| {
-            // A blank line between the message and the shell's next prompt, as clap has it elsewhere.
-            clap::Error::raw(ErrorKind::ValueValidation, format!("{error}\n"))
-        })
+        Self::read(matches).map_err(|error| clap::Error::raw(ErrorKind::ValueValidation, error))
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
