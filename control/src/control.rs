@@ -9,7 +9,6 @@ use zbus::message::Header;
 use zbus::{Connection, OwnedVariant, interface};
 
 use crate::caller::Permitted;
-use crate::kernel;
 
 /// The daemon has one dump and one question under way; what is more than this is a fault or an attack.
 const CALLS_AT_ONCE: usize = 16;
@@ -82,7 +81,7 @@ impl FlowControl {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<KernelState, Error> {
         let _permit = self.admit(connection, &header).await?;
-        Ok(kernel::state())
+        Ok(ctnetlink::KernelState::read().into())
     }
 }
 

@@ -5,7 +5,6 @@
 
 mod caller;
 mod control;
-mod kernel;
 mod logging;
 mod service;
 

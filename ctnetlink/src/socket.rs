@@ -138,6 +138,14 @@ impl Socket {
         Ok(Self { fd })
     }
 
+    /// A second descriptor of the same socket.
+    ///
+    /// # Errors
+    /// [`SocketError::System`] when there are too many.
+    pub fn try_clone(&self) -> Result<OwnedFd, SocketError> {
+        rustix::io::fcntl_dupfd_cloexec(&self.fd, 0).map_err(SocketError::of("fcntl(F_DUPFD_CLOEXEC)"))
+    }
+
     /// Joins groups, in addition to those already joined. Join before dumping: a flow born in between would be
     /// lost.
     pub fn join(&self, groups: Groups) -> Result<(), SocketError> {

@@ -2,9 +2,11 @@
 //! life. What is missing the daemon opens itself.
 #![allow(unsafe_code)]
 
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 
 use ctnetlink::{Groups, Socket, SocketError};
+use rtnetlink::sys::TokioSocket;
+use rustix::thread::CapabilitySet;
 
 /// What LISTEN_FDS handed over. The names are those of LISTEN_FDNAMES; their order means nothing.
 #[derive(Debug, Default)]
@@ -13,6 +15,8 @@ pub(crate) struct Descriptors {
     pub(crate) events: Option<OwnedFd>,
     /// The socket for dumps.
     pub(crate) dump: Option<OwnedFd>,
+    /// The route socket, joined to the group of links.
+    pub(crate) links: Option<OwnedFd>,
     /// The memfd of the restart state.
     pub(crate) state: Option<OwnedFd>,
 }
@@ -27,6 +31,7 @@ impl Descriptors {
             let place = match name.as_str() {
                 "events" => &mut taken.events,
                 "dump" => &mut taken.dump,
+                "links" => &mut taken.links,
                 "state" => &mut taken.state,
                 _ => {
                     tracing::warn!(name, "a descriptor of this name is not known, closing it");
@@ -39,6 +44,11 @@ impl Descriptors {
         }
         Ok(taken)
     }
+}
+
+/// Whether this process may send requests to conntrack.
+pub(crate) fn may_ask_the_kernel() -> bool {
+    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN))
 }
 
 /// The event socket: the one handed over, or one opened in this network namespace with a buffer of so many bytes,
@@ -60,4 +70,10 @@ pub(crate) fn event_socket(handed: Option<OwnedFd>, receive_buffer: u32) -> Resu
 /// The socket for dumps: the one handed over, or one of our own.
 pub(crate) fn dump_socket(handed: Option<OwnedFd>) -> Result<Socket, SocketError> {
     handed.map_or_else(Socket::open, Socket::from_fd)
+}
+
+/// A route socket for rtnetlink, which takes it by number.
+pub(crate) fn link_socket(handed: OwnedFd) -> TokioSocket {
+    // SAFETY: the descriptor is open, and nobody owns it any more but the socket that is made of it.
+    unsafe { TokioSocket::from_raw_fd(handed.into_raw_fd()) }
 }

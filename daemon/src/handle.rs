@@ -36,6 +36,10 @@ pub(crate) enum Command {
     Flow { id: u64, reply: oneshot::Sender<Option<Snapshot>> },
     /// The configuration was read again.
     SetClosedLimits(ClosedLimits),
+    /// The dump request with this number could not be sent.
+    DumpFailed { sequence: u32, reason: String },
+    /// Show that the thread goes on.
+    Ping { reply: oneshot::Sender<()> },
     /// End the thread.
     Stop,
 }
@@ -226,6 +230,11 @@ impl Handle {
     /// Asks for one flow.
     pub(crate) async fn flow(&self, id: u64) -> Result<Option<Snapshot>, AskError> {
         self.ask(|reply| Command::Flow { id, reply }).await
+    }
+
+    /// Waits until the tracker has come around.
+    pub(crate) async fn ping(&self) -> Result<(), AskError> {
+        self.ask(|reply| Command::Ping { reply }).await
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, AskError> {

@@ -8,6 +8,9 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::{MulticastGroup, new_multicast_connection};
+use rustix::fd::OwnedFd;
+
+use crate::descriptors;
 
 /// So many names are kept. Interfaces come and go on a machine with containers.
 const MAXIMUM: usize = 4096;
@@ -23,10 +26,17 @@ impl Links {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(&index).cloned()
     }
 
-    /// Fills the names and follows their changes; ends only with an error.
-    pub(crate) async fn follow(self) -> Result<std::convert::Infallible, rtnetlink::Error> {
-        let (connection, handle, mut messages) =
-            new_multicast_connection(&[MulticastGroup::Link]).map_err(|_| rtnetlink::Error::RequestFailed)?;
+    /// Fills the names and follows their changes, on the socket that was handed over or on one of our own; ends only
+    /// with an error.
+    pub(crate) async fn follow(
+        self,
+        handed: Option<OwnedFd>,
+    ) -> Result<std::convert::Infallible, rtnetlink::Error> {
+        let (connection, handle, mut messages) = match handed {
+            Some(descriptor) => rtnetlink::from_socket(descriptors::link_socket(descriptor)),
+            None => new_multicast_connection(&[MulticastGroup::Link])
+                .map_err(|_| rtnetlink::Error::RequestFailed)?,
+        };
         let connection = tokio::spawn(connection);
         // Subscribed before the dump: a link born in between is told.
         loop {

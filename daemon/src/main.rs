@@ -15,6 +15,9 @@ mod kernel;
 mod links;
 mod logging;
 mod names;
+mod report;
+mod requests;
+mod service;
 mod state;
 mod streams;
 mod table;
@@ -26,18 +29,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use rustix::fd::OwnedFd;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use bus::{BusAddress, BusError};
 use config::{Config, ConfigError};
 use descriptors::Descriptors;
 use dictionary::FlowNames;
 use handle::{Command, Handle};
+use kernel::Kernel;
 use links::Links;
-use state::State;
+use requests::DumpRequest;
+use state::{Refused, State};
 use streams::Streams;
-use tracker::{Start, Tracker, TrackerError};
+use tracker::{Requester, Start, Tracker, TrackerError};
 
 /// Keeps Linux's connection tracking table in memory and offers it on D-Bus.
 ///
@@ -90,14 +96,24 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     if arguments.check {
         return Ok(());
     }
-    let (tracker, handle) = Tracker::new(open(&config)?)?;
+    let mut handed = Descriptors::take()?;
+    let links = handed.links.take();
+    // Who may not ask the kernel has flowbus-control ask it.
+    let (requester, requests) = if descriptors::may_ask_the_kernel() {
+        (Requester::Ourselves, None)
+    } else {
+        let (sender, requests) = mpsc::channel(1);
+        (Requester::Helper(sender), Some(requests))
+    };
+    let (tracker, handle) = Tracker::new(open(&config, handed, requester)?)?;
     let (ended, tracker_ended) = oneshot::channel();
     let thread = std::thread::Builder::new().name("tracker".into()).spawn(move || {
         // Nobody listens any more when the daemon is already on its way out.
         let _ = ended.send(tracker.run());
     })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let result = runtime.block_on(serve(arguments, config, handle.clone(), tracker_ended));
+    let serving = serve(arguments, config, handle.clone(), links, requests, tracker_ended);
+    let result = runtime.block_on(serving);
     // Closed before the tracker: a call that came late is refused, not left without an answer.
     drop(runtime);
     let _ = handle.order(Command::Stop);
@@ -106,16 +122,22 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
 }
 
 /// What the tracker starts with: what was handed over, and the rest opened here.
-fn open(config: &Config) -> Result<Start, Error> {
-    let handed = Descriptors::take()?;
+fn open(config: &Config, handed: Descriptors, requester: Requester) -> Result<Start, Error> {
+    let event_socket = descriptors::event_socket(handed.events, config.events.receive_buffer_bytes);
+    let events = event_socket.map_err(TrackerError::from)?;
+    let dump = descriptors::dump_socket(handed.dump).map_err(TrackerError::from)?;
+    let kept = handed.state.is_some();
     let (state, refused) = match handed.state {
         Some(memfd) => State::open(memfd).map_err(Error::State)?,
         None => (State::create().map_err(Error::State)?, None),
     };
-    let event_socket = descriptors::event_socket(handed.events, config.events.receive_buffer_bytes);
+    if !kept || matches!(refused, Some(Refused::Size { .. })) {
+        service::store_state(state.memfd());
+    }
     Ok(Start {
-        events: event_socket.map_err(TrackerError::from)?,
-        dump: descriptors::dump_socket(handed.dump).map_err(TrackerError::from)?,
+        events,
+        dump,
+        requester,
         state,
         refused,
         closed_limits: config.closed_limits(),
@@ -128,21 +150,31 @@ async fn serve(
     arguments: &Arguments,
     config: Config,
     handle: Handle,
-    tracker_ended: oneshot::Receiver<Result<(), TrackerError>>,
+    link_socket: Option<OwnedFd>,
+    requests: Option<mpsc::Receiver<DumpRequest>>,
+    mut tracker_ended: oneshot::Receiver<Result<(), TrackerError>>,
 ) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let (configuration, config) = watch::channel(Arc::new(config));
     let links = Links::default();
-    let following = tokio::spawn(links.clone().follow());
+    let mut following = tokio::spawn(links.clone().follow(link_socket));
+    let mut links_live = true;
+    let connection = watch::Sender::new(None);
+    let kernel = match requests {
+        None => Kernel::Here,
+        Some(requests) => {
+            tokio::spawn(requests::relay(requests, connection.subscribe(), handle.clone()));
+            Kernel::helper(connection.subscribe())
+        }
+    };
+    tokio::spawn(service::feed_watchdog(handle.clone()));
     let names = FlowNames::new(&handle, links, config.clone());
     let streams = Streams::new(handle.clone(), names.clone());
-    let bus = bus::serve(&arguments.bus, handle.clone(), names, streams.clone(), config);
+    let face = bus::Face { handle: handle.clone(), names, streams: streams.clone(), kernel };
+    let bus = bus::serve(&arguments.bus, face, connection, config);
     tokio::pin!(bus);
-    let mut tracker_ended = tracker_ended;
-    let mut following = following;
-    let mut links_live = true;
     loop {
         tokio::select! {
             result = &mut bus => return Ok(result?),
@@ -159,6 +191,7 @@ async fn serve(
         }
     }
     tracing::info!("stopping");
+    service::stopping();
     streams.stop().await;
     Ok(())
 }

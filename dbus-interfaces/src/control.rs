@@ -37,6 +37,21 @@ pub struct KernelState {
     pub insert_failed: Option<u64>,
 }
 
+impl From<ctnetlink::KernelState> for KernelState {
+    fn from(state: ctnetlink::KernelState) -> Self {
+        let ctnetlink::KernelState {
+            count,
+            maximum,
+            accounting,
+            timestamping,
+            events,
+            early_drop,
+            insert_failed,
+        } = state;
+        Self { count, maximum, accounting, timestamping, events, early_drop, insert_failed }
+    }
+}
+
 /// `org.flowbus.FlowControl1`: for the daemon alone. `org.flowbus.FlowControl1.xml` documents each member.
 #[zbus::proxy(
     interface = "org.flowbus.FlowControl1",

@@ -2,20 +2,21 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
-use flowbus_interfaces::{Error, Query, RawQuery, StreamQuery};
+use flowbus_interfaces::{Error, Query, RawQuery, ReportOptions, StreamQuery};
 use zbus::fdo::DBusProxy;
 use zbus::message::Header;
 use zbus::wire::{OwnedFd, Variant};
 use zbus::{Connection, interface};
 
-use super::BusCounters;
 use super::calls::{Call, Calls};
+use super::feedback;
 use super::listing::{self, FlowPage};
-use crate::dictionary::{DecodedMark, FlowNames, Listing, Single};
-use crate::handle::{AskError, Handle};
-use crate::kernel::KernelState;
-use crate::streams::{OpenError, Streams};
+use super::{ATTRIBUTION, BusCounters, Face, VERSION};
+use crate::dictionary::{DecodedMark, Listing, Single};
+use crate::handle::AskError;
+use crate::streams::OpenError;
 
 /// What an event takes of the event socket's buffer, as the kernel counts it: the packet and its bookkeeping.
 const EVENT_BYTES: u64 = 1_280;
@@ -26,21 +27,15 @@ type Dictionary = HashMap<&'static str, Variant<'static>>;
 /// The object.
 #[derive(Debug)]
 pub(super) struct FlowMonitor {
-    handle: Handle,
-    names: FlowNames,
-    streams: Streams,
+    face: Face,
+    started: Instant,
     counters: Arc<BusCounters>,
     calls: Calls,
 }
 
 impl FlowMonitor {
-    pub(super) fn new(
-        handle: Handle,
-        names: FlowNames,
-        streams: Streams,
-        counters: Arc<BusCounters>,
-    ) -> Self {
-        Self { handle, names, streams, counters, calls: Calls::default() }
+    pub(super) fn new(face: Face, counters: Arc<BusCounters>) -> Self {
+        Self { face, started: Instant::now(), counters, calls: Calls::default() }
     }
 
     /// A page as the bus has it.
@@ -49,7 +44,7 @@ impl FlowMonitor {
             page.map_err(|error| self.unanswered(&error))?;
         let mut details = Dictionary::from([
             ("sequence", Variant::from(sequence)),
-            ("epoch", Variant::from(self.handle.epoch().to_owned())),
+            ("epoch", Variant::from(self.face.handle.epoch().to_owned())),
             ("synchronized", Variant::from(synchronized)),
         ]);
         details.extend(next.map(|next| ("next", Variant::from(next))));
@@ -67,7 +62,7 @@ impl FlowMonitor {
     }
 
     fn parse(&self, query: &RawQuery) -> Result<Query, Error> {
-        let config = self.names.config();
+        let config = self.face.names.config();
         Query::parse(query, &config.source_names).map_err(|error| self.refuse(error.into()))
     }
 
@@ -112,7 +107,7 @@ impl FlowMonitor {
     ) -> Result<(Listing, Dictionary), Error> {
         let _call = self.begin(&header)?;
         let query = self.parse(&query)?;
-        self.page(listing::active(&self.handle, &self.names, &query).await)
+        self.page(listing::active(&self.face.handle, &self.face.names, &query).await)
     }
 
     /// One page of the flows that ended and are still remembered, latest end first.
@@ -127,7 +122,7 @@ impl FlowMonitor {
     ) -> Result<(Listing, Dictionary), Error> {
         let _call = self.begin(&header)?;
         let query = self.parse(&query)?;
-        self.page(listing::closed(&self.handle, &self.names, &query).await)
+        self.page(listing::closed(&self.face.handle, &self.face.names, &query).await)
     }
 
     /// The flow with this id, alive or ended.
@@ -137,8 +132,8 @@ impl FlowMonitor {
     #[zbus(out_args("flow"))]
     async fn get_flow(&self, #[zbus(header)] header: Header<'_>, id: u64) -> Result<Single, Error> {
         let _call = self.begin(&header)?;
-        match self.handle.flow(id).await.map_err(|error| self.unanswered(&error))? {
-            Some(flow) => Ok(Single::new(&self.names, flow)),
+        match self.face.handle.flow(id).await.map_err(|error| self.unanswered(&error))? {
+            Some(flow) => Ok(Single::new(&self.face.names, flow)),
             None => {
                 Err(Error::NotFound(format!("no flow has the id {id}: it was never given or is forgotten")))
             }
@@ -169,15 +164,40 @@ impl FlowMonitor {
         query: RawQuery,
     ) -> Result<OwnedFd, Error> {
         let _call = self.begin(&header)?;
-        let config = self.names.config();
+        let config = self.face.names.config();
         let query =
             StreamQuery::parse(&query, &config.source_names).map_err(|error| self.refuse(error.into()))?;
         let user = sender_uid(connection, &header).await?;
-        match self.streams.open(user, query) {
+        match self.face.streams.open(user, query) {
             Ok(stream) => Ok(stream.into()),
             Err(error @ OpenError::Pipe(_)) => Err(Error::Unavailable(error.to_string())),
             Err(error) => Err(self.refuse(Error::LimitExceeded(error.to_string()))),
         }
+    }
+
+    /// A text about the table for a feedback report: the daemon and the kernel, totals, then flows, the latest last.
+    ///
+    /// `options` takes `max_bytes` (4096 to 524288, which is the default: the most recent flows are kept), `processes`
+    /// (b, false: names of processes) and `redact` (b, true). Redacted, addresses are tokens such as
+    /// "(10.0.0.0/8: 1)" or "(IPv4: 2)", the same for the same address in one report; ephemeral ports are EPH, byte
+    /// counts rounded, times relative. Only root gets a report that is not.
+    ///
+    /// Errors: org.flowbus.Error.InvalidArgument, NotAuthorized, LimitExceeded, Unavailable.
+    #[zbus(out_args("report"))]
+    async fn get_report(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+        options: RawQuery,
+    ) -> Result<String, Error> {
+        let _call = self.begin(&header)?;
+        let options = ReportOptions::parse(&options).map_err(|error| self.refuse(error.into()))?;
+        if !options.redact && sender_uid(connection, &header).await? != 0 {
+            let reason = "only root gets a report that is not redacted; leave `redact` out".to_owned();
+            return Err(self.refuse(Error::NotAuthorized(reason)));
+        }
+        let report = feedback::report(&self.face, self.started, options).await;
+        report.map_err(|error| self.unanswered(&error))
     }
 
     /// The fields of a flow that follow from a mark: `mark`, `source`, `source_id`, `vpn`, `qos`,
@@ -185,7 +205,7 @@ impl FlowMonitor {
     /// decodes.
     #[zbus(out_args("fields"))]
     fn decode_mark(&self, mark: u32) -> DecodedMark {
-        DecodedMark::new(&self.names, mark)
+        DecodedMark::new(&self.face.names, mark)
     }
 
     /// Counters of the daemon and of the kernel, each an unsigned integer (t or u).
@@ -198,10 +218,10 @@ impl FlowMonitor {
     /// `signals_lost`, `calls_refused`, `streams`, `stream_gaps`. Kernel: `kernel_count` and `kernel_max` flows, absent
     /// where they cannot be read. Later versions add more.
     #[zbus(out_args("statistics"))]
-    fn get_statistics(&self) -> Dictionary {
-        let summary = self.handle.published().summary;
+    async fn get_statistics(&self) -> Dictionary {
+        let summary = self.face.handle.published().summary;
         let counters = summary.counters;
-        let kernel = KernelState::read();
+        let kernel = self.face.kernel.state().await;
         let mut statistics = Dictionary::from([
             ("events_new", Variant::from(counters.events_new)),
             ("events_update", Variant::from(counters.events_update)),
@@ -221,8 +241,8 @@ impl FlowMonitor {
             ("names_refused", Variant::from(counters.names_refused)),
             ("buffer_bytes", Variant::from(summary.buffer_bytes)),
             ("buffer_events", Variant::from(summary.buffer_bytes / EVENT_BYTES)),
-            ("streams", Variant::from(self.streams.count())),
-            ("stream_gaps", Variant::from(self.streams.gaps())),
+            ("streams", Variant::from(self.face.streams.count())),
+            ("stream_gaps", Variant::from(self.face.streams.gaps())),
             ("signals_sent", Variant::from(BusCounters::value(&self.counters.signals_sent))),
             ("signals_lost", Variant::from(BusCounters::value(&self.counters.signals_lost))),
             ("calls_refused", Variant::from(BusCounters::value(&self.counters.calls_refused))),
@@ -235,80 +255,80 @@ impl FlowMonitor {
     /// The version of the daemon.
     #[zbus(property(emits_changed_signal = "const"))]
     fn version(&self) -> &'static str {
-        env!("CARGO_PKG_VERSION")
+        VERSION
     }
 
     /// 128 random bits, hexadecimal. Ids and sequences of another epoch mean nothing in this one.
     #[zbus(property)]
     fn epoch(&self) -> String {
-        self.handle.epoch().to_owned()
+        self.face.handle.epoch().to_owned()
     }
 
     /// Whether the table agrees with the kernel's: false from a loss, or the start, until a dump is merged.
     #[zbus(property)]
     fn synchronized(&self) -> bool {
-        self.handle.state().borrow().synchronized
+        self.face.handle.state().borrow().synchronized
     }
 
     /// How flows get their processes: none, procfs or bpf.
     #[zbus(property)]
     fn attribution(&self) -> &'static str {
-        "none"
+        ATTRIBUTION
     }
 
     /// How many ended flows are remembered at most.
     #[zbus(property)]
     fn closed_capacity(&self) -> u32 {
-        self.handle.state().borrow().closed_capacity
+        self.face.handle.state().borrow().closed_capacity
     }
 
     /// The number of the latest change.
     #[zbus(property(emits_changed_signal = "false"))]
     fn sequence(&self) -> u64 {
-        self.handle.published().log.newest()
+        self.face.handle.published().log.newest()
     }
 
     /// How many flows are alive.
     #[zbus(property(emits_changed_signal = "false"))]
     fn active_count(&self) -> u32 {
-        self.handle.published().summary.active
+        self.face.handle.published().summary.active
     }
 
     /// How many ended flows are remembered.
     #[zbus(property(emits_changed_signal = "false"))]
     fn closed_count(&self) -> u32 {
-        self.handle.published().summary.closed
+        self.face.handle.published().summary.closed
     }
 
     /// How many events were read from the kernel.
     #[zbus(property(emits_changed_signal = "false"))]
     fn events_received(&self) -> u64 {
-        self.handle.published().summary.events_received()
+        self.face.handle.published().summary.events_received()
     }
 
     /// How many events the kernel says it dropped because the receive buffer was full.
     #[zbus(property(emits_changed_signal = "false"))]
     fn events_lost(&self) -> u64 {
-        self.handle.published().summary.counters.events_lost
+        self.face.handle.published().summary.counters.events_lost
     }
 
     /// How often the table was brought in line with the kernel's after it may have differed.
     #[zbus(property(emits_changed_signal = "false"))]
     fn resyncs(&self) -> u64 {
-        self.handle.published().summary.counters.resyncs
+        self.face.handle.published().summary.counters.resyncs
     }
 
     /// Whether new flows count packets and bytes (nf_conntrack_acct); false also where that cannot be read.
     #[zbus(property(emits_changed_signal = "false"))]
-    fn accounting_enabled(&self) -> bool {
-        KernelState::read().accounting.unwrap_or(false)
+    async fn accounting_enabled(&self) -> bool {
+        self.face.kernel.state().await.accounting.unwrap_or(false)
     }
 
     /// Whether the kernel stamps the start and end of new flows (nf_conntrack_timestamp); false also where
     /// that cannot be read.
     #[zbus(property(emits_changed_signal = "false"))]
-    fn timestamping_enabled(&self) -> bool {
-        KernelState::read().timestamping.unwrap_or(false)
+    async fn timestamping_enabled(&self) -> bool {
+        self.face.kernel.state().await.timestamping.unwrap_or(false)
     }
 }
 

@@ -5,6 +5,7 @@ mod address;
 mod batch;
 mod calls;
 mod emitter;
+mod feedback;
 mod flow_events;
 mod flow_monitor;
 mod listing;
@@ -22,11 +23,18 @@ use flowbus_interfaces::{FLOW_EVENTS_NAME, FLOW_EVENTS_PATH, FLOW_MONITOR_NAME, 
 use crate::config::Config;
 use crate::dictionary::FlowNames;
 use crate::handle::{Handle, State};
+use crate::kernel::Kernel;
+use crate::service;
 use crate::streams::Streams;
 pub(crate) use address::BusAddress;
 use emitter::Emitter;
 use flow_events::FlowEvents;
 use flow_monitor::FlowMonitor;
+
+/// The version of the daemon.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// How processes are found: they are not.
+const ATTRIBUTION: &str = "none";
 
 /// After the bus went away: the first wait before trying again, doubled up to the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -43,6 +51,15 @@ pub(crate) enum BusError {
     NotAllowed { name: &'static str, address: BusAddress, source: zbus::Error },
     #[error("the bus {address} failed: {source}")]
     Failed { address: BusAddress, source: zbus::Error },
+}
+
+/// What the methods answer from.
+#[derive(Clone, Debug)]
+pub(crate) struct Face {
+    pub(crate) handle: Handle,
+    pub(crate) names: FlowNames,
+    pub(crate) streams: Streams,
+    pub(crate) kernel: Kernel,
 }
 
 /// Counters of the bus side, as GetStatistics names them.
@@ -64,25 +81,31 @@ impl BusCounters {
 }
 
 /// Serves the table on the bus, again after the bus went away; ends with an error only when the first attempt
-/// fails.
+/// fails. `connection` shows the
+/// methods' connection to those who call others.
 pub(crate) async fn serve(
     address: &BusAddress,
-    handle: Handle,
-    names: FlowNames,
-    streams: Streams,
+    face: Face,
+    connection: watch::Sender<Option<Connection>>,
     config: watch::Receiver<Arc<Config>>,
 ) -> Result<(), BusError> {
     let counters = Arc::new(BusCounters::default());
+    let Face { handle, names, .. } = &face;
     let mut emitter = Emitter::new(handle.clone(), names.clone(), Arc::clone(&counters), config);
     let mut first = true;
     let mut wait = FIRST_WAIT;
     loop {
-        let monitor = FlowMonitor::new(handle.clone(), names.clone(), streams.clone(), Arc::clone(&counters));
+        let monitor = FlowMonitor::new(face.clone(), Arc::clone(&counters));
         match connect(address, monitor).await {
             Ok((methods, signals)) => {
                 tracing::info!(bus = %address, "serving");
-                (first, wait) = (false, FIRST_WAIT);
-                serve_connected(address, &methods, signals, &handle, &mut emitter).await;
+                if std::mem::take(&mut first) {
+                    service::ready(handle);
+                }
+                wait = FIRST_WAIT;
+                connection.send_replace(Some(methods.clone()));
+                serve_connected(address, &methods, signals, handle, &mut emitter).await;
+                connection.send_replace(None);
                 tracing::warn!(bus = %address, "the bus went away; the table is kept, reconnecting");
             }
             Err(error) if first => return Err(error),

@@ -12,9 +12,8 @@ mod totals;
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 
-use flowbus_interfaces::{Flow, ReportOptions, SourceNames};
+use flowbus_interfaces::{Flow, KernelState, ReportOptions, SourceNames};
 
-use crate::kernel::KernelState;
 use line::Line;
 use redact::{EPHEMERAL, Redactor, Span};
 use totals::Totals;
@@ -35,10 +34,6 @@ pub(crate) struct DaemonState {
     /// The event socket's buffer.
     pub(crate) buffer_bytes: u64,
     pub(crate) kernel: KernelState,
-    /// Flows that the kernel dropped to make room for others; absent where that cannot be asked.
-    pub(crate) early_drop: Option<u64>,
-    /// Flows that the kernel could not insert.
-    pub(crate) insert_failed: Option<u64>,
 }
 
 /// A report that is being made.
@@ -158,8 +153,8 @@ impl Report {
             switch(kernel.accounting),
             switch(kernel.timestamping),
             pressure(kernel),
-            number(state.early_drop),
-            number(state.insert_failed),
+            number(state.kernel.early_drop),
+            number(state.kernel.insert_failed),
         );
         self.totals.write(&mut out, names);
         out

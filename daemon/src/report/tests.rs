@@ -24,9 +24,9 @@ fn state() -> DaemonState {
             maximum: Some(262_144),
             accounting: Some(true),
             timestamping: Some(false),
+            early_drop: Some(2),
+            ..KernelState::default()
         },
-        early_drop: Some(2),
-        insert_failed: None,
     }
 }
 

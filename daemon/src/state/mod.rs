@@ -13,7 +13,7 @@ mod recovery;
 #[cfg(test)]
 mod tests;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use rustix::fs::{
@@ -73,6 +73,11 @@ impl State {
         let mut state = Self { memfd, map, header, undo: 0 };
         state.commit();
         Ok(state)
+    }
+
+    /// The memfd, to be kept for the next life.
+    pub(crate) fn memfd(&self) -> BorrowedFd<'_> {
+        self.memfd.as_fd()
     }
 
     /// Where the event socket's messages are received.

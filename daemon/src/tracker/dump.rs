@@ -3,10 +3,13 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc;
+
 use ctnetlink::{Message, NLM_F_DUMP_INTR, Received, Socket, SocketError, dump_request};
 
 use crate::clock::Now;
 use crate::event::Change;
+use crate::requests::DumpRequest;
 use crate::table::{Merged, Table};
 
 /// Dumps begin at least so far apart: each costs the kernel a walk over its whole table.
@@ -16,10 +19,20 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// So many datagrams are merged before events have their turn.
 const DATAGRAMS_AT_ONCE: usize = 16;
 
+/// Who sends the requests, which takes CAP_NET_ADMIN.
+#[derive(Debug)]
+pub(crate) enum Requester {
+    /// We do.
+    Ourselves,
+    /// The helper does, on our socket; what becomes of it is told with `Command::DumpFailed`, or by the replies.
+    Helper(mpsc::Sender<DumpRequest>),
+}
+
 /// Reads dumps from a socket of its own.
 #[derive(Debug)]
 pub(super) struct DumpReader {
     socket: Socket,
+    requester: Requester,
     state: State,
     /// When the last dump was asked for.
     began: Option<Instant>,
@@ -40,8 +53,8 @@ enum State {
 }
 
 impl DumpReader {
-    pub(super) fn new(socket: Socket) -> Self {
-        Self { socket, state: State::Idle, began: None, not_before: None, wait: SPACING }
+    pub(super) fn new(socket: Socket, requester: Requester) -> Self {
+        Self { socket, requester, state: State::Idle, began: None, not_before: None, wait: SPACING }
     }
 
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
@@ -81,13 +94,13 @@ impl DumpReader {
         // Random, so that the replies to a reader killed before us are never taken for ours; never 0, which events have.
         let sequence = random_sequence().max(1);
         self.drain();
-        match self.socket.send(&dump_request(sequence, None)) {
+        match self.request(sequence) {
             Ok(()) => {
                 table.begin_dump();
                 self.state = State::Merging { sequence, complete: true };
                 Ok(())
             }
-            Err(error) => self.fail(table, error),
+            Err(error) => self.fail_for_good(table, error),
         }
     }
 
@@ -150,7 +163,7 @@ impl DumpReader {
                 Ok(Message::Done(header, code) | Message::Error(header, code))
                     if header.sequence == expected =>
                 {
-                    self.fail(table, SocketError::refused("dump request", code))?;
+                    self.fail_for_good(table, SocketError::refused("dump request", code))?;
                 }
                 Ok(_) => {}
                 Err(error) => {
@@ -163,17 +176,44 @@ impl DumpReader {
         Ok(None)
     }
 
-    /// Waits longer before the next try (EBUSY is a dump of a reader before us that still runs); what no waiting
-    /// mends is the caller's error.
-    fn fail(&mut self, table: &mut Table, error: SocketError) -> Result<(), SocketError> {
-        self.restart(table);
-        if matches!(error, SocketError::PermissionDenied { .. } | SocketError::NotSupported { .. }) {
-            return Err(error);
+    fn request(&self, sequence: u32) -> Result<(), SocketError> {
+        match &self.requester {
+            Requester::Ourselves => self.socket.send(&dump_request(sequence, None)),
+            Requester::Helper(requests) => {
+                let socket = self.socket.try_clone()?;
+                // There is room: no second dump is asked for while one runs.
+                let _ = requests.try_send(DumpRequest { socket, sequence });
+                Ok(())
+            }
         }
+    }
+
+    /// Notes that the request with this number could not be sent.
+    pub(super) fn request_failed(&mut self, sequence: u32, reason: &str, table: &mut Table) {
+        if matches!(self.state, State::Merging { sequence: current, .. } if current == sequence) {
+            self.fail(table, reason);
+        }
+    }
+
+    /// What no waiting mends ends the daemon, unless it is the helper's affair.
+    fn fail_for_good(&mut self, table: &mut Table, error: SocketError) -> Result<(), SocketError> {
+        self.fail(table, &error.to_string());
+        let lasting =
+            matches!(error, SocketError::PermissionDenied { .. } | SocketError::NotSupported { .. });
+        if lasting && matches!(self.requester, Requester::Ourselves) { Err(error) } else { Ok(()) }
+    }
+
+    /// Waits longer before the next try. EBUSY is a dump of a reader before us that still runs.
+    fn fail(&mut self, table: &mut Table, reason: &str) {
+        self.restart(table);
         self.not_before = Some(Instant::now() + self.wait);
-        tracing::warn!(%error, retry_after_sec = self.wait.as_secs(), "dump failed");
+        let retry_after_sec = self.wait.as_secs();
+        if self.wait == SPACING {
+            tracing::warn!(reason, "dump failed, trying again until it does not");
+        } else {
+            tracing::debug!(reason, retry_after_sec, "dump failed");
+        }
         self.wait = (self.wait * 2).min(LONGEST_WAIT);
-        Ok(())
     }
 
     /// Throws away what an older dump has left.

@@ -26,6 +26,7 @@ use crate::handle::{
 use crate::state::{MessageSlot, Refused};
 use crate::table::{ClosedLimits, Merged, Outcome, Table};
 use dump::DumpReader;
+pub(crate) use dump::Requester;
 use sweep::Sweeps;
 
 /// After a read that found events, the next one waits so long: a burst's events are then read together.
@@ -44,6 +45,7 @@ pub(crate) struct Start {
     pub(crate) events: Socket,
     /// For the replies of dumps.
     pub(crate) dump: Socket,
+    pub(crate) requester: Requester,
     pub(crate) state: crate::state::State,
     /// Why `state` is not that of the last life, where there was one.
     pub(crate) refused: Option<Refused>,
@@ -93,7 +95,7 @@ enum Reading {
 impl Tracker {
     /// A tracker of what the state holds, and the handle to it.
     pub(crate) fn new(start: Start) -> Result<(Self, Handle), TrackerError> {
-        let Start { events, dump, state, refused, closed_limits, sweep_interval } = start;
+        let Start { events, dump, requester, state, refused, closed_limits, sweep_interval } = start;
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let (sender, commands) = sync_channel(COMMANDS);
         let slot = state.message_slot()?;
@@ -109,7 +111,7 @@ impl Tracker {
             table,
             events,
             slot,
-            dump: DumpReader::new(dump),
+            dump: DumpReader::new(dump, requester),
             sweeps: Sweeps::new(sweep_interval),
             waiting: Vec::new(),
             commands,
@@ -300,6 +302,13 @@ impl Tracker {
             Command::SetClosedLimits(limits) => {
                 self.table.set_closed_limits(limits, Now::read());
                 self.publish();
+            }
+            Command::DumpFailed { sequence, reason } => {
+                self.dump.request_failed(sequence, &reason, &mut self.table);
+                self.waiting.clear(); // Their answer needs a dump, and there is none.
+            }
+            Command::Ping { reply } => {
+                let _ = reply.send(());
             }
             Command::Stop => self.stop = true,
         }

@@ -1,0 +1,63 @@
+//! Gathers what a report for feedback tells.
+
+use std::time::Instant;
+
+use flowbus_interfaces::ReportOptions;
+
+use super::{ATTRIBUTION, Face, VERSION};
+use crate::clock::Now;
+use crate::dictionary::Item;
+use crate::handle::{AskError, Candidates};
+use crate::report::{DaemonState, Report};
+
+/// The table is read in pieces of so many flows.
+const CHUNK: usize = 2048;
+
+/// Makes the report of a daemon that serves since `started`.
+pub(super) async fn report(
+    face: &Face,
+    started: Instant,
+    options: ReportOptions,
+) -> Result<String, AskError> {
+    let Face { handle, names, kernel, .. } = face;
+    let kernel = kernel.state().await;
+    let summary = handle.published().summary;
+    let mut report = Report::new(options, Now::read().realtime_usec);
+    let mut after = 0;
+    loop {
+        let page = handle.list_active(after, CHUNK, false, Candidates::All).await?;
+        for flow in page.flows {
+            after = flow.record.id;
+            names.show(&Item::from(flow), |flow| report.add_active(flow));
+        }
+        if !page.more {
+            break;
+        }
+    }
+    let mut before = u64::MAX;
+    loop {
+        let page = handle.list_closed(before, CHUNK).await?;
+        for flow in page.flows {
+            before = flow.end.map_or(0, |end| end.sequence);
+            names.show(&Item::from(flow), |flow| report.add_closed(flow));
+        }
+        if !page.more {
+            break;
+        }
+    }
+    let state = *handle.state().borrow();
+    let state = DaemonState {
+        version: VERSION,
+        uptime_usec: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+        synchronized: state.synchronized,
+        attribution: ATTRIBUTION,
+        events_received: summary.events_received(),
+        events_lost: summary.counters.events_lost,
+        resyncs: summary.counters.resyncs,
+        closed_capacity: state.closed_capacity,
+        closed_evicted: summary.counters.closed_evicted,
+        buffer_bytes: summary.buffer_bytes,
+        kernel,
+    };
+    Ok(report.finish(&state, &names.config().source_names))
+}
