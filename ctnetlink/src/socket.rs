@@ -1,4 +1,4 @@
-//! The netlink socket. The one file with unsafe code: three socket options that rustix does not have.
+//! The netlink socket. The one file of this crate with unsafe code: three socket options that rustix does not have.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

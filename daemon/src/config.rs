@@ -119,7 +119,7 @@ impl Config {
                 65_536..=1 << 30,
                 "takes 65536 to 1073741824",
             ),
-            ("closed.capacity", config.closed.capacity.into(), 0..=1_000_000, "takes 0 to 1000000"),
+            ("closed.capacity", config.closed.capacity.into(), 1..=1_000_000, "takes 1 to 1000000"),
             ("signals.batch_msec", batch_msec, 1..=10_000, "takes 1 to 10000"),
             ("signals.batch_events", batch_events as u64, 1..=1_000, "takes 1 to 1000"),
             ("signals.batch_bytes", batch_bytes as u64, 4_096..=1 << 20, "takes 4096 to 1048576"),

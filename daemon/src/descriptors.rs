@@ -51,25 +51,62 @@ pub(crate) fn may_ask_the_kernel() -> bool {
     rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN))
 }
 
+/// Why there is no socket to read from.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DescriptorError {
+    #[error("the descriptor named {name} is of no use: {source}")]
+    Handed { name: &'static str, source: SocketError },
+    #[error("no descriptor named {name} was handed over, and a socket cannot be opened here: {source}")]
+    Missing { name: &'static str, source: SocketError },
+    #[error(
+        "no descriptor named events was handed over, and the service has a network namespace of its own, where a socket \
+         would see nothing: it needs flowbusd.socket, or PrivateNetwork=no"
+    )]
+    Isolated,
+}
+
 /// The event socket: the one handed over, or one opened in this network namespace with a buffer of so many bytes,
 /// which needs CAP_NET_ADMIN.
-pub(crate) fn event_socket(handed: Option<OwnedFd>, receive_buffer: u32) -> Result<Socket, SocketError> {
+pub(crate) fn event_socket(handed: Option<OwnedFd>, receive_buffer: u32) -> Result<Socket, DescriptorError> {
+    const NAME: &str = "events";
     if let Some(descriptor) = handed {
-        let socket = Socket::from_fd(descriptor)?;
-        // An overrun shall not fail the socket unit that watches the descriptor while we are down. The drop counter
-        // tells of it all the same.
-        socket.set_no_enobufs(true)?;
-        return Ok(socket);
+        let adopt = || {
+            let socket = Socket::from_fd(descriptor)?;
+            // An overrun shall not fail the socket unit that watches the descriptor while we are down. The drop counter
+            // tells of it all the same.
+            socket.set_no_enobufs(true)?;
+            Ok(socket)
+        };
+        return adopt().map_err(|source| DescriptorError::Handed { name: NAME, source });
     }
-    let socket = Socket::open()?;
-    socket.set_receive_buffer(receive_buffer as usize)?;
-    socket.join(Groups::all())?;
-    Ok(socket)
+    if is_isolated() {
+        return Err(DescriptorError::Isolated);
+    }
+    let open = || {
+        let socket = Socket::open()?;
+        socket.set_receive_buffer(receive_buffer as usize)?;
+        socket.join(Groups::all())?;
+        Ok(socket)
+    };
+    open().map_err(|source| DescriptorError::Missing { name: NAME, source })
 }
 
 /// The socket for dumps: the one handed over, or one of our own.
-pub(crate) fn dump_socket(handed: Option<OwnedFd>) -> Result<Socket, SocketError> {
-    handed.map_or_else(Socket::open, Socket::from_fd)
+pub(crate) fn dump_socket(handed: Option<OwnedFd>) -> Result<Socket, DescriptorError> {
+    const NAME: &str = "dump";
+    match handed {
+        Some(descriptor) => {
+            Socket::from_fd(descriptor).map_err(|source| DescriptorError::Handed { name: NAME, source })
+        }
+        None => Socket::open().map_err(|source| DescriptorError::Missing { name: NAME, source }),
+    }
+}
+
+/// Whether this is a service in another network namespace than its manager's, where there is nothing to see. By hand
+/// any namespace is as good as another: it is the one that was asked for.
+fn is_isolated() -> bool {
+    let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
+    std::env::var_os("NOTIFY_SOCKET").is_some() && namespace("1") != namespace("self")
 }
 
 /// A route socket for rtnetlink, which takes it by number.

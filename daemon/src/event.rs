@@ -43,6 +43,11 @@ pub(crate) struct ChangeLog {
 const CAPACITY: usize = 12 * 1024;
 
 impl ChangeLog {
+    /// An empty log after the change with this number.
+    pub(crate) fn starting_after(newest: u64) -> Self {
+        Self { changes: VecDeque::new(), newest }
+    }
+
     /// Appends changes in the order of their numbers, leaving `changes` empty for its next use.
     pub(crate) fn append(&mut self, changes: &mut Vec<Change>) {
         let Some(newest) = changes.last() else { return };

@@ -89,6 +89,8 @@ pub(crate) struct Handle {
 #[derive(Debug)]
 pub(crate) struct Shared {
     epoch: String,
+    /// The newest change of the life before.
+    first_sequence: u64,
     names: NameStrings,
     published: Mutex<Published>,
 }
@@ -186,6 +188,11 @@ impl Handle {
         &self.shared.epoch
     }
 
+    /// The number of the newest change before this life: what came later is in the log, or was dropped from it.
+    pub(crate) fn first_sequence(&self) -> u64 {
+        self.shared.first_sequence
+    }
+
     /// The strings behind the flows' names.
     pub(crate) fn names(&self) -> &NameStrings {
         &self.shared.names
@@ -273,12 +280,15 @@ impl Publisher {
     /// Both ends. `wake` is an eventfd that the tracker polls.
     pub(crate) fn new(
         epoch: String,
+        first_sequence: u64,
         names: NameStrings,
         state: State,
         commands: SyncSender<Command>,
         wake: Arc<OwnedFd>,
     ) -> (Self, Handle) {
-        let shared = Arc::new(Shared { epoch, names, published: Mutex::default() });
+        let log = ChangeLog::starting_after(first_sequence);
+        let published = Mutex::new(Published { log, ..Published::default() });
+        let shared = Arc::new(Shared { epoch, first_sequence, names, published });
         let (news_sender, news) = watch::channel(());
         let (state_sender, state) = watch::channel(state);
         let publisher = Self { shared: Arc::clone(&shared), news: news_sender, state: state_sender };

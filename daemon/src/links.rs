@@ -18,12 +18,19 @@ const MAXIMUM: usize = 4096;
 /// Index to name. A link that was deleted keeps its name until the index is used again: flows that ended on
 /// it still show it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Links(Arc<RwLock<HashMap<u32, Arc<str>>>>);
+pub(crate) struct Links(Arc<RwLock<HashMap<u32, Link>>>);
+
+#[derive(Clone, Debug)]
+struct Link {
+    name: Arc<str>,
+    /// False once it was deleted.
+    exists: bool,
+}
 
 impl Links {
     /// The name of the interface with this index.
     pub(crate) fn name(&self, index: u32) -> Option<Arc<str>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&index).cloned()
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&index).map(|link| Arc::clone(&link.name))
     }
 
     /// Fills the names and follows their changes, on the socket that was handed over or on one of our own; ends only
@@ -47,6 +54,9 @@ impl Links {
             loop {
                 match messages.next().await.map(|(message, _)| message.payload) {
                     Some(NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link))) => self.set(&link),
+                    Some(NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link))) => {
+                        self.note_deleted(link.header.index);
+                    }
                     Some(NetlinkPayload::Overrun(_)) => break, // Links were missed: ask again.
                     Some(_) => {}
                     None => {
@@ -65,8 +75,18 @@ impl Links {
         });
         let Some(name) = name else { return };
         let mut names = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if names.len() < MAXIMUM || names.contains_key(&link.header.index) {
-            names.insert(link.header.index, name.into());
+        if names.len() >= MAXIMUM {
+            names.retain(|_, link| link.exists);
+        }
+        if names.len() < MAXIMUM {
+            names.insert(link.header.index, Link { name: name.into(), exists: true });
+        }
+    }
+
+    fn note_deleted(&self, index: u32) {
+        let mut names = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(link) = names.get_mut(&index) {
+            link.exists = false;
         }
     }
 }

@@ -2,20 +2,43 @@
 
 use std::os::fd::AsFd;
 
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
+
+/// The MESSAGE_ID of a loss of events: `journalctl MESSAGE_ID=...` finds all of them.
+pub(crate) const EVENTS_LOST: &str = "88d0caba6dc2ef420e00d49ccbdfeca3";
+/// The MESSAGE_ID of a table that agrees with the kernel's again.
+pub(crate) const SYNCHRONIZED: &str = "406298149fe3dfc00b2aa3d972f906a8";
+/// The MESSAGE_ID of a restart state that was not taken over.
+pub(crate) const STATE_REFUSED: &str = "9d25279dfa16b5eceb42fdbd58a630e7";
+/// The MESSAGE_ID of the error that ends the daemon.
+pub(crate) const CANNOT_SERVE: &str = "5173e599f2a87e1c75f0d9e612e7ae78";
 
 /// Starts logging at level info, or at what the environment variable RUST_LOG says.
 pub(crate) fn start() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,zbus=warn"));
     let journal = stderr_is_the_journal().then(tracing_journald::layer).and_then(Result::ok);
     let layer = match journal {
-        Some(journal) => journal.boxed(),
+        // Without a prefix the field message_id becomes the journal's MESSAGE_ID.
+        Some(journal) => journal.with_field_prefix(None).boxed(),
         None => {
             let colours = std::io::IsTerminal::is_terminal(&std::io::stderr())
                 && std::env::var_os("NO_COLOR").is_none();
-            fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(colours).boxed()
+            // On a terminal a MESSAGE_ID is noise.
+            let fields = format::debug_fn(|writer, field, value| match field.name() {
+                "message_id" => Ok(()),
+                "message" => write!(writer, "{value:?}"),
+                name => write!(writer, "{name}={value:?}"),
+            });
+            fmt::layer()
+                .fmt_fields(fields.delimited(" "))
+                .with_writer(std::io::stderr)
+                .with_target(false)
+                .with_ansi(colours)
+                .boxed()
         }
     };
     tracing_subscriber::registry().with(filter).with(layer).init();

@@ -35,7 +35,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use bus::{BusAddress, BusError};
 use config::{Config, ConfigError};
-use descriptors::Descriptors;
+use descriptors::{DescriptorError, Descriptors};
 use dictionary::FlowNames;
 use handle::{Command, Handle};
 use kernel::Kernel;
@@ -68,6 +68,8 @@ enum Error {
     #[error("configuration: {0}")]
     Config(#[from] ConfigError),
     #[error(transparent)]
+    Descriptor(#[from] DescriptorError),
+    #[error(transparent)]
     Tracker(#[from] TrackerError),
     #[error(transparent)]
     Bus(#[from] BusError),
@@ -85,7 +87,7 @@ fn main() -> ExitCode {
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error}");
+            tracing::error!(message_id = logging::CANNOT_SERVE, "{error}");
             ExitCode::FAILURE
         }
     }
@@ -123,9 +125,8 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
 
 /// What the tracker starts with: what was handed over, and the rest opened here.
 fn open(config: &Config, handed: Descriptors, requester: Requester) -> Result<Start, Error> {
-    let event_socket = descriptors::event_socket(handed.events, config.events.receive_buffer_bytes);
-    let events = event_socket.map_err(TrackerError::from)?;
-    let dump = descriptors::dump_socket(handed.dump).map_err(TrackerError::from)?;
+    let events = descriptors::event_socket(handed.events, config.events.receive_buffer_bytes)?;
+    let dump = descriptors::dump_socket(handed.dump)?;
     let kept = handed.state.is_some();
     let (state, refused) = match handed.state {
         Some(memfd) => State::open(memfd).map_err(Error::State)?,
@@ -206,7 +207,7 @@ fn reload(arguments: &Arguments, configuration: &watch::Sender<Arc<Config>>, han
         }
     };
     if new.events != configuration.borrow().events {
-        tracing::warn!("events.receive_buffer_bytes changes with a restart only");
+        tracing::warn!("the options of [events] change with a restart only");
     }
     if let Err(error) = handle.order(Command::SetClosedLimits(new.closed_limits())) {
         tracing::error!("configuration: {error}; the limits of closed flows stay");

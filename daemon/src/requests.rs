@@ -25,24 +25,30 @@ pub(crate) struct DumpRequest {
 /// Passes requests on, and tells the tracker of those that could not be sent.
 pub(crate) async fn relay(
     mut requests: mpsc::Receiver<DumpRequest>,
-    connection: watch::Receiver<Option<Connection>>,
+    mut connection: watch::Receiver<Option<Connection>>,
     handle: Handle,
 ) {
     while let Some(DumpRequest { socket, sequence }) = requests.recv().await {
-        let current = connection.borrow().clone();
-        let reason = match tokio::time::timeout(PATIENCE, send(current, socket, sequence)).await {
+        let reason = match tokio::time::timeout(PATIENCE, send(&mut connection, socket, sequence)).await {
             Ok(Ok(())) => continue,
             Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("flowbus-control did not answer within {PATIENCE:?}"),
+            Err(_) => format!("no bus or no answer of flowbus-control within {PATIENCE:?}"),
         };
         // The tracker that does not take the order any more needs no dump either.
         let _ = handle.order(Command::DumpFailed { sequence, reason });
     }
 }
 
-async fn send(connection: Option<Connection>, socket: OwnedFd, sequence: u32) -> Result<(), Error> {
+/// Sends as soon as there is a bus: at the start the request comes before the connection.
+async fn send(
+    connection: &mut watch::Receiver<Option<Connection>>,
+    socket: OwnedFd,
+    sequence: u32,
+) -> Result<(), Error> {
+    let connection =
+        connection.wait_for(Option::is_some).await.ok().and_then(|connection| connection.clone());
     let Some(connection) = connection else {
-        return Err(Error::Unavailable("the bus is away".to_owned()));
+        return Err(Error::Unavailable("the daemon is stopping".to_owned()));
     };
     let control = FlowControlProxy::new(&connection).await?;
     control.request_dump(socket.into(), sequence, &HashMap::new()).await

@@ -75,7 +75,6 @@ fn nothing_is_lost(machine: &Machine, before: &(Value, BTreeSet<u64>), flows: u3
 }
 
 #[test]
-#[ignore = "flowbusd does not ask the helper yet"]
 fn it_runs_without_a_capability_and_lists_the_machines_real_flows() {
     for bus in BOTH {
         let machine = Machine::installed(bus);
@@ -116,7 +115,6 @@ fn it_runs_without_a_capability_and_lists_the_machines_real_flows() {
 }
 
 #[test]
-#[ignore = "flowbusd does not ask the helper yet"]
 fn it_starts_by_the_bus_and_by_an_event() {
     for bus in BOTH {
         let machine = Machine::installed(bus);
@@ -141,7 +139,6 @@ fn it_starts_by_the_bus_and_by_an_event() {
 
 /// A call outside the units' lists is an error there, which a library may hide; here it ends the process.
 #[test]
-#[ignore = "flowbusd does not ask the helper yet"]
 fn neither_process_makes_a_system_call_outside_its_list() {
     let machine = Machine::installed(SystemBus::Daemon);
     machine.wait_until_synchronized();
@@ -176,7 +173,6 @@ fn neither_process_makes_a_system_call_outside_its_list() {
 }
 
 #[test]
-#[ignore = "flowbusd does not ask the helper yet"]
 fn nothing_is_lost_when_it_is_killed() {
     let machine = Machine::installed(SystemBus::Daemon);
     let before = table(&machine, 5_000);
@@ -188,7 +184,6 @@ fn nothing_is_lost_when_it_is_killed() {
 }
 
 #[test]
-#[ignore = "flowbusd does not ask the helper yet"]
 fn nothing_is_lost_over_an_upgrade() {
     let mut machine = Machine::boot(SystemBus::Daemon);
     machine.install(previous_package());
@@ -210,7 +205,6 @@ fn nothing_is_lost_over_an_upgrade() {
 }
 
 #[test]
-#[ignore = "flowbusd does not ask the helper yet"]
 fn its_table_survives_a_restart_and_a_reexec_of_pid_1() {
     let machine = Machine::installed(SystemBus::Daemon);
     let before = table(&machine, 100);
@@ -231,14 +225,13 @@ fn its_table_survives_a_restart_and_a_reexec_of_pid_1() {
 }
 
 #[test]
-#[ignore = "flowbusd does not ask the helper yet"]
 fn an_overrun_while_it_is_down_is_told_and_the_socket_stays() {
     let machine = Machine::installed(SystemBus::Daemon);
     let before = table(&machine, 1_000);
     // PID 1 watches the sockets between two lives.
     hold(&machine, "RestartSec=2");
     kill(&machine);
-    // 32 MiB hold about 26,000 events; an update follows each flow's beginning, and its end.
+    // The buffer holds about 52,000 events; an update follows each flow's beginning, and its end.
     inject::udp(machine.namespace(), NEW, 40_000);
     conntrack::delete(machine.namespace(), &format!("-p udp --orig-port-dst {NEW}"));
     machine.wait_for_unit("flowbusd.service", "SubState", "start-pre");
@@ -255,7 +248,6 @@ fn an_overrun_while_it_is_down_is_told_and_the_socket_stays() {
 }
 
 #[test]
-#[ignore = "flowbusd does not ask the helper yet"]
 fn it_outlives_the_bus() {
     for bus in BOTH {
         let machine = Machine::installed(bus);
@@ -273,7 +265,6 @@ fn it_outlives_the_bus() {
 }
 
 #[test]
-#[ignore = "flowbusd does not ask the helper yet"]
 fn a_daemon_that_hangs_is_killed_and_keeps_its_table() {
     let machine = Machine::installed(SystemBus::Daemon);
     machine.shell(
@@ -297,7 +288,6 @@ fn a_daemon_that_hangs_is_killed_and_keeps_its_table() {
 }
 
 #[test]
-#[ignore = "flowbusd does not ask the helper yet"]
 fn wrong_and_missing_sockets_are_refused_by_name() {
     let machine = Machine::installed(SystemBus::Daemon);
     machine.run("systemctl stop flowbusd.socket");
@@ -376,7 +366,6 @@ impl Drop for Subscriber {
 }
 
 #[test]
-#[ignore = "flowbusd does not ask the helper yet"]
 fn members_and_root_see_everything_and_strangers_nothing() {
     for bus in BOTH {
         let machine = Machine::installed(bus);
@@ -424,7 +413,6 @@ fn members_and_root_see_everything_and_strangers_nothing() {
 }
 
 #[test]
-#[ignore = "flowbusd does not ask the helper yet"]
 fn busctl_monitor_shows_root_the_events() {
     let machine = Machine::installed(SystemBus::Daemon);
     machine.wait_until_synchronized();
@@ -453,7 +441,6 @@ fn busctl_monitor_shows_root_the_events() {
 }
 
 #[test]
-#[ignore = "flowbusd does not ask the helper yet"]
 fn the_journal_has_fields_and_no_address() {
     let machine = Machine::installed(SystemBus::Daemon);
     table(&machine, 50);

@@ -52,11 +52,11 @@ impl Emitter {
         config: watch::Receiver<Arc<Config>>,
     ) -> Self {
         Self {
+            cursor: handle.first_sequence(),
             handle,
             names,
             counters,
             config,
-            cursor: 0,
             resyncs: 0,
             lost: 0,
             in_flight: 0,

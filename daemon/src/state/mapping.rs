@@ -1,4 +1,4 @@
-//! A memfd in memory: the one file of the daemon with unsafe code, for mmap.
+//! A memfd in memory. Its unsafe code is for mmap.
 #![allow(unsafe_code)]
 
 use std::ops::{Deref, DerefMut};

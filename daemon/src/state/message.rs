@@ -55,6 +55,13 @@ impl MessageSlot {
         &mut self.map[DATA..]
     }
 
+    /// Forgets what was received: it is not from the kernel, or not whole. Whoever is killed before this may be one who
+    /// believes it in the next life; only root can send such a message.
+    pub(crate) fn discard(&mut self) {
+        self.map[DATA..DATA + 4].fill(0);
+        compiler_fence(Ordering::SeqCst);
+    }
+
     /// The message that was received.
     pub(crate) fn message(&self, length: usize) -> &[u8] {
         &self.map[DATA..(DATA + length).min(self.map.len())]

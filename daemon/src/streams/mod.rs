@@ -84,10 +84,7 @@ impl Streams {
         let sender = pipe::Sender::from_owned_fd(writer)?;
         let Shared { handle, names, stopping, .. } = &*self.0;
         let writer = Writer::new(sender, handle.clone(), names.clone(), query, stopping.subscribe());
-        tokio::spawn(async move {
-            let gaps = writer.run().await;
-            place.shared.gaps.fetch_add(gaps, Ordering::Relaxed);
-        });
+        tokio::spawn(async move { writer.run(&place.shared.gaps).await });
         Ok(reader)
     }
 
@@ -109,7 +106,7 @@ impl Streams {
         self.0.users().values().sum::<usize>() as u64
     }
 
-    /// How many gap lines were written to streams that have ended or go on.
+    /// How many gap lines were ever written.
     pub(crate) fn gaps(&self) -> u64 {
         self.0.gaps.load(Ordering::Relaxed)
     }

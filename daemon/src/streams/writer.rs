@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use flowbus_interfaces::{Key, StreamQuery};
 use tokio::io::{AsyncWriteExt, Interest};
@@ -37,7 +38,6 @@ pub(super) struct Writer {
     cursor: u64,
     /// How many resyncs were told.
     resyncs: u64,
-    gaps: u64,
 }
 
 /// Why a stream ends.
@@ -76,13 +76,12 @@ impl Writer {
             waiting: VecDeque::new(),
             cursor,
             resyncs,
-            gaps: 0,
         }
     }
 
-    /// Writes until the end, and tells how many gaps the reader saw.
-    pub(super) async fn run(mut self) -> u64 {
-        let last = match self.write().await {
+    /// Writes until the end, counting the gaps that the reader is told of.
+    pub(super) async fn run(mut self, gaps: &AtomicU64) {
+        let last = match self.write(gaps).await {
             Ok(()) => Some("complete"),
             Err(Stop::Daemon | Stop::Tracker(_)) => Some("stopping"),
             Err(Stop::Reader(error)) => {
@@ -94,10 +93,9 @@ impl Writer {
             self.lines.push(&Line::End { reason });
             let _ = self.pipe.write_all(self.lines.bytes()).await;
         }
-        self.gaps
     }
 
-    async fn write(&mut self) -> Result<(), Stop> {
+    async fn write(&mut self, gaps: &AtomicU64) -> Result<(), Stop> {
         let begin = Line::Begin { epoch: self.handle.epoch(), sequence: self.cursor };
         self.lines.push(&begin);
         if self.query.closed {
@@ -107,7 +105,7 @@ impl Writer {
             self.write_snapshot().await?;
         }
         if self.query.follow {
-            self.follow().await?;
+            self.follow(gaps).await?;
         }
         Ok(())
     }
@@ -167,13 +165,13 @@ impl Writer {
     }
 
     /// Every change, as it comes.
-    async fn follow(&mut self) -> Result<(), Stop> {
+    async fn follow(&mut self, gaps: &AtomicU64) -> Result<(), Stop> {
         let mut news = self.handle.news();
         loop {
             news.mark_unchanged();
             self.take_changes();
             while let Some(change) = self.waiting.pop_front() {
-                self.push_gap(change.sequence);
+                self.push_gap(change.sequence, gaps);
                 self.push_change(&change);
                 self.cursor = change.sequence;
                 if self.waiting.is_empty() {
@@ -181,7 +179,7 @@ impl Writer {
                 }
                 self.flush_full().await?;
             }
-            self.push_resyncs();
+            self.push_resyncs(gaps);
             self.flush().await?;
             if self.has_news() {
                 continue;
@@ -212,10 +210,10 @@ impl Writer {
     }
 
     /// Tells what the log dropped before this change.
-    fn push_gap(&mut self, sequence: u64) {
+    fn push_gap(&mut self, sequence: u64, gaps: &AtomicU64) {
         let (first, last) = (self.cursor + 1, sequence - 1);
         if first <= last {
-            self.gaps += 1;
+            gaps.fetch_add(1, Ordering::Relaxed);
             let lost = last - first + 1;
             self.lines.push(&Line::Gap { first, last, lost, reason: "slow-reader" });
         }
@@ -241,11 +239,11 @@ impl Writer {
     }
 
     /// Tells the resyncs, and what the kernel lost before them.
-    fn push_resyncs(&mut self) {
+    fn push_resyncs(&mut self, gaps: &AtomicU64) {
         let resyncs: Vec<Resync> = self.handle.published().resyncs_since(&mut self.resyncs);
         for resync in resyncs {
             if resync.lost > 0 {
-                self.gaps += 1;
+                gaps.fetch_add(1, Ordering::Relaxed);
                 // No number is missing: what was lost never got one.
                 let (first, last, lost) = (resync.sequence, resync.sequence, resync.lost);
                 self.lines.push(&Line::Gap { first, last, lost, reason: "overrun" });

@@ -23,6 +23,7 @@ use crate::flow::Snapshot;
 use crate::handle::{
     COMMANDS, Candidates, Command, Handle, Page, Publisher, Resync, ResyncReason, State, Summary,
 };
+use crate::logging::{EVENTS_LOST, STATE_REFUSED, SYNCHRONIZED};
 use crate::state::{MessageSlot, Refused};
 use crate::table::{ClosedLimits, Merged, Outcome, Table};
 use dump::DumpReader;
@@ -71,7 +72,7 @@ pub(crate) struct Tracker {
     slot: MessageSlot,
     dump: DumpReader,
     sweeps: Sweeps,
-    /// Callers who wait for a dump.
+    /// Callers who wait for a dump, at most [`COMMANDS`].
     waiting: Vec<Command>,
     commands: Receiver<Command>,
     wake: Arc<OwnedFd>,
@@ -101,11 +102,15 @@ impl Tracker {
         let slot = state.message_slot()?;
         let mut table = Table::new(state, closed_limits);
         take_over(&mut table, &events, refused.as_ref())?;
-        let announced =
-            State { synchronized: table.header().resync == 0, closed_capacity: closed_limits.capacity };
-        let epoch = table.state().epoch();
-        let (publisher, handle) =
-            Publisher::new(epoch, table.name_strings(), announced, sender, Arc::clone(&wake));
+        let announced = State { synchronized: false, closed_capacity: closed_limits.capacity };
+        let (publisher, handle) = Publisher::new(
+            table.state().epoch(),
+            table.header().sequence,
+            table.name_strings(),
+            announced,
+            sender,
+            Arc::clone(&wake),
+        );
         let buffer_bytes = events.receive_buffer()? as u64;
         let mut tracker = Self {
             table,
@@ -122,6 +127,8 @@ impl Tracker {
             stop: false,
         };
         tracker.apply_pending();
+        // Events may have been lost while nobody read them: known before anybody is told that the table is right.
+        tracker.count_losses()?;
         tracker.publish();
         Ok((tracker, handle))
     }
@@ -129,14 +136,12 @@ impl Tracker {
     /// Tracks until [`Command::Stop`].
     pub(crate) fn run(mut self) -> Result<(), TrackerError> {
         let mut buffer = vec![0; DUMP_BUFFER];
-        // Also after a start: events may have been lost while nobody read them.
-        self.count_losses()?;
         while !self.stop {
             let reading = self.read_events()?;
             if reading != Reading::Quiet {
                 self.count_losses()?;
             }
-            self.advance_dump(&mut buffer)?;
+            self.advance_dump(reading, &mut buffer)?;
             self.publish();
             self.answer();
             if !self.stop && reading != Reading::Unfinished {
@@ -163,8 +168,14 @@ impl Tracker {
                 Received::Datagram(length) => {
                     apply(&mut self.table, &mut self.changes, self.slot.message(length), now);
                 }
-                Received::Foreign(_) => self.table.header_mut().counters.events_foreign += 1,
-                Received::Truncated(_) => self.table.header_mut().counters.events_invalid += 1,
+                Received::Foreign(_) => {
+                    self.slot.discard();
+                    self.table.header_mut().counters.events_foreign += 1;
+                }
+                Received::Truncated(_) => {
+                    self.slot.discard();
+                    self.table.header_mut().counters.events_invalid += 1;
+                }
                 Received::Empty if read == 0 => return Ok(Reading::Quiet),
                 Received::Empty => return Ok(Reading::Drained),
                 Received::Overrun => continue, // count_losses learns how many.
@@ -188,7 +199,11 @@ impl Tracker {
         header.lost += lost;
         if header.resync == 0 {
             header.resync = ResyncReason::Overrun as u32;
-            tracing::warn!(lost, "events lost: the socket's buffer was full, resynchronizing");
+            tracing::warn!(
+                message_id = EVENTS_LOST,
+                lost,
+                "events lost: the socket's buffer was full, resynchronizing"
+            );
         }
         self.table.note_loss();
         self.table.commit();
@@ -197,9 +212,13 @@ impl Tracker {
     }
 
     /// Starts a dump where one is needed, reads some of a running one.
-    fn advance_dump(&mut self, buffer: &mut [u8]) -> Result<(), TrackerError> {
+    fn advance_dump(&mut self, reading: Reading, buffer: &mut [u8]) -> Result<(), TrackerError> {
         let now = Instant::now();
-        if self.dump.may_start(now) && (self.wants_dump() || self.sweeps.is_due(&self.table, now)) {
+        // What was queued before a loss is read before the dump begins: a flow whose end was lost would else seem to be
+        // seen again by its own old events.
+        let drained = reading != Reading::Unfinished;
+        if drained && self.dump.may_start(now) && (self.wants_dump() || self.sweeps.is_due(&self.table, now))
+        {
             self.table.header_mut().counters.dumps += 1;
             self.dump.start(&mut self.table)?;
             if !self.dump.is_merging() {
@@ -231,7 +250,14 @@ impl Tracker {
         self.publish();
         let Merged { added, closed } = merged;
         if let Some(reason) = reason {
-            tracing::info!(reason = reason.name(), lost, added, closed, "table synchronized");
+            tracing::info!(
+                message_id = SYNCHRONIZED,
+                reason = reason.name(),
+                lost,
+                added,
+                closed,
+                "table synchronized"
+            );
             let sequence = self.table.header().sequence;
             self.publisher.publish_resync(Resync { reason, lost, closed, added, sequence }, self.summary());
         } else {
@@ -263,7 +289,11 @@ impl Tracker {
     fn answer(&mut self) {
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::ListActive { refresh: true, .. } if !self.is_fresh() => self.waiting.push(command),
+                Command::ListActive { refresh: true, .. }
+                    if !self.is_fresh() && self.waiting.len() < COMMANDS =>
+                {
+                    self.waiting.push(command);
+                }
                 command => self.obey(command),
             }
         }
@@ -358,7 +388,10 @@ fn take_over(table: &mut Table, events: &Socket, refused: Option<&Refused>) -> R
     let cookie = events.cookie()?;
     let header = table.header();
     let reason = if let Some(refused) = refused {
-        tracing::warn!("the state of the last run is refused, ignoring: {refused}");
+        tracing::warn!(
+            message_id = STATE_REFUSED,
+            "the state of the last run is refused, ignoring: {refused}"
+        );
         Some(ResyncReason::StateRefused)
     } else if header.socket_cookie == 0 {
         Some(ResyncReason::Start)
