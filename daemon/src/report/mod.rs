@@ -148,13 +148,14 @@ impl Report {
         );
         let _ = write!(
             out,
-            "\nKernel:\n  nf_conntrack_acct: {}\n  nf_conntrack_timestamp: {}\n  table: {}\n  early drops: {}\n  insert \
-             failures: {}\n",
+            "\nKernel:\n  nf_conntrack_acct: {}\n  nf_conntrack_timestamp: {}\n  nf_conntrack_events: {}\n  table: {}\n  \
+             early drops: {}\n  insert failures: {}\n",
             switch(kernel.accounting),
             switch(kernel.timestamping),
+            number(kernel.events),
             pressure(kernel),
-            number(state.kernel.early_drop),
-            number(state.kernel.insert_failed),
+            number(kernel.early_drop),
+            number(kernel.insert_failed),
         );
         self.totals.write(&mut out, names);
         out
@@ -228,7 +229,7 @@ fn switch(on: Option<bool>) -> &'static str {
     }
 }
 
-fn number(number: Option<u64>) -> String {
+fn number(number: Option<impl ToString>) -> String {
     number.map_or_else(|| "unknown".to_owned(), |number| number.to_string())
 }
 

@@ -24,8 +24,9 @@ fn state() -> DaemonState {
             maximum: Some(262_144),
             accounting: Some(true),
             timestamping: Some(false),
+            events: Some(2),
             early_drop: Some(2),
-            ..KernelState::default()
+            insert_failed: None,
         },
     }
 }
@@ -100,6 +101,7 @@ Daemon:
 Kernel:
   nf_conntrack_acct: on
   nf_conntrack_timestamp: off
+  nf_conntrack_events: 2
   table: 131072 of 262144 (50%)
   early drops: 2
   insert failures: unknown
