@@ -78,6 +78,35 @@ impl Flow<'_> {
     };
 }
 
+impl Flow<'_> {
+    /// A flow of which nothing is known but its tuples.
+    pub const fn new(original: Tuple, reply: Tuple) -> Self {
+        Self {
+            original,
+            reply,
+            status: None,
+            id: None,
+            timeout: None,
+            mark: None,
+            use_count: None,
+            protocol_info: None,
+            original_counters: None,
+            reply_counters: None,
+            start_nsec: None,
+            stop_nsec: None,
+            event_nsec: None,
+            helper: None,
+            security_context: None,
+            labels: None,
+            master: None,
+            sequence_adjust_original: None,
+            sequence_adjust_reply: None,
+            synproxy: None,
+            unknown_attributes: 0,
+        }
+    }
+}
+
 /// Traffic in one direction (`CTA_COUNTERS_*`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {

@@ -513,6 +513,35 @@ mod tests {
         assert_eq!((size_of::<Record>(), size_of::<Extra>()), (136, 64));
     }
 
+    fn udp() -> Tuple {
+        Tuple {
+            src: "198.18.0.1".parse().unwrap(),
+            dst: "198.18.0.2".parse().unwrap(),
+            protocol: 17,
+            layer4: Layer4::Ports { src: 1, dst: 2 },
+            zone: 0,
+        }
+    }
+
+    #[test]
+    fn a_duration_survives_a_step_of_the_clock() {
+        let flow = ctnetlink::Flow::new(udp(), inverted(&udp(), 0));
+        const HOUR: u64 = 3_600_000_000;
+        let start = Start { usec: 10 * HOUR, boottime_usec: HOUR, source: TimeSource::Event };
+        let record = Record::new(1, &flow, start);
+        let two_seconds_later = |step: i64| Now {
+            realtime_usec: (10 * HOUR + 2_000_000).checked_add_signed(step).unwrap(),
+            boottime_usec: HOUR + 2_000_000,
+        };
+        for step in [0, 3_600_000_000, -3_600_000_000] {
+            let now = two_seconds_later(step);
+            assert_eq!(record.duration_usec(now.realtime_usec, now), 2_000_000, "step {step}");
+        }
+        // To the microsecond what the stamps say, while nobody set the clock.
+        let now = two_seconds_later(0);
+        assert_eq!(record.duration_usec(now.realtime_usec - 7, now), 1_999_993);
+    }
+
     #[test]
     fn a_tuple_survives_packing() {
         let tuples = [

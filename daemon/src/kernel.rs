@@ -43,6 +43,16 @@ impl Kernel {
     }
 }
 
+/// Says so when the kernel is set to tell nobody of its flows: the table would stay empty in silence.
+pub(crate) async fn warn_if_silent(kernel: Kernel) {
+    if kernel.state().await.events == Some(0) {
+        tracing::warn!(
+            "nf_conntrack_events is 0: the kernel sends no events, and new flows are not seen; \
+             set it with `sysctl net.netfilter.nf_conntrack_events=2`"
+        );
+    }
+}
+
 impl Helper {
     async fn state(&self) -> KernelState {
         // Callers wait for one another here: the helper is asked once for all of them.

@@ -23,7 +23,7 @@ use flowbus_interfaces::{FLOW_EVENTS_NAME, FLOW_EVENTS_PATH, FLOW_MONITOR_NAME, 
 use crate::config::Config;
 use crate::dictionary::FlowNames;
 use crate::handle::{Handle, State};
-use crate::kernel::Kernel;
+use crate::kernel::{self, Kernel};
 use crate::service;
 use crate::streams::Streams;
 pub(crate) use address::BusAddress;
@@ -104,6 +104,7 @@ pub(crate) async fn serve(
                 }
                 wait = FIRST_WAIT;
                 connection.send_replace(Some(methods.clone()));
+                tokio::spawn(kernel::warn_if_silent(face.kernel.clone()));
                 serve_connected(address, &methods, signals, handle, &mut emitter).await;
                 connection.send_replace(None);
                 tracing::warn!(bus = %address, "the bus went away; the table is kept, reconnecting");

@@ -31,27 +31,10 @@ fn original(number: u16) -> Tuple {
 fn flow(number: u16, id: u32) -> Flow<'static> {
     let original = original(number);
     Flow {
-        original,
-        reply: inverted(&original, 0),
         status: Some(Status::CONFIRMED),
         id: Some(id),
         timeout: Some(30),
-        mark: None,
-        use_count: None,
-        protocol_info: None,
-        original_counters: None,
-        reply_counters: None,
-        start_nsec: None,
-        stop_nsec: None,
-        event_nsec: None,
-        helper: None,
-        security_context: None,
-        labels: None,
-        master: None,
-        sequence_adjust_original: None,
-        sequence_adjust_reply: None,
-        synproxy: None,
-        unknown_attributes: 0,
+        ..Flow::new(original, inverted(&original, 0))
     }
 }
 
