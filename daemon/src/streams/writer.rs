@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use ctnetlink::EventKind;
 use flowbus_interfaces::{Key, StreamQuery};
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::unix::pipe;
@@ -221,8 +222,11 @@ impl Writer {
 
     fn push_change(&mut self, change: &Change) {
         let Self { names, query, lines, join, .. } = self;
-        let StreamQuery { filter, fields, events, .. } = query;
-        if !events.contains(change.kind) || join.includes(change.flow.record.id, change.sequence) {
+        let StreamQuery { filter, fields, events, closed, .. } = query;
+        // The closed flows are those that had ended when the stream began: who wants them needs each end after that.
+        let unseen_end = *closed && change.kind == EventKind::Destroy;
+        let included = !unseen_end && join.includes(change.flow.record.id, change.sequence);
+        if included || !events.contains(change.kind) {
             return;
         }
         let config = names.config();
