@@ -4,6 +4,7 @@ use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use rustix::net::addr::SocketAddrArg as _;
+use rustix::net::sockopt::set_socket_reuseaddr;
 use rustix::net::{
     AddressFamily, MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, SocketFlags, SocketType, bind,
     sendmmsg, socket_with,
@@ -42,6 +43,8 @@ pub fn create(namespace: &Namespace, first: u32, count: u32) {
     namespace.enter(|| {
         let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
             .expect("a UDP socket can be made");
+        // A child that some other thread is starting holds a socket of the burst before until it has become its program.
+        set_socket_reuseaddr(&socket, true).expect("sockets take the option");
         bind(&socket, &SocketAddrV4::new(SOURCE, SOURCE_PORT)).expect("the source address is there");
         let payload = [IoSlice::new(b"x")];
         let mut next = first;
