@@ -11,6 +11,8 @@ pub mod booted;
 pub mod burst;
 pub mod bus;
 mod cgroup;
+pub mod churn;
+pub mod client;
 pub mod conntrack;
 pub mod daemon;
 pub mod flow;
@@ -24,6 +26,7 @@ pub mod traffic;
 
 pub use booted::{Machine, SystemBus};
 pub use bus::{Bus, CallError};
+pub use client::Client;
 pub use daemon::Daemon;
 pub use kept::Kept;
 pub use monitor::Monitor;

@@ -1,0 +1,73 @@
+//! Flows that come, change and go while a test does something else.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crate::{Namespace, burst};
+
+/// [`burst::create`] makes so many flows with one destination port, the first of which is 5000.
+const PER_PORT: u32 = 1 << 16;
+/// So many flows of one port are made, and ended, at a time.
+const ROUND: u32 = 400;
+
+/// The first flow with destination port 5007.
+const UNMARKED: u32 = 7 * PER_PORT;
+/// The first with 5008, which the second packet marks.
+const MARKED: u32 = 8 * PER_PORT;
+const RULES: &str = "
+table inet churn {
+    chain marks {
+        type filter hook output priority mangle
+        udp dport 5008 ct original packets 2 ct mark set 0x100
+    }
+}
+";
+
+/// Gives the namespace the network of [`burst`], and flows that do not end by themselves.
+///
+/// # Panics
+/// If the namespace has a network already, or does not count packets.
+pub fn prepare(namespace: &Namespace) {
+    burst::prepare(namespace);
+    namespace.nft(RULES);
+    namespace.sysctl("net.netfilter.nf_conntrack_udp_timeout", "600");
+}
+
+/// One round: flows are made, some are marked, and all of them end again. The next round makes the same ones anew.
+///
+/// # Panics
+/// If the kernel refuses.
+pub fn round(namespace: &Namespace) {
+    burst::create(namespace, UNMARKED, ROUND);
+    burst::create(namespace, MARKED, ROUND / 2);
+    burst::create(namespace, MARKED, ROUND / 2);
+    namespace.run("conntrack -D -p udp --orig-port-dst 5007");
+    namespace.run("conntrack -D -p udp --orig-port-dst 5008");
+}
+
+/// How many changes a round is: each flow is made and ended, and some are marked in between.
+pub const ROUND_CHANGES: u64 = (2 * ROUND + 3 * (ROUND / 2)) as u64;
+
+/// Does `work` while round follows round on another thread; the last one is complete when this returns.
+///
+/// # Panics
+/// If `work` panics or a round cannot be made.
+pub fn during<T>(namespace: &Namespace, work: impl FnOnce() -> T) -> T {
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                round(namespace);
+            }
+        });
+        // However `work` ends, the rounds do.
+        let _stop = Stop(&stop);
+        work()
+    })
+}
