@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flowbus_interfaces::Error;
+use serde::{Serialize, Serializer};
 use zbus::message::Header;
+use zbus::{Signature, Type};
 
 /// Calls in flight of one sender.
 const SENDER_CALLS: usize = 16;
@@ -20,6 +22,30 @@ pub(super) struct Calls(Arc<Mutex<HashMap<String, usize>>>);
 pub(super) struct Call {
     calls: Calls,
     sender: String,
+}
+
+/// What a call is answered with. The call is in flight until this has been written to the bus, which drops it: a reply
+/// that waits for that takes its memory.
+#[derive(Debug)]
+pub(super) struct Answer<T> {
+    value: T,
+    _call: Call,
+}
+
+impl Call {
+    pub(super) fn answer<T>(self, value: T) -> Answer<T> {
+        Answer { value, _call: self }
+    }
+}
+
+impl<T: Type> Type for Answer<T> {
+    const SIGNATURE: &'static Signature = T::SIGNATURE;
+}
+
+impl<T: Serialize> Serialize for Answer<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.value.serialize(serializer)
+    }
 }
 
 impl Calls {

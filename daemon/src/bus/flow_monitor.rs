@@ -10,7 +10,7 @@ use zbus::message::Header;
 use zbus::wire::{OwnedFd, Variant};
 use zbus::{Connection, interface};
 
-use super::calls::{Call, Calls};
+use super::calls::{Answer, Call, Calls};
 use super::feedback;
 use super::listing::{self, FlowPage};
 use super::{ATTRIBUTION, BusCounters, Face, VERSION};
@@ -39,7 +39,11 @@ impl FlowMonitor {
     }
 
     /// A page as the bus has it.
-    fn page(&self, page: Result<FlowPage, AskError>) -> Result<(Listing, Dictionary), Error> {
+    fn page(
+        &self,
+        call: Call,
+        page: Result<FlowPage, AskError>,
+    ) -> Result<(Answer<Listing>, Dictionary), Error> {
         let FlowPage { listing, next, sequence, synchronized } =
             page.map_err(|error| self.unanswered(&error))?;
         let mut details = Dictionary::from([
@@ -48,10 +52,10 @@ impl FlowMonitor {
             ("synchronized", Variant::from(synchronized)),
         ]);
         details.extend(next.map(|next| ("next", Variant::from(next))));
-        Ok((listing, details))
+        Ok((call.answer(listing), details))
     }
 
-    /// Counts a call that takes work, for as long as the result lives.
+    /// Counts a call that takes work, for as long as the result, or its answer, lives.
     fn begin(&self, header: &Header<'_>) -> Result<Call, Error> {
         self.calls.begin(header).map_err(|error| self.refuse(error))
     }
@@ -104,10 +108,10 @@ impl FlowMonitor {
         &self,
         #[zbus(header)] header: Header<'_>,
         query: RawQuery,
-    ) -> Result<(Listing, Dictionary), Error> {
-        let _call = self.begin(&header)?;
+    ) -> Result<(Answer<Listing>, Dictionary), Error> {
+        let call = self.begin(&header)?;
         let query = self.parse(&query)?;
-        self.page(listing::active(&self.face.handle, &self.face.names, &query).await)
+        self.page(call, listing::active(&self.face.handle, &self.face.names, &query).await)
     }
 
     /// One page of the flows that ended and are still remembered, latest end first.
@@ -119,10 +123,10 @@ impl FlowMonitor {
         &self,
         #[zbus(header)] header: Header<'_>,
         query: RawQuery,
-    ) -> Result<(Listing, Dictionary), Error> {
-        let _call = self.begin(&header)?;
+    ) -> Result<(Answer<Listing>, Dictionary), Error> {
+        let call = self.begin(&header)?;
         let query = self.parse(&query)?;
-        self.page(listing::closed(&self.face.handle, &self.face.names, &query).await)
+        self.page(call, listing::closed(&self.face.handle, &self.face.names, &query).await)
     }
 
     /// The flow with this id, alive or ended.
@@ -130,10 +134,10 @@ impl FlowMonitor {
     /// Errors: org.flowbus.Error.NotFound if there never was one or it is forgotten, LimitExceeded,
     /// Unavailable.
     #[zbus(out_args("flow"))]
-    async fn get_flow(&self, #[zbus(header)] header: Header<'_>, id: u64) -> Result<Single, Error> {
-        let _call = self.begin(&header)?;
+    async fn get_flow(&self, #[zbus(header)] header: Header<'_>, id: u64) -> Result<Answer<Single>, Error> {
+        let call = self.begin(&header)?;
         match self.face.handle.flow(id).await.map_err(|error| self.unanswered(&error))? {
-            Some(flow) => Ok(Single::new(&self.face.names, flow)),
+            Some(flow) => Ok(call.answer(Single::new(&self.face.names, flow))),
             None => {
                 Err(Error::NotFound(format!("no flow has the id {id}: it was never given or is forgotten")))
             }
@@ -189,15 +193,15 @@ impl FlowMonitor {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
         options: RawQuery,
-    ) -> Result<String, Error> {
-        let _call = self.begin(&header)?;
+    ) -> Result<Answer<String>, Error> {
+        let call = self.begin(&header)?;
         let options = ReportOptions::parse(&options).map_err(|error| self.refuse(error.into()))?;
         if !options.redact && sender_uid(connection, &header).await? != 0 {
             let reason = "only root gets a report that is not redacted; leave `redact` out".to_owned();
             return Err(self.refuse(Error::NotAuthorized(reason)));
         }
         let report = feedback::report(&self.face, self.started, options).await;
-        report.map_err(|error| self.unanswered(&error))
+        Ok(call.answer(report.map_err(|error| self.unanswered(&error))?))
     }
 
     /// The fields of a flow that follow from a mark: `mark`, `source`, `source_id`, `vpn`, `qos`,

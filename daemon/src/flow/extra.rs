@@ -1,0 +1,67 @@
+//! The part that few flows have.
+
+use ctnetlink::Tuple;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::key::{Addresses, Shape};
+use crate::state::Checked;
+
+/// What few flows have: a translated reply, labels, a helper, a security context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Extra {
+    pub(super) reply: Addresses,
+    pub(super) labels: [u8; 16],
+    check: u32,
+    pub(crate) helper: Name,
+    pub(crate) security_context: Name,
+    pub(super) reply_shape: Shape,
+    pub(super) labels_len: u8,
+    padding: [u8; 2],
+}
+
+impl Checked for Extra {
+    fn check_mut(&mut self) -> &mut u32 {
+        &mut self.check
+    }
+}
+
+/// The number of an interned string; 0 is none. See `names.rs`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(transparent)]
+pub(crate) struct Name(pub(crate) u16);
+
+impl Extra {
+    /// The extra part of a flow that has nothing but this reply tuple.
+    pub(crate) fn new(reply: &Tuple) -> Self {
+        Self {
+            reply: Addresses::pack(reply),
+            reply_shape: Shape::of(reply),
+            labels_len: 0,
+            labels: [0; 16],
+            check: 0,
+            padding: [0; 2],
+            helper: Name(0),
+            security_context: Name(0),
+        }
+    }
+
+    /// True when the reply direction has this port.
+    pub(crate) fn has_port(&self, port: u16) -> bool {
+        self.reply.has_port(self.reply_shape, port)
+    }
+
+    /// Keeps the labels; the kernel has at most 128 of them, longer ones are cut.
+    pub(crate) fn set_labels(&mut self, labels: &[u8]) {
+        let length = labels.len().min(self.labels.len());
+        self.labels = [0; 16];
+        self.labels[..length].copy_from_slice(&labels[..length]);
+        self.labels_len = u8::try_from(length).unwrap_or(16);
+    }
+
+    /// The labels, if the flow has ever had any.
+    pub(crate) fn labels(&self) -> Option<&[u8]> {
+        let length = usize::from(self.labels_len);
+        (length > 0).then(|| &self.labels[..length.min(16)])
+    }
+}

@@ -1,0 +1,242 @@
+//! The part that every flow has.
+
+use ctnetlink::{Counters, Status};
+use flowbus_interfaces::TimeSource;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::Key;
+use crate::clock::Now;
+use crate::state::Checked;
+
+/// What the table keeps of every flow. Present bits tell a value from its absence.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Record {
+    pub(crate) key: Key,
+    /// Ours: never used twice within an epoch; 0 in a free place.
+    pub(crate) id: u64,
+    /// CLOCK_REALTIME microseconds; `start_source` says what is known of it.
+    pub(crate) start_usec: u64,
+    /// The same on CLOCK_BOOTTIME, which does not step.
+    pub(crate) start_boottime_usec: u64,
+    original_counters: RawCounters,
+    reply_counters: RawCounters,
+    pub(super) status: u32,
+    pub(crate) mark: u32,
+    conntrack_id: u32,
+    timeout: u32,
+    use_count: u32,
+    /// The table's stamp when a message last told of this flow; see `Header::stamp`.
+    pub(crate) seen: u32,
+    /// Where the flow has an [`Extra`] of its own; [`NO_EXTRA`] where the reply is the plain inversion.
+    pub(crate) extra: u32,
+    check: u32,
+    pub(crate) reply_zone: u16,
+    pub(super) state: u8,
+    pub(super) present: u8,
+    start_source: u8,
+    /// 1 while no event has told of the flow: it may be one that sends none.
+    silent: u8,
+    padding: [u8; 2],
+}
+
+/// `Record::extra` of a flow that has none.
+pub(crate) const NO_EXTRA: u32 = u32::MAX;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct RawCounters {
+    packets: u64,
+    bytes: u64,
+}
+
+impl From<Counters> for RawCounters {
+    fn from(counters: Counters) -> Self {
+        Self { packets: counters.packets, bytes: counters.bytes }
+    }
+}
+
+/// Bits of `Record::present`.
+#[derive(Clone, Copy)]
+enum Present {
+    ConntrackId = 1,
+    Timeout = 2,
+    Use = 4,
+    State = 8,
+    OriginalCounters = 16,
+    ReplyCounters = 32,
+}
+
+impl Checked for Record {
+    fn check_mut(&mut self) -> &mut u32 {
+        &mut self.check
+    }
+}
+
+/// When a flow began, on both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Start {
+    pub(crate) usec: u64,
+    pub(crate) boottime_usec: u64,
+    pub(crate) source: TimeSource,
+}
+
+/// The inverse of `as u8`; what another version might have written counts as estimated.
+pub(crate) fn time_source(number: u8) -> TimeSource {
+    use TimeSource::{Event, Kernel, Observed};
+    [Kernel, Event, Observed]
+        .into_iter()
+        .find(|source| *source as u8 == number)
+        .unwrap_or(TimeSource::Estimated)
+}
+
+impl Record {
+    /// Where the id stands in a record.
+    pub(crate) const ID_OFFSET: usize = std::mem::offset_of!(Self, id);
+
+    /// A record of what the first message about a flow says.
+    pub(crate) fn new(id: u64, flow: &ctnetlink::Flow<'_>, start: Start) -> Self {
+        let mut record = Self {
+            key: Key::new(&flow.original),
+            id,
+            start_usec: start.usec,
+            start_boottime_usec: start.boottime_usec,
+            original_counters: RawCounters::default(),
+            reply_counters: RawCounters::default(),
+            status: 0,
+            mark: 0,
+            conntrack_id: 0,
+            timeout: 0,
+            use_count: 0,
+            seen: 0,
+            extra: NO_EXTRA,
+            reply_zone: flow.reply.zone,
+            state: 0,
+            present: 0,
+            start_source: start.source as u8,
+            check: 0,
+            silent: 0,
+            padding: [0; 2],
+        };
+        record.merge(flow);
+        record.merge_counters(flow);
+        record
+    }
+
+    /// Takes over what a message says; what it does not carry is kept. True when something changed that is
+    /// worth an event: the timeout counts here, the counters of a dump do not.
+    pub(crate) fn merge(&mut self, flow: &ctnetlink::Flow<'_>) -> bool {
+        let before = (self.status, self.mark, self.state, self.timeout, self.present, self.conntrack_id);
+        if let Some(status) = flow.status {
+            self.status = status.bits();
+        }
+        // Sent when non-zero or just changed: absent means 0.
+        self.mark = flow.mark.unwrap_or(0);
+        self.set(Present::ConntrackId, flow.id, |record, id| record.conntrack_id = id);
+        self.set(Present::Timeout, flow.timeout, |record, timeout| record.timeout = timeout);
+        let state = flow.protocol_info.map(|info| info.state());
+        self.set(Present::State, state, |record, state| record.state = state);
+        before != (self.status, self.mark, self.state, self.timeout, self.present, self.conntrack_id)
+    }
+
+    /// Takes over a dump's entry. True when something changed besides counters, timeout and start, which a dump
+    /// brings up to date without an event.
+    pub(crate) fn merge_dumped(&mut self, flow: &ctnetlink::Flow<'_>) -> bool {
+        // Taken over first, so that `merge` does not see it move.
+        self.set(Present::Timeout, flow.timeout, |record, timeout| record.timeout = timeout);
+        let changed = self.merge(flow);
+        self.merge_counters(flow);
+        changed
+    }
+
+    /// Takes over what only dumps and DESTROY carry.
+    pub(crate) fn merge_counters(&mut self, flow: &ctnetlink::Flow<'_>) {
+        self.set(Present::Use, flow.use_count, |record, count| record.use_count = count);
+        self.set(Present::OriginalCounters, flow.original_counters, |record, counters| {
+            record.original_counters = counters.into();
+        });
+        self.set(Present::ReplyCounters, flow.reply_counters, |record, counters| {
+            record.reply_counters = counters.into();
+        });
+        if let Some(start) = flow.start_nsec {
+            self.start_usec = start / 1_000;
+            self.start_source = TimeSource::Kernel as u8;
+        }
+    }
+
+    /// Microseconds from the start to `end_usec`, which was learned at `now`. Where the wall clock was set in
+    /// between, the clock that does not step tells.
+    pub(crate) fn duration_usec(&self, end_usec: u64, now: Now) -> u64 {
+        /// The two clocks differ by less when neither was set: by how late a message is read, and by slewing.
+        const TOLERANCE_USEC: u64 = 1_000_000;
+        let steady = now.boottime_usec_at(end_usec).saturating_sub(self.start_boottime_usec);
+        match end_usec.checked_sub(self.start_usec) {
+            Some(stamped) if stamped.abs_diff(steady) <= TOLERANCE_USEC => stamped,
+            _ => steady,
+        }
+    }
+
+    /// Forgets the timeout: the kernel has none for an offloaded flow.
+    pub(crate) fn clear_timeout(&mut self) {
+        self.present &= !(Present::Timeout as u8);
+    }
+
+    fn set<T>(&mut self, bit: Present, value: Option<T>, store: impl FnOnce(&mut Self, T)) {
+        if let Some(value) = value {
+            self.present |= bit as u8;
+            store(self, value);
+        }
+    }
+
+    fn get<T>(&self, bit: Present, value: T) -> Option<T> {
+        (self.present & bit as u8 != 0).then_some(value)
+    }
+
+    pub(crate) fn conntrack_id(&self) -> Option<u32> {
+        self.get(Present::ConntrackId, self.conntrack_id)
+    }
+
+    pub(crate) fn timeout(&self) -> Option<u32> {
+        self.get(Present::Timeout, self.timeout)
+    }
+
+    pub(crate) fn use_count(&self) -> Option<u32> {
+        self.get(Present::Use, self.use_count)
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        Status::from_bits_retain(self.status)
+    }
+
+    pub(crate) fn start_source(&self) -> TimeSource {
+        time_source(self.start_source)
+    }
+
+    /// True while no event has told of the flow.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.silent != 0
+    }
+
+    pub(crate) fn set_silent(&mut self, silent: bool) {
+        self.silent = silent.into();
+    }
+
+    /// True when the original direction has this port.
+    pub(crate) fn has_port(&self, port: u16) -> bool {
+        self.key.addresses.has_port(self.key.shape, port)
+    }
+
+    /// The name of the protocol's state.
+    pub(crate) fn state(&self) -> Option<&'static str> {
+        self.get(Present::State, self.state).and_then(|state| ctnetlink::state_name(self.key.protocol, state))
+    }
+
+    pub(crate) fn counters(&self) -> (Option<Counters>, Option<Counters>) {
+        let counters =
+            |bit, raw: RawCounters| self.get(bit, Counters { packets: raw.packets, bytes: raw.bytes });
+        (
+            counters(Present::OriginalCounters, self.original_counters),
+            counters(Present::ReplyCounters, self.reply_counters),
+        )
+    }
+}
