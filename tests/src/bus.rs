@@ -41,6 +41,15 @@ impl Bus {
     /// If dbus-daemon cannot be started.
     #[must_use]
     pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// As [`Bus::start`], with more elements in its configuration: limits of its own would come before those of the daemon.
+    ///
+    /// # Panics
+    /// As [`Bus::start`].
+    #[must_use]
+    pub fn start_with(elements: &str) -> Self {
         let directory = Directory::new("bus");
         let mut bus = Self { directory, process: None };
         let configuration = format!(
@@ -52,6 +61,7 @@ impl Bus {
   <policy context="default">
     <allow user="*"/> <allow own="*"/> <allow send_destination="*"/> <allow receive_sender="*"/> <allow eavesdrop="true"/>
   </policy>
+  {elements}
 </busconfig>
 "#,
             bus.address()

@@ -22,6 +22,7 @@ pub mod monitor;
 pub mod namespace;
 pub mod network;
 pub mod process;
+pub mod raw;
 pub mod traffic;
 
 pub use booted::{Machine, SystemBus};
@@ -32,3 +33,4 @@ pub use kept::Kept;
 pub use monitor::Monitor;
 pub use namespace::Namespace;
 pub use network::Network;
+pub use raw::RawConnection;

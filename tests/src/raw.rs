@@ -1,0 +1,161 @@
+//! A connection to the bus without a library behind it: it sends as much as it likes, and reads only when told to.
+
+use std::io::{Read, Write};
+use std::num::NonZeroU32;
+use std::os::unix::net::UnixStream;
+
+use flowbus_interfaces::{FLOW_MONITOR_INTERFACE, FLOW_MONITOR_NAME, FLOW_MONITOR_PATH, QueryMap};
+use zbus::Message;
+
+use crate::Bus;
+use crate::process::DEADLINE;
+
+/// A connection of its own, known to the bus.
+#[derive(Debug)]
+pub struct RawConnection {
+    socket: UnixStream,
+    serial: u32,
+}
+
+/// What the bus has sent: its bytes, and what of them a test asks for.
+#[derive(Debug)]
+pub struct Received(Vec<u8>);
+
+/// The fixed part of a message, before the header fields.
+const FIXED: usize = 16;
+
+impl RawConnection {
+    /// Connects and says hello.
+    ///
+    /// # Panics
+    /// If the bus does not take us.
+    #[must_use]
+    pub fn connect(bus: &Bus) -> Self {
+        let address = bus.address();
+        let path = address.strip_prefix("unix:path=").expect("a bus of a test is at a path");
+        let mut socket = UnixStream::connect(path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        socket.set_read_timeout(Some(DEADLINE)).expect("sockets take a timeout");
+        socket.set_write_timeout(Some(DEADLINE)).expect("sockets take a timeout");
+        let user = rustix::process::getuid().as_raw().to_string();
+        let user: String = user.bytes().map(|digit| format!("{digit:x}")).collect();
+        write!(socket, "\0AUTH EXTERNAL {user}\r\n").expect("the bus reads");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n") {
+            let mut byte = [0];
+            socket.read_exact(&mut byte).expect("the bus answers");
+            answer.extend(byte);
+        }
+        assert!(answer.starts_with(b"OK "), "{}", String::from_utf8_lossy(&answer));
+        socket.write_all(b"BEGIN\r\n").expect("the bus reads");
+        let mut connection = Self { socket, serial: 0 };
+        let serial = connection.call_bus("Hello", None);
+        assert_eq!(connection.receive().reply_serial(), Some(serial));
+        connection
+    }
+
+    /// Another handle of the same connection, to read in one thread what is sent from another.
+    ///
+    /// # Panics
+    /// If there are no descriptors left.
+    #[must_use]
+    pub fn reader(&self) -> Self {
+        Self { socket: self.socket.try_clone().expect("a descriptor can be had"), serial: 0 }
+    }
+
+    /// Sends a call of ListActive and returns its serial; the reply is there to be received.
+    ///
+    /// # Panics
+    /// If the bus does not take it.
+    pub fn list_active(&mut self, query: &QueryMap<'_>) -> u32 {
+        self.send(|serial| {
+            let call = Message::method_call(FLOW_MONITOR_PATH, "ListActive");
+            call.destination(FLOW_MONITOR_NAME).interface(FLOW_MONITOR_INTERFACE).serial(serial).build(query)
+        })
+    }
+
+    /// Asks the bus for signals by a match rule, and waits for its answer.
+    ///
+    /// # Panics
+    /// If the bus refuses.
+    pub fn add_match(&mut self, rule: &str) {
+        let serial = self.call_bus("AddMatch", Some(rule));
+        loop {
+            let received = self.receive();
+            if received.reply_serial() == Some(serial) {
+                assert!(!received.is_error(), "{rule} is refused: {}", received.text());
+                return;
+            }
+        }
+    }
+
+    fn call_bus(&mut self, member: &str, argument: Option<&str>) -> u32 {
+        const BUS: &str = "org.freedesktop.DBus";
+        self.send(|serial| {
+            let call = Message::method_call("/org/freedesktop/DBus", member);
+            let call = call.destination(BUS).interface(BUS).serial(serial);
+            match argument {
+                Some(argument) => call.build(&argument),
+                None => call.build(&()),
+            }
+        })
+    }
+
+    fn send(&mut self, message: impl FnOnce(NonZeroU32) -> zbus::Result<Message>) -> u32 {
+        self.serial += 1;
+        let serial = NonZeroU32::new(self.serial).expect("serials begin with 1");
+        let message = message(serial).expect("what a test sends is a message");
+        self.socket.write_all(message.data()).expect("the bus takes messages");
+        self.serial
+    }
+
+    /// The next message, whatever it is.
+    ///
+    /// # Panics
+    /// If none comes within the deadline.
+    pub fn receive(&mut self) -> Received {
+        let mut bytes = vec![0; FIXED];
+        self.socket.read_exact(&mut bytes).expect("a message comes");
+        assert_eq!(bytes[0], b'l', "a message of this machine");
+        let number = |at: usize| {
+            let bytes = bytes[at..at + 4].try_into().expect("these are four");
+            usize::try_from(u32::from_le_bytes(bytes)).expect("messages fit")
+        };
+        let length = FIXED + number(12).next_multiple_of(8) + number(4);
+        bytes.resize(length, 0);
+        self.socket.read_exact(&mut bytes[FIXED..]).expect("the rest of a message comes");
+        Received(bytes)
+    }
+}
+
+impl Received {
+    /// Whose reply it is, if it is one.
+    #[must_use]
+    pub fn reply_serial(&self) -> Option<u32> {
+        // A header field stands at a multiple of 8: its number, its signature "u", its value.
+        let fields = self.0[FIXED..].chunks_exact(8);
+        let field = fields.map(|chunk| chunk.split_at(4)).find(|(head, _)| *head == [5, 1, b'u', 0]);
+        field.map(|(_, value)| u32::from_le_bytes(value.try_into().expect("these are four")))
+    }
+
+    /// Whether it is an error reply.
+    #[must_use]
+    pub fn is_error(&self) -> bool {
+        self.0[1] == 3
+    }
+
+    /// Whether this text is in it: the name of an error.
+    #[must_use]
+    pub fn has(&self, text: &str) -> bool {
+        self.0.windows(text.len()).any(|window| window == text.as_bytes())
+    }
+
+    /// Its length.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.0.len()
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0).into_owned()
+    }
+}
