@@ -14,7 +14,8 @@ use std::time::Duration;
 use clap::Parser;
 
 use caller::{Permitted, UserError};
-use service::{BusAddress, ServiceError};
+use flowbus_interfaces::BusAddress;
+use service::ServiceError;
 
 /// Asks the kernel's connection tracking for flowbusd, which holds no capability itself.
 ///

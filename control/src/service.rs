@@ -1,15 +1,12 @@
 //! The life on the bus: serve, and leave without losing a call that is on its way.
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
-use flowbus_interfaces::{FLOW_CONTROL_NAME, FLOW_CONTROL_PATH};
+use flowbus_interfaces::{BusAddress, FLOW_CONTROL_NAME, FLOW_CONTROL_PATH};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use zbus::Connection;
-use zbus::connection::Builder;
 use zbus::fdo::RequestNameFlags;
 
 use crate::caller::Permitted;
@@ -17,38 +14,6 @@ use crate::control::FlowControl;
 
 /// Nothing that a call does takes longer; a bus that stalls is not waited for on the way out.
 const DRAIN: Duration = Duration::from_secs(5);
-
-/// Which bus is served.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum BusAddress {
-    /// The system's, or where DBUS_SYSTEM_BUS_ADDRESS points.
-    System,
-    /// Such as `unix:path=/tmp/bus`.
-    Address(Box<zbus::Address>),
-}
-
-impl FromStr for BusAddress {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text == "system" {
-            return Ok(Self::System);
-        }
-        let address = text.parse().map_err(|error| {
-            format!("{error}: takes \"system\" or a D-Bus address such as unix:path=/tmp/bus")
-        })?;
-        Ok(Self::Address(Box::new(address)))
-    }
-}
-
-impl fmt::Display for BusAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::System => f.write_str("system"),
-            Self::Address(address) => address.fmt(f),
-        }
-    }
-}
 
 /// Why the bus cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -94,10 +59,7 @@ pub(crate) async fn run(
 
 /// Serves the object, then asks for the name: a call never finds the name without the object.
 async fn connect(address: &BusAddress, permitted: Permitted) -> Result<Connection, ServiceError> {
-    let builder = match address {
-        BusAddress::System => Builder::system(),
-        BusAddress::Address(address) => Builder::address((**address).clone()),
-    };
+    let builder = address.connect();
     let connection = builder
         .serve_at(FLOW_CONTROL_PATH, FlowControl::new(permitted))
         .build()

@@ -33,10 +33,11 @@ use rustix::fd::OwnedFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use bus::{BusAddress, BusError};
+use bus::BusError;
 use config::{Config, ConfigError};
 use descriptors::{DescriptorError, Descriptors};
 use dictionary::FlowNames;
+use flowbus_interfaces::BusAddress;
 use handle::{Command, Handle};
 use kernel::Kernel;
 use links::Links;

@@ -4,6 +4,7 @@
 //! flow as a [`Flow`] and writes it as a [`Dictionary`] or as [`Json`]; a client reads either into an [`OwnedFlow`].
 //! A key without a value is absent, never 0.
 
+mod bus_address;
 mod control;
 mod dictionary;
 mod error;
@@ -21,6 +22,7 @@ mod text;
 mod time;
 mod value;
 
+pub use bus_address::BusAddress;
 pub use control::*;
 pub use dictionary::{Dictionary, Json, MarkDictionary};
 pub use error::Error;

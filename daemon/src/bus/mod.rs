@@ -1,7 +1,6 @@
 //! The two connections to the bus: one answers methods, the other sends signals, so that a subscriber who
 //! stops reading never delays a method call.
 
-mod address;
 mod batch;
 mod calls;
 mod emitter;
@@ -18,7 +17,9 @@ use tokio::sync::watch;
 use zbus::Connection;
 use zbus::object_server::InterfaceRef;
 
-use flowbus_interfaces::{FLOW_EVENTS_NAME, FLOW_EVENTS_PATH, FLOW_MONITOR_NAME, FLOW_MONITOR_PATH};
+use flowbus_interfaces::{
+    BusAddress, FLOW_EVENTS_NAME, FLOW_EVENTS_PATH, FLOW_MONITOR_NAME, FLOW_MONITOR_PATH,
+};
 
 use crate::config::Config;
 use crate::dictionary::FlowNames;
@@ -26,7 +27,6 @@ use crate::handle::{Handle, State};
 use crate::kernel::{self, Kernel};
 use crate::service;
 use crate::streams::Streams;
-pub(crate) use address::BusAddress;
 use emitter::Emitter;
 use flow_events::FlowEvents;
 use flow_monitor::FlowMonitor;

@@ -1,4 +1,4 @@
-//! Which bus the daemon serves.
+//! Which bus a program talks to.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use zbus::connection::Builder;
 
 /// The system bus, or a bus at an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum BusAddress {
+pub enum BusAddress {
     /// The system's, or where DBUS_SYSTEM_BUS_ADDRESS points.
     System,
     /// Such as `unix:path=/tmp/bus`.
@@ -15,8 +15,8 @@ pub(crate) enum BusAddress {
 }
 
 impl BusAddress {
-    /// A connection to build.
-    pub(super) fn connect(&self) -> Builder<'static> {
+    /// The builder of a connection to it.
+    pub fn connect(&self) -> Builder<'static> {
         match self {
             Self::System => Builder::system(),
             Self::Address(address) => Builder::address((**address).clone()),
