@@ -113,10 +113,6 @@ impl Listing {
     pub(crate) fn new(names: &FlowNames, fields: FieldSet, items: Vec<Item>) -> Self {
         Self { items, names: names.clone(), fields }
     }
-
-    pub(crate) fn len(&self) -> usize {
-        self.items.len()
-    }
 }
 
 /// The parts of a mark as `a{sv}`.

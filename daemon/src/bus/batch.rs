@@ -9,6 +9,9 @@ use crate::config::Signals;
 use crate::dictionary::{FlowNames, Item, Listing};
 use crate::event::Change;
 
+/// So many changes are coalesced to one event at most.
+const REPLACED: usize = 16;
+
 /// A batch that is being filled.
 #[derive(Debug)]
 pub(super) struct Batch {
@@ -34,6 +37,10 @@ impl Batch {
         let item = Item::from(change);
         let id = change.flow.record.id;
         let is_update = change.kind == EventKind::Update;
+        // Each update that was replaced has left its place.
+        if self.items.len() >= REPLACED * limits.batch_events {
+            return false;
+        }
         if is_update && let Some(at) = self.updates.insert(id, self.items.len()) {
             // The last update wins: it carries the whole flow.
             self.items[at] = None;

@@ -37,8 +37,10 @@ pub(super) struct Emitter {
     resyncs: u64,
     /// Changes that were lost and not told yet.
     lost: u64,
-    /// Events of a signal that is being written.
-    in_flight: u64,
+    /// The number of the last change that was sent or told as lost.
+    sent: u64,
+    /// Whether an earlier connection may have left changes that were not sent.
+    again: bool,
     /// The next signal waits until then.
     not_before: Instant,
     changes: Vec<Change>,
@@ -53,13 +55,14 @@ impl Emitter {
     ) -> Self {
         Self {
             cursor: handle.first_sequence(),
+            sent: handle.first_sequence(),
             handle,
             names,
             counters,
             config,
             resyncs: 0,
             lost: 0,
-            in_flight: 0,
+            again: false,
             not_before: Instant::now(),
             changes: Vec::new(),
         }
@@ -68,11 +71,13 @@ impl Emitter {
     /// Sends until the connection is stuck or closed.
     pub(super) async fn run(&mut self, connection: &Connection) {
         let Ok(emitter) = SignalEmitter::new(connection, FLOW_EVENTS_PATH) else { return };
+        self.skip_backlog();
         let mut news = self.handle.news();
         loop {
             while !self.has_news() {
-                if news.changed().await.is_err() {
-                    return;
+                tokio::select! {
+                    changed = news.changed() => if changed.is_err() { return },
+                    () = connection.closed() => return,
                 }
             }
             let batch = self.collect(&mut news).await;
@@ -91,11 +96,15 @@ impl Emitter {
                 }
             }
         }
-        // What was being sent and what waits: nobody is to get a late heap of it.
-        let newest = self.handle.published().log.newest();
-        let in_flight = std::mem::take(&mut self.in_flight);
-        self.lose(in_flight + newest - self.cursor);
-        self.cursor = newest;
+    }
+
+    /// Counts what was taken for an earlier connection, and what has come since, as lost: nobody is to get a late heap.
+    fn skip_backlog(&mut self) {
+        if std::mem::replace(&mut self.again, true) {
+            let newest = self.handle.published().log.newest();
+            self.lose(newest - self.sent);
+            (self.cursor, self.sent) = (newest, newest);
+        }
     }
 
     fn has_news(&self) -> bool {
@@ -139,6 +148,7 @@ impl Emitter {
                 }
                 self.lose(missed);
                 self.cursor += missed;
+                self.sent = self.cursor;
             }
             for change in &self.changes {
                 if !batch.push(change, &self.names, &config.signals) {
@@ -153,9 +163,8 @@ impl Emitter {
         if !batch.is_empty() || self.lost > 0 {
             let sequence = batch.sequence().unwrap_or(self.cursor + 1);
             let events = batch.into_listing(&self.names);
-            self.in_flight = events.len() as u64;
             FlowEvents::flow_events(emitter, sequence, &events, self.lost).await?;
-            (self.in_flight, self.lost) = (0, 0);
+            (self.sent, self.lost) = (self.cursor, 0);
             BusCounters::add(&self.counters.signals_sent, 1);
         }
         let resyncs: Vec<Resync> = self.handle.published().resyncs_since(&mut self.resyncs);

@@ -222,7 +222,8 @@ impl FlowMonitor {
     /// `signals_lost`, `calls_refused`, `streams`, `stream_gaps`. Kernel: `kernel_count` and `kernel_max` flows, absent
     /// where they cannot be read. Later versions add more.
     #[zbus(out_args("statistics"))]
-    async fn get_statistics(&self) -> Dictionary {
+    async fn get_statistics(&self, #[zbus(header)] header: Header<'_>) -> Result<Dictionary, Error> {
+        let _call = self.begin(&header)?;
         let summary = self.face.handle.published().summary;
         let counters = summary.counters;
         let kernel = self.face.kernel.state().await;
@@ -253,7 +254,7 @@ impl FlowMonitor {
         ]);
         let known = [("kernel_count", kernel.count), ("kernel_max", kernel.maximum)];
         statistics.extend(known.into_iter().filter_map(|(key, value)| Some((key, Variant::from(value?)))));
-        statistics
+        Ok(statistics)
     }
 
     /// The version of the daemon.

@@ -110,6 +110,7 @@ pub(crate) async fn serve(
                 tracing::warn!(bus = %address, "the bus went away; the table is kept, reconnecting");
             }
             Err(error) if first => return Err(error),
+            Err(error) if wait == FIRST_WAIT => tracing::warn!("{error}; trying again until it works"),
             Err(error) => tracing::debug!("{error}"),
         }
         tokio::time::sleep(wait).await;
@@ -121,28 +122,35 @@ pub(crate) async fn serve(
 async fn serve_connected(
     address: &BusAddress,
     methods: &Connection,
-    mut signals: Connection,
+    signals: Connection,
     handle: &Handle,
     emitter: &mut Emitter,
 ) {
-    let announcing = announce_state(methods, handle.state());
-    tokio::pin!(announcing);
-    loop {
-        tokio::select! {
-            () = methods.closed() => return,
-            () = emitter.run(&signals) => {
-                // A subscriber holds this connection up, or the bus has closed it: a new one starts afresh.
-                let _ = signals.close().await;
-                match connect_signals(address).await {
-                    Ok(connection) => signals = connection,
-                    Err(_) => return,
-                }
-            }
-            error = &mut announcing => {
-                tracing::debug!(%error, "property changes are not announced");
-                return;
-            }
+    tokio::select! {
+        () = methods.closed() => {}
+        () = emit(address, signals, emitter) => {}
+        error = announce_state(methods, handle.state()) => {
+            tracing::debug!(%error, "property changes are not announced");
         }
+    }
+}
+
+/// Sends signals, over a new connection where a subscriber holds the old one up or the bus has closed it. The methods'
+/// connection has no part in this.
+async fn emit(address: &BusAddress, mut signals: Connection, emitter: &mut Emitter) {
+    loop {
+        emitter.run(&signals).await;
+        let _ = signals.close().await;
+        let mut wait = FIRST_WAIT;
+        signals = loop {
+            match connect_signals(address).await {
+                Ok(connection) => break connection,
+                // Also while the bus still counts the name as the old connection's.
+                Err(error) => tracing::debug!("{error}"),
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(LONGEST_WAIT);
+        };
     }
 }
 

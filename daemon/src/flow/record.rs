@@ -159,7 +159,11 @@ impl Record {
             record.reply_counters = counters.into();
         });
         if let Some(start) = flow.start_nsec {
-            self.start_usec = start / 1_000;
+            // The same distance on the other clock.
+            let (start_usec, before) = (start / 1_000, self.start_usec);
+            self.start_boottime_usec = (self.start_boottime_usec + start_usec.saturating_sub(before))
+                .saturating_sub(before.saturating_sub(start_usec));
+            self.start_usec = start_usec;
             self.start_source = TimeSource::Kernel as u8;
         }
     }

@@ -189,7 +189,7 @@ impl State {
     /// Appends the bytes at `offset` to the undo log: [length of the log], then entries of [offset, length, bytes].
     fn save(&mut self, offset: usize, length: usize) {
         if UNDO + 8 + self.undo + 16 + length > UNDO_END {
-            // A datagram of many messages, which the kernel does not send: it becomes two changes.
+            // A datagram of many messages, which the kernel does not send: a kill before its end costs the state.
             self.end_undo();
         }
         let entry = UNDO + 8 + self.undo;

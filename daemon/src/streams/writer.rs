@@ -99,11 +99,12 @@ impl Writer {
     async fn write(&mut self, gaps: &AtomicU64) -> Result<(), Stop> {
         let begin = Line::Begin { epoch: self.handle.epoch(), sequence: self.cursor };
         self.lines.push(&begin);
+        let begin = self.cursor;
         if self.query.closed {
-            self.write_closed().await?;
+            self.write_closed(0, begin).await?;
         }
         if self.query.snapshot {
-            self.write_snapshot().await?;
+            self.write_snapshot(begin).await?;
         }
         if self.query.follow {
             self.follow(gaps).await?;
@@ -111,17 +112,15 @@ impl Writer {
         Ok(())
     }
 
-    /// The flows that ended until the stream began, oldest first.
-    async fn write_closed(&mut self) -> Result<(), Stop> {
-        let begin = self.cursor;
-        let mut first = 0;
+    /// The flows whose end has a number from `first` to `last`, oldest first.
+    async fn write_closed(&mut self, mut first: u64, last: u64) -> Result<(), Stop> {
         loop {
             let page = self.handle.list_closed_from(first, CHUNK).await?;
             for flow in page.flows {
                 let item = Item::from(flow);
                 let sequence = item.sequence.unwrap_or(0);
-                if sequence > begin {
-                    return self.flush().await; // From here on they are events.
+                if sequence > last {
+                    return self.flush().await;
                 }
                 first = sequence + 1;
                 self.push_flow(&item);
@@ -133,12 +132,18 @@ impl Writer {
         }
     }
 
-    async fn write_snapshot(&mut self) -> Result<(), Stop> {
+    async fn write_snapshot(&mut self, begin: u64) -> Result<(), Stop> {
         let mut after = 0;
         let mut refresh = self.query.refresh;
         loop {
             let refresh = std::mem::take(&mut refresh);
-            let page = self.handle.list_active(after, CHUNK, refresh, Candidates::All).await?;
+            let page = match self.handle.list_active(after, CHUNK, refresh, Candidates::All).await {
+                // Without the dump the counters are as old as they are.
+                Err(AskError::Unanswered) if refresh => {
+                    self.handle.list_active(after, CHUNK, false, Candidates::All).await?
+                }
+                page => page?,
+            };
             for flow in &page.flows {
                 self.push_flow(&Item::from(*flow));
             }
@@ -151,6 +156,10 @@ impl Writer {
             self.flush_full().await?;
         }
         let sequence = self.join.sequence();
+        if self.query.closed && !self.query.follow {
+            // Who does not follow is told here of those that ended before the snapshot came to them.
+            self.write_closed(begin + 1, sequence).await?;
+        }
         self.lines.push(&Line::SnapshotEnd { sequence });
         self.flush().await
     }
@@ -175,7 +184,7 @@ impl Writer {
                 self.push_gap(change.sequence, gaps);
                 self.push_change(&change);
                 self.cursor = change.sequence;
-                if self.waiting.is_empty() {
+                if self.cursor >= self.join.sequence() {
                     self.join.clear();
                 }
                 self.flush_full().await?;
@@ -205,9 +214,16 @@ impl Writer {
         if !self.query.follow {
             return;
         }
-        let after = self.waiting.back().map_or(self.cursor, |change| change.sequence);
-        let room = WAITING - self.waiting.len();
-        self.waiting.extend(self.handle.published().log.after(after).take(room));
+        // In pieces: the tracker waits for the log while it is copied.
+        loop {
+            let after = self.waiting.back().map_or(self.cursor, |change| change.sequence);
+            let before = self.waiting.len();
+            let room = (WAITING - before).min(CHUNK);
+            self.waiting.extend(self.handle.published().log.after(after).take(room));
+            if self.waiting.len() - before < CHUNK {
+                return;
+            }
+        }
     }
 
     /// Tells what the log dropped before this change.

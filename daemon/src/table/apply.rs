@@ -134,7 +134,7 @@ impl Table {
         if let Some(slot) = live
             && self.is_about(slot, flow)
         {
-            self.refresh(slot, flow, changes);
+            self.refresh(slot, flow, tombstone, changes);
             return;
         }
         if self.dump.as_ref().is_some_and(|dump| dump.tombstones.contains(&tombstone)) {
@@ -173,10 +173,15 @@ impl Table {
     }
 
     /// Merges a dump's entry into a live flow: new counters and timeouts alone are not a change.
-    fn refresh(&mut self, slot: u32, flow: &Flow<'_>, changes: &mut Vec<Change>) {
+    fn refresh(&mut self, slot: u32, flow: &Flow<'_>, tombstone: u64, changes: &mut Vec<Change>) {
         let before = self.snapshot(slot).changeable();
         let mut record = *self.state.record(slot);
-        if self.dump.as_ref().is_some_and(|dump| record.seen >= dump.stamp) {
+        if let Some(dump) = &self.dump
+            && record.seen >= dump.stamp
+        {
+            if dump.tombstones.contains(&tombstone) {
+                return; // It may be about the one before, which had the same id.
+            }
             // An event has told of this flow since the dump began. The entry may be older than that event; should it
             // be newer, its own event is on the way.
             record.merge_counters(flow);
@@ -218,9 +223,6 @@ impl Table {
             Start { usec: now.realtime_usec, boottime_usec: now.boottime_usec, source: TimeSource::Observed };
         let (mut record, extra) = self.new_record(flow, start);
         record.set_silent(silent);
-        if record.start_source() == TimeSource::Kernel {
-            record.start_boottime_usec = now.boottime_usec_at(record.start_usec);
-        }
         self.insert(record, extra, changes);
     }
 

@@ -213,6 +213,7 @@ impl Table {
         self.expire_closed(now);
         match self.order.slot(id) {
             Some(slot) => Some(self.snapshot(slot)),
+            None if id > self.state.header.last_id => None,
             None => closed::get(&self.state, id),
         }
     }

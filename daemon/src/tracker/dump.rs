@@ -16,6 +16,8 @@ use crate::table::{Merged, Table};
 const SPACING: Duration = Duration::from_secs(1);
 /// A dump that failed is tried again after [`SPACING`], then after twice as long, up to this.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Replies to a dump come one after the other: after so long without one there are none.
+const SILENCE: Duration = Duration::from_secs(30);
 /// So many datagrams are merged before events have their turn.
 const DATAGRAMS_AT_ONCE: usize = 16;
 
@@ -39,6 +41,7 @@ pub(super) struct DumpReader {
     /// No dump starts before.
     not_before: Option<Instant>,
     wait: Duration,
+    failed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,12 +52,26 @@ enum State {
         sequence: u32,
         /// False once an entry could not be read: the dump then adds and updates, but closes nothing.
         complete: bool,
+        /// When it was asked for or last heard of.
+        heard: Instant,
+    },
+    /// All replies are merged. What ended while they came is still to be read from the event socket.
+    Ended {
+        complete: bool,
     },
 }
 
 impl DumpReader {
     pub(super) fn new(socket: Socket, requester: Requester) -> Self {
-        Self { socket, requester, state: State::Idle, began: None, not_before: None, wait: SPACING }
+        Self {
+            socket,
+            requester,
+            state: State::Idle,
+            began: None,
+            not_before: None,
+            wait: SPACING,
+            failed: false,
+        }
     }
 
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
@@ -66,19 +83,20 @@ impl DumpReader {
         self.state == State::Idle && self.not_before.is_none_or(|instant| instant <= now)
     }
 
-    /// How long until [`DumpReader::may_start`]; `None` while a dump runs, which wakes us by itself.
-    pub(super) fn until_start(&self, now: Instant) -> Option<Duration> {
+    /// How long until there is something to do without a reply.
+    pub(super) fn until_start(&self, now: Instant) -> Duration {
         match self.state {
-            State::Merging { .. } => None,
+            State::Merging { heard, .. } => (heard + SILENCE).saturating_duration_since(now),
+            State::Ended { .. } => Duration::ZERO,
             State::Idle => {
-                Some(self.not_before.map_or(Duration::ZERO, |instant| instant.saturating_duration_since(now)))
+                self.not_before.map_or(Duration::ZERO, |instant| instant.saturating_duration_since(now))
             }
         }
     }
 
-    /// True while replies are awaited.
-    pub(super) fn is_merging(&self) -> bool {
-        matches!(self.state, State::Merging { .. })
+    /// True from the request until the merge is finished.
+    pub(super) fn is_running(&self) -> bool {
+        self.state != State::Idle
     }
 
     /// How long ago the last dump was asked for.
@@ -95,9 +113,13 @@ impl DumpReader {
         let sequence = random_sequence().max(1);
         self.drain();
         match self.request(sequence) {
-            Ok(()) => {
+            Ok(false) => {
+                self.fail(table, "an earlier request is still with flowbus-control");
+                Ok(())
+            }
+            Ok(true) => {
                 table.begin_dump();
-                self.state = State::Merging { sequence, complete: true };
+                self.state = State::Merging { sequence, complete: true, heard: now };
                 Ok(())
             }
             Err(error) => self.fail_for_good(table, error),
@@ -110,20 +132,18 @@ impl DumpReader {
         self.state = State::Idle;
     }
 
-    /// Merges what has arrived; something when the dump is complete.
+    /// Merges what has arrived.
     pub(super) fn read(
         &mut self,
         table: &mut Table,
         changes: &mut Vec<Change>,
         buffer: &mut [u8],
-    ) -> Result<Option<Merged>, SocketError> {
+    ) -> Result<(), SocketError> {
         let now = Now::read();
         for _ in 0..DATAGRAMS_AT_ONCE {
             match self.socket.receive(buffer)? {
                 Received::Datagram(length) => {
-                    if let Some(merged) = self.merge(&buffer[..length], now, table, changes)? {
-                        return Ok(Some(merged));
-                    }
+                    self.merge(&buffer[..length], now, table, changes)?;
                 }
                 Received::Foreign(_) => {}
                 Received::Empty => break,
@@ -131,7 +151,7 @@ impl DumpReader {
                 Received::Truncated(_) | Received::Overrun => self.restart(table),
             }
         }
-        Ok(None)
+        Ok(())
     }
 
     fn merge(
@@ -140,9 +160,12 @@ impl DumpReader {
         now: Now,
         table: &mut Table,
         changes: &mut Vec<Change>,
-    ) -> Result<Option<Merged>, SocketError> {
+    ) -> Result<(), SocketError> {
+        if let State::Merging { heard, .. } = &mut self.state {
+            *heard = Instant::now();
+        }
         for message in ctnetlink::messages(datagram) {
-            let State::Merging { sequence: expected, complete } = self.state else { break };
+            let State::Merging { sequence: expected, complete, .. } = self.state else { break };
             match message {
                 Ok(Message::Flow(header, _, flow)) if header.sequence == expected => {
                     table.header_mut().counters.unknown_attributes += u64::from(flow.unknown_attributes);
@@ -153,12 +176,11 @@ impl DumpReader {
                     }
                 }
                 Ok(Message::Done(header, 0)) if header.sequence == expected => {
-                    self.state = State::Idle;
-                    self.wait = SPACING;
                     if header.flags & NLM_F_DUMP_INTR == 0 {
-                        return Ok(Some(table.end_dump(complete, now, changes)));
+                        self.state = State::Ended { complete };
+                    } else {
+                        self.restart(table);
                     }
-                    self.restart(table);
                 }
                 Ok(Message::Done(header, code) | Message::Error(header, code))
                     if header.sequence == expected =>
@@ -168,22 +190,51 @@ impl DumpReader {
                 Ok(_) => {}
                 Err(error) => {
                     table.header_mut().counters.events_invalid += 1;
-                    self.state = State::Merging { sequence: expected, complete: false };
+                    self.state =
+                        State::Merging { sequence: expected, complete: false, heard: Instant::now() };
                     tracing::debug!(%error, "dump entry skipped");
                 }
             }
         }
-        Ok(None)
+        Ok(())
     }
 
-    fn request(&self, sequence: u32) -> Result<(), SocketError> {
+    /// Ends the merge once the events that the kernel sent until the end of the dump are applied: flows whose DESTROY is
+    /// among them have ended by it, and not unseen. Something when the table is the kernel's.
+    pub(super) fn finish(&mut self, table: &mut Table, changes: &mut Vec<Change>) -> Option<Merged> {
+        let State::Ended { complete } = self.state else { return None };
+        self.state = State::Idle;
+        let merged = table.end_dump(complete, Now::read(), changes);
+        if complete {
+            self.wait = SPACING;
+            return Some(merged);
+        }
+        self.fail(table, "an entry of the dump could not be read");
+        None
+    }
+
+    /// Gives a dump up whose replies do not come: the request, or the word of its failure, was lost.
+    pub(super) fn give_up_if_silent(&mut self, now: Instant, table: &mut Table) {
+        if let State::Merging { heard, .. } = self.state
+            && now.saturating_duration_since(heard) >= SILENCE
+        {
+            self.fail(table, "no reply came");
+        }
+    }
+
+    /// Whether a dump has failed since the last call.
+    pub(super) fn take_failed(&mut self) -> bool {
+        std::mem::take(&mut self.failed)
+    }
+
+    fn request(&self, sequence: u32) -> Result<bool, SocketError> {
         match &self.requester {
-            Requester::Ourselves => self.socket.send(&dump_request(sequence, None)),
+            Requester::Ourselves => self.socket.send(&dump_request(sequence, None)).map(|()| true),
             Requester::Helper(requests) => {
                 let socket = self.socket.try_clone()?;
-                // There is room: no second dump is asked for while one runs.
-                let _ = requests.try_send(DumpRequest { socket, sequence });
-                Ok(())
+                // While the helper is slow and events are lost again, requests can pile up: then this one waits as if it had
+                // been refused.
+                Ok(requests.try_send(DumpRequest { socket, sequence }).is_ok())
             }
         }
     }
@@ -206,6 +257,7 @@ impl DumpReader {
     /// Waits longer before the next try. EBUSY is a dump of a reader before us that still runs.
     fn fail(&mut self, table: &mut Table, reason: &str) {
         self.restart(table);
+        self.failed = true;
         self.not_before = Some(Instant::now() + self.wait);
         let retry_after_sec = self.wait.as_secs();
         if self.wait == SPACING {

@@ -72,6 +72,8 @@ pub(crate) struct Tracker {
     slot: MessageSlot,
     dump: DumpReader,
     sweeps: Sweeps,
+    /// When the last dump was merged.
+    merged: Option<Instant>,
     /// Callers who wait for a dump, at most [`COMMANDS`].
     waiting: Vec<Command>,
     commands: Receiver<Command>,
@@ -118,6 +120,7 @@ impl Tracker {
             slot,
             dump: DumpReader::new(dump, requester),
             sweeps: Sweeps::new(sweep_interval),
+            merged: None,
             waiting: Vec::new(),
             commands,
             wake,
@@ -217,16 +220,18 @@ impl Tracker {
         // What was queued before a loss is read before the dump begins: a flow whose end was lost would else seem to be
         // seen again by its own old events.
         let drained = reading != Reading::Unfinished;
+        if drained && let Some(merged) = self.dump.finish(&mut self.table, &mut self.changes) {
+            self.end_dump(merged);
+        }
+        self.dump.give_up_if_silent(now, &mut self.table);
         if drained && self.dump.may_start(now) && (self.wants_dump() || self.sweeps.is_due(&self.table, now))
         {
             self.table.header_mut().counters.dumps += 1;
             self.dump.start(&mut self.table)?;
-            if !self.dump.is_merging() {
-                self.waiting.clear(); // Their answer needs a dump, and there is none.
-            }
         }
-        if let Some(merged) = self.dump.read(&mut self.table, &mut self.changes, buffer)? {
-            self.end_dump(merged);
+        self.dump.read(&mut self.table, &mut self.changes, buffer)?;
+        if self.dump.take_failed() {
+            self.waiting.clear(); // Their answer needs a dump, and there is none.
         }
         Ok(())
     }
@@ -237,8 +242,11 @@ impl Tracker {
     }
 
     fn end_dump(&mut self, merged: Merged) {
+        // The changes first: who is told of the resync has been told of what it did.
+        self.publish();
         let now = Instant::now();
         self.sweeps.dump_ended(merged, self.dump.age(now).unwrap_or_default(), now);
+        self.merged = Some(now);
         let header = self.table.header_mut();
         let lost = std::mem::take(&mut header.lost);
         let reason = ResyncReason::from_number(std::mem::take(&mut header.resync));
@@ -246,23 +254,17 @@ impl Tracker {
             Some(_) => header.counters.resyncs += 1,
             None => header.counters.sweeps += 1,
         }
+        let sequence = header.sequence;
         self.table.commit();
-        self.publish();
         let Merged { added, closed } = merged;
         if let Some(reason) = reason {
-            tracing::info!(
-                message_id = SYNCHRONIZED,
-                reason = reason.name(),
-                lost,
-                added,
-                closed,
-                "table synchronized"
-            );
-            let sequence = self.table.header().sequence;
             self.publisher.publish_resync(Resync { reason, lost, closed, added, sequence }, self.summary());
+            let reason = reason.name();
+            tracing::info!(message_id = SYNCHRONIZED, reason, lost, added, closed, "table synchronized");
         } else {
             tracing::debug!(added, closed, "table swept");
         }
+        self.publish();
         for command in std::mem::take(&mut self.waiting) {
             self.obey(command);
         }
@@ -301,8 +303,7 @@ impl Tracker {
 
     /// True when the counters are as new as a caller may want them.
     fn is_fresh(&self) -> bool {
-        let age = self.dump.age(Instant::now());
-        !self.dump.is_merging() && age.is_some_and(|age| age < REFRESH_AGE)
+        self.merged.is_some_and(|merged| merged.elapsed() < REFRESH_AGE)
     }
 
     /// Does what a command says; a caller that has gone away needs no answer.
@@ -335,7 +336,6 @@ impl Tracker {
             }
             Command::DumpFailed { sequence, reason } => {
                 self.dump.request_failed(sequence, &reason, &mut self.table);
-                self.waiting.clear(); // Their answer needs a dump, and there is none.
             }
             Command::Ping { reply } => {
                 let _ = reply.send(());
@@ -375,8 +375,8 @@ impl Tracker {
     /// How long until a dump is to be started; `None` while none is wanted, or while one runs, which wakes us.
     fn until_dump(&self) -> Option<Duration> {
         let now = Instant::now();
-        let until_start = self.dump.until_start(now)?;
-        if self.wants_dump() {
+        let until_start = self.dump.until_start(now);
+        if self.wants_dump() || self.dump.is_running() {
             return Some(until_start);
         }
         self.sweeps.until_due(&self.table, now).map(|until_due| until_due.max(until_start))
