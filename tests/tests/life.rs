@@ -149,3 +149,12 @@ fn it_follows_many_flows_at_once() {
     assert_eq!(bus.list("ListClosed", &[["limit", "u", "1000"]]).unwrap().len(), 1_500);
     daemon.stop();
 }
+
+#[test]
+fn once_it_serves_its_system_calls_are_confined() {
+    let (namespace, bus) = (Namespace::tracked("host"), Bus::start());
+    let daemon = Daemon::start(&namespace, &bus);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    assert!(status.contains("Seccomp:\t2\n"), "{status}");
+    daemon.stop();
+}
