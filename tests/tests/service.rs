@@ -313,6 +313,34 @@ fn wrong_and_missing_sockets_are_refused_by_name() {
     }
 }
 
+#[test]
+fn a_subscriber_that_stops_reading_stops_nobody_on_either_bus() {
+    for bus in BOTH {
+        let machine = Machine::installed(bus);
+        machine.wait_until_synchronized();
+        let subscriber = Subscriber::start(&machine, MEMBER);
+        subscriber.count_to("Subscribed", &machine);
+        machine.shell("kill -STOP $(pidof dbus-monitor)");
+        let statistic = |name: &str| {
+            let statistics = machine.monitor_call("GetStatistics", &[]).unwrap();
+            statistics[0][name].as_u64().unwrap()
+        };
+        let sent = statistic("signals_sent");
+        // Some megabytes of signals, which nobody takes.
+        for port in 0..20 {
+            inject::udp(machine.namespace(), 3000 + port, 200);
+            conntrack::delete(machine.namespace(), &format!("-p udp --orig-port-dst {}", 3000 + port));
+            machine.monitor_call("ListActive", &["a{sv}", "0"]).unwrap();
+        }
+        wait_for("signals to be sent or lost", || {
+            (statistic("signals_sent") > sent + 20 || statistic("signals_lost") > 0).then_some(())
+        });
+        machine.wait_until_synchronized();
+        assert_eq!(number(&machine, "ClosedCount"), 4_000, "on {bus:?}");
+        machine.shell("kill -CONT $(pidof dbus-monitor)");
+    }
+}
+
 /// The signals that a user gets: one line each, as dbus-monitor prints it.
 struct Subscriber {
     process: Child,
