@@ -53,32 +53,8 @@ pub struct Flow<'a> {
 
 impl Flow<'_> {
     /// What decoding starts from: nothing known, tuples to be overwritten.
-    pub(crate) const EMPTY: Self = Self {
-        original: Tuple::UNSPECIFIED,
-        reply: Tuple::UNSPECIFIED,
-        status: None,
-        id: None,
-        timeout: None,
-        mark: None,
-        use_count: None,
-        protocol_info: None,
-        original_counters: None,
-        reply_counters: None,
-        start_nsec: None,
-        stop_nsec: None,
-        event_nsec: None,
-        helper: None,
-        security_context: None,
-        labels: None,
-        master: None,
-        sequence_adjust_original: None,
-        sequence_adjust_reply: None,
-        synproxy: None,
-        unknown_attributes: 0,
-    };
-}
+    pub(crate) const EMPTY: Self = Self::new(Tuple::UNSPECIFIED, Tuple::UNSPECIFIED);
 
-impl Flow<'_> {
     /// A flow of which nothing is known but its tuples.
     pub const fn new(original: Tuple, reply: Tuple) -> Self {
         Self {

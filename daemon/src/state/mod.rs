@@ -60,8 +60,8 @@ impl State {
 
     /// An empty state of a new epoch in this memfd, whatever is in it.
     fn format(memfd: OwnedFd) -> Result<Self, Errno> {
-        if fstat(&memfd)?.st_size != 0 {
-            let size = u64::try_from(fstat(&memfd)?.st_size).unwrap_or(0);
+        let size = u64::try_from(fstat(&memfd)?.st_size).unwrap_or(0);
+        if size != 0 {
             fallocate(&memfd, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 0, size)?;
         }
         ftruncate(&memfd, TOTAL as u64)?;
@@ -124,9 +124,7 @@ impl State {
     }
 
     fn closed_offset(&self, number: u64) -> usize {
-        let place = CLOSED[self.header.closed_place as usize % CLOSED.len()];
-        let index = usize::try_from(number % u64::from(self.header.closed_capacity.max(1))).unwrap_or(0);
-        place + index * size_of::<ClosedFlow>()
+        ring_offset(self.header.closed_place, self.header.closed_capacity, number)
     }
 
     /// Moves the closed flows, the newest that fit, to a ring of another capacity.
@@ -135,18 +133,16 @@ impl State {
         let kept = header.closed_count.min(capacity);
         let first = header.closed_total - u64::from(kept);
         let place = 1 - header.closed_place;
-        let offset = CLOSED[place as usize % CLOSED.len()];
         for number in first..header.closed_total {
             let flow = self.closed(number).sealed();
-            let index = usize::try_from(number % u64::from(capacity.max(1))).unwrap_or(0);
-            self.put(offset + index * size_of::<ClosedFlow>(), &flow);
+            self.put(ring_offset(place, capacity, number), &flow);
         }
         // Until here nothing refers to the new place, from here on nothing to the old one.
         self.header.closed_place = place;
         self.header.closed_capacity = capacity;
         self.header.closed_count = kept;
         self.commit();
-        let old = CLOSED[header.closed_place as usize % CLOSED.len()] as u64;
+        let old = ring_offset(header.closed_place, 1, 0) as u64;
         let length = (CLOSED_COUNT * size_of::<ClosedFlow>()) as u64;
         // Where this fails the old place's memory stays in use, nothing else.
         let _ = fallocate(&self.memfd, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, old, length);
@@ -209,6 +205,12 @@ impl State {
         self.put(UNDO, &0_u64);
         compiler_fence(Ordering::SeqCst);
     }
+}
+
+/// Where the closed flow with this number lies in a ring of this capacity.
+fn ring_offset(place: u32, capacity: u32, number: u64) -> usize {
+    let index = usize::try_from(number % u64::from(capacity.max(1))).unwrap_or(0);
+    CLOSED[place as usize % CLOSED.len()] + index * size_of::<ClosedFlow>()
 }
 
 /// Nobody shall cut the file under the mapping. A descriptor that cannot be sealed is ours alone all the same.

@@ -97,9 +97,8 @@ impl Writer {
     }
 
     async fn write(&mut self, gaps: &AtomicU64) -> Result<(), Stop> {
-        let begin = Line::Begin { epoch: self.handle.epoch(), sequence: self.cursor };
-        self.lines.push(&begin);
         let begin = self.cursor;
+        self.lines.push(&Line::Begin { epoch: self.handle.epoch(), sequence: begin });
         if self.query.closed {
             self.write_closed(0, begin).await?;
         }

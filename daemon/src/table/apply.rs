@@ -100,12 +100,11 @@ impl Table {
         if let Some(slot) = live
             && self.is_about(slot, flow)
         {
-            let mut record = *self.state.record(slot);
-            record.merge(flow);
-            record.merge_counters(flow);
-            record.seen = self.state.header.stamp;
-            self.state.put_record(slot, &record);
-            self.close(slot, usec, source, EndReason::Destroyed, now, changes);
+            let mut ended = self.remove(slot);
+            ended.record.merge(flow);
+            ended.record.merge_counters(flow);
+            ended.record.seen = self.state.header.stamp;
+            self.push_closed(ended, usec, source, EndReason::Destroyed, now, changes);
             return Outcome::Applied;
         }
         if self.closed.seen(&self.state, &key, flow.id).is_some() {
@@ -174,7 +173,6 @@ impl Table {
 
     /// Merges a dump's entry into a live flow: new counters and timeouts alone are not a change.
     fn refresh(&mut self, slot: u32, flow: &Flow<'_>, tombstone: u64, changes: &mut Vec<Change>) {
-        let before = self.snapshot(slot).changeable();
         let mut record = *self.state.record(slot);
         if let Some(dump) = &self.dump
             && record.seen >= dump.stamp
@@ -188,6 +186,7 @@ impl Table {
             self.state.put_record(slot, &record);
             return;
         }
+        let before = self.snapshot(slot).changeable();
         record.seen = self.state.header.stamp;
         if flow.timeout.is_none() && flow.status.is_some_and(|status| status.contains(Status::OFFLOAD)) {
             record.clear_timeout(); // In a flow table it has none.
@@ -228,7 +227,7 @@ impl Table {
 
     /// Ends a flow whose tuple another one has taken over, unseen.
     fn replace(&mut self, slot: u32, now: Now, changes: &mut Vec<Change>) {
-        self.close(slot, now.realtime_usec, TimeSource::Estimated, EndReason::Replaced, now, changes);
+        self.close_unseen(slot, EndReason::Replaced, now, changes);
     }
 
     /// Remembers a destroyed flow while a dump runs that may still show it.

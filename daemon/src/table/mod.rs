@@ -158,7 +158,7 @@ impl Table {
         let unseen: Vec<u32> = self.order.after(0).filter(gone).collect();
         let closed = u32::try_from(unseen.len()).unwrap_or(u32::MAX);
         for slot in unseen {
-            self.close(slot, now.realtime_usec, TimeSource::Estimated, EndReason::Resync, now, changes);
+            self.close_unseen(slot, EndReason::Resync, now, changes);
             self.commit();
         }
         Merged { added: dump.added, closed }
@@ -293,16 +293,8 @@ impl Table {
         slot
     }
 
-    /// Takes an active flow out and puts it among the closed ones.
-    fn close(
-        &mut self,
-        slot: u32,
-        usec: u64,
-        source: TimeSource,
-        reason: EndReason,
-        now: Now,
-        changes: &mut Vec<Change>,
-    ) {
+    /// Takes an active flow out.
+    fn remove(&mut self, slot: u32) -> Snapshot {
         let flow = self.snapshot(slot);
         let Record { key, id, extra, .. } = flow.record;
         self.state.clear_record(slot);
@@ -316,9 +308,16 @@ impl Table {
         if extra != NO_EXTRA {
             self.free_extras.push(extra);
         }
-        self.push_closed(flow, usec, source, reason, now, changes);
+        flow
     }
 
+    /// Ends an active flow whose end nobody has told.
+    fn close_unseen(&mut self, slot: u32, reason: EndReason, now: Now, changes: &mut Vec<Change>) {
+        let flow = self.remove(slot);
+        self.push_closed(flow, now.realtime_usec, TimeSource::Estimated, reason, now, changes);
+    }
+
+    /// Puts a flow that is not in the table among the closed ones.
     fn push_closed(
         &mut self,
         mut flow: Snapshot,
