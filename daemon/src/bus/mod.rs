@@ -100,7 +100,7 @@ pub(crate) async fn serve(
             Ok((methods, signals)) => {
                 tracing::info!(bus = %address, "serving");
                 if std::mem::take(&mut first) {
-                    service::ready(handle);
+                    service::ready(handle).await;
                 }
                 wait = FIRST_WAIT;
                 connection.send_replace(Some(methods.clone()));
