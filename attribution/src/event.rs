@@ -1,0 +1,112 @@
+//! What the programs tell, decoded.
+
+use std::net::SocketAddr;
+
+/// One event of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// What happened.
+    pub kind: Kind,
+    /// When: nanoseconds on CLOCK_MONOTONIC.
+    pub monotonic_ns: u64,
+    /// The socket's cookie (SO_COOKIE): the same in every event of a socket, never used twice while the machine is up.
+    pub cookie: u64,
+    /// The inode of the socket's network namespace, as in /proc/PID/ns/net; 0 where the kernel did not tell.
+    pub network_namespace: u32,
+    /// IPPROTO_TCP or IPPROTO_UDP.
+    pub protocol: u8,
+    /// The socket's own end, host order; a v4-mapped address is given as IPv4. The address of a UDP server can be the
+    /// wildcard.
+    pub local: SocketAddr,
+    /// The other end, host order; the wildcard and port 0 where there is none.
+    pub remote: SocketAddr,
+    /// Who; `None` where no process is known, such as a reset of a socket that nobody was seen to open.
+    pub process: Option<Process>,
+}
+
+/// What happened to a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// TCP: the SYN is about to leave; the ends are final. Comes before the kernel tracks the flow.
+    Syn,
+    /// TCP: the connection is established, by the side that asked for it.
+    Connect,
+    /// TCP: the connection that was asked for failed.
+    ConnectFailed {
+        /// The number of the error (errno), such as 111, ECONNREFUSED.
+        errno: i32,
+    },
+    /// TCP: a connection came in; the process is the listener's until one accepts it.
+    Incoming,
+    /// TCP: a process accepted the connection.
+    Accept,
+    /// The connection or the socket ended: closed by the process, by its exit, or reset by the peer.
+    Close {
+        /// True where the peer or the network ended it: the process is the owner then, not the one that ran.
+        reset: bool,
+        /// Bytes that the other end acknowledged.
+        sent: u64,
+        /// Bytes received.
+        received: u64,
+    },
+    /// TCP: the socket listens.
+    Listen,
+    /// UDP: the socket has a local end of its own.
+    Bind,
+    /// UDP: a datagram was sent to this remote end for the first time within ten seconds.
+    Send,
+    /// The socket was open before the programs were: read once from the snapshot.
+    Snapshot,
+    /// UDP or a listener: the socket is gone.
+    Release,
+}
+
+/// A process, as it was at the event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// The process's number (tgid), in the initial pid namespace.
+    pub pid: u32,
+    /// The thread's number.
+    pub tid: u32,
+    /// When the process began: nanoseconds on CLOCK_BOOTTIME. With `pid` it names a process for good.
+    pub start_boottime_ns: u64,
+    /// The effective user.
+    pub uid: u32,
+    /// The name of the thread (comm), filled up with zeros.
+    pub comm: [u8; 16],
+    /// The name of the process's first thread, filled up with zeros.
+    pub leader_comm: [u8; 16],
+    /// The number of the control group (the inode of its directory in cgroup2).
+    pub cgroup: u64,
+    /// How surely this process is the one.
+    pub confidence: Confidence,
+}
+
+/// How surely a process is the one that a socket is attributed to, surest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Confidence {
+    /// It made the call.
+    Exact,
+    /// It was the first to read from the connection.
+    Reader,
+    /// It held the socket when the programs were attached.
+    Snapshot,
+    /// It owns the listener; with socket activation or prefork another may serve the connection.
+    Inherited,
+    /// Found by looking through /proc after the fact.
+    Procfs,
+}
+
+impl Confidence {
+    /// The word for it on D-Bus.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Reader => "reader",
+            Self::Snapshot => "snapshot",
+            Self::Inherited => "inherited",
+            Self::Procfs => "procfs",
+        }
+    }
+}
