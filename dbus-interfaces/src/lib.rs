@@ -1,4 +1,4 @@
-//! What flowbus says on D-Bus: names, the flow dictionary, queries, errors and client proxies.
+//! What flowbus says on D-Bus: names, the flow dictionary, queries, errors, client proxies and the reader of streams.
 //!
 //! Dictionary keys, JSON keys, query keys and `flowctl --fields` are one vocabulary: [`Key`]. A service describes a
 //! flow as a [`Flow`] and writes it as a [`Dictionary`] or as [`Json`]; a client reads either into an [`OwnedFlow`].
@@ -18,12 +18,14 @@ mod owner;
 mod page;
 mod proxy;
 mod query;
+mod stream;
 mod text;
 mod time;
 mod value;
 
 pub use bus_address::BusAddress;
 pub use control::*;
+pub use ctnetlink::EventKind;
 pub use dictionary::{Dictionary, Json, MarkDictionary};
 pub use error::Error;
 pub use flow::{Flow, event_name, protocol_name, protocol_number, visit_mark_fields};
@@ -39,5 +41,6 @@ pub use query::{
     Argument, EventSet, Filter, LIMIT_DEFAULT, LIMIT_MAXIMUM, Lookup, Query, QueryError, QueryKey, QueryPart,
     RawQuery, ReportOptions, StreamQuery,
 };
+pub use stream::{FlowRef, FlowStream, StreamError, StreamItem};
 pub use time::{EndReason, Time, TimeSource};
 pub use value::{Value, status_bit, status_names};

@@ -100,7 +100,7 @@ impl OwnedFlow {
     pub fn from_json(line: &str) -> Result<Self, FlowError> {
         let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line)?;
         let known = object.into_iter().filter_map(|(name, value)| Some((Key::parse(&name)?, value)));
-        known.map(|(key, value)| Ok((key, from_json(key, value)?))).collect()
+        known.map(|(key, value)| Ok((key, OwnedValue::from_json(key, value)?))).collect()
     }
 }
 
@@ -229,38 +229,41 @@ fn from_variant(value: Variant<'_>) -> Option<OwnedValue> {
     })
 }
 
-fn from_json(key: Key, value: serde_json::Value) -> Result<OwnedValue, FlowError> {
-    use serde_json::Value as Json;
-    let wrong = |expected, found: &Json| FlowError::Type { key, expected, found: found.to_string() };
-    match (key.signature(), value) {
-        ("b", Json::Bool(value)) => Ok(OwnedValue::Bool(value)),
-        ("b", other) => Err(wrong("true or false", &other)),
-        ("s", Json::String(value)) => Ok(OwnedValue::Text(value)),
-        ("s", other) => Err(wrong("a string", &other)),
-        ("as", Json::Array(names)) => {
-            let name = |name| match name {
-                Json::String(name) => Ok(name),
-                other => Err(wrong("an array of strings", &other)),
-            };
-            Ok(OwnedValue::Names(names.into_iter().map(name).collect::<Result<_, _>>()?))
+impl OwnedValue {
+    /// Reads what JSON has for a key.
+    pub(crate) fn from_json(key: Key, value: serde_json::Value) -> Result<Self, FlowError> {
+        use serde_json::Value as Json;
+        let wrong = |expected, found: &Json| FlowError::Type { key, expected, found: found.to_string() };
+        match (key.signature(), value) {
+            ("b", Json::Bool(value)) => Ok(OwnedValue::Bool(value)),
+            ("b", other) => Err(wrong("true or false", &other)),
+            ("s", Json::String(value)) => Ok(OwnedValue::Text(value)),
+            ("s", other) => Err(wrong("a string", &other)),
+            ("as", Json::Array(names)) => {
+                let name = |name| match name {
+                    Json::String(name) => Ok(name),
+                    other => Err(wrong("an array of strings", &other)),
+                };
+                Ok(OwnedValue::Names(names.into_iter().map(name).collect::<Result<_, _>>()?))
+            }
+            ("as", other) => Err(wrong("an array of strings", &other)),
+            ("ay", other) => {
+                let bytes = other.as_str().and_then(from_hexadecimal);
+                bytes.map(OwnedValue::Bytes).ok_or_else(|| wrong("hexadecimal digits", &other))
+            }
+            ("a{sv}", Json::Object(fields)) => {
+                let field = |(name, value)| match value {
+                    Json::String(text) => Ok((name, OwnedValue::Text(text))),
+                    other => match other.as_u64() {
+                        Some(number) => Ok((name, OwnedValue::Number(number))),
+                        None => Err(wrong("an object of strings and numbers", &other)),
+                    },
+                };
+                Ok(OwnedValue::Dictionary(fields.into_iter().map(field).collect::<Result<_, _>>()?))
+            }
+            ("a{sv}", other) => Err(wrong("an object", &other)),
+            (_, other) => other.as_u64().map(OwnedValue::Number).ok_or_else(|| wrong("a number", &other)),
         }
-        ("as", other) => Err(wrong("an array of strings", &other)),
-        ("ay", other) => {
-            let bytes = other.as_str().and_then(from_hexadecimal);
-            bytes.map(OwnedValue::Bytes).ok_or_else(|| wrong("hexadecimal digits", &other))
-        }
-        ("a{sv}", Json::Object(fields)) => {
-            let field = |(name, value)| match value {
-                Json::String(text) => Ok((name, OwnedValue::Text(text))),
-                other => match other.as_u64() {
-                    Some(number) => Ok((name, OwnedValue::Number(number))),
-                    None => Err(wrong("an object of strings and numbers", &other)),
-                },
-            };
-            Ok(OwnedValue::Dictionary(fields.into_iter().map(field).collect::<Result<_, _>>()?))
-        }
-        ("a{sv}", other) => Err(wrong("an object", &other)),
-        (_, other) => other.as_u64().map(OwnedValue::Number).ok_or_else(|| wrong("a number", &other)),
     }
 }
 
