@@ -9,14 +9,14 @@ fn main() {
     let architecture = std::env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets it");
     let target = architecture.as_str().try_into().expect("an architecture that seccompiler knows");
     let mut code = String::new();
-    for policy in ["flowbusd"] {
+    for policy in ["flowbusd", "flowbus-control"] {
         let path = format!("{policy}.json");
         println!("cargo::rerun-if-changed={path}");
         let file = File::open(&path).expect("the policy is there");
         let programs = seccompiler::compile_from_json(file, target).expect("the policy is right");
         let program = programs.get(policy).expect("the policy is named after its file");
         let name = policy.to_uppercase().replace('-', "_");
-        writeln!(code, "const {name}: [(u16, u8, u8, u32); {}] = [", program.len()).expect("text grows");
+        writeln!(code, "const {name}: &[(u16, u8, u8, u32)] = &[").expect("text grows");
         for instruction in program {
             let seccompiler::sock_filter { code: operation, jt, jf, k } = instruction;
             writeln!(code, "    ({operation}, {jt}, {jf}, {k}),").expect("text grows");

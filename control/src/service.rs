@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use flowbus_interfaces::{BusAddress, FLOW_CONTROL_NAME, FLOW_CONTROL_PATH};
+use flowbus_seccomp::{MACHINE_ID, NETWORK_SETTINGS, Policy};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
@@ -65,12 +66,26 @@ async fn connect(address: &BusAddress, permitted: Permitted) -> Result<Connectio
         .build()
         .await
         .map_err(|source| ServiceError::Unreachable { address: address.clone(), source })?;
+    // Who can call finds it confined.
+    confine();
     // Neither replacing nor replaceable.
     connection
         .request_name_with_flags(FLOW_CONTROL_NAME, RequestNameFlags::DO_NOT_QUEUE)
         .await
         .map_err(|source| ServiceError::NoName { address: address.clone(), source })?;
     Ok(connection)
+}
+
+/// What the process gives up now that it has what it needs. This thread is the only one.
+fn confine() {
+    let paths = [NETWORK_SETTINGS, MACHINE_ID[0], MACHINE_ID[1]];
+    match flowbus_seccomp::read_only(&paths) {
+        Ok(enforced) => tracing::debug!(?enforced, "files are confined"),
+        Err(error) => tracing::warn!(%error, "files are not confined, ignoring"),
+    }
+    if let Err(error) = flowbus_seccomp::apply(Policy::FlowbusControl) {
+        tracing::warn!(%error, "system calls are not confined, ignoring");
+    }
 }
 
 /// Gives the name up and answers what was sent to it before.

@@ -6,6 +6,7 @@
 mod bus;
 mod clock;
 mod config;
+mod confinement;
 mod descriptors;
 mod dictionary;
 mod event;
@@ -109,6 +110,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         (Requester::Helper(sender), Some(requests))
     };
     let (tracker, handle) = Tracker::new(open(&config, handed, requester)?)?;
+    confinement::files(arguments.config.as_deref());
     let (ended, tracker_ended) = oneshot::channel();
     let thread = std::thread::Builder::new().name("tracker".into()).spawn(move || {
         // Nobody listens any more when the daemon is already on its way out.

@@ -20,15 +20,8 @@ pub(crate) fn store_state(memfd: BorrowedFd<'_>) {
     }
 }
 
-/// The names on the bus are ours: from here on this process makes no system call but those of its policy, and the
-/// manager is told.
-pub(crate) async fn ready(handle: &Handle) {
-    // A thread that is still being started needs system calls of the C library that the policy does not have, and would
-    // end the process without them. The tracker's has started when it answers; one that has ended does not matter.
-    let _ = handle.ping().await;
-    if let Err(error) = flowbus_seccomp::apply(flowbus_seccomp::Policy::Flowbusd) {
-        tracing::warn!(%error, "system calls are not confined, ignoring");
-    }
+/// The names on the bus are ours, and the process is confined: the manager is told.
+pub(crate) fn ready(handle: &Handle) {
     notify(&[NotifyState::Ready, NotifyState::Status(&status(&handle.published()))]);
 }
 

@@ -168,6 +168,30 @@ fn an_unknown_user_ends_the_helper_with_advice() {
     assert!(log.contains("/etc/passwd has no user nosuchuser") && log.contains("systemd-sysusers"), "{log}");
 }
 
+#[tokio::test]
+async fn it_is_confined_from_its_first_answer_to_its_end() {
+    let (namespace, bus) = (Namespace::tracked("host"), Bus::start());
+    let process = Daemon::spawn(
+        Helper::command(&namespace, &bus).args(["--user", "root", "--idle", "1"]).env("RUST_LOG", "debug"),
+    );
+    let mut helper = Helper { namespace, bus, process };
+    wait_for("the helper to be on the bus", || helper.has_name().then_some(()));
+    let (proxy, socket) = (helper.proxy().await, helper.dump_socket());
+    inject::udp(&helper.namespace, 53, 30);
+    assert_eq!(proxy.get_kernel_state().await.unwrap().insert_failed, Some(0));
+    proxy.request_dump(Fd::from(socket.as_fd()), 1, &no_filter()).await.unwrap();
+    assert_eq!(read_dump(&socket, 1), 30);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", helper.process.pid())).unwrap();
+    assert!(status.contains("Seccomp:\t2\n") && status.contains("NoNewPrivs:\t1\n"), "{status}");
+    // The machine's number is one of the files that it may read.
+    let peer = [CONTROL[0], CONTROL[1], "org.freedesktop.DBus.Peer", "GetMachineId"];
+    assert_eq!(helper.bus.call(peer, &[]).unwrap()[0].as_str().unwrap().len(), 32);
+    let (status, log) = helper.process.ended();
+    assert!(status.success(), "{log}");
+    assert!(log.contains("files are confined enforced=") && !log.contains("enforced=Not"), "{log}");
+    assert!(!log.contains("WARN"), "{log}");
+}
+
 #[test]
 fn the_helper_exits_when_nobody_calls() {
     let mut helper = Helper::start(&["--user", "root", "--idle", "1"]);

@@ -158,3 +158,33 @@ fn once_it_serves_its_system_calls_are_confined() {
     assert!(status.contains("Seccomp:\t2\n"), "{status}");
     daemon.stop();
 }
+
+#[test]
+fn it_can_read_its_configuration_again_and_no_other_file() {
+    let (namespace, bus, directory) =
+        (Namespace::tracked("host"), Bus::start(), Directory::new("configuration"));
+    let (own, elsewhere) = (directory.path().join("own"), directory.path().join("elsewhere"));
+    std::fs::create_dir(&own).unwrap();
+    std::fs::create_dir(&elsewhere).unwrap();
+    let (file, other) = (own.join("flowbusd.toml"), elsewhere.join("flowbusd.toml"));
+    std::fs::write(&file, "closed.capacity = 1").unwrap();
+    std::fs::write(&other, "closed.capacity = 2").unwrap();
+    let daemon = Daemon::start_with(&namespace, &bus, &["--config", file.to_str().unwrap()]);
+    // An editor writes a new file and gives it the name of the old one.
+    let new = own.join("new");
+    std::fs::write(&new, "closed.capacity = 3").unwrap();
+    std::fs::rename(&new, &file).unwrap();
+    daemon.signal(Signal::HUP);
+    wait_for("the new file to be read", || (bus.property("ClosedCapacity").unwrap() == 3).then_some(()));
+    // The same name, but the file is in another directory.
+    std::os::unix::fs::symlink(&other, &new).unwrap();
+    std::fs::rename(&new, &file).unwrap();
+    daemon.signal(Signal::HUP);
+    let refusal = wait_for("a refusal", || {
+        let log = daemon.log();
+        log.lines().find(|line| line.contains("the old one stays in force")).map(str::to_owned)
+    });
+    assert!(refusal.contains("Permission denied"), "{refusal}");
+    assert_eq!(bus.property("ClosedCapacity").unwrap(), 3);
+    daemon.stop();
+}

@@ -124,6 +124,8 @@ END
 #[test]
 fn the_event_socket_stops_and_starts_everything() {
     let machine = Machine::installed(SystemBus::Daemon);
+    machine.wait_until_synchronized();
+    let epoch = machine.property("Epoch").unwrap();
     machine.run("systemctl stop flowbusd.socket");
     for unit in SOCKETS.iter().chain(&["flowbusd.service"]) {
         assert_eq!(machine.unit(unit, "ActiveState"), "inactive", "{unit}");
@@ -134,11 +136,20 @@ fn the_event_socket_stops_and_starts_everything() {
     for unit in SOCKETS {
         machine.wait_for_unit(unit, "ActiveState", "active");
     }
+    // Nobody kept anything meanwhile: a new epoch, and the table by a dump.
+    machine.wait_until_synchronized();
+    assert_eq!(machine.list("ListActive", &[]).unwrap().len(), 10);
+    assert_ne!(machine.property("Epoch").unwrap(), epoch);
+    assert_eq!(machine.property("ClosedCount").unwrap(), 0);
 }
 
 #[test]
-fn a_crash_loop_leaves_the_sockets_alone() {
+fn a_crash_loop_leaves_the_sockets_and_the_table_alone() {
     let machine = Machine::installed(SystemBus::Daemon);
+    machine.wait_until_synchronized();
+    inject::udp(machine.namespace(), 53, 100);
+    wait_for("the flows", || (machine.property("ActiveCount").unwrap() == 100).then_some(()));
+    let (epoch, flows) = (machine.property("Epoch").unwrap(), machine.list("ListActive", &[]).unwrap());
     machine.shell(
         "mkdir -p /run/systemd/system/flowbusd.service.d
         cat >/run/systemd/system/flowbusd.service.d/crash.conf <<END
@@ -161,6 +172,19 @@ END
         (restarts > 30).then_some(())
     });
     assert_eq!(sockets_of_pid_1(&machine), before);
+    machine.run("rm /run/systemd/system/flowbusd.service.d/crash.conf");
+    machine.run("systemctl daemon-reload");
+    // The life that follows the last crash is a good one again, and has what was kept for it and what came meanwhile.
+    wait_for("a good life", || machine.property("Epoch").ok());
+    machine.wait_until_synchronized();
+    assert_eq!(machine.property("Epoch").unwrap(), epoch);
+    assert_eq!(machine.property("EventsLost").unwrap(), 0);
+    let ids = |flows: &[serde_json::Value]| -> std::collections::BTreeSet<u64> {
+        flows.iter().map(|flow| flow["id"].as_u64().unwrap()).collect()
+    };
+    let now = ids(&machine.list("ListActive", &[]).unwrap());
+    assert_eq!(now.len(), 300);
+    assert!(now.is_superset(&ids(&flows)));
 }
 
 #[test]

@@ -25,8 +25,8 @@ use crate::config::Config;
 use crate::dictionary::FlowNames;
 use crate::handle::{Handle, State};
 use crate::kernel::{self, Kernel};
-use crate::service;
 use crate::streams::Streams;
+use crate::{confinement, service};
 use emitter::Emitter;
 use flow_events::FlowEvents;
 use flow_monitor::FlowMonitor;
@@ -100,7 +100,8 @@ pub(crate) async fn serve(
             Ok((methods, signals)) => {
                 tracing::info!(bus = %address, "serving");
                 if std::mem::take(&mut first) {
-                    service::ready(handle).await;
+                    confinement::system_calls(handle).await;
+                    service::ready(handle);
                 }
                 wait = FIRST_WAIT;
                 connection.send_replace(Some(methods.clone()));
