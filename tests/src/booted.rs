@@ -69,6 +69,8 @@ impl Machine {
             .arg(format!("--network-namespace-path={}", namespace.path()))
             // What --private-network brings: PID 1 opens the sockets, and may set the namespace's parameters.
             .arg("--capability=CAP_NET_ADMIN")
+            // A real machine lets everybody confine themselves.
+            .arg("--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self")
             .env("SYSTEMD_NSPAWN_API_VFS_WRITABLE", "network")
             // The machine that runs the tests may have no systemd of its own.
             .args(["--boot", "--console=read-only", "--register=no", "--keep-unit", "--hostname=machine"])

@@ -32,6 +32,22 @@ fn the_services_are_as_confined_as_promised() {
     let units = "flowbusd.service flowbusd.socket flowbusd-dump.socket flowbusd-links.socket flowbus-control.service flowbus-tracking.service";
     let complaints = machine.shell(&format!("systemd-analyze verify --man=no {units} 2>&1"));
     assert_eq!(complaints, "");
+    // And they confine themselves further.
+    machine.shell(
+        "for unit in flowbusd flowbus-control; do
+            mkdir -p /run/systemd/system/$unit.service.d
+            printf '[Service]\nEnvironment=RUST_LOG=debug\n' >/run/systemd/system/$unit.service.d/log.conf
+        done
+        systemctl daemon-reload
+        systemctl stop flowbus-control.service
+        systemctl restart flowbusd.service",
+    );
+    machine.wait_until_synchronized();
+    for program in ["flowbusd", "flowbus-control"] {
+        let told = machine.journal(&[&format!("--identifier={program}")]);
+        let confined = told.iter().find(|entry| entry["MESSAGE"] == "files are confined");
+        assert_eq!(confined.map(|entry| &entry["ENFORCED"]), Some(&"Fully".into()), "{program}: {told:?}");
+    }
 }
 
 #[test]
