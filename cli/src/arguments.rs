@@ -1,9 +1,13 @@
 //! The command line.
 
+use std::time::Duration;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use flowbus_interfaces::{Mark, ReportOptions, parse_number};
 
+use crate::completion::Shell;
 use crate::query::Query;
+use crate::stats::Form;
 
 /// Show connections as flowbusd knows them: who talks to whom, through which NAT, for which traffic source.
 #[derive(Debug, Parser)]
@@ -39,6 +43,22 @@ pub(crate) enum Command {
     },
     /// Show connections as they begin, change and end, until Ctrl-C
     Monitor(Output),
+    /// Show what each traffic source has, and how fast it grows
+    Sources {
+        /// Seconds between two readings, which rates follow from; 0: no rates
+        #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+        interval: Duration,
+        /// Print one JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the statistics of flowbusd and of the kernel's connection tracking
+    Stats(Stats),
+    /// Print a script that teaches a shell to complete flowctl's commands, options and values
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
     /// Print a text for a feedback report: addresses and the like are hidden
     ///
     /// The exit status is 0 also where flowbusd cannot be asked: the text says so.
@@ -61,6 +81,27 @@ pub(crate) struct Listed {
     pub(crate) query: Query,
     #[command(flatten)]
     pub(crate) output: Output,
+}
+
+/// How statistics are printed.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Stats {
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Print OpenMetrics text, with totals of the flows by source, protocol and state
+    #[arg(long, conflicts_with = "json")]
+    openmetrics: bool,
+}
+
+impl Stats {
+    pub(crate) const fn form(self) -> Form {
+        match self {
+            Self { openmetrics: true, .. } => Form::OpenMetrics,
+            Self { json: true, .. } => Form::Json,
+            _ => Form::Table,
+        }
+    }
 }
 
 /// What a report has.
@@ -117,6 +158,11 @@ fn report_bytes(text: &str) -> Result<usize, String> {
     let range = ReportOptions::LEAST..=ReportOptions::MOST;
     let wrong = || format!("takes {} to {}", range.start(), range.end());
     text.parse().ok().filter(|bytes| range.contains(bytes)).ok_or_else(wrong)
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds| *seconds <= 86_400);
+    seconds.map(Duration::from_secs).ok_or_else(|| "takes 0 to 86400".to_owned())
 }
 
 fn bus(text: &str) -> Result<String, String> {

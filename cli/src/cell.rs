@@ -55,7 +55,7 @@ pub(crate) fn bytes(flow: &OwnedFlow) -> String {
 }
 
 /// Three digits and a binary unit: `0`, `999`, `1.5K`, `23M`.
-fn short_bytes(bytes: u64) -> String {
+pub(crate) fn short_bytes(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["K", "M", "G", "T", "P", "E"];
     if bytes < 1000 {
         return bytes.to_string();

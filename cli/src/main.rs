@@ -3,14 +3,19 @@
 mod arguments;
 mod awk;
 mod cell;
+mod completion;
 mod daemon;
 mod error;
+mod flows;
 mod list;
 mod monitor;
+mod openmetrics;
 mod output;
 mod query;
 mod report;
 mod show;
+mod sources;
+mod stats;
 mod status;
 mod table;
 
@@ -24,6 +29,7 @@ use error::Error;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
+    completion::answer();
     match run(Arguments::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         // `flowctl list | head` has what it wants.
@@ -43,6 +49,9 @@ async fn run(Arguments { bus, command }: Arguments) -> Result<(), Error> {
         Command::Closed(listed) => list::list(&daemon.await?, Listing::Closed, &listed).await,
         Command::Show { id, output } => show::show(&daemon.await?, id, output.format()).await,
         Command::Monitor(output) => monitor::monitor(&daemon.await?, output.format()).await,
+        Command::Sources { interval, json } => sources::sources(&daemon.await?, interval, json).await,
+        Command::Stats(stats) => stats::stats(&daemon.await?, stats.form()).await,
+        Command::Completion { shell } => completion::completion(shell),
         // These two can do without a daemon.
         Command::Report(report) => report::report(daemon, report.options()).await,
         Command::DecodeMark { mark, json } => show::decode_mark(daemon.await, mark, json).await,

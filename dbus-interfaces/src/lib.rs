@@ -18,6 +18,7 @@ mod owner;
 mod page;
 mod proxy;
 mod query;
+mod statistic;
 mod stream;
 mod text;
 mod time;
@@ -41,6 +42,7 @@ pub use query::{
     Argument, EventSet, Filter, LIMIT_DEFAULT, LIMIT_MAXIMUM, Lookup, Query, QueryError, QueryKey, QueryPart,
     RawQuery, ReportOptions, StreamQuery,
 };
+pub use statistic::{Statistic, StatisticKind};
 pub use stream::{FlowRef, FlowStream, StreamError, StreamItem};
 pub use time::{EndReason, Time, TimeSource};
 pub use value::{Value, status_bit, status_names};

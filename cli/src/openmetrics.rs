@@ -1,0 +1,162 @@
+//! `flowctl stats --openmetrics`: text that OpenMetrics and the older Prometheus format read alike.
+//!
+//! No type is used that the older format has not, because node_exporter's textfile collector refuses the whole file then.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use flowbus_interfaces::{Key, OwnedFlow, Statistic, StatisticKind};
+
+use crate::daemon::Daemon;
+use crate::error::Error;
+use crate::flows;
+use crate::stats::Statistics;
+
+const FIELDS: [Key; 5] = [Key::Protocol, Key::State, Key::Source, Key::OrigBytes, Key::ReplyBytes];
+
+/// What there is of each combination of labels: few, however many flows there are.
+#[derive(Default)]
+struct Totals {
+    /// By source, protocol and state.
+    flows: BTreeMap<[String; 3], u64>,
+    /// By source and direction; none without accounting.
+    bytes: BTreeMap<[String; 2], u64>,
+}
+
+/// The statistics and the totals of the flows that are alive, with the end mark.
+pub(crate) async fn text(daemon: &Daemon, statistics: &Statistics) -> Result<String, Error> {
+    let monitor = &daemon.monitor;
+    let version = monitor.version().await.map_err(|error| daemon.failed(error))?;
+    let synchronized = monitor.synchronized().await.map_err(|error| daemon.failed(error))?;
+    let mut totals = Totals::default();
+    flows::refresh(daemon).await?;
+    flows::alive(daemon, &FIELDS, |flow| totals.add(&flow)).await?;
+    Ok(exposition(&version, synchronized, statistics, &totals))
+}
+
+impl Totals {
+    fn add(&mut self, flow: &OwnedFlow) {
+        let source = flow.text(Key::Source).unwrap_or_default();
+        // What the network chooses must not choose how many lines there are: protocols without a name are one.
+        let protocol = flow
+            .text(Key::Protocol)
+            .filter(|name| name.starts_with(|first: char| first.is_ascii_alphabetic()));
+        let state = flow.text(Key::State).unwrap_or_default();
+        *self.flows.entry([source, protocol.unwrap_or("other"), state].map(str::to_owned)).or_default() += 1;
+        for (direction, key) in [("original", Key::OrigBytes), ("reply", Key::ReplyBytes)] {
+            if let Some(bytes) = flow.number(key) {
+                let sum = self.bytes.entry([source, direction].map(str::to_owned)).or_default();
+                *sum = sum.saturating_add(bytes);
+            }
+        }
+    }
+}
+
+fn exposition(version: &str, synchronized: bool, statistics: &Statistics, totals: &Totals) -> String {
+    let mut text = String::new();
+    family(&mut text, "flowbus_build_info", "gauge", "The version of flowbusd.");
+    sample(&mut text, "flowbus_build_info", &[("version", version)], 1);
+    family(&mut text, "flowbus_synchronized", "gauge", "Whether the table agrees with the kernel's.");
+    sample(&mut text, "flowbus_synchronized", &[], synchronized.into());
+    // Of those of later versions nobody knows the type.
+    for Statistic { name, kind, description } in Statistic::ALL {
+        let Some(&value) = statistics.get(*name) else { continue };
+        let name = format!("flowbus_{name}");
+        match kind {
+            StatisticKind::Gauge => {
+                family(&mut text, &name, "gauge", description);
+                sample(&mut text, &name, &[], value);
+            }
+            StatisticKind::Counter => {
+                family(&mut text, &name, "counter", description);
+                sample(&mut text, &format!("{name}_total"), &[], value);
+            }
+        }
+    }
+    family(&mut text, "flowbus_flows", "gauge", "Flows that are alive.");
+    for ([source, protocol, state], &flows) in &totals.flows {
+        sample(
+            &mut text,
+            "flowbus_flows",
+            &[("source", source), ("protocol", protocol), ("state", state)],
+            flows,
+        );
+    }
+    family(&mut text, "flowbus_flow_bytes", "gauge", "Bytes of the flows that are alive, with IP headers.");
+    for ([source, direction], &bytes) in &totals.bytes {
+        sample(&mut text, "flowbus_flow_bytes", &[("source", source), ("direction", direction)], bytes);
+    }
+    text.push_str("# EOF\n");
+    text
+}
+
+/// Type, unit and meaning of a metric. Writing to a string cannot fail.
+fn family(text: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(text, "# TYPE {name} {kind}");
+    if name.ends_with("_bytes") {
+        let _ = writeln!(text, "# UNIT {name} bytes");
+    }
+    let _ = writeln!(text, "# HELP {name} {}", escaped(help));
+}
+
+fn sample(text: &mut String, name: &str, labels: &[(&str, &str)], value: u64) {
+    // An empty label is no label.
+    let labels: Vec<_> = labels
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(label, value)| format!("{label}=\"{}\"", escaped(value)))
+        .collect();
+    let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+    let _ = writeln!(text, "{name}{labels} {value}");
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_few_and_escaped() {
+        let mut totals = Totals::default();
+        for flow in [
+            r#"{"protocol":"tcp","state":"ESTABLISHED","source":"CHROME","orig_bytes":5,"reply_bytes":7}"#,
+            r#"{"protocol":"tcp","state":"ESTABLISHED","source":"CHROME","orig_bytes":6,"reply_bytes":0}"#,
+            r#"{"protocol":"253","source":"a\"b\\c\nd"}"#,
+            r#"{"protocol":"254","source":"a\"b\\c\nd"}"#,
+        ] {
+            totals.add(&OwnedFlow::from_json(flow).unwrap());
+        }
+        let statistics = Statistics::from(
+            [("buffer_bytes", 4096), ("events_new", 3), ("unheard_of", 7)]
+                .map(|(name, value)| (name.to_owned(), value)),
+        );
+        let expected = r#"# TYPE flowbus_build_info gauge
+# HELP flowbus_build_info The version of flowbusd.
+flowbus_build_info{version="0.1.0"} 1
+# TYPE flowbus_synchronized gauge
+# HELP flowbus_synchronized Whether the table agrees with the kernel's.
+flowbus_synchronized 1
+# TYPE flowbus_events_new counter
+# HELP flowbus_events_new Events of new flows.
+flowbus_events_new_total 3
+# TYPE flowbus_buffer_bytes gauge
+# UNIT flowbus_buffer_bytes bytes
+# HELP flowbus_buffer_bytes Size of the receive buffer as the kernel counts it, in bytes.
+flowbus_buffer_bytes 4096
+# TYPE flowbus_flows gauge
+# HELP flowbus_flows Flows that are alive.
+flowbus_flows{source="CHROME",protocol="tcp",state="ESTABLISHED"} 2
+flowbus_flows{source="a\"b\\c\nd",protocol="other"} 2
+# TYPE flowbus_flow_bytes gauge
+# UNIT flowbus_flow_bytes bytes
+# HELP flowbus_flow_bytes Bytes of the flows that are alive, with IP headers.
+flowbus_flow_bytes{source="CHROME",direction="original"} 11
+flowbus_flow_bytes{source="CHROME",direction="reply"} 7
+# EOF
+"#;
+        assert_eq!(exposition("0.1.0", true, &statistics, &totals), expected);
+    }
+}

@@ -1,0 +1,117 @@
+//! `flowctl stats`: the daemon's statistics and the kernel's.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use anstyle::{AnsiColor, Style};
+use flowbus_interfaces::Statistic;
+use serde_json::{Map, Value};
+
+use crate::daemon::Daemon;
+use crate::error::Error;
+use crate::openmetrics;
+use crate::output::{stdout, terminal_width};
+use crate::status::number;
+use crate::table::{Column, Row, Table};
+
+/// The statistics by name, also those of later versions.
+pub(crate) type Statistics = BTreeMap<String, u64>;
+
+/// The form in which they are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Table,
+    Json,
+    OpenMetrics,
+}
+
+/// Prints the statistics.
+pub(crate) async fn stats(daemon: &Daemon, form: Form) -> Result<(), Error> {
+    let statistics = ask(daemon).await?;
+    let text = match form {
+        Form::OpenMetrics => openmetrics::text(daemon, &statistics).await?,
+        Form::Json => {
+            let object: Map<String, Value> =
+                statistics.into_iter().map(|(name, value)| (name, value.into())).collect();
+            format!("{}\n", Value::Object(object))
+        }
+        Form::Table => {
+            let mut out = stdout();
+            print(&mut out, &statistics)?;
+            return Ok(out.flush()?);
+        }
+    };
+    let mut out = stdout();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+/// The statistics.
+pub(crate) async fn ask(daemon: &Daemon) -> Result<Statistics, Error> {
+    let statistics = daemon.monitor.get_statistics().await.map_err(|error| daemon.refused(error))?;
+    Ok(statistics.into_iter().filter_map(|(name, value)| Some((name, number(&value)?))).collect())
+}
+
+fn print(out: &mut dyn Write, statistics: &Statistics) -> io::Result<()> {
+    if let (Some(&count), Some(&maximum)) = (statistics.get("kernel_count"), statistics.get("kernel_max")) {
+        let (pressure, style) = pressure(count, maximum);
+        writeln!(
+            out,
+            "{style}The kernel's table is {pressure} full: {count} of at most {maximum} flows.{style:#}\n"
+        )?;
+    }
+    let known = Statistic::ALL.iter().map(|statistic| (statistic.name, statistic.description));
+    let later = statistics.keys().filter(|name| Statistic::parse(name).is_none());
+    let rows: Vec<_> = known
+        .chain(later.map(|name| (name.as_str(), "Not known to this version of flowctl.")))
+        .filter_map(|(name, description)| {
+            let cells = vec![name.to_owned(), statistics.get(name)?.to_string(), description.to_owned()];
+            Some(Row { cells, style: Style::new() })
+        })
+        .collect();
+    let columns = vec![
+        Column { title: "STATISTIC", width: 0, drop: 0 },
+        Column { title: "VALUE", width: 0, drop: 0 },
+        Column { title: "MEANING", width: 0, drop: 1 },
+    ];
+    Table::new(columns, terminal_width()).print(out, &rows)
+}
+
+/// How full the kernel's table is. When it is full the kernel refuses new connections.
+fn pressure(count: u64, maximum: u64) -> (String, Style) {
+    // Tenths of a percent; nf_conntrack_max is 32 bits wide.
+    let tenths = count.saturating_mul(1000) / maximum.max(1);
+    let style = match tenths {
+        900.. => AnsiColor::Red.on_default(),
+        750.. => AnsiColor::Yellow.on_default(),
+        _ => Style::new(),
+    };
+    (format!("{}.{} %", tenths / 10, tenths % 10), style)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statistics_are_shown_with_their_meaning_and_the_pressure_first() {
+        let statistics = Statistics::from(
+            [("kernel_count", 230), ("kernel_max", 256), ("streams", 1), ("unheard_of", 7)]
+                .map(|(name, value)| (name.to_owned(), value)),
+        );
+        let mut out = anstream::StripStream::new(Vec::new());
+        print(&mut out, &statistics).unwrap();
+        let expected = "\
+The kernel's table is 89.8 % full: 230 of at most 256 flows.
+
+STATISTIC     VALUE  MEANING
+kernel_count  230    Flows in the kernel's table, absent where that cannot be read.
+kernel_max    256    The most flows that the kernel keeps, absent where that cannot be read.
+streams       1      Streams that are open.
+unheard_of    7      Not known to this version of flowctl.
+";
+        assert_eq!(String::from_utf8(out.into_inner()).unwrap(), expected);
+        assert_eq!(pressure(0, 0).0, "0.0 %");
+        assert_eq!(pressure(90, 100).1, AnsiColor::Red.on_default());
+    }
+}

@@ -1,0 +1,82 @@
+//! The vocabulary of `GetStatistics`: one list of its keys for the bus, `flowctl stats` and the manual.
+
+/// How a statistic moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatisticKind {
+    /// It only grows, from 0 at the begin of an epoch or of a run of the daemon.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+}
+
+/// One key of `GetStatistics`. Its value is an unsigned integer, `t` or `u`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Statistic {
+    /// The name on the wire, snake_case.
+    pub name: &'static str,
+    /// How it moves.
+    pub kind: StatisticKind,
+    /// What it counts, in one sentence.
+    pub description: &'static str,
+}
+
+impl Statistic {
+    /// Every key of this version, in the order in which they are shown.
+    pub const ALL: &'static [Self] = &[
+        gauge("kernel_count", "Flows in the kernel's table, absent where that cannot be read."),
+        gauge("kernel_max", "The most flows that the kernel keeps, absent where that cannot be read."),
+        gauge("active", "Flows that are alive."),
+        gauge("closed", "Ended flows that are remembered."),
+        counter("closed_evicted", "Ended flows forgotten to make room."),
+        counter("events_new", "Events of new flows."),
+        counter("events_update", "Events of changed flows."),
+        counter("events_destroy", "Events of ended flows."),
+        counter("events_lost", "Events that the kernel says it dropped."),
+        counter("events_repeated", "Events that told nothing new."),
+        counter("events_invalid", "Messages that could not be decoded."),
+        counter("events_foreign", "Messages that were not sent by the kernel."),
+        counter("unknown_attributes", "Attributes of messages that this version does not know."),
+        gauge("buffer_bytes", "Size of the receive buffer as the kernel counts it, in bytes."),
+        gauge("buffer_events", "About so many events fit into the receive buffer."),
+        counter("dumps", "Times that the kernel's table was read."),
+        counter("resyncs", "Dumps after a start or a loss."),
+        counter("sweeps", "Dumps that looked for what no event tells."),
+        counter("flows_refused", "Flows beyond what the table has room for."),
+        counter(
+            "names_refused",
+            "Names of helpers and security contexts beyond what the table has room for.",
+        ),
+        counter("signals_sent", "Signals sent."),
+        counter("signals_lost", "Changes that came faster than signals may be sent."),
+        counter("calls_refused", "Method calls refused by a limit."),
+        gauge("streams", "Streams that are open."),
+        counter("stream_gaps", "Gaps told to readers of streams."),
+    ];
+
+    /// The key of this name, which is matched exactly.
+    pub fn parse(name: &str) -> Option<&'static Self> {
+        Self::ALL.iter().find(|statistic| statistic.name == name)
+    }
+}
+
+const fn counter(name: &'static str, description: &'static str) -> Statistic {
+    Statistic { name, kind: StatisticKind::Counter, description }
+}
+
+const fn gauge(name: &'static str, description: &'static str) -> Statistic {
+    Statistic { name, kind: StatisticKind::Gauge, description }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_statistic_is_found_by_its_name_and_documented_on_the_bus() {
+        for statistic in Statistic::ALL {
+            assert_eq!(Statistic::parse(statistic.name), Some(statistic));
+            assert!(statistic.description.ends_with('.'), "{}", statistic.name);
+            assert!(crate::FLOW_MONITOR_XML.contains(&format!("`{}`", statistic.name)), "{}", statistic.name);
+        }
+    }
+}
