@@ -138,21 +138,21 @@ fn openmetrics_text_is_read_by_a_strict_parser_and_by_that_of_prometheus() {
     }
     for samples in [strict, older] {
         let flows = bus.list("ListActive", &[["refresh", "b", "true"]]).unwrap();
-        let mut expected = BTreeMap::<String, u64>::new();
+        let mut expected = BTreeMap::<String, f64>::new();
         for flow in &flows {
             let mut labels = json!({ "source": flow["source"], "protocol": flow["protocol"] });
             if let Some(state) = flow.get("state") {
                 labels["state"] = state.clone();
             }
             let labels = labels.to_string().replace(':', ": ").replace(",\"", ", \"");
-            *expected.entry(format!("flowbus_flows{labels}")).or_default() += 1;
+            *expected.entry(format!("flowbus_flows{labels}")).or_default() += 1.0;
         }
         let samples = samples.as_object().unwrap();
         let value = |value: &Value| value[1].as_f64().unwrap();
-        let seen: BTreeMap<String, u64> = samples
+        let seen: BTreeMap<String, f64> = samples
             .iter()
             .filter(|(name, _)| name.starts_with("flowbus_flows{"))
-            .map(|(name, sample)| (name.clone(), value(sample) as u64))
+            .map(|(name, sample)| (name.clone(), value(sample)))
             .collect();
         assert_eq!(seen, expected);
         assert!(seen.len() >= 6, "{seen:?}");
