@@ -2,6 +2,25 @@
 
 use std::net::SocketAddr;
 
+/// One thing that the programs tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message<'ring> {
+    /// Of a socket.
+    Event(Event),
+    /// A control group was made.
+    Cgroup {
+        /// Its number, as in [`Process::cgroup`].
+        id: u64,
+        /// Its path below the root of cgroup2, such as `/system.slice/cron.service`.
+        path: &'ring str,
+    },
+    /// A control group was removed. Events that are on their way can still name it.
+    CgroupRemoved {
+        /// Its number, which is not used again.
+        id: u64,
+    },
+}
+
 /// One event of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0 */
+/* TCP: every change of state of a socket. The owner is noted while the process that asks is the one that runs; what happens to
+ * the socket later, mostly in whatever process an interrupt meets, is told of that owner. */
+
+/* Processes that accepted, by the socket's cookie, where the program that saw it cannot reach the socket's own storage. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, __u64);
+	__type(value, struct process);
+} acceptors SEC(".maps");
+
+/* A process connects or listens. */
+static __always_inline int opened(struct sock *sk, int state)
+{
+	struct owner *owner = make_owner(sk);
+
+	if (!owner)
+		return 0;
+	note_current(&owner->process, EXACT);
+	/* A socket can connect anew after it was disconnected. */
+	owner->closed = 0;
+	learn_namespace(sk);
+	if (state == TCP_LISTEN)
+		tell(sk, &owner->process, KIND_LISTEN);
+	return 0;
+}
+
+static __always_inline int established(struct sock *sk, int old)
+{
+	struct process nobody = {};
+	struct owner *owner = owner_of(sk);
+
+	if (old == TCP_SYN_SENT) {
+		if (!owner)
+			COUNT(no_owner);
+		tell(sk, owner ? &owner->process : &nobody, KIND_CONNECT);
+		return 0;
+	}
+	if (owner && owner->process.confidence != NOBODY)
+		owner->process.confidence = INHERITED;
+	else
+		COUNT(no_owner);
+	tell(sk, owner ? &owner->process : &nobody, KIND_INCOMING);
+	return 0;
+}
+
+static __always_inline int connect_failed(struct sock *sk, struct owner *owner)
+{
+	struct process nobody = {};
+	struct socket_record *record;
+
+	if (!owner)
+		COUNT(no_owner);
+	record = begin_for(sk, owner ? &owner->process : &nobody, KIND_CONNECT_FAILED);
+	if (!record)
+		return 0;
+	record->error = sk->sk_err;
+	finish(record);
+	return 0;
+}
+
+/* The owner as it is known best: an inherited one gives way to the process that accepted. */
+static __always_inline void best_owner(struct sock *sk, struct owner *owner, struct process *process)
+{
+	__u64 cookie = bpf_get_socket_cookie(sk);
+	struct process *acceptor;
+
+	*process = owner->process;
+	if (owner->process.confidence != INHERITED)
+		return;
+	acceptor = bpf_map_lookup_elem(&acceptors, &cookie);
+	if (!acceptor)
+		return;
+	*process = *acceptor;
+	bpf_map_delete_elem(&acceptors, &cookie);
+}
+
+/* Whether the process that runs now closes the connection: close, exit, or shutdown of what was still open. */
+static __always_inline bool closes_itself(struct sock *sk, int old, int state)
+{
+	if ((sk->sk_shutdown & SHUTDOWN_MASK) != SHUTDOWN_MASK)
+		return false;
+	return state != TCP_CLOSE || old == TCP_ESTABLISHED || old == TCP_CLOSE_WAIT;
+}
+
+static __always_inline void tell_close(struct sock *sk, const struct process *process, int error)
+{
+	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+	struct socket_record *record = begin_for(sk, process, KIND_CLOSE);
+
+	if (!record)
+		return;
+	record->error = error;
+	if (tcp) {
+		record->sent = tcp->bytes_acked;
+		record->received = tcp->bytes_received;
+	}
+	finish(record);
+}
+
+/* A connection ends, which is told once: by the first change of state that shows it. */
+static __always_inline int closed(struct sock *sk, int old, int state)
+{
+	struct owner *owner = make_owner(sk);
+	struct process process;
+
+	if (!owner || owner->closed)
+		return 0;
+	if (closes_itself(sk, old, state)) {
+		best_owner(sk, owner, &process);
+		note_current(&process, EXACT);
+		owner->closed = 1;
+		tell_close(sk, &process, 0);
+	} else if (state == TCP_CLOSE) {
+		/* Reset, given up, or half closed before and now ended by the other side. */
+		best_owner(sk, owner, &process);
+		owner->closed = 1;
+		tell_close(sk, &process, sk->sk_err);
+	}
+	return 0;
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(tcp_state, struct sock *sk, int old, int state)
+{
+	if (sk->sk_protocol != IPPROTO_TCP)
+		return 0;
+	if (state == TCP_SYN_SENT || state == TCP_LISTEN)
+		return opened(sk, state);
+	if (state == TCP_ESTABLISHED)
+		return established(sk, old);
+	if (state != TCP_FIN_WAIT1 && state != TCP_LAST_ACK && state != TCP_CLOSE)
+		return 0;
+	if (old == TCP_LISTEN) {
+		struct process process;
+
+		note_current(&process, EXACT);
+		tell(sk, &process, KIND_RELEASE);
+		return 0;
+	}
+	if (old == TCP_SYN_SENT)
+		return connect_failed(sk, owner_of(sk));
+	/* Never established, as far as anybody was told. */
+	if (old == TCP_CLOSE || (old == TCP_SYN_RECV && state == TCP_CLOSE))
+		return 0;
+	return closed(sk, old, state);
+}
+
+/* The SYN is about to leave. At ->SYN_SENT the port was not chosen yet. */
+SEC("sockops")
+int tcp_connect(struct bpf_sock_ops *ops)
+{
+	struct bpf_sock *sk = ops->sk;
+	struct socket_record *record;
+	struct owner *owner;
+
+	if (ops->op != BPF_SOCK_OPS_TCP_CONNECT_CB || !sk)
+		return 1;
+	owner = bpf_sk_storage_get(&owners, sk, NULL, 0);
+	if (!owner) {
+		COUNT(no_owner);
+		return 1;
+	}
+	record = begin(KIND_SYN, IPPROTO_TCP, ops->family);
+	if (!record)
+		return 1;
+	record->cookie = bpf_get_socket_cookie(ops);
+	record->network_namespace = namespace_of(bpf_get_netns_cookie(ops));
+	record->process = owner->process;
+	record->local_port = ops->local_port;
+	record->remote_port = bpf_ntohl(ops->remote_port);
+	if (ops->family == AF_INET) {
+		*(__u32 *)record->local = ops->local_ip4;
+		*(__u32 *)record->remote = ops->remote_ip4;
+	} else {
+		__u32 *local = (__u32 *)record->local, *remote = (__u32 *)record->remote;
+
+		/* One by one: the verifier takes members of a context by constant offsets only. */
+		local[0] = ops->local_ip6[0];
+		local[1] = ops->local_ip6[1];
+		local[2] = ops->local_ip6[2];
+		local[3] = ops->local_ip6[3];
+		remote[0] = ops->remote_ip6[0];
+		remote[1] = ops->remote_ip6[1];
+		remote[2] = ops->remote_ip6[2];
+		remote[3] = ops->remote_ip6[3];
+	}
+	finish(record);
+	return 1;
+}

@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0 */
+/* UDP: who sends where, told once in ten seconds, and who serves. */
+
+#define REPEAT_NS 10000000000ULL
+
+/* A datagram of an unconnected socket. */
+struct destination {
+	__u64 cookie;
+	__u8 remote[16];
+	__u16 remote_port;
+	__u16 local_port;
+	__u32 pid;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct destination);
+	__type(value, __u64);
+} told SEC(".maps");
+
+static __always_inline bool told_lately(const struct destination *destination)
+{
+	__u64 now = bpf_ktime_get_ns();
+	__u64 *last = bpf_map_lookup_elem(&told, destination);
+
+	if (last && now - *last < REPEAT_NS)
+		return true;
+	bpf_map_update_elem(&told, destination, &now, BPF_ANY);
+	return false;
+}
+
+/* The record of a datagram to `destination`; the caller adds the local address and finishes it. */
+static __always_inline struct socket_record *begin_send(struct bpf_sock_addr *address, const struct destination *destination,
+							 __u8 family)
+{
+	struct socket_record *record = begin(KIND_SEND, IPPROTO_UDP, family);
+
+	if (!record)
+		return NULL;
+	note_current(&record->process, EXACT);
+	record->cookie = destination->cookie;
+	record->network_namespace = namespace_of(bpf_get_netns_cookie(address));
+	record->local_port = destination->local_port;
+	record->remote_port = destination->remote_port;
+	__builtin_memcpy(record->remote, destination->remote, sizeof(record->remote));
+	return record;
+}
+
+static __always_inline void aim(struct destination *destination, struct bpf_sock_addr *address, struct bpf_sock *sk)
+{
+	destination->cookie = bpf_get_socket_cookie(address);
+	destination->pid = bpf_get_current_pid_tgid() >> 32;
+	destination->local_port = sk->src_port;
+	destination->remote_port = bpf_ntohs(address->user_port);
+}
+
+SEC("cgroup/sendmsg4")
+int udp_send4(struct bpf_sock_addr *address)
+{
+	struct destination destination = {};
+	struct bpf_sock *sk = address->sk;
+	struct socket_record *record;
+
+	if (!sk || address->protocol != IPPROTO_UDP)
+		return 1;
+	aim(&destination, address, sk);
+	*(__u32 *)destination.remote = address->user_ip4;
+	if (told_lately(&destination))
+		return 1;
+	record = begin_send(address, &destination, AF_INET);
+	if (!record)
+		return 1;
+	*(__u32 *)record->local = address->msg_src_ip4 ? address->msg_src_ip4 : sk->src_ip4;
+	finish(record);
+	return 1;
+}
+
+SEC("cgroup/sendmsg6")
+int udp_send6(struct bpf_sock_addr *address)
+{
+	struct destination destination = {};
+	struct bpf_sock *sk = address->sk;
+	struct socket_record *record;
+	__u32 *remote = (__u32 *)destination.remote, *local;
+
+	if (!sk || address->protocol != IPPROTO_UDP)
+		return 1;
+	aim(&destination, address, sk);
+	remote[0] = address->user_ip6[0];
+	remote[1] = address->user_ip6[1];
+	remote[2] = address->user_ip6[2];
+	remote[3] = address->user_ip6[3];
+	if (told_lately(&destination))
+		return 1;
+	record = begin_send(address, &destination, AF_INET6);
+	if (!record)
+		return 1;
+	local = (__u32 *)record->local;
+	local[0] = sk->src_ip6[0];
+	local[1] = sk->src_ip6[1];
+	local[2] = sk->src_ip6[2];
+	local[3] = sk->src_ip6[3];
+	finish(record);
+	return 1;
+}
+
+/* A digest of a connected socket's ends: to tell of each connect of the same socket. */
+static __always_inline __u32 ends(struct sock *sk)
+{
+	struct sock_common *common = &sk->__sk_common;
+
+	return common->skc_daddr ^ common->skc_v6_daddr.in6_u.u6_addr32[3] ^ ((__u32)common->skc_dport << 16) ^ common->skc_num;
+}
+
+/* A connected socket has sent. */
+static __always_inline int sent(struct sock *sk, int result)
+{
+	__u64 now = bpf_ktime_get_ns();
+	struct owner *owner;
+
+	if (result < 0 || sk->sk_protocol != IPPROTO_UDP || !sk->__sk_common.skc_dport)
+		return 0;
+	owner = make_owner(sk);
+	if (!owner)
+		return 0;
+	if (owner->process.pid == bpf_get_current_pid_tgid() >> 32 && owner->sent_to == ends(sk) &&
+	    now - owner->sent_at < REPEAT_NS)
+		return 0;
+	note_current(&owner->process, EXACT);
+	owner->sent_to = ends(sk);
+	owner->sent_at = now;
+	learn_namespace(sk);
+	tell(sk, &owner->process, KIND_SEND);
+	return 0;
+}
+
+/* Linux 6.3 and later. */
+SEC("tp_btf/sock_send_length")
+int BPF_PROG(udp_sent, struct sock *sk, int result, int flags)
+{
+	return sent(sk, result);
+}
+
+SEC("fexit/udp_sendmsg")
+int BPF_PROG(udp_sent4, struct sock *sk, struct msghdr *message, unsigned long length, int result)
+{
+	return sent(sk, result);
+}
+
+SEC("fexit/udpv6_sendmsg")
+int BPF_PROG(udp_sent6, struct sock *sk, struct msghdr *message, unsigned long length, int result)
+{
+	return sent(sk, result);
+}
+
+/* The record of a socket that got a port; the caller adds the address and finishes it. */
+static __always_inline struct socket_record *begin_bind(struct bpf_sock *sk, __u8 family)
+{
+	struct socket_record *record;
+	struct owner *owner;
+
+	if (sk->protocol != IPPROTO_UDP)
+		return NULL;
+	owner = bpf_sk_storage_get(&owners, sk, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!owner) {
+		COUNT(no_storage);
+		return NULL;
+	}
+	note_current(&owner->process, EXACT);
+	record = begin(KIND_BIND, IPPROTO_UDP, family);
+	if (!record)
+		return NULL;
+	record->process = owner->process;
+	record->cookie = bpf_get_socket_cookie(sk);
+	record->network_namespace = namespace_of(bpf_get_netns_cookie(sk));
+	record->local_port = sk->src_port;
+	return record;
+}
+
+SEC("cgroup/post_bind4")
+int udp_bind4(struct bpf_sock *sk)
+{
+	struct socket_record *record = begin_bind(sk, AF_INET);
+
+	if (!record)
+		return 1;
+	*(__u32 *)record->local = sk->src_ip4;
+	finish(record);
+	return 1;
+}
+
+SEC("cgroup/post_bind6")
+int udp_bind6(struct bpf_sock *sk)
+{
+	struct socket_record *record = begin_bind(sk, AF_INET6);
+	__u32 *local;
+
+	if (!record)
+		return 1;
+	local = (__u32 *)record->local;
+	local[0] = sk->src_ip6[0];
+	local[1] = sk->src_ip6[1];
+	local[2] = sk->src_ip6[2];
+	local[3] = sk->src_ip6[3];
+	finish(record);
+	return 1;
+}
+
+/* Tells the cookie alone: the kernel gives the ends to nobody here. */
+SEC("cgroup/sock_release")
+int udp_release(struct bpf_sock *sk)
+{
+	struct socket_record *record;
+
+	if (sk->protocol != IPPROTO_UDP || !bpf_sk_storage_get(&owners, sk, NULL, 0))
+		return 1;
+	record = begin(KIND_RELEASE, IPPROTO_UDP, sk->family);
+	if (!record)
+		return 1;
+	note_current(&record->process, EXACT);
+	record->cookie = bpf_get_socket_cookie(sk);
+	record->network_namespace = namespace_of(bpf_get_netns_cookie(sk));
+	finish(record);
+	return 1;
+}

@@ -1,0 +1,262 @@
+//! Loads the programs, one by one, and attaches them.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use aya::maps::MapData;
+use aya::programs::{Program as Loaded, ProgramError};
+use aya::{Btf, Ebpf, EbpfLoader};
+
+use crate::attach::{self, AttachType};
+use crate::descriptors::Programs;
+use crate::record::LAYOUT;
+use crate::report::{Outcome, Program, Report};
+use crate::snapshot::Snapshot;
+use crate::{cgroup, memfd};
+
+/// The size of the ring: a burst of 15,000 connections in a second, read every 5 ms, needs a tenth of it.
+pub const DEFAULT_RING_BYTES: u32 = 4 << 20;
+
+/// What no program can do without.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The kernel has no description of its types.
+    #[error("/sys/kernel/btf/vmlinux cannot be read, a kernel with CONFIG_DEBUG_INFO_BTF is needed: {0}")]
+    Btf(#[from] aya::BtfError),
+    /// The maps could not be made.
+    #[error(
+        "the kernel refuses the maps of the programs, which need CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN: {0}"
+    )]
+    Object(#[from] Box<aya::EbpfError>),
+    /// A map is not in the object.
+    #[error("the object has no map named {0}")]
+    NoMap(&'static str),
+    /// The program that all others rest on could not be loaded.
+    #[error("the program tcp_state, without which no owner is known, is refused: {0}")]
+    NoPrograms(String),
+    /// The control groups could not be listed, or a descriptor not be made.
+    #[error("{what}: {source}")]
+    Io {
+        /// What failed.
+        what: &'static str,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+}
+
+/// Where a program goes.
+enum Place {
+    Tracepoint(&'static str),
+    FunctionExit(&'static str),
+    Syscall(&'static str),
+    Cgroup(AttachType),
+}
+
+/// The programs, in the order in which they are tried.
+const PROGRAMS: [(&str, Place); 16] = [
+    ("tcp_state", Place::Tracepoint("inet_sock_set_state")),
+    ("tcp_connect", Place::Cgroup(AttachType::CgroupSockOps)),
+    ("accept_exact", Place::FunctionExit("inet_accept")),
+    ("accept_syscall", Place::Syscall("sys_exit_accept")),
+    ("accept4_syscall", Place::Syscall("sys_exit_accept4")),
+    ("accept_reader", Place::Tracepoint("tcp_rcv_space_adjust")),
+    ("udp_send4", Place::Cgroup(AttachType::CgroupUdp4Sendmsg)),
+    ("udp_send6", Place::Cgroup(AttachType::CgroupUdp6Sendmsg)),
+    ("udp_sent", Place::Tracepoint("sock_send_length")),
+    ("udp_sent4", Place::FunctionExit("udp_sendmsg")),
+    ("udp_sent6", Place::FunctionExit("udpv6_sendmsg")),
+    ("udp_bind4", Place::Cgroup(AttachType::CgroupInet4PostBind)),
+    ("udp_bind6", Place::Cgroup(AttachType::CgroupInet6PostBind)),
+    ("udp_release", Place::Cgroup(AttachType::CgroupInetSockRelease)),
+    ("cgroup_made", Place::Tracepoint("cgroup_mkdir")),
+    ("cgroup_removed", Place::Tracepoint("cgroup_rmdir")),
+];
+
+/// The other ways to the same end, of which one is enough: a program is not needed where all of these run.
+const INSTEAD: [(&str, &[&str]); 5] = [
+    ("accept_syscall", &["accept_exact"]),
+    ("accept4_syscall", &["accept_exact"]),
+    ("accept_reader", &["accept_exact", "accept_syscall"]),
+    ("udp_sent4", &["udp_sent"]),
+    ("udp_sent6", &["udp_sent"]),
+];
+
+/// Loads and attaches the programs, then takes the snapshot of what was open before. Needs CAP_BPF, CAP_PERFMON and
+/// CAP_NET_ADMIN; what it returns needs nothing. A ring of `ring_bytes`, a power of two and a multiple of the page.
+///
+/// A program that the kernel does not take costs only what it tells, and is in the [`Report`]; without `tcp_state`
+/// nothing is told.
+///
+/// # Errors
+///
+/// The kernel has no BTF, makes no maps, or refuses `tcp_state`.
+pub fn load(ring_bytes: u32) -> Result<(Programs, Snapshot), LoadError> {
+    let mut object = Object::open(ring_bytes)?;
+    let mut held = Vec::new();
+    let mut tried = Vec::<Program>::new();
+    for (name, place) in &PROGRAMS {
+        let outcome = if is_needed(name, &tried) {
+            match object.attach(name, place) {
+                Ok(descriptors) => {
+                    held.extend(descriptors);
+                    Outcome::Attached
+                }
+                Err(reason) if *name == "tcp_state" => return Err(LoadError::NoPrograms(reason)),
+                Err(reason) => Outcome::Failed(reason),
+            }
+        } else {
+            Outcome::NotNeeded
+        };
+        tried.push(Program { name: (*name).to_owned(), outcome });
+    }
+    // What the iterator notes must not stand in the way of what the programs note: so it comes last.
+    let (snapshot, outcome) = object.snapshot()?;
+    tried.push(Program { name: OPEN_SOCKETS.to_owned(), outcome });
+    let report = Report { layout: LAYOUT, network_namespace: network_namespace()?, programs: tried };
+    let report =
+        memfd::write("flowbus-bpf-report", &report.to_string()).map_err(io("the report cannot be kept"))?;
+    Ok((
+        Programs { ring: object.map("records")?, statistics: object.map("statistics")?, report, held },
+        snapshot,
+    ))
+}
+
+/// A snapshot alone, for a reader whose programs run already.
+///
+/// # Errors
+///
+/// As for [`load`].
+pub fn snapshot() -> Result<Snapshot, LoadError> {
+    // The maps of this object serve the snapshot alone, and go with it.
+    let (snapshot, outcome) = Object::open(UNUSED_RING_BYTES)?.snapshot()?;
+    match outcome {
+        Outcome::Failed(reason) => Err(LoadError::NoPrograms(reason)),
+        Outcome::Attached | Outcome::NotNeeded => Ok(snapshot),
+    }
+}
+
+/// A page of any machine.
+const UNUSED_RING_BYTES: u32 = 64 << 10;
+const OPEN_SOCKETS: &str = "open_sockets";
+
+fn is_needed(name: &str, tried: &[Program]) -> bool {
+    let runs = |other: &&str| tried.iter().any(|one| one.name == **other && one.outcome == Outcome::Attached);
+    !INSTEAD.iter().any(|(program, others)| *program == name && others.iter().any(&runs))
+}
+
+fn network_namespace() -> Result<u32, LoadError> {
+    use std::os::unix::fs::MetadataExt;
+    let namespace = std::fs::metadata("/proc/self/ns/net").map_err(io("/proc/self/ns/net cannot be read"))?;
+    u32::try_from(namespace.ino())
+        .map_err(|error| io("/proc/self/ns/net is odd")(std::io::Error::other(error)))
+}
+
+fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> LoadError {
+    move |source| LoadError::Io { what, source }
+}
+
+/// The object, its maps made.
+struct Object {
+    object: Ebpf,
+    btf: Btf,
+    root: PathBuf,
+    cgroup: File,
+}
+
+impl Object {
+    fn open(ring_bytes: u32) -> Result<Self, LoadError> {
+        let btf = Btf::from_sys_fs()?;
+        let mut loader = EbpfLoader::new();
+        loader.btf(Some(&btf)).map_max_entries("records", ring_bytes);
+        let object = loader.load(aya::include_bytes_aligned!(env!("BPF_OBJECT"))).map_err(Box::new)?;
+        let root = cgroup::root().map_err(io("there are no control groups"))?;
+        let cgroup = File::open(&root).map_err(io("the root of the control groups cannot be opened"))?;
+        Ok(Self { object, btf, root, cgroup })
+    }
+
+    fn map(&self, name: &'static str) -> Result<OwnedFd, LoadError> {
+        use aya::maps::Map::{Array, RingBuf};
+        let (Array(map) | RingBuf(map)) = self.object.map(name).ok_or(LoadError::NoMap(name))? else {
+            return Err(LoadError::NoMap(name));
+        };
+        MapData::fd(map).as_fd().try_clone_to_owned().map_err(io("a descriptor cannot be made"))
+    }
+
+    /// Loads and attaches a program: the descriptors that keep it so, or the reason why it is not.
+    fn attach(&mut self, name: &str, place: &Place) -> Result<[OwnedFd; 2], String> {
+        let loaded = self.object.program_mut(name).ok_or("it is not in the object")?;
+        verify(loaded, place, &self.btf).map_err(reason)?;
+        let program = loaded.fd().map_err(reason)?.as_fd();
+        let link = match place {
+            Place::Tracepoint(_) => attach::link(program, None, AttachType::TraceRawTp),
+            Place::FunctionExit(_) => attach::link(program, None, AttachType::TraceFexit),
+            Place::Syscall(event) => attach_to_syscall(program, event),
+            Place::Cgroup(attach_type) => attach::link(program, Some(self.cgroup.as_fd()), *attach_type),
+        };
+        Ok([link.map_err(reason)?, program.try_clone_to_owned().map_err(reason)?])
+    }
+
+    fn snapshot(&mut self) -> Result<(Snapshot, Outcome), LoadError> {
+        let (sockets, outcome) = match self.iterator() {
+            Ok(sockets) => (Some(sockets), Outcome::Attached),
+            Err(reason) => (None, Outcome::Failed(reason)),
+        };
+        let cgroups = cgroup::list(&self.root).and_then(|text| memfd::write("flowbus-bpf-cgroups", &text));
+        Ok((
+            Snapshot { sockets, cgroups: cgroups.map_err(io("the control groups cannot be listed"))? },
+            outcome,
+        ))
+    }
+
+    fn iterator(&mut self) -> Result<OwnedFd, String> {
+        let Some(Loaded::Iter(program)) = self.object.program_mut(OPEN_SOCKETS) else {
+            return Err("it is not in the object".to_owned());
+        };
+        program.load("task_file", &self.btf).map_err(reason)?;
+        let link = attach::link(program.fd().map_err(reason)?.as_fd(), None, AttachType::TraceIter);
+        attach::iterator(&link.map_err(reason)?).map_err(reason)
+    }
+}
+
+/// Has the kernel verify a program.
+fn verify(program: &mut Loaded, place: &Place, btf: &Btf) -> Result<(), ProgramError> {
+    match (program, place) {
+        (Loaded::BtfTracePoint(program), Place::Tracepoint(name)) => program.load(name, btf),
+        (Loaded::FExit(program), Place::FunctionExit(name)) => program.load(name, btf),
+        (Loaded::TracePoint(program), Place::Syscall(_)) => program.load(),
+        (Loaded::SockOps(program), Place::Cgroup(_)) => program.load(),
+        (Loaded::CgroupSockAddr(program), Place::Cgroup(_)) => program.load(),
+        (Loaded::CgroupSock(program), Place::Cgroup(_)) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+fn attach_to_syscall(program: BorrowedFd<'_>, event: &str) -> std::io::Result<OwnedFd> {
+    let places = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"].map(Path::new);
+    let id =
+        places.map(|tracefs| std::fs::read_to_string(tracefs.join("events/syscalls").join(event).join("id")));
+    let [first, second] = id;
+    let id = first.or(second)?.trim().parse().map_err(std::io::Error::other)?;
+    attach::link(program, Some(attach::tracepoint(id)?.as_fd()), AttachType::PerfEvent)
+}
+
+/// Why a program does not run, in a line.
+fn reason(error: impl Into<ProgramError>) -> String {
+    match error.into() {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let mut complaints = log.lines().filter(|line| {
+                !line.trim().is_empty()
+                    && !["processed ", "stack depth ", "verification time "]
+                        .iter()
+                        .any(|start| line.starts_with(start))
+            });
+            match complaints.next_back() {
+                Some(complaint) => format!("{io_error}, the verifier: {complaint}"),
+                None => io_error.to_string(),
+            }
+        }
+        error => error.to_string(),
+    }
+}

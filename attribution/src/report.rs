@@ -1,0 +1,128 @@
+//! How loading went, as text that stays with the programs.
+
+use std::fmt::{self, Display, Write};
+
+/// How the programs learn who accepts a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accept {
+    /// At the end of the kernel's inet_accept.
+    Function,
+    /// At the end of the system calls accept and accept4.
+    Syscall,
+    /// By who reads first.
+    Reader,
+    /// Not at all: who accepted is taken to be who listens.
+    Inherited,
+}
+
+impl Accept {
+    /// The word for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Function => "function",
+            Self::Syscall => "syscall",
+            Self::Reader => "reader",
+            Self::Inherited => "inherited",
+        }
+    }
+}
+
+/// One program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// Its name in the object (`bpf/*.h`) and in `bpftool prog`.
+    pub name: String,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// What became of a program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It runs.
+    Attached,
+    /// It was not tried: another one does its work.
+    NotNeeded,
+    /// It could not be loaded or attached.
+    Failed(String),
+}
+
+/// How loading went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The layout of the records (`LAYOUT` in record.rs).
+    pub(crate) layout: u32,
+    /// The network namespace that the loader ran in: the inode of its /proc/self/ns/net. It is the one whose table the
+    /// daemon keeps.
+    pub network_namespace: u32,
+    /// Each program, in the order in which they were tried.
+    pub programs: Vec<Program>,
+}
+
+impl Report {
+    /// Which way of learning who accepts is in use.
+    #[must_use]
+    pub fn accept(&self) -> Accept {
+        let attached =
+            |name: &str| self.programs.iter().any(|one| one.name == name && one.outcome == Outcome::Attached);
+        match () {
+            () if attached("accept_exact") => Accept::Function,
+            () if attached("accept_syscall") && attached("accept4_syscall") => Accept::Syscall,
+            () if attached("accept_reader") => Accept::Reader,
+            () => Accept::Inherited,
+        }
+    }
+
+    /// Programs that failed, with the reason.
+    pub fn failures(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.programs.iter().filter_map(|program| match &program.outcome {
+            Outcome::Failed(reason) => Some((program.name.as_str(), reason.as_str())),
+            Outcome::Attached | Outcome::NotNeeded => None,
+        })
+    }
+
+    /// Reads what `Display` wrote; `None` where it is something else.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let mut lines = text.lines();
+        let mut number = |key| lines.next()?.strip_prefix(key)?.strip_prefix(' ')?.parse().ok();
+        let (layout, network_namespace) = (number("layout")?, number("network-namespace")?);
+        Some(Self { layout, network_namespace, programs: lines.map(Program::parse).collect::<Option<_>>()? })
+    }
+}
+
+impl Program {
+    fn parse(line: &str) -> Option<Self> {
+        let (name, rest) = line.strip_prefix("program ")?.split_once(' ')?;
+        let outcome = match rest.split_once(' ').unwrap_or((rest, "")) {
+            ("attached", _) => Outcome::Attached,
+            ("not-needed", _) => Outcome::NotNeeded,
+            ("failed", reason) => Outcome::Failed(reason.to_owned()),
+            _ => return None,
+        };
+        Some(Self { name: name.to_owned(), outcome })
+    }
+}
+
+impl Display for Report {
+    fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(text, "layout {}", self.layout)?;
+        writeln!(text, "network-namespace {}", self.network_namespace)?;
+        for program in &self.programs {
+            write!(text, "program {} ", program.name)?;
+            match &program.outcome {
+                Outcome::Attached => text.write_str("attached\n")?,
+                Outcome::NotNeeded => text.write_str("not-needed\n")?,
+                Outcome::Failed(reason) => {
+                    text.write_str("failed ")?;
+                    reason
+                        .chars()
+                        .map(|one| if one.is_control() { ' ' } else { one })
+                        .try_for_each(|one| text.write_char(one))?;
+                    text.write_str("\n")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,281 @@
+//! The ring that the programs write into, read where it lies: shared memory and a descriptor to wait for, no bpf().
+//!
+//! `kernel/bpf/ringbuf.c`: a page with the reader's position, which the reader writes; a page with the writers' position,
+//! then the data, which it may only read. Positions grow for ever, modulo the size of the data they are offsets. A record
+//! is a header of 8 bytes (its length, and two bits), then its bytes, rounded up to 8.
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+use rustix::mm::{MapFlags, ProtFlags};
+
+use crate::event::Message;
+use crate::record::{self, LARGEST_RECORD_BYTES};
+
+/// In a record's length: its writer has not finished.
+const BUSY: u32 = 1 << 31;
+/// In a record's length: its writer gave it up.
+const DISCARDED: u32 = 1 << 30;
+const HEADER_BYTES: u64 = 8;
+
+/// Why there is no ring.
+#[derive(Debug, thiserror::Error)]
+pub enum RingError {
+    /// The kernel did not map it.
+    #[error("the {what} cannot be mapped: {source}")]
+    Map {
+        /// Which part.
+        what: &'static str,
+        /// The kernel's answer.
+        source: rustix::io::Errno,
+    },
+    /// The descriptor is of something else.
+    #[error("the descriptor is {found}, and {expected} is needed")]
+    Other {
+        /// What it is.
+        found: String,
+        /// What was asked for.
+        expected: &'static str,
+    },
+    /// What the kernel says of the descriptor cannot be read.
+    #[error("/proc/self/fdinfo does not tell what the descriptor is: {0}")]
+    Unknown(std::io::Error),
+}
+
+/// Memory shared with the kernel. It is unmapped when it is dropped.
+struct Mapping {
+    start: NonNull<u8>,
+    length: usize,
+}
+
+// SAFETY: the mapping belongs to the process and not to a thread, and is reached through `&mut` or by atomic reads.
+unsafe impl Send for Mapping {}
+
+impl Mapping {
+    fn new(
+        map: BorrowedFd<'_>,
+        what: &'static str,
+        length: usize,
+        protection: ProtFlags,
+        offset: usize,
+    ) -> Result<Self, RingError> {
+        let none = std::ptr::null_mut();
+        // SAFETY: the kernel chooses a place that is free. The length is that of the map, whose size never changes, so
+        // that no access within it can fault.
+        let start =
+            unsafe { rustix::mm::mmap(none, length, protection, MapFlags::SHARED, map, offset as u64) };
+        let start = start.map_err(|source| RingError::Map { what, source })?;
+        let start =
+            NonNull::new(start.cast()).ok_or(RingError::Map { what, source: rustix::io::Errno::FAULT })?;
+        Ok(Self { start, length })
+    }
+
+    /// A number that the kernel writes, or reads, meanwhile.
+    fn position(&self, offset: usize) -> &AtomicU64 {
+        assert!(offset + 8 <= self.length && offset.is_multiple_of(8), "a position lies in the mapping");
+        // SAFETY: within the mapping and aligned, as was just seen. All access is atomic, here and in the kernel; where
+        // the mapping is for reading only, nobody calls `store`.
+        unsafe { AtomicU64::from_ptr(self.start.as_ptr().add(offset).cast()) }
+    }
+
+    /// The first half of a record's header.
+    fn header(&self, offset: usize) -> &AtomicU32 {
+        assert!(offset + 4 <= self.length && offset.is_multiple_of(4), "a header lies in the mapping");
+        // SAFETY: as for `position`.
+        unsafe { AtomicU32::from_ptr(self.start.as_ptr().add(offset).cast()) }
+    }
+
+    /// Appends bytes that nobody writes meanwhile.
+    fn copy(&self, offset: usize, length: usize, to: &mut Vec<u8>) {
+        assert!(offset.checked_add(length).is_some_and(|end| end <= self.length), "bytes lie in the mapping");
+        // SAFETY: within the mapping, as was just seen. The kernel does not write what was committed until the reader's
+        // position has passed it, which `drain` sets after it has copied.
+        to.extend_from_slice(unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(offset), length) });
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, and references into it have ended with `self`. A failure would leave it mapped.
+        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.length) };
+    }
+}
+
+/// The reader of the ring. There can be only one.
+///
+/// The kernel makes the descriptor readable for the first record after all was read, and for no other. So wait, let
+/// records gather for about 5 ms, and call [`Ring::drain`]: without that pause the wake-ups cost the machine more than
+/// the programs do. When nothing happens there are none.
+pub struct Ring {
+    descriptor: OwnedFd,
+    reader: Mapping,
+    /// The writers' page, then the data, once: the kernel would map the data twice, so that records that wrap lie in one
+    /// piece, but that counts twice in the process's memory.
+    writers: Mapping,
+    page: usize,
+    /// Of the data; a power of two.
+    size: usize,
+    bytes: Vec<u8>,
+    text: String,
+    unreadable: u64,
+}
+
+impl Ring {
+    /// Maps the ring behind this descriptor, from where an earlier reader has left it.
+    ///
+    /// # Errors
+    ///
+    /// The descriptor is of something else, or the kernel refuses to map it.
+    pub fn map(descriptor: BorrowedFd<'_>) -> Result<Self, RingError> {
+        const RINGBUF: u32 = 27;
+        let map = MapInformation::read(descriptor)?.of_type(RINGBUF, "a ring (BPF_MAP_TYPE_RINGBUF)")?;
+        let size = map.entries as usize;
+        let page = rustix::param::page_size();
+        let both = ProtFlags::READ | ProtFlags::WRITE;
+        let owned = descriptor.try_clone_to_owned().map_err(RingError::Unknown)?;
+        Ok(Self {
+            descriptor: owned,
+            reader: Mapping::new(descriptor, "reader's page", page, both, 0)?,
+            writers: Mapping::new(descriptor, "ring", page + size, ProtFlags::READ, page)?,
+            page,
+            size,
+            bytes: Vec::with_capacity(LARGEST_RECORD_BYTES),
+            text: String::new(),
+            unreadable: 0,
+        })
+    }
+
+    /// Records that made no sense, since this reader began: 0, unless the programs are not ours.
+    #[must_use]
+    pub fn unreadable(&self) -> u64 {
+        self.unreadable
+    }
+
+    /// Reads all that is there, oldest first, and says how many messages that were. What is written meanwhile is read
+    /// too, up to one filling of the ring; the descriptor becomes readable for what comes later.
+    pub fn drain(&mut self, mut each: impl FnMut(Message<'_>)) -> u64 {
+        let mut messages = 0;
+        let mut position = self.reader.position(0).load(Ordering::Relaxed);
+        let end = position.wrapping_add(self.size as u64);
+        while position != end {
+            let next = self.read_to(position, end, &mut messages, &mut each);
+            if next == position {
+                break;
+            }
+            position = next;
+            self.reader.position(0).store(position, Ordering::Release);
+            // A writer either sees the new position and wakes us, or was done before and is seen in the next round: that
+            // holds only if the load of the next round stays behind this store.
+            fence(Ordering::SeqCst);
+        }
+        messages
+    }
+
+    /// Reads the finished records between `position` and the writers' position, and returns where it ended.
+    fn read_to(
+        &mut self,
+        mut position: u64,
+        end: u64,
+        messages: &mut u64,
+        each: &mut impl FnMut(Message<'_>),
+    ) -> u64 {
+        let written = self.writers.position(0).load(Ordering::Acquire);
+        while position != written && position != end {
+            let header = self.writers.header(self.offset(position)).load(Ordering::Acquire);
+            if header & BUSY != 0 {
+                break;
+            }
+            let length = header & !DISCARDED;
+            if header & DISCARDED == 0 {
+                self.copy(position.wrapping_add(HEADER_BYTES), length);
+                match record::decode(&self.bytes, &mut self.text) {
+                    Some(message) => {
+                        *messages += 1;
+                        each(message);
+                    }
+                    None => self.unreadable += 1,
+                }
+            }
+            position = position.wrapping_add((HEADER_BYTES + u64::from(length)).next_multiple_of(8));
+        }
+        position
+    }
+
+    /// Where a position lies in the mapping of the writers.
+    #[expect(clippy::cast_possible_truncation, reason = "what is cut off is cut off by the mask too")]
+    fn offset(&self, position: u64) -> usize {
+        self.page + (position as usize & (self.size - 1))
+    }
+
+    /// The bytes of a record, which may go on at the beginning of the data. More than the largest of ours are cut off.
+    fn copy(&mut self, position: u64, length: u32) {
+        let length = (length as usize).min(LARGEST_RECORD_BYTES);
+        let start = self.offset(position);
+        let first = length.min(self.page + self.size - start);
+        self.bytes.clear();
+        self.writers.copy(start, first, &mut self.bytes);
+        self.writers.copy(self.page, length - first, &mut self.bytes);
+    }
+}
+
+impl AsFd for Ring {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+/// An array of numbers that the programs count in.
+pub(crate) struct SharedNumbers(Mapping);
+
+impl SharedNumbers {
+    /// Maps an array of `entries` values of `value` bytes, a multiple of 8.
+    pub(crate) fn map(descriptor: BorrowedFd<'_>, entries: u32, value: u32) -> Result<Self, RingError> {
+        const ARRAY: u32 = 2;
+        const EXPECTED: &str = "the array of counters (BPF_MAP_TYPE_ARRAY)";
+        let found = MapInformation::read(descriptor)?.of_type(ARRAY, EXPECTED)?;
+        if (found.entries, found.value) != (entries, value) {
+            let found = format!("an array of {} values of {} bytes", found.entries, found.value);
+            return Err(RingError::Other { found, expected: EXPECTED });
+        }
+        let length = (entries as usize * value as usize).next_multiple_of(rustix::param::page_size());
+        Mapping::new(descriptor, "array of counters", length, ProtFlags::READ, 0).map(Self)
+    }
+
+    /// The number so many bytes behind the start.
+    pub(crate) fn at(&self, offset: usize) -> u64 {
+        self.0.position(offset).load(Ordering::Relaxed)
+    }
+}
+
+/// What the kernel says of a BPF map.
+struct MapInformation {
+    kind: u32,
+    entries: u32,
+    value: u32,
+    text: String,
+}
+
+impl MapInformation {
+    fn read(descriptor: BorrowedFd<'_>) -> Result<Self, RingError> {
+        let text = crate::descriptors::information(descriptor).map_err(RingError::Unknown)?;
+        let number = |key| crate::descriptors::number(&text, key).unwrap_or(0);
+        let narrow = |key| u32::try_from(number(key)).unwrap_or(0);
+        Ok(Self {
+            kind: narrow("map_type"),
+            entries: narrow("max_entries"),
+            value: narrow("value_size"),
+            text,
+        })
+    }
+
+    fn of_type(self, kind: u32, expected: &'static str) -> Result<Self, RingError> {
+        if self.kind == kind && self.entries.is_power_of_two() {
+            return Ok(self);
+        }
+        let found =
+            if self.kind == 0 { "no BPF map".to_owned() } else { format!("another map: {:?}", self.text) };
+        Err(RingError::Other { found, expected })
+    }
+}
