@@ -43,6 +43,12 @@ pub(crate) enum Command {
     },
     /// Show connections as they begin, change and end, until Ctrl-C
     Monitor(Output),
+    /// Show a live screen: which connections, processes or sources move how much
+    #[cfg(feature = "top")]
+    #[command(after_help = crate::top::KEYS)]
+    // A screen has fields of its own, which are brought up to date.
+    #[command(mut_arg("fields", |arg| arg.hide(true)), mut_arg("refresh", |arg| arg.hide(true)))]
+    Top(Query),
     /// Show what each traffic source has, and how fast it grows
     Sources {
         /// Seconds between two readings, which rates follow from; 0: no rates

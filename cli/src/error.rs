@@ -1,6 +1,7 @@
 //! What can go wrong, and what to do next.
 
 use std::io;
+use std::process::ExitCode;
 
 use flowbus_interfaces::{Error as FlowError, FLOW_MONITOR_NAME};
 use zbus::fdo;
@@ -38,6 +39,11 @@ pub(crate) enum Error {
     /// The bus failed in between.
     #[error("the bus failed: {0}")]
     Failed(zbus::Error),
+
+    /// What was asked for cannot be done like this.
+    #[cfg(feature = "top")]
+    #[error("{0}")]
+    Usage(String),
 
     /// The bus closed the connection.
     #[error("the bus closed the connection: it was stopped, or it restarted. Run flowctl again.")]
@@ -78,6 +84,15 @@ impl Error {
             }
             fdo::Error::AccessDenied(text) => Self::Denied(text.clone()),
             _ => Self::Failed(error),
+        }
+    }
+
+    /// 2 for wrong usage, 1 for the rest.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            #[cfg(feature = "top")]
+            Self::Usage(_) => ExitCode::from(2),
+            _ => ExitCode::FAILURE,
         }
     }
 

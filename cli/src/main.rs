@@ -18,6 +18,8 @@ mod sources;
 mod stats;
 mod status;
 mod table;
+#[cfg(feature = "top")]
+mod top;
 
 use std::process::ExitCode;
 
@@ -36,7 +38,7 @@ async fn main() -> ExitCode {
         Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Err(error) => {
             anstream::eprintln!("flowctl: {error}");
-            ExitCode::FAILURE
+            error.exit_code()
         }
     }
 }
@@ -49,6 +51,11 @@ async fn run(Arguments { bus, command }: Arguments) -> Result<(), Error> {
         Command::Closed(listed) => list::list(&daemon.await?, Listing::Closed, &listed).await,
         Command::Show { id, output } => show::show(&daemon.await?, id, output.format()).await,
         Command::Monitor(output) => monitor::monitor(&daemon.await?, output.format()).await,
+        #[cfg(feature = "top")]
+        Command::Top(query) => {
+            top::check(&query)?;
+            top::top(daemon.await?, &query).await
+        }
         Command::Sources { interval, json } => sources::sources(&daemon.await?, interval, json).await,
         Command::Stats(stats) => stats::stats(&daemon.await?, stats.form()).await,
         Command::Completion { shell } => completion::completion(shell),

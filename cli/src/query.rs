@@ -38,6 +38,22 @@ impl Query {
         names.iter().filter_map(field).collect()
     }
 
+    /// The same as words, `dport=80,443 source=CHROME`.
+    #[cfg(feature = "top")]
+    pub(crate) fn words(&self) -> String {
+        let text = |argument: &Argument| match argument {
+            Argument::Text(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let values = |argument: &Argument| match argument {
+            Argument::List(values) => values.iter().map(text).collect::<Vec<_>>().join(","),
+            value => text(value),
+        };
+        let words =
+            QueryKey::ALL.iter().filter_map(|&key| Some(format!("{key}={}", values(self.0.get(key)?))));
+        words.collect::<Vec<_>>().join(" ")
+    }
+
     fn read(matches: &ArgMatches) -> Result<Self, QueryError> {
         let mut raw = RawQuery::default();
         for key in keys() {

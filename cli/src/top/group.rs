@@ -1,0 +1,89 @@
+//! The group that a flow is in.
+
+use std::borrow::Cow;
+
+use flowbus_interfaces::{FlowRef, Key, OwnedValue};
+
+use super::view::Grouping;
+
+/// The name of the group that the flow is in; empty where it is in none.
+pub(super) fn group<'a>(flow: &FlowRef<'a>, grouping: Grouping) -> Cow<'a, str> {
+    let text = |key| flow.text(key).unwrap_or_default();
+    let has = |key| flow.json(key).is_some();
+    match grouping {
+        Grouping::Flow => Cow::Borrowed(""),
+        Grouping::Source => text(Key::Source),
+        Grouping::Interface => text(Key::Interface),
+        // Of a connection that a process of this machine accepted, the far end is the one that opened it.
+        Grouping::Remote if has(Key::Responder) && !has(Key::Initiator) => text(Key::Src),
+        Grouping::Remote => text(Key::Dst),
+        Grouping::Process => {
+            let owner = flow.value(Key::Initiator).or_else(|| flow.value(Key::Responder));
+            owner.as_ref().map(process).unwrap_or_default().into()
+        }
+    }
+}
+
+/// `curl[1234]`, or what of it is known.
+pub(super) fn process(owner: &OwnedValue) -> String {
+    let OwnedValue::Dictionary(owner) = owner else { return String::new() };
+    match (owner.get("comm"), owner.get("pid")) {
+        (Some(comm), Some(pid)) => format!("{comm}[{pid}]"),
+        (Some(comm), None) => comm.to_string(),
+        (None, Some(pid)) => format!("?[{pid}]"),
+        (None, None) => String::new(),
+    }
+}
+
+/// The condition of the filter line that chooses the flows of a group; `None` of those that are in none.
+pub(super) fn condition(grouping: Grouping, name: &str) -> Option<String> {
+    if name.is_empty() {
+        return None;
+    }
+    match grouping {
+        Grouping::Flow => None,
+        Grouping::Source => Some(format!("source={name}")),
+        Grouping::Interface => Some(format!("interface={name}")),
+        Grouping::Remote => Some(format!("address={name}")),
+        Grouping::Process => {
+            let (comm, pid) = name.rsplit_once('[').unwrap_or((name, ""));
+            match pid.strip_suffix(']') {
+                Some(pid) => Some(format!("pid={pid}")),
+                // A word of the filter line has no blanks.
+                None => (!comm.contains(char::is_whitespace)).then(|| format!("comm={comm}")),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn in_group(grouping: Grouping, line: &str) -> String {
+        group(&FlowRef::parse(line).unwrap(), grouping).into_owned()
+    }
+
+    #[test]
+    fn a_flow_is_in_the_group_of_its_source_process_remote_address_or_interface() {
+        let line = r#"{"type":"flow","id":7,"source":"CHROME","src":"198.18.0.2","dst":"2001:2::1","interface":"wlan0",
+            "initiator":{"pid":12,"comm":"a \"b\"","uid":0,"confidence":"exact"}}"#;
+        assert_eq!(in_group(Grouping::Source, line), "CHROME");
+        assert_eq!(in_group(Grouping::Interface, line), "wlan0");
+        assert_eq!(in_group(Grouping::Process, line), "a \"b\"[12]");
+        assert_eq!(in_group(Grouping::Remote, line), "2001:2::1");
+        let accepted = r#"{"src":"198.18.0.2","dst":"198.18.0.1","responder":{"comm":"sshd"}}"#;
+        assert_eq!(in_group(Grouping::Remote, accepted), "198.18.0.2");
+        assert_eq!(in_group(Grouping::Process, accepted), "sshd");
+        assert_eq!(in_group(Grouping::Process, "{}"), "");
+    }
+
+    #[test]
+    fn a_group_is_chosen_by_a_condition() {
+        assert_eq!(condition(Grouping::Source, "0x29").as_deref(), Some("source=0x29"));
+        assert_eq!(condition(Grouping::Process, "a [b][12]").as_deref(), Some("pid=12"));
+        assert_eq!(condition(Grouping::Process, "sshd").as_deref(), Some("comm=sshd"));
+        assert_eq!(condition(Grouping::Remote, "2001:2::1").as_deref(), Some("address=2001:2::1"));
+        assert_eq!(condition(Grouping::Interface, ""), None);
+    }
+}

@@ -1,0 +1,140 @@
+//! `flowctl top`: a live screen.
+//!
+//! The screen's thread takes keys and draws; [`feed`] asks the daemon, and reads and counts its lines on another
+//! thread. They tell each other by two channels: the latest wish, and reports. Nothing is kept of flows that are not
+//! on the screen but the number, the bytes and the rate.
+
+mod feed;
+mod group;
+mod input;
+mod model;
+mod screen;
+mod table;
+mod tally;
+mod view;
+
+use std::io::{self, IsTerminal};
+use std::thread;
+
+use ratatui::crossterm::event::{self, Event};
+use ratatui::style::Color;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::daemon::Daemon;
+use crate::error::Error;
+use crate::query::Query;
+pub(crate) use input::KEYS;
+use model::Model;
+
+/// Shows the screen until someone leaves it.
+pub(crate) async fn top(daemon: Daemon, query: &Query) -> Result<(), Error> {
+    // Who cannot ask is told so on the terminal as it is.
+    daemon.monitor.version().await.map_err(|error| daemon.failed(error))?;
+    let mut model = Model::new(query.words());
+    let (wish, wishes) = watch::channel(model.wish());
+    let (sender, mut reports) = mpsc::channel(4);
+    let feed = tokio::spawn(feed::feed(daemon, wishes, sender));
+    let mut ends =
+        [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?];
+    let mut terminal = Terminal::enter()?;
+    let mut keys = keys();
+    let [terminate, interrupt, hangup] = &mut ends;
+    loop {
+        terminal.draw(&mut model)?;
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => break,
+            key = keys.recv() => {
+                // All that were pressed while the screen was drawn.
+                let mut next = key;
+                let mut going_on = next.is_some();
+                while let Some(event) = next {
+                    going_on &= handle(&mut model, &event);
+                    next = keys.try_recv().ok();
+                }
+                if !going_on {
+                    break;
+                }
+            }
+            report = reports.recv() => match report {
+                Some(report) => model.report(report),
+                None => break,
+            },
+        }
+        let wanted = model.wish();
+        wish.send_if_modified(|wish| {
+            let changed = *wish != wanted;
+            *wish = wanted;
+            changed
+        });
+    }
+    feed.abort();
+    Ok(())
+}
+
+/// Fails for a filter that is none, and where nobody could look or press a key.
+pub(crate) fn check(query: &Query) -> Result<(), Error> {
+    view::parse_filter(&query.words()).map_err(Error::Usage)?;
+    if io::stdin().is_terminal() && io::stdout().is_terminal() {
+        return Ok(());
+    }
+    let text =
+        "top needs a terminal to draw on and to read keys from; flowctl list and flowctl monitor do without";
+    Err(Error::Usage(text.to_owned()))
+}
+
+/// The screen goes on.
+fn handle(model: &mut Model, event: &Event) -> bool {
+    match event {
+        Event::Key(key) => input::press(model, *key),
+        // The next drawing is of the new size.
+        _ => true,
+    }
+}
+
+/// The whole screen of the terminal, given back when this is dropped, and when the program panics.
+struct Terminal {
+    terminal: ratatui::DefaultTerminal,
+    colour: bool,
+}
+
+impl Terminal {
+    fn enter() -> Result<Self, Error> {
+        let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Ok(Self { terminal: ratatui::try_init()?, colour })
+    }
+
+    fn draw(&mut self, model: &mut Model) -> io::Result<()> {
+        self.terminal.draw(|frame| {
+            screen::draw(frame, model);
+            if !self.colour {
+                // Left to crossterm, a colour that NO_COLOR forbids would end bold and reversed text.
+                for cell in &mut frame.buffer_mut().content {
+                    (cell.fg, cell.bg) = (Color::Reset, Color::Reset);
+                }
+            }
+        })?;
+        Ok(())
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        ratatui::restore();
+    }
+}
+
+/// Keys and new sizes. Their thread waits in a read that nothing ends but the end of the program.
+fn keys() -> mpsc::Receiver<Event> {
+    let (sender, keys) = mpsc::channel(64);
+    thread::spawn(move || {
+        while let Ok(event) = event::read() {
+            if sender.blocking_send(event).is_err() {
+                return;
+            }
+        }
+    });
+    keys
+}

@@ -1,0 +1,325 @@
+//! A snapshot in the making: the first rows, the groups and the rates of a stream's lines, without keeping the lines.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use flowbus_interfaces::{FlowRef, Key, StreamItem};
+
+use super::group::group;
+use super::view::{Grouping, Order, View};
+
+/// So many rows are kept: the daemon takes as many ids in one question.
+pub(super) const ROWS: usize = 256;
+/// So many groups are told apart; the flows of further ones are one group.
+const GROUPS: usize = 65_536;
+/// The counters of so many flows are remembered, in 16 MiB; further ones have no rate.
+const REMEMBERED: usize = 524_288;
+/// Counters move by dumps, of which there is one a second: between two, the rates of the last one are as good as any.
+const SHORTEST: Duration = Duration::from_secs(1);
+
+/// What one snapshot leaves for the rates of the next.
+#[derive(Debug)]
+pub(super) struct Memory {
+    epoch: String,
+    /// Of the last change that the snapshot includes.
+    sequence: u64,
+    /// The greatest id: greater ones are of flows that began later.
+    highest: u64,
+    /// When the counters were brought up to date.
+    pub(super) at: Instant,
+    /// Of which flows; of others nothing is known.
+    pub(super) view: View,
+    /// By ascending id, as a stream has them.
+    flows: Vec<Remembered>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Remembered {
+    id: u64,
+    bytes: u64,
+    rate: Option<u64>,
+}
+
+impl Memory {
+    /// Whether a snapshot at `now` comes so soon that it shows the rates of this one.
+    pub(super) fn is_fresh(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.at) < SHORTEST
+    }
+
+    /// Whether any flow counts bytes.
+    pub(super) fn has_counters(&self) -> bool {
+        !self.flows.is_empty()
+    }
+
+    fn find(&self, id: u64) -> Option<Remembered> {
+        self.flows.binary_search_by_key(&id, |flow| flow.id).ok().map(|index| self.flows[index])
+    }
+}
+
+/// A row: a flow, or a group of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Row {
+    /// Of a flow; 0 of a group.
+    pub(super) id: u64,
+    /// Of a group; empty for the flows that are in none.
+    pub(super) name: String,
+    /// Bytes a second.
+    pub(super) rate: Option<u64>,
+    pub(super) bytes: Option<u64>,
+    /// When it began; of a group, when its first flow began. Microseconds since 1970.
+    pub(super) start: Option<u64>,
+    pub(super) flows: u64,
+    /// How many flows began since the snapshot before.
+    pub(super) new: u64,
+}
+
+/// What happened between two snapshots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sample {
+    /// Bytes a second.
+    pub(super) rate: u64,
+    /// How many flows began.
+    pub(super) new: u64,
+    pub(super) interval: Duration,
+}
+
+/// The end of a tally.
+#[derive(Debug)]
+pub(super) struct Counted {
+    /// The first [`ROWS`] in the order of the view.
+    pub(super) rows: Vec<Row>,
+    /// How many flows there are.
+    pub(super) flows: u64,
+    /// How many rows there are.
+    pub(super) all_rows: u64,
+    /// Absent after another filter, or too soon after the snapshot before.
+    pub(super) sample: Option<Sample>,
+    /// How many flows have no rate, because they are too many to remember.
+    pub(super) unremembered: u64,
+    /// For the next; absent if the one that there is stays.
+    pub(super) memory: Option<Memory>,
+}
+
+/// Takes the lines of a stream.
+pub(super) struct Tally<'a> {
+    before: Option<&'a Memory>,
+    /// Since the snapshot before, once the first flow has come.
+    interval: Option<Duration>,
+    next: Memory,
+    /// The first rows, and up to as many that are not.
+    rows: Vec<Row>,
+    groups: HashMap<String, Row>,
+    flows: u64,
+    rate: u64,
+    new: u64,
+    unremembered: u64,
+    begun: bool,
+}
+
+impl<'a> Tally<'a> {
+    pub(super) fn new(view: View, before: Option<&'a Memory>, now: Instant) -> Self {
+        let next = Memory { epoch: String::new(), sequence: 0, highest: 0, at: now, view, flows: Vec::new() };
+        Self {
+            before,
+            interval: None,
+            next,
+            rows: Vec::new(),
+            groups: HashMap::new(),
+            flows: 0,
+            rate: 0,
+            new: 0,
+            unremembered: 0,
+            begun: false,
+        }
+    }
+
+    /// Takes what was read at `now`.
+    pub(super) fn add(&mut self, item: &StreamItem<'_>, now: Instant) {
+        match item {
+            StreamItem::Begin { epoch, .. } => {
+                // Ids and numbers of another epoch mean nothing in this one.
+                self.before = self.before.filter(|before| before.epoch == *epoch);
+                self.next.epoch.clone_from(epoch);
+            }
+            StreamItem::Closed(flow) => {
+                self.begin(now);
+                self.add_closed(flow);
+            }
+            StreamItem::Flow(flow) => {
+                self.begin(now);
+                self.add_flow(flow);
+            }
+            StreamItem::SnapshotEnd { sequence } => {
+                self.begin(now);
+                self.next.sequence = *sequence;
+            }
+            _ => {}
+        }
+    }
+
+    /// The first line of a flow comes when the counters have been brought up to date.
+    fn begin(&mut self, now: Instant) {
+        if !self.begun {
+            self.begun = true;
+            self.next.at = now;
+            let fresh = |before: &&Memory| !before.is_fresh(now);
+            self.interval = self.before.filter(fresh).map(|before| now.saturating_duration_since(before.at));
+        }
+    }
+
+    fn add_flow(&mut self, flow: &FlowRef<'_>) {
+        // Asked for, and so there.
+        let Some(id) = flow.number(Key::Id) else { return };
+        self.flows += 1;
+        let is_new = self.is_new(id);
+        self.next.highest = self.next.highest.max(id);
+        let bytes = bytes(flow);
+        let before = self.before.and_then(|before| before.find(id));
+        let rate = match (bytes, self.interval, before) {
+            (None, ..) => None,
+            (_, None, before) => before.and_then(|before| before.rate),
+            (Some(bytes), Some(interval), Some(before)) => {
+                Some(a_second(bytes.saturating_sub(before.bytes), interval))
+            }
+            (Some(bytes), Some(interval), None) => is_new.then(|| a_second(bytes, interval)),
+        };
+        if let Some(bytes) = bytes {
+            if self.next.flows.len() < REMEMBERED {
+                self.next.flows.push(Remembered { id, bytes, rate });
+            } else {
+                self.unremembered += 1;
+            }
+        }
+        let new = u64::from(is_new);
+        self.new += new;
+        self.rate = self.rate.saturating_add(rate.unwrap_or(0));
+        let start = flow.number(Key::StartUsec);
+        let row = Row { id, name: String::new(), rate, bytes, start, flows: 1, new };
+        match self.next.view.grouping {
+            Grouping::Flow => self.keep(row),
+            grouping => {
+                self.add_to_group(&group(flow, grouping), &row);
+            }
+        }
+    }
+
+    /// What a flow that ended since the snapshot before still adds to the rates.
+    fn add_closed(&mut self, flow: &FlowRef<'_>) {
+        let (Some(id), Some(sequence)) = (flow.number(Key::Id), flow.number(Key::Sequence)) else { return };
+        let (Some(before), Some(interval)) = (self.before, self.interval) else { return };
+        if sequence <= before.sequence {
+            return;
+        }
+        // It may have been counted in this snapshot already, and have ended before that was complete.
+        let counted = self.next.flows.binary_search_by_key(&id, |flow| flow.id).ok();
+        let known = counted.map(|index| self.next.flows[index]).or_else(|| before.find(id));
+        let new = u64::from(counted.is_none() && self.is_new(id));
+        let rate = match (bytes(flow), known) {
+            (Some(bytes), Some(known)) => Some(a_second(bytes.saturating_sub(known.bytes), interval)),
+            (Some(bytes), None) if new == 1 => Some(a_second(bytes, interval)),
+            _ => None,
+        };
+        self.new += new;
+        self.rate = self.rate.saturating_add(rate.unwrap_or(0));
+        if self.next.view.grouping != Grouping::Flow {
+            let name = group(flow, self.next.view.grouping);
+            self.add_to_group(&name, &Row { rate, new, ..Row::default() });
+        }
+        self.next.highest = self.next.highest.max(id);
+    }
+
+    /// Whether the flow began since the snapshot before; unknown, and so false, after one of other flows.
+    fn is_new(&self, id: u64) -> bool {
+        let of_the_same = |before: &&Memory| before.view.filter == self.next.view.filter;
+        self.interval.is_some() && self.before.filter(of_the_same).is_some_and(|before| id > before.highest)
+    }
+
+    fn add_to_group(&mut self, name: &str, row: &Row) {
+        const OTHERS: &str = "(others)";
+        let known = self.groups.len() < GROUPS || self.groups.contains_key(name);
+        let name = if known { name } else { OTHERS };
+        if let Some(group) = self.groups.get_mut(name) {
+            group.rate = sum(group.rate, row.rate);
+            group.bytes = sum(group.bytes, row.bytes);
+            group.start = group.start.into_iter().chain(row.start).min();
+            group.flows += row.flows;
+            group.new += row.new;
+        } else {
+            let group = Row { id: 0, name: name.to_owned(), ..row.clone() };
+            self.groups.insert(name.to_owned(), group);
+        }
+    }
+
+    /// Keeps the row as long as it may be among the first.
+    fn keep(&mut self, row: Row) {
+        if self.rows.len() == 2 * ROWS {
+            sort(&mut self.rows, self.next.view.order);
+            self.rows.truncate(ROWS);
+        }
+        self.rows.push(row);
+    }
+
+    /// The rows in order.
+    pub(super) fn finish(self) -> Counted {
+        let order = self.next.view.order;
+        let (mut rows, all_rows) = match self.next.view.grouping {
+            Grouping::Flow => (self.rows, self.flows),
+            _ => {
+                let rows: Vec<Row> = self.groups.into_values().collect();
+                let all = rows.len() as u64;
+                (rows, all)
+            }
+        };
+        sort(&mut rows, order);
+        rows.truncate(ROWS);
+        let comparable = self.before.is_some_and(|before| before.view.filter == self.next.view.filter);
+        let sample = self.interval.filter(|_| comparable).map(|interval| Sample {
+            rate: self.rate,
+            new: self.new,
+            interval,
+        });
+        let mut next = self.next;
+        // Flows that ended may have had the greatest ids.
+        if let Some(before) = self.before.filter(|_| comparable) {
+            next.highest = next.highest.max(before.highest);
+        }
+        let keep = self.interval.is_none() && self.before.is_some();
+        let (flows, unremembered) = (self.flows, self.unremembered);
+        Counted { rows, flows, all_rows, sample, unremembered, memory: (!keep).then_some(next) }
+    }
+}
+
+/// Puts the rows in order.
+pub(super) fn sort(rows: &mut [Row], order: Order) {
+    rows.sort_by(|a, b| rank(b, order).cmp(&rank(a, order)).then_with(|| a.name.cmp(&b.name)));
+}
+
+/// What comes first is greatest.
+fn rank(row: &Row, order: Order) -> (u64, u64, u64) {
+    let (rate, bytes) = (row.rate.unwrap_or(0), row.bytes.unwrap_or(0));
+    let is_group = row.id == 0;
+    match order {
+        Order::Rate => (rate, bytes, if is_group { row.flows } else { row.id }),
+        Order::Bytes => (bytes, rate, if is_group { row.flows } else { row.id }),
+        Order::New if is_group => (row.new, row.flows, rate),
+        Order::New => (row.start.unwrap_or(0), row.id, 0),
+        Order::Age => (row.start.map_or(0, |start| u64::MAX - start), u64::MAX - row.id, 0),
+    }
+}
+
+fn sum(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    a.into_iter().chain(b).reduce(u64::saturating_add)
+}
+
+/// Of both directions; `None` of a flow that does not count.
+fn bytes(flow: &FlowRef<'_>) -> Option<u64> {
+    sum(flow.number(Key::OrigBytes), flow.number(Key::ReplyBytes))
+}
+
+fn a_second(bytes: u64, interval: Duration) -> u64 {
+    let milliseconds = interval.as_millis().max(1);
+    u64::try_from(u128::from(bytes) * 1000 / milliseconds).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;
