@@ -23,6 +23,7 @@ pub mod namespace;
 pub mod network;
 pub mod process;
 pub mod raw;
+pub mod screen;
 pub mod traffic;
 
 pub use booted::{Machine, SystemBus};
@@ -34,3 +35,4 @@ pub use monitor::Monitor;
 pub use namespace::Namespace;
 pub use network::Network;
 pub use raw::RawConnection;
+pub use screen::Screen;
