@@ -93,33 +93,33 @@ const INSTEAD: [(&str, &[&str]); 5] = [
 /// The kernel has no BTF, makes no maps, or refuses `tcp_state`.
 pub fn load(ring_bytes: u32) -> Result<(Programs, Snapshot), LoadError> {
     let mut object = Object::open(ring_bytes)?;
-    let mut held = Vec::new();
-    let mut tried = Vec::<Program>::new();
+    let (mut links, mut programs, mut tried) = (Vec::new(), Vec::new(), Vec::new());
     for (name, place) in &PROGRAMS {
-        let outcome = if is_needed(name, &tried) {
+        let outcome = if !is_needed(name, &tried) {
+            Outcome::NotNeeded
+        } else {
             match object.attach(name, place) {
-                Ok(descriptors) => {
-                    held.extend(descriptors);
+                Ok((link, program)) => {
+                    links.push(link);
+                    programs.push(program);
                     Outcome::Attached
                 }
                 Err(reason) if *name == "tcp_state" => return Err(LoadError::NoPrograms(reason)),
                 Err(reason) => Outcome::Failed(reason),
             }
-        } else {
-            Outcome::NotNeeded
         };
         tried.push(Program { name: (*name).to_owned(), outcome });
     }
     // What the iterator notes must not stand in the way of what the programs note: so it comes last.
     let (snapshot, outcome) = object.snapshot()?;
     tried.push(Program { name: OPEN_SOCKETS.to_owned(), outcome });
-    let report = Report { layout: LAYOUT, network_namespace: network_namespace()?, programs: tried };
+    let network_namespace = network_namespace()?;
     let report =
-        memfd::write("flowbus-bpf-report", &report.to_string()).map_err(io("the report cannot be kept"))?;
-    Ok((
-        Programs { ring: object.map("records")?, statistics: object.map("statistics")?, report, held },
-        snapshot,
-    ))
+        Report { layout: LAYOUT, ring_bytes: ring_bytes as usize, network_namespace, programs: tried }
+            .to_string();
+    let report = memfd::write("flowbus-bpf-report", &report).map_err(io("the report cannot be kept"))?;
+    let (ring, statistics) = (object.map("records")?, object.map("statistics")?);
+    Ok((Programs { ring, statistics, report, links, programs }, snapshot))
 }
 
 /// A snapshot alone, for a reader whose programs run already.
@@ -183,8 +183,8 @@ impl Object {
         MapData::fd(map).as_fd().try_clone_to_owned().map_err(io("a descriptor cannot be made"))
     }
 
-    /// Loads and attaches a program: the descriptors that keep it so, or the reason why it is not.
-    fn attach(&mut self, name: &str, place: &Place) -> Result<[OwnedFd; 2], String> {
+    /// Loads and attaches a program: its link and itself, or the reason why not.
+    fn attach(&mut self, name: &str, place: &Place) -> Result<(OwnedFd, OwnedFd), String> {
         let loaded = self.object.program_mut(name).ok_or("it is not in the object")?;
         verify(loaded, place, &self.btf).map_err(reason)?;
         let program = loaded.fd().map_err(reason)?.as_fd();
@@ -194,7 +194,7 @@ impl Object {
             Place::Syscall(event) => attach_to_syscall(program, event),
             Place::Cgroup(attach_type) => attach::link(program, Some(self.cgroup.as_fd()), *attach_type),
         };
-        Ok([link.map_err(reason)?, program.try_clone_to_owned().map_err(reason)?])
+        Ok((link.map_err(reason)?, program.try_clone_to_owned().map_err(reason)?))
     }
 
     fn snapshot(&mut self) -> Result<(Snapshot, Outcome), LoadError> {

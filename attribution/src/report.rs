@@ -53,6 +53,8 @@ pub enum Outcome {
 pub struct Report {
     /// The layout of the records (`LAYOUT` in record.rs).
     pub(crate) layout: u32,
+    /// The size of the ring.
+    pub ring_bytes: usize,
     /// The network namespace that the loader ran in: the inode of its /proc/self/ns/net. It is the one whose table the
     /// daemon keeps.
     pub network_namespace: u32,
@@ -85,9 +87,15 @@ impl Report {
     /// Reads what `Display` wrote; `None` where it is something else.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut lines = text.lines();
-        let mut number = |key| lines.next()?.strip_prefix(key)?.strip_prefix(' ')?.parse().ok();
-        let (layout, network_namespace) = (number("layout")?, number("network-namespace")?);
-        Some(Self { layout, network_namespace, programs: lines.map(Program::parse).collect::<Option<_>>()? })
+        let mut number = |key| lines.next()?.strip_prefix(key)?.strip_prefix(' ')?.parse::<u32>().ok();
+        let (layout, ring_bytes, network_namespace) =
+            (number("layout")?, number("ring-bytes")?, number("network-namespace")?);
+        Some(Self {
+            layout,
+            ring_bytes: usize::try_from(ring_bytes).ok()?,
+            network_namespace,
+            programs: lines.map(Program::parse).collect::<Option<_>>()?,
+        })
     }
 }
 
@@ -107,6 +115,7 @@ impl Program {
 impl Display for Report {
     fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(text, "layout {}", self.layout)?;
+        writeln!(text, "ring-bytes {}", self.ring_bytes)?;
         writeln!(text, "network-namespace {}", self.network_namespace)?;
         for program in &self.programs {
             write!(text, "program {} ", program.name)?;
@@ -124,5 +133,44 @@ impl Display for Report {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Accept, Outcome, Program, Report};
+
+    #[test]
+    fn a_report_is_read_as_it_was_written() {
+        let program = |name: &str, outcome| Program { name: name.to_owned(), outcome };
+        let report = Report {
+            layout: 7,
+            ring_bytes: 4096,
+            network_namespace: 4_026_531_833,
+            programs: vec![
+                program("accept_exact", Outcome::Failed("Operation not permitted, in two words".to_owned())),
+                program("accept_syscall", Outcome::Attached),
+                program("accept4_syscall", Outcome::Attached),
+                program("accept_reader", Outcome::NotNeeded),
+            ],
+        };
+        assert_eq!(Report::parse(&report.to_string()), Some(report.clone()));
+        assert_eq!(report.accept(), Accept::Syscall);
+        assert_eq!(
+            report.failures().collect::<Vec<_>>(),
+            [("accept_exact", "Operation not permitted, in two words")]
+        );
+    }
+
+    #[test]
+    fn what_is_no_report_is_none() {
+        for text in [
+            "",
+            "layout 1",
+            "layout 1\nring-bytes x\nnetwork-namespace 1\n",
+            "layout 1\nring-bytes 1\nnetwork-namespace 1\nprogram a ran\n",
+        ] {
+            assert_eq!(Report::parse(text), None, "{text:?}");
+        }
     }
 }

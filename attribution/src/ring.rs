@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use rustix::mm::{MapFlags, ProtFlags};
 
+use crate::descriptors::{DescriptorError, Programs};
 use crate::event::Message;
 use crate::record::{self, LARGEST_RECORD_BYTES};
 
@@ -31,17 +32,15 @@ pub enum RingError {
         /// The kernel's answer.
         source: rustix::io::Errno,
     },
-    /// The descriptor is of something else.
-    #[error("the descriptor is {found}, and {expected} is needed")]
-    Other {
-        /// What it is.
-        found: String,
-        /// What was asked for.
-        expected: &'static str,
-    },
-    /// What the kernel says of the descriptor cannot be read.
-    #[error("/proc/self/fdinfo does not tell what the descriptor is: {0}")]
-    Unknown(std::io::Error),
+    /// The report does not tell how large the ring is.
+    #[error(transparent)]
+    Report(#[from] DescriptorError),
+    /// The report is of another ring.
+    #[error("a ring of {0} bytes: a power of two is needed, and at least a page")]
+    Size(usize),
+    /// There are too many descriptors.
+    #[error("the ring's descriptor cannot be copied: {0}")]
+    Copy(std::io::Error),
 }
 
 /// Memory shared with the kernel. It is unmapped when it is dropped.
@@ -62,8 +61,8 @@ impl Mapping {
         offset: usize,
     ) -> Result<Self, RingError> {
         let none = std::ptr::null_mut();
-        // SAFETY: the kernel chooses a place that is free. The length is that of the map, whose size never changes, so
-        // that no access within it can fault.
+        // SAFETY: the kernel chooses a place that is free. It maps no more than the map has, whose size never changes, so
+        // that no access within the mapping can fault.
         let start =
             unsafe { rustix::mm::mmap(none, length, protection, MapFlags::SHARED, map, offset as u64) };
         let start = start.map_err(|source| RingError::Map { what, source })?;
@@ -123,22 +122,21 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Maps the ring behind this descriptor, from where an earlier reader has left it.
+    /// Maps the ring of these programs, to be read on from where an earlier reader has left it.
     ///
     /// # Errors
     ///
     /// The descriptor is of something else, or the kernel refuses to map it.
-    pub fn map(descriptor: BorrowedFd<'_>) -> Result<Self, RingError> {
-        const RINGBUF: u32 = 27;
-        let map = MapInformation::read(descriptor)?.of_type(RINGBUF, "a ring (BPF_MAP_TYPE_RINGBUF)")?;
-        let size = map.entries as usize;
-        let page = rustix::param::page_size();
-        let both = ProtFlags::READ | ProtFlags::WRITE;
-        let owned = descriptor.try_clone_to_owned().map_err(RingError::Unknown)?;
+    pub fn map(programs: &Programs) -> Result<Self, RingError> {
+        let (page, size) = (rustix::param::page_size(), programs.report()?.ring_bytes);
+        if !size.is_power_of_two() || size < page {
+            return Err(RingError::Size(size));
+        }
+        let (ring, both) = (programs.ring.as_fd(), ProtFlags::READ | ProtFlags::WRITE);
         Ok(Self {
-            descriptor: owned,
-            reader: Mapping::new(descriptor, "reader's page", page, both, 0)?,
-            writers: Mapping::new(descriptor, "ring", page + size, ProtFlags::READ, page)?,
+            descriptor: ring.try_clone_to_owned().map_err(RingError::Copy)?,
+            reader: Mapping::new(ring, "reader's page of the ring", page, both, 0)?,
+            writers: Mapping::new(ring, "ring", page + size, ProtFlags::READ, page)?,
             page,
             size,
             bytes: Vec::with_capacity(LARGEST_RECORD_BYTES),
@@ -230,52 +228,14 @@ impl AsFd for Ring {
 pub(crate) struct SharedNumbers(Mapping);
 
 impl SharedNumbers {
-    /// Maps an array of `entries` values of `value` bytes, a multiple of 8.
-    pub(crate) fn map(descriptor: BorrowedFd<'_>, entries: u32, value: u32) -> Result<Self, RingError> {
-        const ARRAY: u32 = 2;
-        const EXPECTED: &str = "the array of counters (BPF_MAP_TYPE_ARRAY)";
-        let found = MapInformation::read(descriptor)?.of_type(ARRAY, EXPECTED)?;
-        if (found.entries, found.value) != (entries, value) {
-            let found = format!("an array of {} values of {} bytes", found.entries, found.value);
-            return Err(RingError::Other { found, expected: EXPECTED });
-        }
-        let length = (entries as usize * value as usize).next_multiple_of(rustix::param::page_size());
+    /// Maps the first so many bytes of an array.
+    pub(crate) fn map(descriptor: BorrowedFd<'_>, length: usize) -> Result<Self, RingError> {
+        let length = length.next_multiple_of(rustix::param::page_size());
         Mapping::new(descriptor, "array of counters", length, ProtFlags::READ, 0).map(Self)
     }
 
     /// The number so many bytes behind the start.
     pub(crate) fn at(&self, offset: usize) -> u64 {
         self.0.position(offset).load(Ordering::Relaxed)
-    }
-}
-
-/// What the kernel says of a BPF map.
-struct MapInformation {
-    kind: u32,
-    entries: u32,
-    value: u32,
-    text: String,
-}
-
-impl MapInformation {
-    fn read(descriptor: BorrowedFd<'_>) -> Result<Self, RingError> {
-        let text = crate::descriptors::information(descriptor).map_err(RingError::Unknown)?;
-        let number = |key| crate::descriptors::number(&text, key).unwrap_or(0);
-        let narrow = |key| u32::try_from(number(key)).unwrap_or(0);
-        Ok(Self {
-            kind: narrow("map_type"),
-            entries: narrow("max_entries"),
-            value: narrow("value_size"),
-            text,
-        })
-    }
-
-    fn of_type(self, kind: u32, expected: &'static str) -> Result<Self, RingError> {
-        if self.kind == kind && self.entries.is_power_of_two() {
-            return Ok(self);
-        }
-        let found =
-            if self.kind == 0 { "no BPF map".to_owned() } else { format!("another map: {:?}", self.text) };
-        Err(RingError::Other { found, expected })
     }
 }

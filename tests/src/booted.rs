@@ -347,9 +347,9 @@ pub fn previous_package() -> &'static Path {
 
 /// Builds the package next to the binaries; each test run does so once, and leaves the last one there.
 fn build(arguments: &[&str]) -> PathBuf {
-    let [daemon, control, client] = ["flowbusd", "flowbus-control", "flowctl"].map(binary);
-    let directory = daemon.parent().expect("a file is in a directory");
-    assert!(control.parent() == Some(directory) && client.parent() == Some(directory));
+    let binaries = ["flowbusd", "flowbus-control", "flowbus-attribution", "flowctl"].map(binary);
+    let directory = binaries[0].parent().expect("a file is in a directory");
+    assert!(binaries.iter().all(|binary| binary.parent() == Some(directory)));
     let mut command = Command::new(workspace().join("packaging/build"));
     command.args(arguments).arg(directory).arg(directory.join("package"));
     PathBuf::from(output_of(command.env("FLOWBUS_DEB_COMPRESSION", "none")).trim())

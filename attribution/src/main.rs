@@ -1,0 +1,58 @@
+//! flowbus-attribution: loads the BPF programs for a flowbusd that may not, hands it their descriptors, and exits.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use flowbus_attribution::Report;
+use flowbus_attribution::handover::{self, Handed, SOCKET};
+
+/// Levels of the journal, which reads them off the beginning of a line on standard error.
+const ERROR: u8 = 3;
+const WARNING: u8 = 4;
+const INFORMATION: u8 = 6;
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let socket = match arguments.as_slice() {
+        [] => Path::new(SOCKET),
+        [option, socket] if option == "--socket" => Path::new(socket),
+        _ => {
+            say(ERROR, "usage: flowbus-attribution [--socket PATH]");
+            return ExitCode::from(2);
+        }
+    };
+    match handover::serve(socket) {
+        Ok(handed) => {
+            tell(&handed);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            say(ERROR, &format!("flowbusd gets no programs: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn tell(handed: &Handed) {
+    let Some(programs) = &handed.programs else {
+        return say(INFORMATION, "flowbusd has its programs and got a new snapshot");
+    };
+    match programs.report() {
+        Ok(report) => tell_report(&report),
+        Err(error) => say(WARNING, &format!("the programs run, how they were loaded is not known: {error}")),
+    }
+}
+
+fn tell_report(report: &Report) {
+    for (name, reason) in report.failures() {
+        say(WARNING, &format!("the kernel refuses the program {name}, going on without: {reason}"));
+    }
+    say(
+        INFORMATION,
+        &format!("flowbusd has its programs; who accepts is learnt by: {}", report.accept().name()),
+    );
+}
+
+fn say(level: u8, text: &str) {
+    eprintln!("<{level}>{text}");
+}
