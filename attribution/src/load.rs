@@ -1,12 +1,15 @@
 //! Loads the programs, one by one, and attaches them.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapData;
 use aya::programs::{Program as Loaded, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader};
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{self, FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 use crate::attach::{self, AttachType};
 use crate::descriptors::Programs;
@@ -233,12 +236,23 @@ fn verify(program: &mut Loaded, place: &Place, btf: &Btf) -> Result<(), ProgramE
 }
 
 fn attach_to_syscall(program: BorrowedFd<'_>, event: &str) -> std::io::Result<OwnedFd> {
-    let places = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"].map(Path::new);
-    let id =
-        places.map(|tracefs| std::fs::read_to_string(tracefs.join("events/syscalls").join(event).join("id")));
-    let [first, second] = id;
-    let id = first.or(second)?.trim().parse().map_err(std::io::Error::other)?;
+    let file = format!("events/syscalls/{event}/id");
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let mut text = String::new();
+    File::from(rustix::fs::openat(tracefs()?, file, flags, Mode::empty())?).read_to_string(&mut text)?;
+    let id = text.trim().parse().map_err(std::io::Error::other)?;
     attach::link(program, Some(attach::tracepoint(id)?.as_fd()), AttachType::PerfEvent)
+}
+
+/// The directory of tracefs: where systemd has mounted it, else mounted nowhere, which takes all of root's powers.
+fn tracefs() -> std::io::Result<OwnedFd> {
+    let mounted = Path::new("/sys/kernel/tracing");
+    if mounted.join("events").exists() {
+        return File::open(mounted).map(OwnedFd::from);
+    }
+    let context = mount::fsopen("tracefs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    mount::fsconfig_create(context.as_fd())?;
+    Ok(mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY)?)
 }
 
 /// Why a program does not run, in a line.
