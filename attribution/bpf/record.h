@@ -57,6 +57,8 @@ struct socket_record {
 	__u8 padding[6];
 };
 
+_Static_assert(sizeof(struct process) == 64 && sizeof(struct socket_record) == 152, "what record.rs asserts too");
+
 #define PATH_BYTES 4096
 
 struct cgroup_record {

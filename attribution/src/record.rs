@@ -56,6 +56,7 @@ struct CgroupRecord {
 
 /// The size of a record of a socket.
 pub(crate) const SOCKET_RECORD_BYTES: usize = size_of::<SocketRecord>();
+const _: () = assert!(SOCKET_RECORD_BYTES == 152, "what record.h asserts too");
 /// The size of the largest record: one of a control group with the longest path.
 pub(crate) const LARGEST_RECORD_BYTES: usize = size_of::<CgroupRecord>() + 4096;
 
@@ -144,4 +145,83 @@ fn process(record: &ProcessRecord) -> Option<Process> {
         cgroup: record.cgroup.get(),
         confidence,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record of the kind `kind`, from 10.0.0.1:1000 to 10.0.0.2:53, by process 7.
+    fn record(kind: u32) -> Vec<u8> {
+        let mut bytes = vec![0; SOCKET_RECORD_BYTES];
+        let mut put =
+            |offset: usize, value: &[u8]| bytes[offset..offset + value.len()].copy_from_slice(value);
+        put(0, &kind.to_ne_bytes());
+        put(4, &111_i32.to_ne_bytes());
+        put(8, &5_u64.to_ne_bytes());
+        put(16, &6_u64.to_ne_bytes());
+        put(40, &7_u32.to_ne_bytes());
+        put(52, &1_u32.to_ne_bytes());
+        put(56, b"thread");
+        put(72, b"leader");
+        put(88, &8_u64.to_ne_bytes());
+        put(96, &9_u64.to_ne_bytes());
+        put(104, &4_026_531_840_u32.to_ne_bytes());
+        put(108, &1000_u16.to_ne_bytes());
+        put(110, &53_u16.to_ne_bytes());
+        put(112, &[10, 0, 0, 1]);
+        put(128, &[10, 0, 0, 2]);
+        put(144, &[AF_INET, 6]);
+        bytes
+    }
+
+    #[test]
+    fn a_record_is_an_event() {
+        let event =
+            decode_socket(&record(6)).map(|event| (event.kind, event.local, event.remote, event.process));
+        let (kind, local, remote, process) = event.unwrap_or_else(|| panic!("it decodes"));
+        assert_eq!(kind, Kind::Close { reset: true, sent: 8, received: 9 });
+        assert_eq!(
+            (local.to_string(), remote.to_string()),
+            ("10.0.0.1:1000".to_owned(), "10.0.0.2:53".to_owned())
+        );
+        let process = process.unwrap_or_else(|| panic!("somebody did it"));
+        assert_eq!((process.pid, process.confidence), (7, Confidence::Exact));
+        assert_eq!((&process.comm[..7], &process.leader_comm[..7]), (&b"thread\0"[..], &b"leader\0"[..]));
+    }
+
+    #[test]
+    fn a_record_cut_anywhere_is_none() {
+        let (whole, mut text) = (record(1), String::new());
+        for length in 0..whole.len() {
+            assert_eq!(decode(&whole[..length], &mut text), None, "{length} bytes");
+        }
+        assert!(decode(&whole, &mut text).is_some());
+    }
+
+    #[test]
+    fn kinds_and_families_that_are_not_known_are_none() {
+        for kind in [0, 14, u32::MAX] {
+            assert_eq!(decode(&record(kind), &mut String::new()), None);
+        }
+        let mut other = record(1);
+        other[144] = 1;
+        assert_eq!(decode(&other, &mut String::new()), None);
+    }
+
+    #[test]
+    fn a_mapped_address_is_ipv4() {
+        let mut mapped = record(2);
+        mapped[112..144]
+            .copy_from_slice(&[[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 198, 18, 0, 1]; 2].concat());
+        mapped[144] = AF_INET6;
+        let event = decode_socket(&mapped).unwrap_or_else(|| panic!("it decodes"));
+        assert_eq!(
+            (event.local.to_string(), event.remote.to_string()),
+            ("198.18.0.1:1000".to_owned(), "198.18.0.1:53".to_owned())
+        );
+        mapped[112..128].fill(0);
+        let event = decode_socket(&mapped).unwrap_or_else(|| panic!("it decodes"));
+        assert_eq!(event.local.to_string(), "0.0.0.0:1000");
+    }
 }

@@ -151,16 +151,16 @@ impl Ring {
         self.unreadable
     }
 
-    /// Reads all that is there, oldest first, and says how many messages that were. What is written meanwhile is read
-    /// too, up to one filling of the ring; the descriptor becomes readable for what comes later.
-    pub fn drain(&mut self, mut each: impl FnMut(Message<'_>)) -> u64 {
-        let mut messages = 0;
-        let mut position = self.reader.position(0).load(Ordering::Relaxed);
-        let end = position.wrapping_add(self.size as u64);
-        while position != end {
-            let next = self.read_to(position, end, &mut messages, &mut each);
+    /// Reads what is there, oldest first, and what is written meanwhile. False where it stopped with something left,
+    /// because more came than the ring holds: call it again, the descriptor does not become readable for that.
+    #[must_use]
+    pub fn drain(&mut self, mut each: impl FnMut(Message<'_>)) -> bool {
+        let start = self.reader.position(0).load(Ordering::Relaxed);
+        let mut position = start;
+        while position.wrapping_sub(start) < self.size as u64 {
+            let next = self.read_finished(position, &mut each);
             if next == position {
-                break;
+                return true;
             }
             position = next;
             self.reader.position(0).store(position, Ordering::Release);
@@ -168,37 +168,36 @@ impl Ring {
             // holds only if the load of the next round stays behind this store.
             fence(Ordering::SeqCst);
         }
-        messages
+        false
     }
 
-    /// Reads the finished records between `position` and the writers' position, and returns where it ended.
-    fn read_to(
-        &mut self,
-        mut position: u64,
-        end: u64,
-        messages: &mut u64,
-        each: &mut impl FnMut(Message<'_>),
-    ) -> u64 {
+    /// Reads the finished records from `position` to the writers' position, and returns where it ended: there, or before
+    /// a record whose writer has not finished, which wakes us when it has.
+    fn read_finished(&mut self, position: u64, each: &mut impl FnMut(Message<'_>)) -> u64 {
         let written = self.writers.position(0).load(Ordering::Acquire);
-        while position != written && position != end {
+        let mut left = written.wrapping_sub(position);
+        while left > 0 {
+            let position = written.wrapping_sub(left);
             let header = self.writers.header(self.offset(position)).load(Ordering::Acquire);
             if header & BUSY != 0 {
                 break;
             }
             let length = header & !DISCARDED;
             if header & DISCARDED == 0 {
-                self.copy(position.wrapping_add(HEADER_BYTES), length);
-                match record::decode(&self.bytes, &mut self.text) {
-                    Some(message) => {
-                        *messages += 1;
-                        each(message);
-                    }
-                    None => self.unreadable += 1,
-                }
+                self.read_record(position.wrapping_add(HEADER_BYTES), length, each);
             }
-            position = position.wrapping_add((HEADER_BYTES + u64::from(length)).next_multiple_of(8));
+            // A length that is not true leads nowhere: what is left cannot be found.
+            left = left.saturating_sub((HEADER_BYTES + u64::from(length)).next_multiple_of(8));
         }
-        position
+        written.wrapping_sub(left)
+    }
+
+    fn read_record(&mut self, position: u64, length: u32, each: &mut impl FnMut(Message<'_>)) {
+        self.copy(position, length);
+        match record::decode(&self.bytes, &mut self.text) {
+            Some(message) => each(message),
+            None => self.unreadable += 1,
+        }
     }
 
     /// Where a position lies in the mapping of the writers.
@@ -239,3 +238,6 @@ impl SharedNumbers {
         self.0.position(offset).load(Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests;
