@@ -8,6 +8,8 @@ mod daemon;
 mod error;
 mod flows;
 mod list;
+#[cfg(test)]
+mod manual;
 mod monitor;
 mod openmetrics;
 mod output;

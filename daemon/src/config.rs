@@ -159,6 +159,19 @@ mod tests {
     }
 
     #[test]
+    fn the_installed_file_shows_the_defaults() {
+        let installed = include_str!("../../systemd/etc/flowbus/flowbusd.toml");
+        let (options, _) = installed.split_once("[sources]").unwrap();
+        let shown: String = options
+            .lines()
+            .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        assert!(shown.contains("\nper_second = "), "{shown}");
+        assert_eq!(Config::parse(&shown, Path::new("/x.toml")).unwrap(), Config::default());
+    }
+
+    #[test]
     fn errors_name_file_line_and_key() {
         let unknown = error("[closed]\ncapacty = 3\n");
         assert!(unknown.contains("/x.toml") && unknown.contains("line 2") && unknown.contains("capacty"));
