@@ -54,9 +54,9 @@ pub struct Flow<'a> {
     /// Why it ended.
     pub end_reason: Option<EndReason>,
     /// The local process that opened the connection.
-    pub initiator: Option<&'a Owner>,
+    pub initiator: Option<&'a Owner<'a>>,
     /// The local process that accepted it.
-    pub responder: Option<&'a Owner>,
+    pub responder: Option<&'a Owner<'a>>,
 }
 
 /// Which ends of a flow are translated, in address or port.

@@ -2,35 +2,35 @@
 
 use crate::Value;
 
-/// The process at one end of a connection.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Owner {
-    /// Process number.
+/// The process at one end of a connection. It borrows, as [`Flow`](crate::Flow) does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Owner<'a> {
+    /// Process number, in the initial pid namespace.
     pub pid: Option<u32>,
     /// Name of the thread.
-    pub comm: Option<Box<str>>,
+    pub comm: Option<&'a str>,
     /// Name of the process's first thread.
-    pub leader_comm: Option<Box<str>>,
+    pub leader_comm: Option<&'a str>,
     /// User number.
     pub uid: Option<u32>,
     /// The systemd unit.
-    pub unit: Option<Box<str>>,
+    pub unit: Option<&'a str>,
     /// The control group's path.
-    pub cgroup: Option<Box<str>>,
+    pub cgroup: Option<&'a str>,
     /// How sure this is.
     pub confidence: Option<&'static str>,
 }
 
-impl Owner {
+impl Owner<'_> {
     /// Hands every field that has a value to `sink`, by name.
     pub fn visit(&self, mut sink: impl FnMut(&'static str, Value<'_>)) {
         let values = [
             ("pid", self.pid.map(Value::U32)),
-            ("comm", self.comm.as_deref().map(Value::Text)),
-            ("leader_comm", self.leader_comm.as_deref().map(Value::Text)),
+            ("comm", self.comm.map(Value::Text)),
+            ("leader_comm", self.leader_comm.map(Value::Text)),
             ("uid", self.uid.map(Value::U32)),
-            ("unit", self.unit.as_deref().map(Value::Text)),
-            ("cgroup", self.cgroup.as_deref().map(Value::Text)),
+            ("unit", self.unit.map(Value::Text)),
+            ("cgroup", self.cgroup.map(Value::Text)),
             ("confidence", self.confidence.map(Value::Text)),
         ];
         for (name, value) in values {

@@ -27,7 +27,7 @@ pub enum Value<'a> {
     /// `ay`
     Bytes(&'a [u8]),
     /// `a{sv}`
-    Owner(&'a Owner),
+    Owner(&'a Owner<'a>),
 }
 
 impl Value<'_> {
@@ -187,7 +187,7 @@ impl std::fmt::Display for Hexadecimal<'_> {
 }
 
 /// An owner in a form.
-struct OwnerIn<'a, F>(&'a Owner, PhantomData<F>);
+struct OwnerIn<'a, F>(&'a Owner<'a>, PhantomData<F>);
 
 impl<F: Form> Serialize for OwnerIn<'_, F> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

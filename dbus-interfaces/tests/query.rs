@@ -31,18 +31,18 @@ fn tuple(src: &str, dst: &str, layer4: Layer4) -> Tuple {
     Tuple { src: address(src), dst: address(dst), protocol: 6, layer4, zone: 0 }
 }
 
-fn owner(pid: u32, comm: &str) -> Owner {
+fn owner(pid: u32, comm: &'static str, unit: &'static str) -> Owner<'static> {
     Owner {
         pid: Some(pid),
-        comm: Some(comm.into()),
+        comm: Some(comm),
         uid: Some(pid + 1),
-        unit: Some(format!("{comm}.service").into()),
+        unit: Some(unit),
         ..Owner::default()
     }
 }
 
 /// TCP, both ends translated, with all there is.
-fn full(owners: &[Owner; 2]) -> Flow<'_> {
+fn full<'a>(owners: &'a [Owner<'_>; 2]) -> Flow<'a> {
     let original = tuple("198.18.0.2", "198.18.1.2", Layer4::Ports { src: 40000, dst: 443 });
     let reply = tuple("198.18.2.2", "198.18.3.2", Layer4::Ports { src: 8443, dst: 1024 });
     Flow {
@@ -156,7 +156,7 @@ const PING: &[(&str, &str, &str, &str)] = &[
 
 #[test]
 fn each_key_has_values_that_match_that_do_not_and_that_are_refused() {
-    let owners = [owner(100, "curl"), owner(200, "nginx")];
+    let owners = [owner(100, "curl", "curl.service"), owner(200, "nginx", "nginx.service")];
     let (full, ping) = (full(&owners), ping());
     let cases = FULL.iter().map(|case| (&full, case)).chain(PING.iter().map(|case| (&ping, case)));
     let mut keys = Vec::new();
@@ -218,7 +218,7 @@ fn what_a_flow_does_not_have_matches_nothing() {
 
 #[test]
 fn keys_are_and_ed_and_their_values_or_ed() {
-    let owners = [owner(100, "curl"), owner(200, "nginx")];
+    let owners = [owner(100, "curl", "curl.service"), owner(200, "nginx", "nginx.service")];
     let flow = full(&owners);
     for (text, matches) in [
         ("src=198.18.0.2 dport=443 source=CHROME state=TIME_WAIT", true),
@@ -294,8 +294,8 @@ prop_compose! {
 prop_compose! {
     fn any_owner()(pid in prop::option::of(0..3_u32), uid in prop::option::of(0..3_u32),
         comm in prop::option::of(prop::sample::select(vec!["curl", "Curl", "sh"])),
-        unit in prop::option::of(prop::sample::select(vec!["a.service", "b.scope"]))) -> Owner {
-        Owner { pid, uid, comm: comm.map(Box::from), unit: unit.map(Box::from), ..Owner::default() }
+        unit in prop::option::of(prop::sample::select(vec!["a.service", "b.scope"]))) -> Owner<'static> {
+        Owner { pid, uid, comm, unit, ..Owner::default() }
     }
 }
 
@@ -306,7 +306,7 @@ prop_compose! {
 }
 
 /// A flow without what it borrows, and its owners.
-fn any_flow() -> impl Strategy<Value = (Flow<'static>, [Option<Owner>; 2])> {
+fn any_flow() -> impl Strategy<Value = (Flow<'static>, [Option<Owner<'static>>; 2])> {
     let tuples = (any_tuple(), any_tuple(), any::<bool>()).prop_map(|(original, reply, plain)| {
         let inverted = Tuple {
             src: original.dst,

@@ -47,14 +47,14 @@ fn over_json(flow: &Flow<'_>, fields: FieldSet) -> OwnedFlow {
     read
 }
 
-fn owner() -> Owner {
+fn owner() -> Owner<'static> {
     Owner {
         pid: Some(42),
-        comm: Some("curl".into()),
+        comm: Some("curl"),
         leader_comm: None,
         uid: Some(0),
-        unit: Some("a \"quoted\".service".into()),
-        cgroup: Some("/system.slice".into()),
+        unit: Some("a \"quoted\".service"),
+        cgroup: Some("/system.slice"),
         confidence: Some("exact"),
     }
 }
@@ -74,7 +74,7 @@ fn plain() -> Flow<'static> {
     Flow::new(7, original, tuple("198.18.1.2", 443, "198.18.0.2", 40000))
 }
 
-fn full(owner: &Owner) -> Flow<'_> {
+fn full<'a>(owner: &'a Owner<'_>) -> Flow<'a> {
     Flow {
         event: Some(EventKind::Destroy),
         sequence: Some(u64::MAX),

@@ -42,7 +42,7 @@ impl Line {
             end: flow.end,
             duration_usec: flow.duration_usec,
             end_reason: flow.end_reason,
-            process: owner.and_then(|owner| owner.comm.clone()),
+            process: owner.and_then(|owner| owner.comm).map(Box::from),
         }
     }
 

@@ -62,7 +62,7 @@ fn finished(report: &Report) -> String {
 
 #[test]
 fn a_report_has_the_state_then_the_flows_then_the_summary() {
-    let owner = Owner { comm: Some("curl".into()), pid: Some(4242), ..Owner::default() };
+    let owner = Owner { comm: Some("curl"), pid: Some(4242), ..Owner::default() };
     let options = ReportOptions { processes: true, ..ReportOptions::default() };
     let mut report = Report::new(options, NOW);
     let first = flow(1, "10.0.0.2", "198.18.1.2");
@@ -152,11 +152,11 @@ fn nothing_that_identifies_is_in_a_report() {
     ];
     let owner = Owner {
         pid: Some(424_242),
-        comm: Some("secret-process".into()),
-        leader_comm: Some("secret-leader".into()),
+        comm: Some("secret-process"),
+        leader_comm: Some("secret-leader"),
         uid: Some(313_131),
-        unit: Some("secret.service".into()),
-        cgroup: Some("/secret.slice".into()),
+        unit: Some("secret.service"),
+        cgroup: Some("/secret.slice"),
         confidence: Some("exact"),
     };
     let mut report = Report::new(ReportOptions::default(), NOW);

@@ -188,8 +188,11 @@ impl Condition {
             Self::Helpers(names) => is_one_of(flow.helper, names),
             Self::Pids(pids) => any_owner(flow, |owner| owner.pid.is_some_and(|pid| pids.contains(&pid))),
             Self::Uids(uids) => any_owner(flow, |owner| owner.uid.is_some_and(|uid| uids.contains(&uid))),
-            Self::Comms(names) => any_owner(flow, |owner| is_one_of(owner.comm.as_deref(), names)),
-            Self::Units(names) => any_owner(flow, |owner| is_one_of(owner.unit.as_deref(), names)),
+            // The thread's name or its process's: people know the latter.
+            Self::Comms(names) => any_owner(flow, |owner| {
+                is_one_of(owner.comm, names) || is_one_of(owner.leader_comm, names)
+            }),
+            Self::Units(names) => any_owner(flow, |owner| is_one_of(owner.unit, names)),
             Self::MinBytes(least) => {
                 let bytes = [flow.original_counters, flow.reply_counters].into_iter().flatten();
                 bytes
@@ -282,6 +285,6 @@ fn is_one_of(name: Option<&str>, names: &[Box<str>]) -> bool {
     name.is_some_and(|name| names.iter().any(|other| other.eq_ignore_ascii_case(name)))
 }
 
-fn any_owner(flow: &Flow<'_>, test: impl Fn(&Owner) -> bool) -> bool {
+fn any_owner(flow: &Flow<'_>, test: impl Fn(&Owner<'_>) -> bool) -> bool {
     flow.initiator.is_some_and(&test) || flow.responder.is_some_and(&test)
 }

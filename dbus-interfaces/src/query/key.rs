@@ -109,7 +109,7 @@ query_keys! {
     Id "id" Filter "an integer from 0 to 18446744073709551615" "The flow's number."
     ConntrackId "conntrack_id" Filter "an integer from 0 to 4294967295" "The kernel's CTA_ID."
     Pid "pid" Filter "an integer from 0 to 4294967295" "Process at either end."
-    Comm "comm" Filter "the name of a process, 1 to 15 bytes" "Name of the process at either end."
+    Comm "comm" Filter "the name of a process, 1 to 15 bytes" "Name of the process at either end, or of its thread."
     Uid "uid" Filter "an integer from 0 to 4294967295" "User at either end."
     Unit "unit" Filter "the name of a systemd unit, 1 to 255 bytes" "systemd unit at either end."
     MinBytes "min_bytes" Filter "an integer from 0 to 18446744073709551615"
