@@ -5,7 +5,7 @@ use zbus::{Signature, Type};
 
 use crate::flow::visit_mark_fields;
 use crate::value::{Form, In, JsonForm, VariantForm};
-use crate::{FieldSet, Flow, Key, Mark, SourceNames, Value, status_names};
+use crate::{FieldSet, Flow, Mark, SourceNames, Value, status_names};
 
 /// A flow as `a{sv}`, written straight into the message.
 #[derive(Clone, Copy, Debug)]
@@ -36,17 +36,26 @@ impl<'a> Flow<'a> {
 
     /// How many bytes the dictionary takes in an array of them, at most 15 too many: what a page is measured by.
     pub fn dictionary_size(&self, names: &SourceNames, fields: FieldSet) -> usize {
-        // The length of this array; its first entry begins at a multiple of 8.
-        let mut size = Size(8);
+        let mut size = Size::new();
         self.visit(names, fields, |key, value| size.entry(key.name(), value));
-        size.0.next_multiple_of(8)
+        size.end()
     }
 }
 
 /// Where D-Bus's alignment puts the end of what is written, counted from a multiple of 8.
-struct Size(usize);
+pub(crate) struct Size(usize);
 
 impl Size {
+    /// Of a dictionary in an array: the length; the first entry begins at a multiple of 8.
+    pub(crate) const fn new() -> Self {
+        Self(8)
+    }
+
+    /// Where the next dictionary begins.
+    pub(crate) const fn end(&self) -> usize {
+        self.0.next_multiple_of(8)
+    }
+
     fn add(&mut self, alignment: usize, length: usize) {
         self.0 = self.0.next_multiple_of(alignment) + length;
     }
@@ -56,7 +65,7 @@ impl Size {
         self.add(4, 4 + text.len() + 1);
     }
 
-    fn entry(&mut self, name: &str, value: Value<'_>) {
+    pub(crate) fn entry(&mut self, name: &str, value: Value<'_>) {
         self.add(8, 0);
         self.text(name);
         self.add(1, 1 + value.signature().len() + 1);
@@ -89,13 +98,17 @@ pub(crate) const DICTIONARY: &Signature = &Signature::static_dict(&Signature::St
 
 impl Serialize for Dictionary<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        write::<VariantForm, _>(serializer, |sink| self.flow.visit(self.names, self.fields, sink))
+        write::<VariantForm, _>(serializer, |sink| {
+            self.flow.visit(self.names, self.fields, |key, value| sink(key.name(), value));
+        })
     }
 }
 
 impl Serialize for Json<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        write::<JsonForm, _>(serializer, |sink| self.flow.visit(self.names, self.fields, sink))
+        write::<JsonForm, _>(serializer, |sink| {
+            self.flow.visit(self.names, self.fields, |key, value| sink(key.name(), value));
+        })
     }
 }
 
@@ -117,21 +130,21 @@ impl Type for MarkDictionary<'_> {
 impl Serialize for MarkDictionary<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         write::<VariantForm, _>(serializer, |sink| {
-            visit_mark_fields(self.mark, self.interface, self.names, sink)
+            visit_mark_fields(self.mark, self.interface, self.names, |key, value| sink(key.name(), value));
         })
     }
 }
 
 /// Serialises what `visit` hands out as a map, until the first error.
-fn write<F: Form, S: Serializer>(
+pub(crate) fn write<F: Form, S: Serializer>(
     serializer: S,
-    visit: impl FnOnce(&mut dyn FnMut(Key, Value<'_>)),
+    visit: impl FnOnce(&mut dyn FnMut(&'static str, Value<'_>)),
 ) -> Result<S::Ok, S::Error> {
     let mut map = serializer.serialize_map(None)?;
     let mut result = Ok(());
-    visit(&mut |key, value| {
+    visit(&mut |name, value| {
         if result.is_ok() {
-            result = map.serialize_entry(key.name(), &In::<F>::new(value));
+            result = map.serialize_entry(name, &In::<F>::new(value));
         }
     });
     result?;

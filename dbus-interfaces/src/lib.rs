@@ -5,6 +5,7 @@
 //! A key without a value is absent, never 0.
 
 mod bus_address;
+mod connection;
 mod control;
 mod dictionary;
 mod error;
@@ -25,6 +26,7 @@ mod time;
 mod value;
 
 pub use bus_address::BusAddress;
+pub use connection::{Connection, ConnectionDictionary, ConnectionJson, ConnectionKind, OwnedConnection};
 pub use control::*;
 pub use ctnetlink::EventKind;
 pub use dictionary::{Dictionary, Json, MarkDictionary};

@@ -32,13 +32,7 @@ fn tuple(src: &str, dst: &str, layer4: Layer4) -> Tuple {
 }
 
 fn owner(pid: u32, comm: &'static str, unit: &'static str) -> Owner<'static> {
-    Owner {
-        pid: Some(pid),
-        comm: Some(comm),
-        uid: Some(pid + 1),
-        unit: Some(unit),
-        ..Owner::default()
-    }
+    Owner { pid: Some(pid), comm: Some(comm), uid: Some(pid + 1), unit: Some(unit), ..Owner::default() }
 }
 
 /// TCP, both ends translated, with all there is.

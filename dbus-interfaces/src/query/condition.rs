@@ -189,9 +189,9 @@ impl Condition {
             Self::Pids(pids) => any_owner(flow, |owner| owner.pid.is_some_and(|pid| pids.contains(&pid))),
             Self::Uids(uids) => any_owner(flow, |owner| owner.uid.is_some_and(|uid| uids.contains(&uid))),
             // The thread's name or its process's: people know the latter.
-            Self::Comms(names) => any_owner(flow, |owner| {
-                is_one_of(owner.comm, names) || is_one_of(owner.leader_comm, names)
-            }),
+            Self::Comms(names) => {
+                any_owner(flow, |owner| is_one_of(owner.comm, names) || is_one_of(owner.leader_comm, names))
+            }
             Self::Units(names) => any_owner(flow, |owner| is_one_of(owner.unit, names)),
             Self::MinBytes(least) => {
                 let bytes = [flow.original_counters, flow.reply_counters].into_iter().flatten();

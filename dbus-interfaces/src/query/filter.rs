@@ -1,10 +1,12 @@
 //! Which flows a query is about.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+
+use ctnetlink::{Layer4, Tuple};
 
 use super::condition::Condition;
 use super::{Argument, QueryError, QueryKey};
-use crate::{Flow, SourceNames};
+use crate::{Connection, Flow, SourceNames};
 
 /// What a query asks of a flow: each of its keys, of which one value has to fit. The empty filter lets every flow
 /// pass. It is made for scans: nothing is allocated or looked up by name, and what is cheap is asked first.
@@ -56,6 +58,39 @@ impl Filter {
     /// Whether the flow passes.
     pub fn matches(&self, flow: &Flow<'_>) -> bool {
         self.conditions.iter().all(|(_, condition)| condition.matches(flow))
+    }
+
+    /// Whether a connection event passes: as a flow from the socket's own end to the other one. A filter that asks for
+    /// what only the table knows of a flow, such as its mark or its state, lets none pass.
+    pub fn matches_connection(&self, connection: &Connection<'_>) -> bool {
+        const KNOWN: [QueryKey; 13] = [
+            QueryKey::Family,
+            QueryKey::Protocol,
+            QueryKey::Src,
+            QueryKey::Dst,
+            QueryKey::Address,
+            QueryKey::Sport,
+            QueryKey::Dport,
+            QueryKey::Port,
+            QueryKey::Id,
+            QueryKey::Pid,
+            QueryKey::Comm,
+            QueryKey::Uid,
+            QueryKey::Unit,
+        ];
+        let tuple = |from: SocketAddr, to: SocketAddr| Tuple {
+            src: from.ip(),
+            dst: to.ip(),
+            protocol: connection.protocol,
+            layer4: Layer4::Ports { src: from.port(), dst: to.port() },
+            zone: 0,
+        };
+        let Connection { local, remote, .. } = *connection;
+        let flow = Flow {
+            initiator: connection.owner.as_ref(),
+            ..Flow::new(connection.flow.unwrap_or(0), tuple(local, remote), tuple(remote, local))
+        };
+        self.conditions.iter().all(|(key, condition)| KNOWN.contains(key) && condition.matches(&flow))
     }
 
     /// Whether every flow passes.

@@ -125,7 +125,7 @@ query_keys! {
     Snapshot "snapshot" Stream "true or false" "Send the flows that are alive."
     Follow "follow" Stream "true or false" "Go on with every change."
     Closed "closed" Stream "true or false" "Send the flows that ended first."
-    Connections "connections" Stream "false; true is not supported yet" "Send connection events."
+    Connections "connections" Stream "true or false" "Send what sockets do: connect, accept, close, connect-failed."
     Expectations "expectations" Stream "false; true is not supported yet" "Send expectations."
     Events "events" Stream "new, update or destroy" "Which changes are sent."
 }

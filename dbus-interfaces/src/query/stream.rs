@@ -21,6 +21,8 @@ pub struct StreamQuery {
     pub follow: bool,
     /// Whether the flows that ended are sent first.
     pub closed: bool,
+    /// Whether what sockets do is sent as well.
+    pub connections: bool,
     /// Which changes are sent.
     pub events: EventSet,
 }
@@ -35,6 +37,7 @@ impl Default for StreamQuery {
             snapshot: true,
             follow: true,
             closed: false,
+            connections: false,
             events: EventSet::ALL,
         }
     }
@@ -44,8 +47,8 @@ impl StreamQuery {
     /// Checks a query. `names` are those that `source` knows.
     ///
     /// # Errors
-    /// As [`Query::parse`](super::Query::parse); the keys of a page are refused, and `connections` and
-    /// `expectations` where they are true.
+    /// As [`Query::parse`](super::Query::parse); the keys of a page are refused, and `expectations`
+    /// where it is true.
     pub fn parse(raw: &RawQuery, names: &SourceNames) -> Result<Self, QueryError> {
         let mut query = Self::default();
         for (key, value) in raw.pairs(QueryKey::ALL, QueryKey::name)? {
@@ -54,7 +57,8 @@ impl StreamQuery {
                 QueryKey::Snapshot => query.snapshot = flag()?,
                 QueryKey::Follow => query.follow = flag()?,
                 QueryKey::Closed => query.closed = flag()?,
-                QueryKey::Connections | QueryKey::Expectations => {
+                QueryKey::Connections => query.connections = flag()?,
+                QueryKey::Expectations => {
                     one(key.name(), key.takes(), value, |value| {
                         parse::boolean(value).filter(|value| !value)
                     })?;

@@ -6,7 +6,7 @@ use zbus::wire::{LE, to_bytes};
 use zbus::{Structure, Variant};
 
 use super::*;
-use crate::Key;
+use crate::{Connection, ConnectionKind, Key, Owner};
 
 fn on_the_wire(pairs: &[(&str, Variant<'_>)]) -> RawQuery {
     struct Pairs<'a>(&'a [(&'a str, Variant<'a>)]);
@@ -168,27 +168,69 @@ fn a_stream_takes_its_own_keys_and_no_page() {
         ("follow", false.into()),
         ("closed", true.into()),
         ("events", vec!["destroy", "NEW"].into()),
-        ("connections", false.into()),
+        ("connections", true.into()),
         ("dport", 443_u16.into()),
         ("fields", "id".into()),
         ("refresh", true.into()),
     ])
     .unwrap();
     assert_eq!((query.snapshot, query.follow, query.closed, query.refresh), (true, false, true, true));
+    assert!(query.connections && !StreamQuery::default().connections);
     assert_eq!(query.fields, FieldSet::EMPTY.with(Key::Id));
     assert!(query.events.contains(EventKind::New) && !query.events.contains(EventKind::Update));
     assert!(StreamQuery::default().events.contains(EventKind::Update));
     assert!(query.filter.has(QueryKey::Dport) && !query.filter.has(QueryKey::Sport));
 
-    for key in ["connections", "expectations"] {
-        let text = stream(&[(key, true.into())]).unwrap_err().to_string();
-        assert_eq!(text, format!("{key} takes false; true is not supported yet, not true"));
-    }
+    let text = stream(&[("expectations", true.into())]).unwrap_err().to_string();
+    assert_eq!(text, "expectations takes false; true is not supported yet, not true");
     assert_eq!(stream(&[("limit", 5_u8.into())]).unwrap_err(), QueryError::NotOfStreams("limit"));
     assert_eq!(stream(&[("after", 5_u8.into())]).unwrap_err(), QueryError::NotOfStreams("after"));
     assert!(stream(&[("snapshot", 1_u8.into())]).unwrap_err().to_string().ends_with("true or false, not 1"));
     assert!(stream(&[("events", "renew".into())]).unwrap_err().to_string().ends_with("not \"renew\""));
     assert!(stream(&[("events", Vec::<&str>::new().into())]).is_err());
+}
+
+#[test]
+fn a_connection_event_passes_a_filter_of_what_it_has() {
+    let owner = Owner { pid: Some(42), comm: Some("worker"), leader_comm: Some("nginx"), ..Owner::default() };
+    let event = Connection {
+        kind: ConnectionKind::Accept,
+        sequence: 1,
+        flow: Some(7),
+        protocol: 6,
+        local: "198.18.0.2:443".parse().unwrap(),
+        remote: "198.18.0.1:40000".parse().unwrap(),
+        network_namespace: None,
+        monotonic_nsec: 0,
+        time_usec: 0,
+        owner: Some(owner),
+        tid: None,
+        error: None,
+        reset: None,
+        sent_bytes: None,
+        received_bytes: None,
+    };
+    let passes =
+        |key: &str, value: Variant<'_>| stream(&[(key, value)]).unwrap().filter.matches_connection(&event);
+    assert!(stream(&[]).unwrap().filter.matches_connection(&event));
+    assert!(passes("pid", 42_u32.into()) && !passes("pid", 43_u32.into()));
+    assert!(
+        passes("comm", "nginx".into()) && passes("comm", "WORKER".into()) && !passes("comm", "curl".into())
+    );
+    assert!(
+        passes("sport", 443_u16.into())
+            && passes("port", 40_000_u16.into())
+            && !passes("dport", 443_u16.into())
+    );
+    assert!(
+        passes("address", "198.18.0.0/24".into())
+            && passes("id", 7_u64.into())
+            && !passes("id", 8_u64.into())
+    );
+    assert!(passes("protocol", "tcp".into()) && passes("family", "ipv4".into()));
+    // What only the table knows of a flow.
+    assert!(!passes("mark", 0_u32.into()) && !passes("nat", "none".into()) && !passes("zone", 0_u16.into()));
+    assert!(!passes("since", 0_u64.into()));
 }
 
 #[test]

@@ -1,0 +1,270 @@
+//! What a socket did, as the bus tells it.
+
+use std::net::SocketAddr;
+
+use serde::ser::{Serialize, Serializer};
+use serde::{Deserialize, Serialize as SerializeStruct};
+use zbus::{Signature, Type};
+
+use crate::dictionary::{DICTIONARY, Size, write};
+use crate::text::Text;
+use crate::value::{JsonForm, VariantForm};
+use crate::{Owner, Value, protocol_name};
+
+/// What happened to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, SerializeStruct, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConnectionKind {
+    /// It was opened here, and is established.
+    Connect,
+    /// A process here accepted it.
+    Accept,
+    /// It ended, by the process or by the other side.
+    Close,
+    /// It was not established.
+    ConnectFailed,
+}
+
+impl ConnectionKind {
+    /// The word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Accept => "accept",
+            Self::Close => "close",
+            Self::ConnectFailed => "connect-failed",
+        }
+    }
+}
+
+/// One event of a connection, seen from the socket at one of its ends: a connection between two processes of a
+/// machine has two of each. It borrows, as [`Flow`](crate::Flow) does.
+#[derive(Clone, Copy, Debug)]
+pub struct Connection<'a> {
+    /// What happened.
+    pub kind: ConnectionKind,
+    /// The event's number. Connection events are numbered apart from the changes of flows.
+    pub sequence: u64,
+    /// The id of the flow, where it is in the table.
+    pub flow: Option<u64>,
+    /// The IP protocol number.
+    pub protocol: u8,
+    /// The socket's own end.
+    pub local: SocketAddr,
+    /// The other end.
+    pub remote: SocketAddr,
+    /// The inode of the network namespace, as in /proc/PID/ns/net; `None` where it is not known.
+    pub network_namespace: Option<u32>,
+    /// CLOCK_MONOTONIC nanoseconds.
+    pub monotonic_nsec: u64,
+    /// CLOCK_REALTIME microseconds.
+    pub time_usec: u64,
+    /// The process: of a close by the other side the one that had the connection.
+    pub owner: Option<Owner<'a>>,
+    /// Its thread.
+    pub tid: Option<u32>,
+    /// Why it failed, by the name of the error.
+    pub error: Option<&'a str>,
+    /// Whether the other side, or the network, ended it.
+    pub reset: Option<bool>,
+    /// Bytes that the other end acknowledged.
+    pub sent_bytes: Option<u64>,
+    /// Bytes received.
+    pub received_bytes: Option<u64>,
+}
+
+impl<'a> Connection<'a> {
+    /// Hands every field that has a value to `sink`, by name; `event` is what happened.
+    pub fn visit(&self, mut sink: impl FnMut(&'static str, Value<'_>)) {
+        sink("event", Value::Text(self.kind.name()));
+        self.visit_rest(sink);
+    }
+
+    /// The same without `event`: a stream's line says it with its `type`.
+    fn visit_rest(&self, mut sink: impl FnMut(&'static str, Value<'_>)) {
+        let Self { local, remote, .. } = self;
+        sink("sequence", Value::U64(self.sequence));
+        let mut some = |name, value: Option<Value<'_>>| {
+            if let Some(value) = value {
+                sink(name, value);
+            }
+        };
+        some("flow", self.flow.map(Value::U64));
+        some("family", Some(Value::Text(if local.is_ipv4() { "ipv4" } else { "ipv6" })));
+        let number = Text::number(self.protocol);
+        some("protocol", Some(Value::Text(protocol_name(self.protocol).unwrap_or(number.as_str()))));
+        some("src", Some(Value::Text(Text::address(local.ip()).as_str())));
+        some("sport", Some(Value::U16(local.port())));
+        some("dst", Some(Value::Text(Text::address(remote.ip()).as_str())));
+        some("dport", Some(Value::U16(remote.port())));
+        some("network_namespace", self.network_namespace.map(Value::U32));
+        some("monotonic_nsec", Some(Value::U64(self.monotonic_nsec)));
+        some("time_usec", Some(Value::U64(self.time_usec)));
+        some("tid", self.tid.map(Value::U32));
+        if let Some(owner) = &self.owner {
+            owner.visit(|name, value| some(name, Some(value)));
+        }
+        some("error", self.error.map(Value::Text));
+        some("reset", self.reset.map(Value::Bool));
+        some("sent_bytes", self.sent_bytes.map(Value::U64));
+        some("received_bytes", self.received_bytes.map(Value::U64));
+    }
+
+    /// This event as a D-Bus dictionary.
+    pub const fn dictionary(self) -> ConnectionDictionary<'a> {
+        ConnectionDictionary(self)
+    }
+
+    /// This event as a JSON object, without `event`.
+    pub const fn json(self) -> ConnectionJson<'a> {
+        ConnectionJson(self)
+    }
+
+    /// How many bytes the dictionary takes in an array of them, at most 15 too many.
+    pub fn dictionary_size(&self) -> usize {
+        let mut size = Size::new();
+        self.visit(|name, value| size.entry(name, value));
+        size.end()
+    }
+}
+
+/// A connection event as `a{sv}`.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionDictionary<'a>(Connection<'a>);
+
+impl Type for ConnectionDictionary<'_> {
+    const SIGNATURE: &'static Signature = DICTIONARY;
+}
+
+impl Serialize for ConnectionDictionary<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        write::<VariantForm, _>(serializer, |sink| self.0.visit(sink))
+    }
+}
+
+/// A connection event as a JSON object, without `event`.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionJson<'a>(Connection<'a>);
+
+impl Serialize for ConnectionJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        write::<JsonForm, _>(serializer, |sink| self.0.visit_rest(sink))
+    }
+}
+
+/// A connection event as a client reads it from a line of a stream. What the daemon does not know is absent.
+#[derive(Clone, Debug, PartialEq, Eq, SerializeStruct, Deserialize)]
+pub struct OwnedConnection {
+    /// What happened.
+    #[serde(rename = "type")]
+    pub kind: ConnectionKind,
+    /// The event's number.
+    pub sequence: u64,
+    /// The id of the flow, where it is in the table.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flow: Option<u64>,
+    /// ipv4 or ipv6.
+    pub family: String,
+    /// tcp.
+    pub protocol: String,
+    /// Address of the socket's own end.
+    pub src: std::net::IpAddr,
+    /// Port of the socket's own end.
+    pub sport: u16,
+    /// Address of the other end.
+    pub dst: std::net::IpAddr,
+    /// Port of the other end.
+    pub dport: u16,
+    /// The inode of the network namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network_namespace: Option<u32>,
+    /// CLOCK_MONOTONIC nanoseconds.
+    pub monotonic_nsec: u64,
+    /// CLOCK_REALTIME microseconds.
+    pub time_usec: u64,
+    /// Number of the thread.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tid: Option<u32>,
+    /// Number of the process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Name of the thread.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comm: Option<String>,
+    /// Name of the process's first thread.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leader_comm: Option<String>,
+    /// Number of the user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// The systemd unit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// The control group's path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
+    /// How surely the process is the one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<String>,
+    /// Why the connection failed, by the name of the error.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Whether the other side, or the network, ended it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reset: Option<bool>,
+    /// Bytes that the other end acknowledged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sent_bytes: Option<u64>,
+    /// Bytes received.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub received_bytes: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event() -> Connection<'static> {
+        let owner = Owner { pid: Some(42), comm: Some("curl"), uid: Some(0), ..Owner::default() };
+        Connection {
+            kind: ConnectionKind::ConnectFailed,
+            sequence: 9,
+            flow: None,
+            protocol: 6,
+            local: "198.18.0.2:40000".parse().unwrap(),
+            remote: "198.18.1.2:443".parse().unwrap(),
+            network_namespace: Some(4_026_531_840),
+            monotonic_nsec: 1,
+            time_usec: 2,
+            owner: Some(owner),
+            tid: Some(43),
+            error: Some("ECONNREFUSED"),
+            reset: None,
+            sent_bytes: None,
+            received_bytes: None,
+        }
+    }
+
+    #[test]
+    fn a_line_is_read_as_it_was_written() {
+        let json = serde_json::to_string(&event().json()).unwrap();
+        let line = json.replacen('{', "{\"type\":\"connect-failed\",", 1);
+        let read: OwnedConnection = serde_json::from_str(&line).unwrap();
+        assert_eq!((read.kind, read.pid, read.flow), (ConnectionKind::ConnectFailed, Some(42), None));
+        assert_eq!((read.src, read.dport), ("198.18.0.2".parse().unwrap(), 443));
+        assert_eq!(read.error.as_deref(), Some("ECONNREFUSED"));
+        let object: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(serde_json::to_value(&read).unwrap(), object);
+    }
+
+    #[test]
+    fn the_size_of_a_dictionary_is_what_it_takes() {
+        let context = zbus::wire::serialized::Context::new(zbus::wire::LE, 0);
+        for count in [1_usize, 3] {
+            let events = vec![event().dictionary(); count];
+            let bytes = zbus::wire::to_bytes(context, &events).unwrap().len();
+            let measured = count * event().dictionary_size();
+            assert!(bytes - 8 <= measured && measured <= bytes + 16 * count, "{bytes} {measured}");
+        }
+    }
+}
