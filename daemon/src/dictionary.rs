@@ -14,18 +14,20 @@ use crate::flow::{Record, Snapshot};
 use crate::handle::Handle;
 use crate::links::Links;
 use crate::names::NameStrings;
+use crate::owners::ProcessTexts;
 
 /// What it takes to name the parts of a flow.
 #[derive(Clone, Debug)]
 pub(crate) struct FlowNames {
     strings: NameStrings,
+    processes: ProcessTexts,
     links: Links,
     config: watch::Receiver<Arc<Config>>,
 }
 
 impl FlowNames {
     pub(crate) fn new(handle: &Handle, links: Links, config: watch::Receiver<Arc<Config>>) -> Self {
-        Self { strings: handle.names().clone(), links, config }
+        Self { strings: handle.names().clone(), processes: handle.processes().clone(), links, config }
     }
 
     /// The configuration in force, which names the traffic sources.
@@ -46,10 +48,13 @@ impl FlowNames {
     /// Hands the flow of an item to `show` as the bus shows it.
     pub(crate) fn show<R>(&self, item: &Item, show: impl FnOnce(&Flow<'_>) -> R) -> R {
         let Item { event, sequence, flow: snapshot } = item;
-        let Snapshot { record, extra, end } = snapshot;
+        let Snapshot { record, extra, owners, end } = snapshot;
         let interface = self.interface(record.mark);
         let helper = self.strings.get(extra.helper);
         let security_context = self.strings.get(extra.security_context);
+        let owners = [owners.initiator, owners.responder].map(|owner| self.processes.owner(owner));
+        let owners = owners.each_ref().map(|owner| owner.as_ref().map(|(text, sure)| text.owner(*sure)));
+        let [initiator, responder] = &owners;
         let (original_counters, reply_counters) = record.counters();
         let Record { id, start_usec, mark, .. } = *record;
         show(&Flow {
@@ -71,6 +76,8 @@ impl FlowNames {
             end: end.map(|end| Time { usec: end.usec, source: end.source }),
             duration_usec: end.map(|end| end.duration_usec),
             end_reason: end.map(|end| end.reason),
+            initiator: initiator.as_ref(),
+            responder: responder.as_ref(),
             ..Flow::new(id, snapshot.original(), snapshot.reply())
         })
     }

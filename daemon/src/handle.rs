@@ -10,6 +10,7 @@ use tokio::sync::{oneshot, watch};
 use crate::event::{Change, ChangeLog};
 use crate::flow::Snapshot;
 use crate::names::NameStrings;
+use crate::owners::ProcessTexts;
 use crate::state::Counters;
 use crate::table::ClosedLimits;
 
@@ -92,6 +93,7 @@ pub(crate) struct Shared {
     /// The newest change of the life before.
     first_sequence: u64,
     names: NameStrings,
+    processes: ProcessTexts,
     published: Mutex<Published>,
 }
 
@@ -198,6 +200,11 @@ impl Handle {
         &self.shared.names
     }
 
+    /// The processes behind the flows' owners.
+    pub(crate) fn processes(&self) -> &ProcessTexts {
+        &self.shared.processes
+    }
+
     /// What was published last. The tracker waits for the guard: it is held for a copy, not for work.
     pub(crate) fn published(&self) -> MutexGuard<'_, Published> {
         self.shared.published()
@@ -282,13 +289,14 @@ impl Publisher {
         epoch: String,
         first_sequence: u64,
         names: NameStrings,
+        processes: ProcessTexts,
         state: State,
         commands: SyncSender<Command>,
         wake: Arc<OwnedFd>,
     ) -> (Self, Handle) {
         let log = ChangeLog::starting_after(first_sequence);
         let published = Mutex::new(Published { log, ..Published::default() });
-        let shared = Arc::new(Shared { epoch, first_sequence, names, published });
+        let shared = Arc::new(Shared { epoch, first_sequence, names, processes, published });
         let (news_sender, news) = watch::channel(());
         let (state_sender, state) = watch::channel(state);
         let publisher = Self { shared: Arc::clone(&shared), news: news_sender, state: state_sender };

@@ -2,6 +2,7 @@
 
 mod extra;
 mod key;
+mod owners;
 mod record;
 
 use ctnetlink::Tuple;
@@ -9,6 +10,7 @@ use flowbus_interfaces::{EndReason, TimeSource};
 
 pub(crate) use extra::{Extra, Name};
 pub(crate) use key::{Key, inverted};
+pub(crate) use owners::{OwnerNumber, Owners, ProcessNumber};
 pub(crate) use record::{NO_EXTRA, Record, Start, time_source};
 
 /// A flow taken out of the table: what a page, a change and the closed ring hold.
@@ -16,6 +18,7 @@ pub(crate) use record::{NO_EXTRA, Record, Start, time_source};
 pub(crate) struct Snapshot {
     pub(crate) record: Record,
     pub(crate) extra: Extra,
+    pub(crate) owners: Owners,
     /// Of a flow that ended.
     pub(crate) end: Option<End>,
 }
@@ -30,6 +33,7 @@ pub(crate) struct Before {
     helper: Name,
     state: u8,
     present: u8,
+    owners: Owners,
 }
 
 /// How a flow ended.
@@ -50,12 +54,13 @@ impl Snapshot {
     pub(crate) fn changeable(&self) -> Before {
         let Record { status, mark, state, present, .. } = self.record;
         let Extra { labels, labels_len, helper, .. } = self.extra;
-        Before { status, mark, labels, labels_len, helper, state, present }
+        Before { status, mark, labels, labels_len, helper, state, present, owners: self.owners }
     }
 
     /// This flow as it was before an update.
     pub(crate) fn with(mut self, before: Before) -> Self {
-        let Before { status, mark, labels, labels_len, helper, state, present } = before;
+        let Before { status, mark, labels, labels_len, helper, state, present, owners } = before;
+        self.owners = owners;
         let Self { record, extra, .. } = &mut self;
         (record.status, record.mark, record.state, record.present) = (status, mark, state, present);
         (extra.labels, extra.labels_len, extra.helper) = (labels, labels_len, helper);

@@ -37,7 +37,9 @@ pub(crate) struct Record {
     start_source: u8,
     /// 1 while no event has told of the flow: it may be one that sends none.
     silent: u8,
-    padding: [u8; 2],
+    /// 1 where an end has an owner: the state has them beside the record.
+    owned: u8,
+    padding: u8,
 }
 
 /// `Record::extra` of a flow that has none.
@@ -116,7 +118,8 @@ impl Record {
             start_source: start.source as u8,
             check: 0,
             silent: 0,
-            padding: [0; 2],
+            owned: 0,
+            padding: 0,
         };
         record.merge(flow);
         record.merge_counters(flow);
@@ -223,6 +226,15 @@ impl Record {
 
     pub(crate) fn set_silent(&mut self, silent: bool) {
         self.silent = silent.into();
+    }
+
+    /// True when an end of the flow has an owner.
+    pub(crate) fn is_owned(&self) -> bool {
+        self.owned != 0
+    }
+
+    pub(crate) fn set_owned(&mut self, owned: bool) {
+        self.owned = owned.into();
     }
 
     /// True when the original direction has this port.

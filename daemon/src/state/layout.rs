@@ -2,11 +2,12 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::flow::{Extra, Record};
+use crate::flow::{Extra, Owners, ProcessNumber, Record};
+use crate::owners::ProcessEntry;
 use crate::table::ClosedFlow;
 
 /// Grows with every change of the layout, of the types in it, or of the checksum.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 pub(super) const MAGIC: [u8; 8] = *b"flowbus\0";
 
 const PAGE: usize = 4096;
@@ -30,11 +31,16 @@ pub(super) const CLOSED: [usize; 2] = [
     EXTRAS + RECORDS_COUNT * size_of::<Extra>() + CLOSED_COUNT * size_of::<ClosedFlow>(),
 ];
 pub(super) const CLOSED_COUNT: usize = 1 << 20;
-pub(super) const TOTAL: usize = CLOSED[1] + CLOSED_COUNT * size_of::<ClosedFlow>();
+/// The owners of the flow in the same place of `RECORDS`; not touched while no flow has one.
+pub(super) const OWNERS: usize = CLOSED[1] + CLOSED_COUNT * size_of::<ClosedFlow>();
+pub(super) const PROCESSES: usize = OWNERS + RECORDS_COUNT * size_of::<OwnersEntry>();
+pub(super) const PROCESSES_COUNT: usize = 1 << 17;
+pub(super) const TOTAL: usize = PROCESSES + PROCESSES_COUNT * size_of::<ProcessEntry>();
 
 const _: () = assert!(size_of::<Header>() <= UNDO - HEADER);
 const _: () = assert!(NAMES + NAMES_COUNT * size_of::<NameEntry>() <= RECORDS);
 const _: () = assert!(TOTAL.is_multiple_of(PAGE));
+const _: () = assert!(PROCESSES_COUNT <= ProcessNumber::PLACES);
 
 /// Everything that is not a flow. It is written with every change.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -54,11 +60,14 @@ pub(crate) struct Header {
     pub(crate) closed_total: u64,
     /// Events lost since the last resync.
     pub(crate) lost: u64,
+    /// The number of the newest connection event.
+    pub(crate) connections: u64,
     pub(crate) counters: Counters,
     /// Places of `RECORDS` and `EXTRAS` that were ever used.
     pub(crate) records: u32,
     pub(crate) extras: u32,
     pub(crate) names: u32,
+    pub(crate) processes: u32,
     /// Active flows.
     pub(crate) active: u32,
     pub(crate) closed_count: u32,
@@ -71,7 +80,6 @@ pub(crate) struct Header {
     pub(crate) drops: u32,
     /// Why the table may differ from the kernel's: a `ResyncReason`, or 0 when it does not.
     pub(crate) resync: u32,
-    pub(super) padding: u32,
 }
 
 /// What goes on counting over a restart, as GetStatistics names it.
@@ -92,6 +100,26 @@ pub(crate) struct Counters {
     pub(crate) closed_evicted: u64,
     pub(crate) names_refused: u64,
     pub(crate) flows_refused: u64,
+    pub(crate) connection_events: u64,
+    pub(crate) owners_unmatched_flows: u64,
+    pub(crate) owners_unmatched_sockets: u64,
+    pub(crate) owners_expired: u64,
+    pub(crate) owners_refused: u64,
+}
+
+/// The owners of a flow.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct OwnersEntry {
+    pub(super) owners: Owners,
+    check: u32,
+    padding: u32,
+}
+
+impl OwnersEntry {
+    pub(super) fn new(owners: Owners) -> Self {
+        Self { owners, check: 0, padding: 0 }
+    }
 }
 
 /// One interned string.
@@ -138,6 +166,12 @@ pub(crate) trait Checked: FromBytes + IntoBytes + Immutable + KnownLayout + Copy
 }
 
 impl Checked for Header {
+    fn check_mut(&mut self) -> &mut u32 {
+        &mut self.check
+    }
+}
+
+impl Checked for OwnersEntry {
     fn check_mut(&mut self) -> &mut u32 {
         &mut self.check
     }

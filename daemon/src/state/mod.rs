@@ -22,11 +22,12 @@ use rustix::fs::{
 use rustix::io::Errno;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use crate::flow::{Extra, Record};
+use crate::flow::{Extra, Owners, Record};
+use crate::owners::ProcessEntry;
 use crate::table::ClosedFlow;
 use layout::{
-    CLOSED, CLOSED_COUNT, EXTRAS, HEADER, MAGIC, NAMES, RECORDS, RECORDS_COUNT, TOTAL, UNDO, UNDO_END,
-    VERSION,
+    CLOSED, CLOSED_COUNT, EXTRAS, HEADER, MAGIC, NAMES, OWNERS, OwnersEntry, PROCESSES, RECORDS,
+    RECORDS_COUNT, TOTAL, UNDO, UNDO_END, VERSION,
 };
 pub(crate) use layout::{Checked, Counters, Header, NameEntry};
 use mapping::Mapping;
@@ -39,6 +40,8 @@ pub(crate) const MAXIMUM_FLOWS: usize = RECORDS_COUNT;
 pub(crate) const MAXIMUM_CLOSED: usize = CLOSED_COUNT;
 /// The most strings.
 pub(crate) const MAXIMUM_NAMES: usize = layout::NAMES_COUNT;
+/// The most processes.
+pub(crate) const MAXIMUM_PROCESSES: usize = layout::PROCESSES_COUNT;
 
 /// The state.
 #[derive(Debug)]
@@ -112,6 +115,29 @@ impl State {
     pub(crate) fn put_extra(&mut self, slot: u32, extra: &Extra) {
         self.header.extras = self.header.extras.max(slot + 1);
         self.write(EXTRAS + slot as usize * size_of::<Extra>(), &extra.sealed());
+    }
+
+    /// The owners of the flow in this place, which its record says to have some.
+    pub(crate) fn owners(&self, slot: u32) -> Owners {
+        self.owners_entry(slot).owners
+    }
+
+    fn owners_entry(&self, slot: u32) -> &OwnersEntry {
+        self.read(OWNERS + slot as usize * size_of::<OwnersEntry>())
+    }
+
+    pub(crate) fn put_owners(&mut self, slot: u32, owners: Owners) {
+        self.write(OWNERS + slot as usize * size_of::<OwnersEntry>(), &OwnersEntry::new(owners).sealed());
+    }
+
+    /// The process in this place.
+    pub(crate) fn process(&self, place: u32) -> &ProcessEntry {
+        self.read(PROCESSES + place as usize * size_of::<ProcessEntry>())
+    }
+
+    pub(crate) fn put_process(&mut self, place: u32, process: &ProcessEntry) {
+        self.header.processes = self.header.processes.max(place + 1);
+        self.write(PROCESSES + place as usize * size_of::<ProcessEntry>(), &process.sealed());
     }
 
     /// The closed flow with this number, counted from the first that ever ended.

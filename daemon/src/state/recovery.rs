@@ -3,7 +3,8 @@
 use std::os::fd::OwnedFd;
 
 use super::layout::{
-    CLOSED_COUNT, Checked, HEADER, Header, MAGIC, NAMES_COUNT, RECORDS_COUNT, TOTAL, UNDO, UNDO_END, VERSION,
+    CLOSED_COUNT, Checked, HEADER, Header, MAGIC, NAMES_COUNT, PROCESSES_COUNT, RECORDS_COUNT, TOTAL, UNDO,
+    UNDO_END, VERSION,
 };
 use super::{State, seal};
 use crate::flow::NO_EXTRA;
@@ -104,6 +105,7 @@ impl State {
             ("the number of records", header.records as usize, RECORDS_COUNT),
             ("the number of extras", header.extras as usize, RECORDS_COUNT),
             ("the number of names", header.names as usize, NAMES_COUNT),
+            ("the number of processes", header.processes as usize, PROCESSES_COUNT),
             ("the capacity of closed flows", header.closed_capacity as usize, CLOSED_COUNT),
             ("the number of closed flows", header.closed_count as usize, header.closed_capacity as usize),
             ("the place of closed flows", header.closed_place as usize, 1),
@@ -136,6 +138,9 @@ impl State {
             if record.extra != NO_EXTRA && !self.extra(record.extra).is_sound() {
                 return Err(Refused::Checksum { what: "the extra part of a flow" });
             }
+            if record.is_owned() && !self.owners_entry(slot).is_sound() {
+                return Err(Refused::Checksum { what: "the owners of a flow" });
+            }
             active += 1;
         }
         if active != header.active {
@@ -147,6 +152,9 @@ impl State {
         }
         if !(0..header.names as usize).all(|index| self.name(index).is_sound()) {
             return Err(Refused::Checksum { what: "a name" });
+        }
+        if !(0..header.processes).all(|place| self.process(place).is_sound()) {
+            return Err(Refused::Checksum { what: "a process" });
         }
         Ok(())
     }

@@ -9,7 +9,9 @@ use flowbus_interfaces::{EndReason, TimeSource};
 use super::Table;
 use crate::clock::Now;
 use crate::event::Change;
-use crate::flow::{Extra, Key, NO_EXTRA, Record, Snapshot, Start};
+use crate::flow::{Extra, Key, NO_EXTRA, Owners, Record, Snapshot, Start};
+
+const TCP: u8 = 6;
 
 /// What a message did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +106,7 @@ impl Table {
             ended.record.merge(flow);
             ended.record.merge_counters(flow);
             ended.record.seen = self.state.header.stamp;
+            self.attribute_ended(&mut ended);
             self.push_closed(ended, usec, source, EndReason::Destroyed, now, changes);
             return Outcome::Applied;
         }
@@ -114,14 +117,9 @@ impl Table {
         let start = Start { usec, boottime_usec: now.boottime_usec_at(usec), source: TimeSource::Estimated };
         let (record, extra) = self.new_record(flow, start);
         let extra = extra.unwrap_or_else(|| Extra::new(&flow.reply));
-        self.push_closed(
-            Snapshot { record, extra, end: None },
-            usec,
-            source,
-            EndReason::Destroyed,
-            now,
-            changes,
-        );
+        let mut ended = Snapshot { record, extra, owners: Owners::default(), end: None };
+        self.attribute_ended(&mut ended);
+        self.push_closed(ended, usec, source, EndReason::Destroyed, now, changes);
         Outcome::Applied
     }
 
@@ -164,7 +162,9 @@ impl Table {
         let extra_changed = self.merge_extra(&mut record, flow);
         let changed = record.merge(flow) || extra_changed;
         self.state.put_record(slot, &record);
-        if !changed {
+        // A server's answer is the first word of its owner, where the socket has no address of its own.
+        let owned = flow.original.protocol != TCP && self.attribute_again(slot);
+        if !changed && !owned {
             return Outcome::Repeated;
         }
         self.push_update(slot, before, changes);

@@ -9,7 +9,7 @@ use hashbrown::HashTable;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::clock::Now;
-use crate::flow::{End, Extra, Key, Record, Snapshot, time_source};
+use crate::flow::{End, Extra, Key, Owners, Record, Snapshot, time_source};
 use crate::state::{Checked, State};
 
 /// How much is kept.
@@ -27,6 +27,7 @@ pub(crate) struct ClosedLimits {
 pub(crate) struct ClosedFlow {
     record: Record,
     extra: Extra,
+    owners: Owners,
     end_usec: u64,
     duration_usec: u64,
     sequence: u64,
@@ -49,6 +50,7 @@ impl ClosedFlow {
         Self {
             record: flow.record,
             extra: flow.extra,
+            owners: flow.owners,
             end_usec: end.usec,
             duration_usec: end.duration_usec,
             sequence: end.sequence,
@@ -70,7 +72,7 @@ impl ClosedFlow {
             duration_usec: self.duration_usec,
             sequence: self.sequence,
         };
-        Snapshot { record: self.record, extra: self.extra, end: Some(end) }
+        Snapshot { record: self.record, extra: self.extra, owners: self.owners, end: Some(end) }
     }
 
     fn is_incarnation(&self, key: &Key, conntrack_id: Option<u32>) -> bool {

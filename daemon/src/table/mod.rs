@@ -6,6 +6,8 @@
 mod apply;
 mod closed;
 mod order;
+#[cfg_attr(not(test), expect(dead_code, reason = "the tracker reads the ring with the next change"))]
+mod owners;
 #[cfg(test)]
 mod tests;
 
@@ -22,11 +24,13 @@ pub(crate) use closed::{ClosedFlow, ClosedLimits};
 
 use crate::clock::Now;
 use crate::event::Change;
-use crate::flow::{Before, End, Extra, Key, NO_EXTRA, Record, Snapshot, Start, inverted};
+use crate::flow::{Before, End, Extra, Key, NO_EXTRA, Owners, Record, Snapshot, Start, inverted};
 use crate::names::{NameStrings, Names};
+use crate::owners::{Attribution, ProcessTexts, Processes};
 use crate::state::{Header, MAXIMUM_FLOWS, State};
 use closed::Closed;
 use order::Order;
+use owners::OtherTuples;
 
 /// The table.
 #[derive(Debug)]
@@ -43,6 +47,11 @@ pub(crate) struct Table {
     dump: Option<Dump>,
     /// Active flows that no event has told of.
     silent: u32,
+    processes: Processes,
+    /// The sockets, while events tell of them.
+    attribution: Option<Attribution>,
+    /// Kept while there is attribution.
+    other_tuples: OtherTuples,
 }
 
 /// A dump that is being merged.
@@ -67,6 +76,7 @@ impl Table {
     pub(crate) fn new(mut state: State, limits: ClosedLimits) -> Self {
         let closed = Closed::new(&mut state, limits);
         let names = Names::new(&state);
+        let processes = Processes::new(&state);
         let mut table = Self {
             state,
             free_records: Vec::new(),
@@ -78,6 +88,9 @@ impl Table {
             names,
             dump: None,
             silent: 0,
+            processes,
+            attribution: None,
+            other_tuples: OtherTuples::default(),
         };
         table.build_indexes();
         table.commit();
@@ -173,6 +186,11 @@ impl Table {
         self.names.strings()
     }
 
+    /// The processes behind the flows' owners.
+    pub(crate) fn process_texts(&self) -> ProcessTexts {
+        self.processes.texts()
+    }
+
     /// The active flows with an id above `after`, ascending.
     pub(crate) fn active_after(&self, after: u64) -> impl Iterator<Item = Snapshot> + '_ {
         self.order.after(after).map(|slot| self.snapshot(slot))
@@ -186,6 +204,13 @@ impl Table {
             record.has_port(port) || record.extra != NO_EXTRA && self.state.extra(record.extra).has_port(port)
         };
         self.order.after(after).filter(has_port).map(|slot| self.snapshot(slot))
+    }
+
+    #[cfg_attr(not(test), expect(dead_code, reason = "the tracker reads the ring with the next change"))]
+    /// Those of them of which an end has an owner.
+    pub(crate) fn active_with_owner(&self, after: u64) -> impl Iterator<Item = Snapshot> + '_ {
+        let is_owned = |slot: &u32| self.state.record(*slot).is_owned();
+        self.order.after(after).filter(is_owned).map(|slot| self.snapshot(slot))
     }
 
     /// Those of them that have one of these ids.
@@ -239,7 +264,8 @@ impl Table {
         } else {
             *self.state.extra(record.extra)
         };
-        Snapshot { record, extra, end: None }
+        let owners = if record.is_owned() { self.state.owners(slot) } else { Owners::default() };
+        Snapshot { record, extra, owners, end: None }
     }
 
     /// A record for a flow that the table does not hold, with a new id; it is not in the table yet.
@@ -284,6 +310,7 @@ impl Table {
         self.silent += u32::from(record.is_silent());
         self.insert_index(&record.key, slot);
         self.order.push(record.id, slot);
+        self.attribute_new(slot);
         self.push_change(EventKind::New, self.snapshot(slot), changes);
     }
 
@@ -303,6 +330,7 @@ impl Table {
         if let Ok(entry) = self.index.find_entry(self.hasher.hash_one(key), |other| *other == slot) {
             entry.remove();
         }
+        self.forget_other_tuples(slot, &flow);
         self.order.remove(id);
         self.free_records.push(slot);
         if extra != NO_EXTRA {

@@ -109,6 +109,7 @@ impl Tracker {
             table.state().epoch(),
             table.header().sequence,
             table.name_strings(),
+            table.process_texts(),
             announced,
             sender,
             Arc::clone(&wake),

@@ -1,0 +1,110 @@
+//! Who opened and who accepted a flow, as numbers.
+
+use flowbus_attribution::Confidence;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// The processes at the ends of a flow, as far as they are on this machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Owners {
+    /// Whose socket the original direction begins at.
+    pub(crate) initiator: OwnerNumber,
+    /// Whose socket the reply direction begins at.
+    pub(crate) responder: OwnerNumber,
+}
+
+/// The number of a process, and in the three highest bits how surely it is the one; 0 is nobody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(transparent)]
+pub(crate) struct OwnerNumber(u32);
+
+/// The place of a process in the state, and in the bits above how often the place was used before: a number that
+/// outlives its process is told from the next one's. See `owners/processes.rs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ProcessNumber(u32);
+
+const CONFIDENCES: [Confidence; 5] =
+    [Confidence::Exact, Confidence::Reader, Confidence::Snapshot, Confidence::Inherited, Confidence::Procfs];
+
+impl ProcessNumber {
+    /// Bits of the place.
+    const PLACE: u32 = 20;
+    /// Bits of the place and of the uses before.
+    const BITS: u32 = 29;
+    /// So many places can be numbered.
+    pub(crate) const PLACES: usize = 1 << Self::PLACE;
+
+    /// The number of the process that took this place after so many others.
+    pub(crate) fn new(place: u32, uses: u16) -> Self {
+        Self((u32::from(uses) << Self::PLACE | place) & ((1 << Self::BITS) - 1))
+    }
+
+    pub(crate) fn place(self) -> usize {
+        self.0 as usize & (Self::PLACES - 1)
+    }
+}
+
+impl OwnerNumber {
+    pub(crate) fn new(process: ProcessNumber, confidence: Confidence) -> Self {
+        let position = CONFIDENCES.iter().position(|known| *known == confidence);
+        let position = position.and_then(|position| u32::try_from(position).ok()).unwrap_or(0);
+        Self(process.0 | (position + 1) << ProcessNumber::BITS)
+    }
+
+    pub(crate) fn is_none(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The process and how surely it is the one.
+    pub(crate) fn get(self) -> Option<(ProcessNumber, Confidence)> {
+        let position = (self.0 >> ProcessNumber::BITS).checked_sub(1)?;
+        let confidence = CONFIDENCES.get(position as usize)?;
+        Some((ProcessNumber(self.0 & ((1 << ProcessNumber::BITS) - 1)), *confidence))
+    }
+
+    /// Takes over another owner where none is known, or a less sure one; true when that changed something.
+    pub(crate) fn improve(&mut self, other: Self) -> bool {
+        let Some((_, offered)) = other.get() else { return false };
+        let better = self.get().is_none_or(|(_, known)| offered < known);
+        if better {
+            *self = other;
+        }
+        better
+    }
+}
+
+impl Owners {
+    /// Takes over what is better known; true when that changed something.
+    pub(crate) fn improve(&mut self, other: Self) -> bool {
+        let initiator = self.initiator.improve(other.initiator);
+        self.responder.improve(other.responder) || initiator
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.initiator.is_none() && self.responder.is_none()
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        !self.initiator.is_none() && !self.responder.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_keeps_its_process_and_the_surer_owner_stays() {
+        let process = ProcessNumber::new(1_048_575, 511);
+        let mut owner = OwnerNumber::default();
+        assert!(owner.is_none() && owner.get().is_none());
+        assert!(owner.improve(OwnerNumber::new(process, Confidence::Inherited)));
+        assert_eq!(owner.get(), Some((process, Confidence::Inherited)));
+        let other = ProcessNumber::new(0, 0);
+        assert!(!owner.improve(OwnerNumber::new(other, Confidence::Procfs)));
+        assert!(owner.improve(OwnerNumber::new(other, Confidence::Exact)));
+        assert!(!owner.improve(OwnerNumber::new(process, Confidence::Exact)), "the first one stays");
+        assert_eq!(owner.get(), Some((other, Confidence::Exact)));
+        assert!(!owner.improve(OwnerNumber::default()));
+    }
+}

@@ -1,0 +1,72 @@
+//! Which process is behind a flow: sockets known by the events of the BPF programs, and the processes that own them.
+//!
+//! What is done with it is in `table/owners.rs`: the socket of a local client has the ends of the original direction,
+//! the one of a local server those of the reply direction, through every translation.
+
+mod processes;
+mod sockets;
+
+use std::collections::HashMap;
+
+use flowbus_attribution::Process;
+
+use crate::flow::OwnerNumber;
+use crate::state::State;
+pub(crate) use processes::{ProcessEntry, ProcessTexts, Processes};
+pub(crate) use sockets::{Sockets, direction};
+
+/// So many paths of control groups are kept.
+const MAXIMUM_PATHS: usize = 4096;
+
+/// What the table knows of sockets, while it is told of them.
+#[derive(Debug)]
+pub(crate) struct Attribution {
+    /// The inode of the network namespace whose flows are tracked.
+    pub(crate) network_namespace: u32,
+    pub(crate) sockets: Sockets,
+    /// The paths of control groups by their number, each with when it was last of use.
+    paths: HashMap<u64, (Box<str>, u64)>,
+    /// How often a path was of use.
+    uses: u64,
+}
+
+impl Attribution {
+    pub(crate) fn new(network_namespace: u32) -> Self {
+        Self { network_namespace, sockets: Sockets::default(), paths: HashMap::new(), uses: 0 }
+    }
+
+    /// Notes the path of a control group, from the root of cgroup2, "/" first.
+    pub(crate) fn set_path(&mut self, cgroup: u64, path: &str) {
+        if self.paths.len() >= MAXIMUM_PATHS {
+            // Groups come and go: those that were not of use for longest are gone, most likely.
+            let mut uses: Vec<u64> = self.paths.values().map(|(_, used)| *used).collect();
+            let (_, median, _) = uses.select_nth_unstable(MAXIMUM_PATHS / 2);
+            let oldest = *median;
+            self.paths.retain(|_, (_, used)| *used > oldest);
+        }
+        self.uses += 1;
+        self.paths.insert(cgroup, (path.into(), self.uses));
+    }
+
+    /// The number of a process as an owner; nobody where there is none, or no room for it.
+    pub(crate) fn owner(
+        &mut self,
+        processes: &mut Processes,
+        state: &mut State,
+        process: Option<&Process>,
+    ) -> OwnerNumber {
+        let Some(process) = process else { return OwnerNumber::default() };
+        self.uses += 1;
+        let path = self.paths.get_mut(&process.cgroup).map(|(path, used)| {
+            *used = self.uses;
+            &**path
+        });
+        match processes.intern(state, process, path) {
+            Some(number) => OwnerNumber::new(number, process.confidence),
+            None => {
+                state.header.counters.owners_refused += 1;
+                OwnerNumber::default()
+            }
+        }
+    }
+}
