@@ -5,9 +5,9 @@ use std::process::{Command, Stdio};
 
 use flowbus_tests::daemon::binary;
 use flowbus_tests::network::{CHROME, CROSTINI, PLAIN, SERVER_V4, socket_address};
-use flowbus_tests::process::output_of;
+use flowbus_tests::process::{output_of, wait_for};
 use flowbus_tests::traffic::Connection;
-use flowbus_tests::{Bus, Daemon, Network, Screen};
+use flowbus_tests::{Bus, Daemon, Namespace, Network, Screen, burst};
 
 /// A network with a daemon, and three connections that stay open.
 struct World {
@@ -224,4 +224,36 @@ fn without_a_terminal_or_with_a_wrong_filter_it_is_wrong_usage() {
         let (code, text) = run(&[wrong]);
         assert!(code == Some(2) && text.contains(wrong.split('=').next().unwrap()), "{code:?} {text}");
     }
+}
+
+#[test]
+fn of_200000_flows_it_shows_the_first_answers_keys_and_keeps_little() {
+    const FLOWS: u32 = 200_000;
+    let (namespace, bus) = (Namespace::tracked("top"), Bus::start());
+    burst::prepare(&namespace);
+    namespace.sysctl("net.netfilter.nf_conntrack_udp_timeout", "600");
+    namespace.track_counters_and_times();
+    let daemon = Daemon::start(&namespace, &bus);
+    burst::create(&namespace, 0, FLOWS);
+    wait_for("all flows", || (bus.property("ActiveCount").unwrap() == FLOWS).then_some(()));
+    let screen = Screen::start(&format!("{} --bus {} top", binary("flowctl").display(), bus.address()));
+    // Keys are answered while the first flows are being read and counted.
+    screen.press(&["?"]);
+    screen.wait_for("choose a row");
+    screen.press(&["?"]);
+    screen.wait_for(&format!("top  {FLOWS} flows"));
+    screen.press(&["End"]);
+    screen.wait_for("udp");
+    screen.press(&["g", "g", "g"]);
+    screen.wait_for("in 65536 groups");
+    screen.wait("rates, which take a second snapshot", |text| {
+        text.lines().any(|line| line.starts_with("bytes/s") && line.contains('0'))
+    });
+    let status = std::fs::read_to_string(format!("/proc/{}/status", screen.child().unwrap())).unwrap();
+    let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let kibibytes: u32 = most.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(kibibytes < 64 * 1024, "{kibibytes} KiB");
+    screen.press(&["q"]);
+    screen.wait_for("ended with 0");
+    daemon.stop();
 }
