@@ -3,6 +3,32 @@
 //! Dictionary keys, JSON keys, query keys and `flowctl --fields` are one vocabulary: [`Key`]. A service describes a
 //! flow as a [`Flow`] and writes it as a [`Dictionary`] or as [`Json`]; a client reads either into an [`OwnedFlow`].
 //! A key without a value is absent, never 0.
+//!
+//! A client asks with [`FlowMonitorProxy`], hears of changes with [`FlowEventsProxy`], and has every one of them with a
+//! [`FlowStream`]:
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use flowbus_interfaces::{FlowMonitorProxy, Key, QueryMap};
+//!
+//! let bus = zbus::Connection::system().await?;
+//! let monitor = FlowMonitorProxy::new(&bus).await?;
+//! // The connections of one traffic source to these ports, page by page.
+//! let mut query = QueryMap::from([("source", "chrome".into()), ("dport", vec![80_u16, 443].into())]);
+//! loop {
+//!     let (flows, page) = monitor.list_active(&query).await?;
+//!     for flow in &flows {
+//!         println!("{:?} to {:?}", flow.number(Key::Id), flow.text(Key::Dst));
+//!     }
+//!     let Some(next) = page.next else { break };
+//!     query.insert("after", next.into());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `examples/follow.rs` is a whole program. What every member, key and error means is in the manual pages
+//! org.flowbus.FlowMonitor1(5) and org.flowbus.FlowEvents1(5).
 
 mod bus_address;
 mod connection;

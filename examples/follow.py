@@ -1,0 +1,64 @@
+#!/usr/bin/python3
+"""Prints the connections that are alive, then what changes: a copy of flowbusd's table that is kept by its signals.
+
+Needs dbus-fast (Debian: python3-dbus-fast). The argument is the address of a bus; without it the system bus is asked.
+Signals are batched, and updates of a connection within a batch are merged; OpenStream has every change.
+"""
+
+import asyncio
+import sys
+
+from dbus_fast import BusType, Variant
+from dbus_fast.aio import MessageBus
+from dbus_fast.unpack import unpack_variants
+
+MONITOR = "org.flowbus.FlowMonitor1"
+EVENTS = "org.flowbus.FlowEvents1"
+FIELDS = ["id", "protocol", "src", "dst"]
+
+
+async def interface(bus, name):
+    path = "/" + name.replace(".", "/")
+    return bus.get_proxy_object(name, path, await bus.introspect(name, path)).get_interface(name)
+
+
+def show(what, flow):
+    print(what, *(flow[field] for field in FIELDS), flush=True)
+
+
+async def list_active(monitor):
+    """Prints every page; returns the number up to which the changes are in them for certain: that of the first page."""
+    query = {"limit": Variant("u", 1000), "fields": Variant("as", FIELDS)}
+    first = None
+    while True:
+        flows, page = unpack_variants(await monitor.call_list_active(query))
+        first = page["sequence"] if first is None else first
+        for flow in flows:
+            show("alive", flow)
+        if "next" not in page:
+            return first
+        query["after"] = Variant("t", page["next"])
+
+
+async def main():
+    address = sys.argv[1] if len(sys.argv) > 1 else None
+    bus = await MessageBus(bus_address=address, bus_type=BusType.SYSTEM).connect()
+    monitor, events = await interface(bus, MONITOR), await interface(bus, EVENTS)
+
+    # Subscribe before listing: what changes in between would be missed.
+    batches = asyncio.Queue()
+    events.on_flow_events(lambda sequence, flows, lost: batches.put_nowait((unpack_variants(flows), lost)))
+    # After a restart or a loss the table may be another.
+    events.on_resynced(lambda details: batches.put_nowait(([], 1)))
+    included = await list_active(monitor)
+    while True:
+        flows, lost = await batches.get()
+        if lost:
+            included = await list_active(monitor)
+            continue
+        for flow in flows:
+            if flow["sequence"] > included:
+                show(flow["event"], flow)
+
+
+asyncio.run(main())
