@@ -24,6 +24,7 @@ pub mod network;
 pub mod process;
 pub mod raw;
 pub mod screen;
+pub mod sockets;
 pub mod traffic;
 
 pub use booted::{Machine, SystemBus};
@@ -36,3 +37,4 @@ pub use namespace::Namespace;
 pub use network::Network;
 pub use raw::RawConnection;
 pub use screen::Screen;
+pub use sockets::Sockets;
