@@ -2,6 +2,7 @@
 
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::OwnedFd;
 
 use rustix::net::addr::SocketAddrArg as _;
 use rustix::net::sockopt::set_socket_reuseaddr;
@@ -40,12 +41,36 @@ pub fn prepare(namespace: &Namespace) {
 /// # Panics
 /// If a packet cannot be sent.
 pub fn create(namespace: &Namespace, first: u32, count: u32) {
-    namespace.enter(|| {
-        let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
-            .expect("a UDP socket can be made");
-        // A child that some other thread is starting holds a socket of the burst before until it has become its program.
-        set_socket_reuseaddr(&socket, true).expect("sockets take the option");
-        bind(&socket, &SocketAddrV4::new(SOURCE, SOURCE_PORT)).expect("the source address is there");
+    Sender::open(namespace).create(first, count);
+}
+
+/// The socket that the packets come from; one at a time.
+#[derive(Debug)]
+pub struct Sender(OwnedFd);
+
+impl Sender {
+    /// Opens it in the namespace, which is [`prepare`]d.
+    ///
+    /// # Panics
+    /// If another sender of the namespace is open.
+    #[must_use]
+    pub fn open(namespace: &Namespace) -> Self {
+        let socket = namespace.enter(|| {
+            let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+                .expect("a UDP socket can be made");
+            // A child that some other thread is starting holds a socket of the burst before until it has become its program.
+            set_socket_reuseaddr(&socket, true).expect("sockets take the option");
+            bind(&socket, &SocketAddrV4::new(SOURCE, SOURCE_PORT)).expect("the source address is there");
+            socket
+        });
+        Self(socket)
+    }
+
+    /// As [`create`].
+    ///
+    /// # Panics
+    /// If a packet cannot be sent.
+    pub fn create(&self, first: u32, count: u32) {
         let payload = [IoSlice::new(b"x")];
         let mut next = first;
         while next < first + count {
@@ -58,10 +83,19 @@ pub fn create(namespace: &Namespace, first: u32, count: u32) {
                 .zip(&mut controls)
                 .map(|(address, control)| MMsgHdr::new_with_addr(address, &payload, control))
                 .collect();
-            let sent = sendmmsg(&socket, &mut messages, SendFlags::empty()).expect("packets can be sent");
+            let sent = sendmmsg(&self.0, &mut messages, SendFlags::empty()).expect("packets can be sent");
             next += u32::try_from(sent).expect("no more are sent than were given");
         }
-    });
+    }
+}
+
+/// The original tuple of a flow: source and destination, of UDP.
+///
+/// # Panics
+/// If there are not so many flows.
+#[must_use]
+pub fn tuple(number: u32) -> (SocketAddrV4, SocketAddrV4) {
+    (SocketAddrV4::new(SOURCE, SOURCE_PORT), destination(number))
 }
 
 /// Where the packet of a flow goes.

@@ -1,0 +1,95 @@
+//! Readers that only receive and count: what reading conntrack's events costs before anything is done with them.
+
+use std::os::fd::AsFd;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use ctnetlink::{Groups, Socket};
+use flowbus_tests::Namespace;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::BUFFER;
+
+/// How a floor waits for events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Floor {
+    /// In recv: woken for every event.
+    Blocking,
+    /// As flowbusd: reads until there is nothing, then sleeps for 2 ms; polls when quiet.
+    Napping,
+}
+
+/// A floor that is reading in a thread of its own.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    wanted: Sender<u32>,
+    used: Receiver<(u32, Duration)>,
+}
+
+impl Reader {
+    /// Starts to read the events of the namespace.
+    pub(crate) fn start(namespace: &Namespace, floor: Floor) -> Self {
+        let socket = namespace.enter(|| {
+            let socket = Socket::open().expect("a netlink socket can be opened");
+            socket.set_receive_buffer(BUFFER).expect("its buffer can be set");
+            socket.join(Groups::all()).expect("its groups can be joined");
+            socket
+        });
+        let (wanted, orders) = channel();
+        let (answers, used) = channel();
+        thread::spawn(move || {
+            for count in orders {
+                if answers.send(read(&socket, floor, count)).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { wanted, used }
+    }
+
+    /// Reads until so many events were sent, while `send` sends them: how many came, and the processor time that took.
+    pub(crate) fn during(&self, count: u32, send: impl FnOnce()) -> (u32, Duration) {
+        self.wanted.send(count).expect("the reader lives");
+        send();
+        self.used.recv().expect("the reader lives")
+    }
+}
+
+fn read(socket: &Socket, floor: Floor, count: u32) -> (u32, Duration) {
+    let fd = socket.as_fd();
+    let flags = fcntl_getfl(fd).expect("a descriptor has flags");
+    fcntl_setfl(fd, flags - OFlags::NONBLOCK).expect("flags can be set");
+    let dropped = socket.drops().expect("the kernel counts drops");
+    let missed = || socket.drops().expect("the kernel counts drops").wrapping_sub(dropped);
+    let mut buffer = vec![0_u8; 64 * 1024];
+    let mut received = 0;
+    let mut lost = 0;
+    let mut busy = false;
+    let begin = clock_gettime(ClockId::ThreadCPUTime);
+    while received + lost < count {
+        let how = if floor == Floor::Blocking { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
+        match recv(fd, &mut *buffer, how) {
+            Ok(_) => {
+                received += 1;
+                busy = true;
+            }
+            Err(Errno::NOBUFS) => lost = missed(),
+            Err(Errno::AGAIN) => {
+                if std::mem::take(&mut busy) {
+                    thread::sleep(Duration::from_millis(2));
+                } else {
+                    let _ = poll(&mut [PollFd::new(&fd, PollFlags::IN)], None);
+                }
+            }
+            Err(error) => panic!("recv: {error}"),
+        }
+    }
+    let end = clock_gettime(ClockId::ThreadCPUTime);
+    let used = Duration::try_from(end - begin).expect("time goes forward");
+    (received, used)
+}

@@ -1,0 +1,241 @@
+//! A burst of flows made and flushed: how many of its events a reader gets, and what each costs it.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use flowbus_tests::process::{Directory, wait_for};
+use flowbus_tests::{Bus, Daemon, Namespace, burst};
+use rustix::process::Signal;
+
+use crate::client::Client;
+use crate::document::{Chart, Section};
+use crate::figure::{Bar, Figure};
+use crate::floor::{Floor, Reader};
+use crate::world::{flush, namespace, wait_for_listener};
+use crate::{Size, cpu};
+
+/// The CPU per event that is allowed, as a part of the blocking floor's.
+const OF_FLOOR: f64 = 0.8;
+
+/// A reader of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Peer {
+    Floor(Floor),
+    Flowbusd,
+    Conntrack(&'static [&'static str]),
+    Ulogd,
+}
+
+const PEERS: [(&str, Peer); 7] = [
+    ("floor: recv and count, woken for each", Peer::Floor(Floor::Blocking)),
+    ("floor: recv and count, napping 2 ms", Peer::Floor(Floor::Napping)),
+    ("flowbusd", Peer::Flowbusd),
+    ("conntrack -E", Peer::Conntrack(&["-E", "-o", "timestamp,id"])),
+    ("conntrack -E -b 32M", Peer::Conntrack(&["-E", "-o", "timestamp,id", "-b", "33554432"])),
+    ("conntrack -E -o xml -b 32M", Peer::Conntrack(&["-E", "-o", "xml,timestamp,id", "-b", "33554432"])),
+    ("ulogd2", Peer::Ulogd),
+];
+
+/// What a reader did with the events of one kind.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    received: u32,
+    used: Duration,
+}
+
+impl Part {
+    /// Microseconds for each event that it got.
+    fn each(self) -> f64 {
+        self.used.as_secs_f64() * 1e6 / f64::from(self.received.max(1))
+    }
+}
+
+/// What it did with a burst.
+#[derive(Clone, Copy, Debug)]
+struct Outcome {
+    new: Part,
+    destroy: Part,
+    /// Of flowbusd: with the threads that talk to the bus.
+    process: Option<Part>,
+}
+
+impl Outcome {
+    fn all(self) -> Part {
+        Part { received: self.new.received + self.destroy.received, used: self.new.used + self.destroy.used }
+    }
+}
+
+pub(crate) fn measure(size: Size) -> Section {
+    let mut outcomes: Vec<Vec<Outcome>> = vec![Vec::new(); PEERS.len()];
+    for _ in 0..size.rounds {
+        for ((_, peer), outcomes) in PEERS.iter().zip(&mut outcomes) {
+            outcomes.push(run(*peer, size.flows));
+        }
+    }
+    let flowbusd = PEERS.iter().position(|(_, peer)| *peer == Peer::Flowbusd).expect("it is one of them");
+    let all = f64::from(2 * size.flows);
+    let figures = |unit, of: &dyn Fn(Outcome) -> f64| -> Vec<Figure> {
+        let each = PEERS.iter().zip(&outcomes);
+        each.map(|((name, _), outcomes)| Figure::new(*name, unit, outcomes.iter().map(|o| of(*o)).collect()))
+            .collect()
+    };
+    let received = figures("events", &|outcome| f64::from(outcome.all().received));
+    let cost = figures("us", &|outcome| outcome.all().each());
+    let mut section = Section::new(
+        "Bursts",
+        format!(
+            "{} UDP flows made by real packets as fast as one core sends them, then flushed: twice as many events.",
+            size.flows
+        ),
+    );
+    for (place, figure) in received.iter().enumerate() {
+        let mut figure = figure.clone();
+        figure.what = format!("events of a burst received: {}", figure.what);
+        section.figures.push(if place == flowbusd { figure.bar(Bar::AtLeast(all)) } else { figure });
+    }
+    for figure in &cost {
+        let mut figure = figure.clone();
+        figure.what = format!("CPU an event: {}", figure.what);
+        section.figures.push(figure);
+    }
+    let of = |part: &dyn Fn(Outcome) -> Part| outcomes[flowbusd].iter().map(|o| part(*o).each()).collect();
+    section.figures.push(Figure::new("CPU a NEW: flowbusd", "us", of(&|outcome| outcome.new)));
+    section.figures.push(Figure::new("CPU a DESTROY: flowbusd", "us", of(&|outcome| outcome.destroy)));
+    let whole = of(&|outcome| outcome.process.unwrap_or(outcome.all()));
+    section.figures.push(Figure::new("CPU an event: flowbusd with its bus thread", "us", whole));
+    // Each round against the floor of the same round.
+    let ratios = outcomes[0]
+        .iter()
+        .zip(&outcomes[flowbusd])
+        .map(|(floor, ours)| ours.all().each() / floor.all().each());
+    section.figures.push(
+        Figure::new(
+            "CPU an event: flowbusd against the blocking floor of the same round",
+            "x",
+            ratios.collect(),
+        )
+        .bar(Bar::AtMost(OF_FLOOR)),
+    );
+    section.charts.push(Chart::new("burst", "Events received of a burst", received));
+    section.charts.push(Chart::new("cpu", "CPU time an event, in microseconds", cost));
+    section
+}
+
+fn run(peer: Peer, flows: u32) -> Outcome {
+    let namespace = namespace();
+    let [create, flush]: [&dyn Fn(); 2] = [&|| burst::create(&namespace, 0, flows), &|| flush(&namespace)];
+    match peer {
+        Peer::Floor(floor) => {
+            let reader = Reader::start(&namespace, floor);
+            let [new, destroy] = [create, flush].map(|send| {
+                let (received, used) = reader.during(flows, send);
+                Part { received, used }
+            });
+            Outcome { new, destroy, process: None }
+        }
+        Peer::Flowbusd => run_flowbusd(&namespace, create, flush),
+        Peer::Conntrack(arguments) => {
+            let directory = Directory::new("events");
+            let path = directory.file("out", "");
+            let mut command = namespace.command("conntrack");
+            command.args(arguments).stdout(File::create(&path).expect("a file can be made"));
+            let is_xml = arguments.contains(&"xml,timestamp,id");
+            let words = if is_xml { ["type=\"new\"", "type=\"destroy\""] } else { ["[NEW]", "[DESTROY]"] };
+            run_program(&namespace, command, create, flush, || {
+                let lines =
+                    BufReader::new(File::open(&path).expect("it is there")).lines().map_while(Result::ok);
+                count(lines, words)
+            })
+        }
+        Peer::Ulogd => {
+            let directory = Directory::new("events");
+            let path = directory.file("out", "");
+            let configuration = directory.file("ulogd.conf", &ulogd_configuration(&path.to_string_lossy()));
+            let mut command = namespace.command("ulogd");
+            command.arg("-c").arg(configuration).stdout(Stdio::null());
+            run_program(&namespace, command, create, flush, || {
+                let lines =
+                    BufReader::new(File::open(&path).expect("it is there")).lines().map_while(Result::ok);
+                count(lines, ["[NEW]", "[DESTROY]"])
+            })
+        }
+    }
+}
+
+fn run_flowbusd(namespace: &Namespace, create: &dyn Fn(), flush: &dyn Fn()) -> Outcome {
+    let bus = Bus::start();
+    let daemon = Daemon::start(namespace, &bus);
+    let client = Client::connect(&bus);
+    let tracker = || cpu::of_thread(daemon.pid(), "tracker");
+    let process = || cpu::of_process(daemon.pid());
+    let all = |send: &dyn Fn()| {
+        let (process_before, before) = (cpu::settled(process), tracker());
+        let (events_before, _) = client.events();
+        send();
+        let used = cpu::settled(tracker) - before;
+        let process = cpu::settled(process) - process_before;
+        let received = u32::try_from(client.events().0 - events_before).expect("there are not so many");
+        (Part { received, used }, process)
+    };
+    let (new, process_new) = all(create);
+    let (destroy, process_destroy) = all(flush);
+    daemon.stop();
+    let process = Part { received: new.received + destroy.received, used: process_new + process_destroy };
+    Outcome { new, destroy, process: Some(process) }
+}
+
+/// A program that writes what it gets to a file, `counted` of each kind.
+fn run_program(
+    namespace: &Namespace,
+    mut command: Command,
+    create: &dyn Fn(),
+    flush: &dyn Fn(),
+    counted: impl Fn() -> [u32; 2],
+) -> Outcome {
+    let mut child =
+        command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program is installed");
+    wait_for_listener(namespace);
+    let time = || cpu::of_process(child.id());
+    let begin = cpu::settled(time);
+    create();
+    let between = cpu::settled(time);
+    flush();
+    let end = cpu::settled(time);
+    stop(&mut child);
+    let [new, destroy] = counted();
+    Outcome {
+        new: Part { received: new, used: between - begin },
+        destroy: Part { received: destroy, used: end - between },
+        process: None,
+    }
+}
+
+/// Ends a program in a way that lets it write out what it holds.
+fn stop(child: &mut Child) {
+    flowbus_tests::process::signal(child, Signal::INT);
+    wait_for("the program to end", || child.try_wait().expect("a child can be waited for"));
+}
+
+fn count(lines: impl Iterator<Item = String>, words: [&str; 2]) -> [u32; 2] {
+    let mut counts = [0; 2];
+    for line in lines {
+        for (count, word) in counts.iter_mut().zip(words) {
+            *count += u32::from(line.contains(word));
+        }
+    }
+    counts
+}
+
+/// Every event on its own, one line each.
+fn ulogd_configuration(output: &str) -> String {
+    const PLUGINS: &str = "/usr/lib/x86_64-linux-gnu/ulogd/ulogd_";
+    let plugins = ["inpflow_NFCT", "filter_IP2STR", "filter_PRINTFLOW", "output_LOGEMU"];
+    let plugins: String = plugins.map(|plugin| format!("plugin=\"{PLUGINS}{plugin}.so\"\n")).concat();
+    format!(
+        "[global]\nlogfile=\"/dev/null\"\nloglevel=7\n{plugins}stack=ct1:NFCT,ip2str1:IP2STR,print1:PRINTFLOW,emu1:LOGEMU\n\
+         [ct1]\nhash_enable=0\nevent_mask=5\nnetlink_socket_buffer_size=33554432\nnetlink_socket_buffer_maxsize=33554432\n\
+         [emu1]\nfile=\"{output}\"\nsync=0\n"
+    )
+}

@@ -1,0 +1,35 @@
+//! What a daemon takes that has nothing to do.
+
+use std::thread::sleep;
+
+use crate::document::Section;
+use crate::figure::{Bar, Figure};
+use crate::world::World;
+use crate::{Size, cpu};
+
+/// MB of resident memory.
+const BAR: f64 = 4.0;
+
+pub(crate) fn measure(size: Size) -> Section {
+    let (mut resident, mut wakes) = (Vec::new(), Vec::new());
+    for _ in 0..size.rounds {
+        let world = World::with_flows(0);
+        let pid = world.daemon.pid();
+        sleep(size.time / 5); // What the start leaves to do is done.
+        resident.push(cpu::resident(pid) as f64 / 1e6);
+        let before = cpu::sleeps(pid);
+        sleep(size.time);
+        wakes.push((cpu::sleeps(pid) - before) as f64 / size.time.as_secs_f64());
+        world.daemon.stop();
+    }
+    let mut section = Section::new(
+        "Idle",
+        format!(
+            "An empty table, nobody asks, by hand and without attribution; wake-ups are counted for {:?}.",
+            size.time
+        ),
+    );
+    section.figures.push(Figure::new("resident memory, idle", "MB", resident).bar(Bar::AtMost(BAR)));
+    section.figures.push(Figure::new("wake-ups a second, idle", "", wakes).bar(Bar::AtMost(0.0)));
+    section
+}

@@ -1,0 +1,23 @@
+//! What is measured, a file each.
+
+mod burst;
+mod idle;
+mod latency;
+mod listing;
+mod memory;
+mod restart;
+mod start;
+
+use crate::Size;
+use crate::document::Section;
+
+/// By the names that `--only` takes, in the order of the document.
+pub(crate) const MEASURES: [(&str, fn(Size) -> Section); 7] = [
+    ("burst", burst::measure),
+    ("memory", memory::measure),
+    ("listing", listing::measure),
+    ("start", start::measure),
+    ("latency", latency::measure),
+    ("idle", idle::measure),
+    ("restart", restart::measure),
+];
