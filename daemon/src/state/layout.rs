@@ -26,13 +26,13 @@ pub(super) const RECORDS: usize = 16 * MIB;
 pub(super) const RECORDS_COUNT: usize = 1 << 24;
 pub(super) const EXTRAS: usize = RECORDS + RECORDS_COUNT * size_of::<Record>();
 /// Two places for the closed flows: when their capacity changes they move from one to the other.
-pub(super) const CLOSED: [usize; 2] = [
-    EXTRAS + RECORDS_COUNT * size_of::<Extra>(),
-    EXTRAS + RECORDS_COUNT * size_of::<Extra>() + CLOSED_COUNT * size_of::<ClosedFlow>(),
-];
+pub(super) const CLOSED: [usize; 2] =
+    [EXTRAS + RECORDS_COUNT * size_of::<Extra>(), EXTRAS + RECORDS_COUNT * size_of::<Extra>() + CLOSED_BYTES];
 pub(super) const CLOSED_COUNT: usize = 1 << 20;
+/// One place more than there are closed flows: the next one is written beside those that a kill would leave.
+pub(super) const CLOSED_BYTES: usize = ((CLOSED_COUNT + 1) * size_of::<ClosedFlow>()).next_multiple_of(PAGE);
 /// The owners of the flow in the same place of `RECORDS`; not touched while no flow has one.
-pub(super) const OWNERS: usize = CLOSED[1] + CLOSED_COUNT * size_of::<ClosedFlow>();
+pub(super) const OWNERS: usize = CLOSED[1] + CLOSED_BYTES;
 pub(super) const PROCESSES: usize = OWNERS + RECORDS_COUNT * size_of::<OwnersEntry>();
 pub(super) const PROCESSES_COUNT: usize = 1 << 17;
 pub(super) const TOTAL: usize = PROCESSES + PROCESSES_COUNT * size_of::<ProcessEntry>();

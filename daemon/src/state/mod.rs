@@ -26,8 +26,8 @@ use crate::flow::{Extra, Owners, Record};
 use crate::owners::ProcessEntry;
 use crate::table::ClosedFlow;
 use layout::{
-    CLOSED, CLOSED_COUNT, EXTRAS, HEADER, MAGIC, NAMES, OWNERS, OwnersEntry, PROCESSES, RECORDS,
-    RECORDS_COUNT, TOTAL, UNDO, UNDO_END, VERSION,
+    CLOSED, CLOSED_BYTES, CLOSED_COUNT, EXTRAS, HEADER, MAGIC, NAMES, OWNERS, OwnersEntry, PROCESSES,
+    RECORDS, RECORDS_COUNT, TOTAL, UNDO, UNDO_END, VERSION,
 };
 pub(crate) use layout::{Checked, Counters, Header, NameEntry};
 use mapping::Mapping;
@@ -97,9 +97,23 @@ impl State {
         self.read(RECORDS + slot as usize * size_of::<Record>())
     }
 
+    /// Replaces a record.
     pub(crate) fn put_record(&mut self, slot: u32, record: &Record) {
-        self.header.records = self.header.records.max(slot + 1);
         self.write(RECORDS + slot as usize * size_of::<Record>(), &record.sealed());
+    }
+
+    /// Fills a free place, or one behind all that were ever used.
+    pub(crate) fn add_record(&mut self, slot: u32, record: &Record) {
+        self.header.records = self.header.records.max(slot + 1);
+        let offset = RECORDS + slot as usize * size_of::<Record>();
+        if self.has_changes() {
+            // This change may have made the place free.
+            self.write(offset, &record.sealed());
+        } else {
+            // What makes it free is the id alone.
+            self.save(offset + Record::ID_OFFSET, size_of::<u64>());
+            self.put(offset, &record.sealed());
+        }
     }
 
     /// Makes the place of a record free: no flow has the id 0.
@@ -111,7 +125,7 @@ impl State {
         self.read(EXTRAS + slot as usize * size_of::<Extra>())
     }
 
-    /// A place is free when no record names it.
+    /// Fills or replaces an extra part; a place is free when no record names it.
     pub(crate) fn put_extra(&mut self, slot: u32, extra: &Extra) {
         self.header.extras = self.header.extras.max(slot + 1);
         self.write(EXTRAS + slot as usize * size_of::<Extra>(), &extra.sealed());
@@ -145,8 +159,18 @@ impl State {
         self.read(self.closed_offset(number))
     }
 
-    pub(crate) fn put_closed(&mut self, number: u64, flow: &ClosedFlow) {
-        self.write(self.closed_offset(number), &flow.sealed());
+    /// Adds a closed flow. Its place is the one that the ring has beyond its capacity: nothing to be undone refers to it,
+    /// unless this change has closed another flow already.
+    pub(crate) fn add_closed(&mut self, flow: &ClosedFlow) {
+        let number = self.header.closed_total;
+        let offset = self.closed_offset(number);
+        if number == self.read::<Header>(HEADER).closed_total {
+            self.put(offset, &flow.sealed());
+        } else {
+            self.write(offset, &flow.sealed());
+        }
+        self.header.closed_total += 1;
+        self.header.closed_count += 1;
     }
 
     fn closed_offset(&self, number: u64) -> usize {
@@ -168,8 +192,8 @@ impl State {
         self.header.closed_capacity = capacity;
         self.header.closed_count = kept;
         self.commit();
-        let old = ring_offset(header.closed_place, 1, 0) as u64;
-        let length = (CLOSED_COUNT * size_of::<ClosedFlow>()) as u64;
+        let old = ring_offset(header.closed_place, 0, 0) as u64;
+        let length = CLOSED_BYTES as u64;
         // Where this fails the old place's memory stays in use, nothing else.
         let _ = fallocate(&self.memfd, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, old, length);
     }
@@ -225,6 +249,11 @@ impl State {
         compiler_fence(Ordering::SeqCst);
     }
 
+    /// True when something was written since the last commit.
+    fn has_changes(&self) -> bool {
+        self.undo > 0
+    }
+
     fn end_undo(&mut self) {
         self.undo = 0;
         compiler_fence(Ordering::SeqCst);
@@ -233,9 +262,9 @@ impl State {
     }
 }
 
-/// Where the closed flow with this number lies in a ring of this capacity.
+/// Where the closed flow with this number lies in a ring of this capacity, which has one place more.
 fn ring_offset(place: u32, capacity: u32, number: u64) -> usize {
-    let index = usize::try_from(number % u64::from(capacity.max(1))).unwrap_or(0);
+    let index = usize::try_from(number % (u64::from(capacity) + 1)).unwrap_or(0);
     CLOSED[place as usize % CLOSED.len()] + index * size_of::<ClosedFlow>()
 }
 

@@ -121,9 +121,7 @@ impl Closed {
             self.drop_oldest(state);
         }
         let number = state.header.closed_total;
-        state.put_closed(number, &ClosedFlow::new(flow, end, now));
-        state.header.closed_total += 1;
-        state.header.closed_count += 1;
+        state.add_closed(&ClosedFlow::new(flow, end, now));
         self.insert_index(state, number);
     }
 

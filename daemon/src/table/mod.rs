@@ -305,7 +305,7 @@ impl Table {
         if let Some(extra) = extra {
             record.extra = self.insert_extra(&extra);
         }
-        self.state.put_record(slot, &record);
+        self.state.add_record(slot, &record);
         self.state.header.active += 1;
         self.silent += u32::from(record.is_silent());
         self.insert_index(&record.key, slot);
