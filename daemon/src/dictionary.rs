@@ -48,10 +48,10 @@ impl FlowNames {
     /// Hands the flow of an item to `show` as the bus shows it.
     pub(crate) fn show<R>(&self, item: &Item, show: impl FnOnce(&Flow<'_>) -> R) -> R {
         let Item { event, sequence, flow: snapshot } = item;
-        let Snapshot { record, extra, owners, end } = snapshot;
+        let Snapshot { record, owners, end, .. } = snapshot;
         let interface = self.interface(record.mark);
-        let helper = self.strings.get(extra.helper);
-        let security_context = self.strings.get(extra.security_context);
+        let helper = self.strings.get(snapshot.helper());
+        let security_context = self.strings.get(snapshot.security_context());
         let owners = [owners.initiator, owners.responder].map(|owner| self.processes.owner(owner));
         let owners = owners.each_ref().map(|owner| owner.as_ref().map(|(text, sure)| text.owner(*sure)));
         let [initiator, responder] = &owners;
@@ -67,7 +67,7 @@ impl FlowNames {
             use_count: record.use_count(),
             mark,
             interface: interface.as_deref(),
-            labels: extra.labels(),
+            labels: snapshot.labels(),
             helper: helper.as_deref(),
             security_context: security_context.as_deref(),
             original_counters,

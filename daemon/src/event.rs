@@ -34,28 +34,57 @@ impl Change {
 /// sequence numbers have no holes.
 #[derive(Debug, Default)]
 pub(crate) struct ChangeLog {
-    changes: VecDeque<Change>,
+    /// The changes in pieces, none of them empty: those of a busy turn are taken over as they are, not copied.
+    pieces: VecDeque<Vec<Change>>,
+    count: usize,
     /// The number of the newest change, or 0 before the first.
     newest: u64,
 }
 
-/// So many changes are kept: about 3 MiB, 50 ms of the fastest burst that was measured.
+/// So many changes are kept, and at most a piece more: about 3 MiB, 50 ms of the fastest burst that was measured.
 const CAPACITY: usize = 12 * 1024;
+/// A piece has at most so many changes; a turn of the tracker rarely has more.
+const PIECE: usize = 2 * 1024;
 
 impl ChangeLog {
     /// An empty log after the change with this number.
     pub(crate) fn starting_after(newest: u64) -> Self {
-        Self { changes: VecDeque::new(), newest }
+        Self { newest, ..Self::default() }
     }
 
     /// Appends changes in the order of their numbers, leaving `changes` empty for its next use.
     pub(crate) fn append(&mut self, changes: &mut Vec<Change>) {
         let Some(newest) = changes.last() else { return };
         self.newest = newest.sequence;
-        let skipped = changes.len().saturating_sub(CAPACITY);
-        let overflow = (self.changes.len() + changes.len() - skipped).saturating_sub(CAPACITY);
-        self.changes.drain(..overflow.min(self.changes.len()));
-        self.changes.extend(changes.drain(..).skip(skipped));
+        if changes.len() > PIECE {
+            // What a dump closes all at once; its memory is given back.
+            let all = std::mem::take(changes);
+            let skipped = all.len().saturating_sub(CAPACITY);
+            for piece in all[skipped..].chunks(PIECE) {
+                self.push(piece.to_vec());
+            }
+            return;
+        }
+        match self.pieces.back_mut() {
+            Some(piece) if piece.len() + changes.len() <= PIECE => {
+                self.count += changes.len();
+                piece.append(changes);
+            }
+            _ => *changes = self.push(std::mem::take(changes)),
+        }
+    }
+
+    /// Adds a piece, and drops old ones that there is no room for: the last one's memory is the result, empty.
+    fn push(&mut self, piece: Vec<Change>) -> Vec<Change> {
+        self.count += piece.len();
+        self.pieces.push_back(piece);
+        let mut dropped = Vec::new();
+        while let Some(oldest) = self.pieces.pop_front_if(|oldest| self.count - oldest.len() >= CAPACITY) {
+            self.count -= oldest.len();
+            dropped = oldest;
+        }
+        dropped.clear();
+        dropped
     }
 
     /// The number of the newest change.
@@ -66,7 +95,9 @@ impl ChangeLog {
     /// The changes numbered above `after` that are still there, oldest first. A first one that is not `after` + 1
     /// tells how many were missed.
     pub(crate) fn after(&self, after: u64) -> impl Iterator<Item = &Change> {
-        let start = self.changes.partition_point(|change| change.sequence <= after);
-        self.changes.range(start..)
+        let is_old = |change: &Change| change.sequence <= after;
+        let first = self.pieces.partition_point(|piece| piece.last().is_some_and(is_old));
+        let skipped = self.pieces.get(first).map_or(0, |piece| piece.partition_point(is_old));
+        self.pieces.range(first..).flatten().skip(skipped)
     }
 }

@@ -32,18 +32,17 @@ impl Checked for Extra {
 pub(crate) struct Name(pub(crate) u16);
 
 impl Extra {
+    /// Nothing, not even a reply tuple.
+    pub(crate) const EMPTY: Self = zerocopy::transmute!([0_u8; size_of::<Self>()]);
+
     /// The extra part of a flow that has nothing but this reply tuple.
     pub(crate) fn new(reply: &Tuple) -> Self {
-        Self {
-            reply: Addresses::pack(reply),
-            reply_shape: Shape::of(reply),
-            labels_len: 0,
-            labels: [0; 16],
-            check: 0,
-            padding: [0; 2],
-            helper: Name(0),
-            security_context: Name(0),
-        }
+        Self { reply: Addresses::pack(reply), reply_shape: Shape::of(reply), ..Self::EMPTY }
+    }
+
+    /// The reply tuple of a flow of this protocol and reply zone.
+    pub(crate) fn reply(&self, protocol: u8, zone: u16) -> Tuple {
+        self.reply.unpack(self.reply_shape, protocol, zone)
     }
 
     /// True when the reply direction has this port.

@@ -17,7 +17,8 @@ pub(crate) use record::{NO_EXTRA, Record, Start, time_source};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Snapshot {
     pub(crate) record: Record,
-    pub(crate) extra: Extra,
+    /// Of a flow that has one.
+    pub(crate) extra: Option<Extra>,
     pub(crate) owners: Owners,
     /// Of a flow that ended.
     pub(crate) end: Option<End>,
@@ -53,7 +54,7 @@ impl Snapshot {
     /// What an update may change of this flow.
     pub(crate) fn changeable(&self) -> Before {
         let Record { status, mark, state, present, .. } = self.record;
-        let Extra { labels, labels_len, helper, .. } = self.extra;
+        let Extra { labels, labels_len, helper, .. } = self.extra.unwrap_or(Extra::EMPTY);
         Before { status, mark, labels, labels_len, helper, state, present, owners: self.owners }
     }
 
@@ -63,7 +64,10 @@ impl Snapshot {
         self.owners = owners;
         let Self { record, extra, .. } = &mut self;
         (record.status, record.mark, record.state, record.present) = (status, mark, state, present);
-        (extra.labels, extra.labels_len, extra.helper) = (labels, labels_len, helper);
+        // Without an extra part now it had none before.
+        if let Some(extra) = extra {
+            (extra.labels, extra.labels_len, extra.helper) = (labels, labels_len, helper);
+        }
         self
     }
 
@@ -73,7 +77,23 @@ impl Snapshot {
 
     pub(crate) fn reply(&self) -> Tuple {
         let Record { key, reply_zone, .. } = &self.record;
-        self.extra.reply.unpack(self.extra.reply_shape, key.protocol, *reply_zone)
+        match &self.extra {
+            Some(extra) => extra.reply(key.protocol, *reply_zone),
+            None => inverted(&key.original(), *reply_zone),
+        }
+    }
+
+    /// The labels, if the flow has ever had any.
+    pub(crate) fn labels(&self) -> Option<&[u8]> {
+        self.extra.as_ref().and_then(Extra::labels)
+    }
+
+    pub(crate) fn helper(&self) -> Name {
+        self.extra.map_or(Name(0), |extra| extra.helper)
+    }
+
+    pub(crate) fn security_context(&self) -> Name {
+        self.extra.map_or(Name(0), |extra| extra.security_context)
     }
 }
 

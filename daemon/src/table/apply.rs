@@ -9,7 +9,7 @@ use flowbus_interfaces::{EndReason, TimeSource};
 use super::Table;
 use crate::clock::Now;
 use crate::event::Change;
-use crate::flow::{Extra, Key, NO_EXTRA, Owners, Record, Snapshot, Start};
+use crate::flow::{Key, NO_EXTRA, Owners, Record, Snapshot, Start, inverted};
 
 const TCP: u8 = 6;
 
@@ -116,7 +116,6 @@ impl Table {
         // Born and ended where we did not see it: it is told once, with what is known.
         let start = Start { usec, boottime_usec: now.boottime_usec_at(usec), source: TimeSource::Estimated };
         let (record, extra) = self.new_record(flow, start);
-        let extra = extra.unwrap_or_else(|| Extra::new(&flow.reply));
         let mut ended = Snapshot { record, extra, owners: Owners::default(), end: None };
         self.attribute_ended(&mut ended);
         self.push_closed(ended, usec, source, EndReason::Destroyed, now, changes);
@@ -146,10 +145,15 @@ impl Table {
         }
     }
 
-    /// True when a message is about this incarnation of its tuple. The reply tuple does not change in a flow's
+    /// True when a message is about this incarnation of its tuple, which is that of the flow in `slot`. The reply tuple does not change in a flow's
     /// life, so another one tells a recreated flow even where it got the old `CTA_ID`.
     fn is_about(&self, slot: u32, flow: &Flow<'_>) -> bool {
-        self.state.record(slot).conntrack_id() == flow.id && self.snapshot(slot).reply() == flow.reply
+        let record = self.state.record(slot);
+        record.conntrack_id() == flow.id
+            && match self.extra(record) {
+                Some(extra) => extra.reply(flow.original.protocol, record.reply_zone) == flow.reply,
+                None => inverted(&flow.original, record.reply_zone) == flow.reply,
+            }
     }
 
     /// Merges an event into a live flow.
@@ -201,7 +205,7 @@ impl Table {
 
     /// Labels, helper and security context of a live flow; true when one of them changed.
     fn merge_extra(&mut self, record: &mut Record, flow: &Flow<'_>) -> bool {
-        let before = (record.extra != NO_EXTRA).then(|| *self.state.extra(record.extra));
+        let before = self.extra(record);
         let after = self.merged_extra(before, flow);
         if after == before {
             return false;

@@ -1,15 +1,17 @@
 //! The flows that ended, newest last, bounded by count and age.
 
+use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::time::Duration;
 
 use flowbus_interfaces::EndReason;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::clock::Now;
-use crate::flow::{End, Extra, Key, Owners, Record, Snapshot, time_source};
+use crate::flow::{End, Extra, Key, NO_EXTRA, Owners, Record, Snapshot, time_source};
 use crate::state::{Checked, State};
 
 /// How much is kept.
@@ -47,9 +49,12 @@ impl Checked for ClosedFlow {
 
 impl ClosedFlow {
     fn new(flow: &Snapshot, end: End, now: Now) -> Self {
+        // Where the extra part of an active flow stands means nothing here; whether there is one does.
+        let mut record = flow.record;
+        record.extra = if flow.extra.is_some() { 0 } else { NO_EXTRA };
         Self {
-            record: flow.record,
-            extra: flow.extra,
+            record,
+            extra: flow.extra.unwrap_or(Extra::EMPTY),
             owners: flow.owners,
             end_usec: end.usec,
             duration_usec: end.duration_usec,
@@ -72,7 +77,8 @@ impl ClosedFlow {
             duration_usec: self.duration_usec,
             sequence: self.sequence,
         };
-        Snapshot { record: self.record, extra: self.extra, owners: self.owners, end: Some(end) }
+        let extra = (self.record.extra != NO_EXTRA).then_some(self.extra);
+        Snapshot { record: self.record, extra, owners: self.owners, end: Some(end) }
     }
 
     fn is_incarnation(&self, key: &Key, conntrack_id: Option<u32>) -> bool {
@@ -86,14 +92,20 @@ pub(super) struct Closed {
     maximum_age_usec: u64,
     /// Key and `CTA_ID` to the number of the newest closed flow that had them.
     index: HashTable<u64>,
+    /// The hash of each, oldest first: who is forgotten need not be looked at again.
+    hashes: VecDeque<u64>,
     hasher: RandomState,
 }
 
 impl Closed {
     /// Over what the state holds, brought to these limits.
     pub(super) fn new(state: &mut State, limits: ClosedLimits) -> Self {
-        let mut closed =
-            Self { maximum_age_usec: 0, index: HashTable::new(), hasher: RandomState::default() };
+        let mut closed = Self {
+            maximum_age_usec: 0,
+            index: HashTable::new(),
+            hashes: VecDeque::new(),
+            hasher: RandomState::default(),
+        };
         closed.set_limits(state, limits);
         closed
     }
@@ -106,6 +118,7 @@ impl Closed {
             state.header.counters.closed_evicted += u64::from(count - state.header.closed_count);
         }
         self.index.clear();
+        self.hashes.clear();
         for number in numbers(state) {
             self.insert_index(state, number);
         }
@@ -144,27 +157,22 @@ impl Closed {
     }
 
     fn insert_index(&mut self, state: &State, number: u64) {
-        let ClosedFlow { record, .. } = state.closed(number);
-        let conntrack_id = record.conntrack_id();
-        let Self { index, hasher, .. } = self;
-        let hash_of = |number: &u64| {
-            let record = &state.closed(*number).record;
-            hasher.hash_one((&record.key, record.conntrack_id()))
-        };
-        match index.find_mut(hash_of(&number), |other| {
-            state.closed(*other).is_incarnation(&record.key, conntrack_id)
-        }) {
-            Some(newest) => *newest = number,
-            None => {
-                index.insert_unique(hash_of(&number), number, hash_of);
+        let Self { index, hashes, hasher, .. } = self;
+        let hash_of = |record: &Record| hasher.hash_one((&record.key, record.conntrack_id()));
+        let record = &state.closed(number).record;
+        let hash = hash_of(record);
+        hashes.push_back(hash);
+        let is_it = |other: &u64| state.closed(*other).is_incarnation(&record.key, record.conntrack_id());
+        match index.entry(hash, is_it, |other| hash_of(&state.closed(*other).record)) {
+            Entry::Occupied(mut entry) => *entry.get_mut() = number,
+            Entry::Vacant(entry) => {
+                entry.insert(number);
             }
         }
     }
 
     fn drop_oldest(&mut self, state: &mut State) {
-        let Some(oldest) = numbers(state).next() else { return };
-        let record = &state.closed(oldest).record;
-        let hash = self.hasher.hash_one((&record.key, record.conntrack_id()));
+        let (Some(oldest), Some(hash)) = (numbers(state).next(), self.hashes.pop_front()) else { return };
         // A newer flow of the same key and CTA_ID keeps the entry.
         if let Ok(entry) = self.index.find_entry(hash, |number| *number == oldest) {
             entry.remove();

@@ -243,7 +243,8 @@ impl Table {
         }
     }
 
-    fn expire_closed(&mut self, now: Now) {
+    /// Forgets the closed flows that are too old.
+    pub(crate) fn expire_closed(&mut self, now: Now) {
         self.closed.expire(&mut self.state, now);
         self.commit();
     }
@@ -259,13 +260,12 @@ impl Table {
 
     fn snapshot(&self, slot: u32) -> Snapshot {
         let record = *self.state.record(slot);
-        let extra = if record.extra == NO_EXTRA {
-            Extra::new(&inverted(&record.key.original(), record.reply_zone))
-        } else {
-            *self.state.extra(record.extra)
-        };
         let owners = if record.is_owned() { self.state.owners(slot) } else { Owners::default() };
-        Snapshot { record, extra, owners, end: None }
+        Snapshot { record, extra: self.extra(&record), owners, end: None }
+    }
+
+    fn extra(&self, record: &Record) -> Option<Extra> {
+        (record.extra != NO_EXTRA).then(|| *self.state.extra(record.extra))
     }
 
     /// A record for a flow that the table does not hold, with a new id; it is not in the table yet.
@@ -358,7 +358,6 @@ impl Table {
         let duration_usec = flow.record.duration_usec(usec, now);
         let end = End { usec, source, reason, duration_usec, sequence: self.state.header.sequence + 1 };
         flow.end = Some(end);
-        self.closed.expire(&mut self.state, now);
         self.closed.push(&mut self.state, &flow, end, now);
         self.push_change(EventKind::Destroy, flow, changes);
     }

@@ -101,8 +101,8 @@ fn helper_labels_and_start_are_kept_from_before() {
     let after = world.active()[0];
     assert_eq!(after.extra, before.extra);
     assert_eq!(after.record.start_usec, before.record.start_usec);
-    assert_eq!(after.extra.labels(), Some(&[1, 0, 0, 0][..]));
-    assert_eq!(&*world.table.name_strings().get(after.extra.helper).unwrap(), "ftp");
+    assert_eq!(after.labels(), Some(&[1, 0, 0, 0][..]));
+    assert_eq!(&*world.table.name_strings().get(after.helper()).unwrap(), "ftp");
 }
 
 #[test]

@@ -143,6 +143,7 @@ impl Tracker {
         while !self.stop {
             let reading = self.read_events()?;
             if reading != Reading::Quiet {
+                self.table.expire_closed(Now::read());
                 self.count_losses()?;
             }
             self.advance_dump(reading, &mut buffer)?;
