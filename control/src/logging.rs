@@ -2,16 +2,17 @@
 
 use std::os::fd::AsFd;
 
+use tracing::Level;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, fmt};
+use tracing_subscriber::{Layer, fmt};
 
 /// The MESSAGE_ID of the error that ends the helper: `journalctl MESSAGE_ID=...` finds it.
 pub(crate) const CANNOT_SERVE: &str = "9d7b1c6e0f5a4a3fb0c1f0a2d4c87e15";
 
 /// Starts logging at level info, or at what the environment variable RUST_LOG says.
 pub(crate) fn start() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,zbus=warn"));
     let journal = stderr_is_the_journal().then(tracing_journald::layer).and_then(Result::ok);
     let layer = match journal {
         // Without a prefix the field message_id becomes the journal's MESSAGE_ID.
@@ -22,7 +23,13 @@ pub(crate) fn start() {
             fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(colours).boxed()
         }
     };
-    tracing_subscriber::registry().with(filter).with(layer).init();
+    tracing_subscriber::registry().with(levels()).with(layer).init();
+}
+
+/// The levels of RUST_LOG ("debug", "info,zbus=debug") where it has some.
+fn levels() -> Targets {
+    let wished = std::env::var("RUST_LOG").ok().and_then(|levels| levels.parse().ok());
+    wished.unwrap_or_else(|| Targets::new().with_default(Level::INFO).with_target("zbus", Level::WARN))
 }
 
 /// systemd sets JOURNAL_STREAM to the device and inode of the stream that it connected; see systemd.exec(5).

@@ -2,10 +2,13 @@
 //! life. What is missing the daemon opens itself.
 #![allow(unsafe_code)]
 
-use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd};
 
 use ctnetlink::{Groups, Socket, SocketError};
-use rtnetlink::sys::TokioSocket;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 use rustix::thread::CapabilitySet;
 
 /// What LISTEN_FDS handed over. The names are those of LISTEN_FDNAMES; their order means nothing.
@@ -109,8 +112,17 @@ fn is_isolated() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some() && namespace("1") != namespace("self")
 }
 
-/// A route socket for rtnetlink, which takes it by number.
-pub(crate) fn link_socket(handed: OwnedFd) -> TokioSocket {
-    // SAFETY: the descriptor is open, and nobody owns it any more but the socket that is made of it.
-    unsafe { TokioSocket::from_raw_fd(handed.into_raw_fd()) }
+/// The route socket, joined to the group of links: the one handed over, or one of our own.
+pub(crate) fn link_socket(handed: Option<OwnedFd>) -> Result<OwnedFd, Errno> {
+    /// `RTMGRP_LINK`.
+    const LINKS: u32 = 1;
+    if let Some(descriptor) = handed {
+        let flags = fcntl_getfl(&descriptor)?;
+        fcntl_setfl(&descriptor, flags | OFlags::NONBLOCK)?;
+        return Ok(descriptor);
+    }
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+    bind(&socket, &SocketAddrNetlink::new(0, LINKS))?;
+    Ok(socket)
 }

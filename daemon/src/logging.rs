@@ -2,11 +2,13 @@
 
 use std::os::fd::AsFd;
 
+use tracing::Level;
 use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, fmt};
+use tracing_subscriber::{Layer, fmt};
 
 /// The MESSAGE_ID of a loss of events: `journalctl MESSAGE_ID=...` finds all of them.
 pub(crate) const EVENTS_LOST: &str = "88d0caba6dc2ef420e00d49ccbdfeca3";
@@ -19,7 +21,6 @@ pub(crate) const CANNOT_SERVE: &str = "5173e599f2a87e1c75f0d9e612e7ae78";
 
 /// Starts logging at level info, or at what the environment variable RUST_LOG says.
 pub(crate) fn start() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,zbus=warn"));
     let journal = stderr_is_the_journal().then(tracing_journald::layer).and_then(Result::ok);
     let layer = match journal {
         // Without a prefix the field message_id becomes the journal's MESSAGE_ID.
@@ -41,7 +42,13 @@ pub(crate) fn start() {
                 .boxed()
         }
     };
-    tracing_subscriber::registry().with(filter).with(layer).init();
+    tracing_subscriber::registry().with(levels()).with(layer).init();
+}
+
+/// The levels of RUST_LOG ("debug", "info,zbus=debug") where it has some.
+fn levels() -> Targets {
+    let wished = std::env::var("RUST_LOG").ok().and_then(|levels| levels.parse().ok());
+    wished.unwrap_or_else(|| Targets::new().with_default(Level::INFO).with_target("zbus", Level::WARN))
 }
 
 /// systemd sets JOURNAL_STREAM to the device and inode of the stream that it connected; see systemd.exec(5).

@@ -1,0 +1,97 @@
+//! The names of the network interfaces, kept live: a mark's routing table tells an interface by its index.
+
+mod message;
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+use rustix::net::netlink::SocketAddrNetlink;
+use tokio::io::Interest;
+use tokio::net::UnixDatagram;
+
+use crate::descriptors;
+use message::{DUMP_REQUEST, Message, messages};
+
+/// The kernel's datagrams of links have up to 32 KiB.
+const BUFFER: usize = 64 * 1024;
+/// So many names are kept. Interfaces come and go on a machine with containers.
+const MAXIMUM: usize = 4096;
+
+/// Index to name. A link that was deleted keeps its name until the index is used again: flows that ended on
+/// it still show it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Links(Arc<RwLock<HashMap<u32, Link>>>);
+
+#[derive(Clone, Debug)]
+struct Link {
+    name: Arc<str>,
+    /// False once it was deleted.
+    exists: bool,
+}
+
+impl Links {
+    /// The name of the interface with this index.
+    pub(crate) fn name(&self, index: u32) -> Option<Arc<str>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&index).map(|link| Arc::clone(&link.name))
+    }
+
+    /// Fills the names and follows their changes, on the socket that was handed over or on one of our own; ends only
+    /// with an error.
+    pub(crate) async fn follow(self, handed: Option<OwnedFd>) -> io::Result<Infallible> {
+        // For tokio a datagram socket is one like another; its type for descriptors of any kind takes unsafe code.
+        let socket = UnixDatagram::from_std(descriptors::link_socket(handed)?.into())?;
+        let mut buffer = vec![0; BUFFER];
+        // The socket has joined its group before the dump: a link born in between is told.
+        let (mut wanted, mut running) = (true, false);
+        loop {
+            if wanted && !running {
+                socket.send(&DUMP_REQUEST).await?;
+                (wanted, running) = (false, true);
+            }
+            match receive(&socket, &mut buffer).await {
+                Ok(length) => {
+                    for message in messages(&buffer[..length]) {
+                        match message {
+                            Message::Link { index, name } => self.set(index, name),
+                            Message::Deleted { index } => self.note_deleted(index),
+                            Message::Done => running = false,
+                        }
+                    }
+                }
+                // Links were missed: all are asked for again.
+                Err(error) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => wanted = true,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn set(&self, index: u32, name: &str) {
+        let mut names = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if names.len() >= MAXIMUM {
+            names.retain(|_, link| link.exists);
+        }
+        if names.len() < MAXIMUM {
+            names.insert(index, Link { name: name.into(), exists: true });
+        }
+    }
+
+    fn note_deleted(&self, index: u32) {
+        let mut names = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(link) = names.get_mut(&index) {
+            link.exists = false;
+        }
+    }
+}
+
+/// The next datagram from the kernel; one from another process, which has to be root's, counts as empty.
+async fn receive(socket: &UnixDatagram, buffer: &mut [u8]) -> io::Result<usize> {
+    let received = || Ok(rustix::net::recvfrom(socket, &mut *buffer, RecvFlags::DONTWAIT)?);
+    let (_, length, sender) = socket.async_io(Interest::READABLE, received).await?;
+    let sender = sender.and_then(|sender| SocketAddrNetlink::try_from(sender).ok());
+    Ok(if sender.is_some_and(|sender| sender.pid() == 0) { length.min(buffer.len()) } else { 0 })
+}
