@@ -40,7 +40,7 @@ fn ids(flows: &[Value]) -> Vec<u64> {
 
 /// A line or an event without what says that it is one, and a flow without what changes unannounced.
 fn lasting(flow: &Value) -> Value {
-    const PASSING: [&str; 9] = [
+    const PASSING: [&str; 11] = [
         "type",
         "event",
         "sequence",
@@ -50,6 +50,8 @@ fn lasting(flow: &Value) -> Value {
         "orig_bytes",
         "reply_packets",
         "reply_bytes",
+        "start_usec",
+        "start_source",
     ];
     let mut flow = flow.as_object().unwrap().clone();
     flow.retain(|key, _| !PASSING.contains(&key.as_str()));
