@@ -11,8 +11,11 @@ mod start;
 use crate::Size;
 use crate::document::Section;
 
+/// A measure.
+type Measure = fn(Size) -> Section;
+
 /// By the names that `--only` takes, in the order of the document.
-pub(crate) const MEASURES: [(&str, fn(Size) -> Section); 7] = [
+pub(crate) const MEASURES: [(&str, Measure); 7] = [
     ("burst", burst::measure),
     ("memory", memory::measure),
     ("listing", listing::measure),
