@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use flowbus_interfaces::{Mark, ReportOptions, parse_number};
 
 use crate::completion::Shell;
+use crate::format::{Format, FormatParser};
 use crate::query::Query;
 use crate::stats::Form;
 
@@ -16,6 +18,10 @@ pub(crate) struct Arguments {
     /// The bus that flowbusd is on: "system", or an address such as unix:path=/run/my-bus
     #[arg(long, global = true, default_value = "system", value_name = "system|ADDRESS", value_parser = bus)]
     pub(crate) bus: String,
+
+    /// Print to the terminal and not to a pager ($SYSTEMD_PAGER, $PAGER or less)
+    #[arg(long, global = true)]
+    pub(crate) no_pager: bool,
 
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -42,7 +48,9 @@ pub(crate) enum Command {
         output: Output,
     },
     /// Show connections as they begin, change and end, until Ctrl-C
-    Monitor(Output),
+    ///
+    /// Every change is shown, or a line says how many are missing. When flowbusd restarts, monitor goes on with it.
+    Monitor(Monitored),
     /// Show a live screen: which connections, processes or sources move how much
     #[cfg(feature = "top")]
     #[command(after_help = crate::top::KEYS)]
@@ -130,34 +138,97 @@ impl Report {
     }
 }
 
+/// What is watched, and how it is shown.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Monitored {
+    #[command(flatten)]
+    pub(crate) query: Query,
+    #[command(flatten)]
+    pub(crate) output: Output,
+    /// Show the connections that are alive first
+    #[arg(long)]
+    pub(crate) snapshot: bool,
+    /// Show these changes only
+    #[arg(long, value_enum, value_delimiter = ',', ignore_case = true, value_name = "EVENT,...")]
+    events: Vec<Event>,
+    /// At the end list what is alive and what ended meanwhile, as monitor-conntrack does
+    #[arg(long)]
+    pub(crate) exit_summary: bool,
+    /// Show no connections until the end
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+impl Monitored {
+    /// The names of the changes that are to be shown; none for all.
+    pub(crate) fn events(&self) -> Vec<&'static str> {
+        let name = |event: &Event| match event {
+            Event::New => "new",
+            Event::Update => "update",
+            Event::Destroy => "destroy",
+        };
+        self.events.iter().map(name).collect()
+    }
+}
+
+/// A kind of change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Event {
+    /// A connection began
+    New,
+    /// It changed: its state, mark, status
+    Update,
+    /// It ended
+    Destroy,
+}
+
 /// How flows are printed.
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct Output {
     /// Print one JSON object a line; the same as -o json
     #[arg(long, conflicts_with = "output")]
     json: bool,
     /// How to print
-    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    ///
+    /// conntrack and xml take conntrack's modifiers after commas: extended, id, timestamp, ktimestamp, labels.
+    #[arg(short, long, value_name = "FORM[,MODIFIER...]", value_parser = FormatParser, default_value = "table")]
     output: Format,
+    /// Print exact numbers: no names, no units, seconds since 1970
+    #[arg(short, long)]
+    pub(crate) numeric: bool,
 }
 
 impl Output {
-    pub(crate) const fn format(self) -> Format {
-        if self.json { Format::Json } else { self.output }
+    pub(crate) const fn format(&self) -> &Format {
+        if self.json { &Format::Json } else { &self.output }
     }
 }
 
-/// A form of output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
-    /// Columns for people
-    Table,
-    /// One JSON object a line
-    Json,
-    /// Twelve words a line, as monitor-conntrack --awk prints them: id, source address and port, translated source
-    /// address and port, destination address and port, protocol, start and end (seconds since 1970), mark, traffic
-    /// source; None for what is unset
-    Awk,
+impl Arguments {
+    /// Reads the command line; what is wrong ends the program with exit status 2.
+    pub(crate) fn read() -> Self {
+        let arguments = Self::parse();
+        if let Err(error) = arguments.check() {
+            error.exit();
+        }
+        arguments
+    }
+
+    /// What clap cannot see.
+    fn check(&self) -> Result<(), clap::Error> {
+        let (query, output) = match &self.command {
+            Command::List(Listed { query, output }) | Command::Closed(Listed { query, output }) => {
+                (query, output)
+            }
+            Command::Monitor(Monitored { query, output, .. }) => (query, output),
+            _ => return Ok(()),
+        };
+        if query.fields().is_empty() || output.format().takes_fields() {
+            return Ok(());
+        }
+        let message = "--fields goes with the forms table, json and csv: the others have fields of their own";
+        Err(Self::command().error(ErrorKind::ArgumentConflict, message))
+    }
 }
 
 fn report_bytes(text: &str) -> Result<usize, String> {
@@ -210,7 +281,7 @@ mod tests {
     fn json_has_a_short_form_and_the_bus_goes_anywhere() {
         let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
         let format = |line: &str| match parse(line).unwrap().command {
-            Command::List(listed) => listed.output.format(),
+            Command::List(listed) => listed.output.format().clone(),
             other => panic!("{other:?}"),
         };
         assert_eq!(format("flowctl list"), Format::Table);
@@ -226,6 +297,39 @@ mod tests {
     }
 
     #[test]
+    fn a_form_takes_its_modifiers_and_no_fields_of_others() {
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
+        assert!(parse("flowctl list -o xml,timestamp,id").is_ok());
+        let wrong = parse("flowctl list -o awk,id").unwrap_err();
+        assert_eq!(wrong.exit_code(), 2);
+        assert!(wrong.to_string().contains("id goes with conntrack and xml alone"), "{wrong}");
+        for (line, good) in [
+            ("flowctl list --fields id -o csv", true),
+            ("flowctl monitor fields=id", true),
+            ("flowctl list --fields id -o conntrack", false),
+            ("flowctl monitor fields=id -o awk", false),
+        ] {
+            let checked = parse(line).unwrap().check();
+            assert_eq!(
+                checked.map_err(|error| error.exit_code()),
+                if good { Ok(()) } else { Err(2) },
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_monitor_takes_kinds_of_events() {
+        let events = |line: &str| match Arguments::try_parse_from(line.split(' ')).map(|line| line.command) {
+            Ok(Command::Monitor(monitored)) => Some(monitored.events()),
+            _ => None,
+        };
+        assert_eq!(events("flowctl monitor --events new,DESTROY dport=443"), Some(vec!["new", "destroy"]));
+        assert_eq!(events("flowctl monitor"), Some(vec![]));
+        assert_eq!(events("flowctl monitor --events end"), None);
+    }
+
+    #[test]
     fn a_listing_takes_conditions_before_and_after_its_options() {
         let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
         for line in [
@@ -235,7 +339,7 @@ mod tests {
         ] {
             match parse(line).unwrap().command {
                 Command::List(listed) | Command::Closed(listed) => {
-                    assert_eq!(listed.output.format(), Format::Json);
+                    assert_eq!(listed.output.format(), &Format::Json);
                     assert_eq!(listed.query.to_map().len(), 2, "{line}");
                 }
                 other => panic!("{other:?}"),

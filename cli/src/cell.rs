@@ -1,20 +1,58 @@
 //! What people read in a column.
 
-use flowbus_interfaces::{Key, OwnedFlow};
+use std::borrow::Cow;
+
+use flowbus_interfaces::{Key, OwnedValue};
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
+use crate::fields::Fields;
+
+/// Text or a number as it is; empty where the flow does not have it.
+pub(crate) fn plain(flow: &dyn Fields, key: Key) -> String {
+    match (flow.text(key), flow.number(key)) {
+        (Some(text), _) => clean(text),
+        (None, Some(number)) => number.to_string(),
+        (None, None) => String::new(),
+    }
+}
+
+/// What a terminal would take for a command is shown and not sent: a process can call itself anything.
+fn clean(text: Cow<'_, str>) -> String {
+    if text.chars().any(char::is_control) { text.escape_debug().to_string() } else { text.into_owned() }
+}
+
 /// An address with its port: `198.18.0.2:443`, `[2001:2::1]:443`; empty without an address.
-pub(crate) fn endpoint(flow: &OwnedFlow, address: Key, port: Key) -> String {
+pub(crate) fn endpoint(flow: &dyn Fields, address: Key, port: Key) -> String {
     match (flow.text(address), flow.number(port)) {
         (Some(address), Some(port)) if address.contains(':') => format!("[{address}]:{port}"),
         (Some(address), Some(port)) => format!("{address}:{port}"),
-        (Some(address), None) => address.to_owned(),
+        (Some(address), None) => address.into_owned(),
         (None, _) => String::new(),
     }
 }
 
+/// The processes at both ends, as far as they are known: `curl[9]`, `curl[9] > nginx[7]`.
+pub(crate) fn process(flow: &dyn Fields) -> String {
+    match [Key::Initiator, Key::Responder].map(|key| flow.value(key).map(|owner| owner_name(&owner))) {
+        [Some(initiator), Some(responder)] => format!("{initiator} > {responder}"),
+        [Some(initiator), None] => initiator,
+        [None, Some(responder)] => format!("> {responder}"),
+        [None, None] => String::new(),
+    }
+}
+
+fn owner_name(owner: &OwnedValue) -> String {
+    let OwnedValue::Dictionary(fields) = owner else { return String::new() };
+    let text = |name: &str| fields.get(name).map(|value| clean(value.to_string().into()));
+    let name = text("leader_comm").or_else(|| text("comm")).unwrap_or_default();
+    match text("pid") {
+        Some(pid) => format!("{name}[{pid}]"),
+        None => name,
+    }
+}
+
 /// What translation makes of the endpoints; empty without it.
-pub(crate) fn translation(flow: &OwnedFlow) -> String {
+pub(crate) fn translation(flow: &dyn Fields) -> String {
     let mut source = endpoint(flow, Key::NatSrc, Key::NatSport);
     let destination = endpoint(flow, Key::NatDst, Key::NatDport);
     // Of ICMP the identifier is translated as a port is.
@@ -30,27 +68,18 @@ pub(crate) fn translation(flow: &OwnedFlow) -> String {
 }
 
 /// The protocol's state; of ICMP its type and identifier, of others what is known of replies.
-pub(crate) fn state(flow: &OwnedFlow) -> String {
+pub(crate) fn state(flow: &dyn Fields) -> String {
     if let Some(state) = flow.text(Key::State) {
-        return state.to_owned();
+        return state.into_owned();
     }
     if let (Some(kind), Some(id)) = (flow.number(Key::IcmpType), flow.number(Key::IcmpId)) {
         return format!("type {kind} id {id}");
     }
-    let has = |name: &str| flow.names(Key::Status).iter().any(|status| status == name);
-    match (flow.get(Key::Status), has("assured"), has("seen-reply")) {
-        (None, ..) => String::new(),
-        (_, true, _) => "ASSURED".to_owned(),
-        (_, _, true) => "REPLIED".to_owned(),
+    match flow.contains(Key::Status) {
+        false => String::new(),
+        _ if flow.has(Key::Status, "assured") => "ASSURED".to_owned(),
+        _ if flow.has(Key::Status, "seen-reply") => "REPLIED".to_owned(),
         _ => "UNREPLIED".to_owned(),
-    }
-}
-
-/// Bytes of both directions; empty without accounting.
-pub(crate) fn bytes(flow: &OwnedFlow) -> String {
-    match (flow.number(Key::OrigBytes), flow.number(Key::ReplyBytes)) {
-        (Some(original), Some(reply)) => format!("{}/{}", short_bytes(original), short_bytes(reply)),
-        _ => String::new(),
     }
 }
 
@@ -72,18 +101,72 @@ pub(crate) fn short_bytes(bytes: u64) -> String {
     bytes.to_string()
 }
 
-/// Time since the start, at `now` (microseconds since 1970). A flow that was there before us is older than that.
-pub(crate) fn age(flow: &OwnedFlow, now: u64) -> String {
-    let Some(start) = flow.number(Key::StartUsec) else { return String::new() };
-    let older = if flow.text(Key::StartSource) == Some("observed") { ">" } else { "" };
-    format!("{older}{}", duration(now.saturating_sub(start)))
+/// What is shown as people like it, or with numbers alone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cells {
+    pub(crate) numeric: bool,
 }
 
-/// How long a flow lasted; empty where that is not known.
-pub(crate) fn lasted(flow: &OwnedFlow) -> String {
-    let Some(usec) = flow.number(Key::DurationUsec) else { return String::new() };
-    let older = if flow.text(Key::StartSource) == Some("observed") { ">" } else { "" };
-    format!("{older}{}", duration(usec))
+impl Cells {
+    /// With names, units and times of the calendar.
+    pub(crate) const FOR_PEOPLE: Self = Self { numeric: false };
+
+    /// The protocol by name or number.
+    pub(crate) fn protocol(self, flow: &dyn Fields) -> String {
+        plain(flow, if self.numeric { Key::ProtocolNumber } else { Key::Protocol })
+    }
+
+    /// The traffic source by name or number.
+    pub(crate) fn source(self, flow: &dyn Fields) -> String {
+        plain(flow, if self.numeric { Key::SourceId } else { Key::Source })
+    }
+
+    /// Bytes of both directions; empty without accounting.
+    pub(crate) fn bytes(self, flow: &dyn Fields) -> String {
+        match (flow.number(Key::OrigBytes), flow.number(Key::ReplyBytes)) {
+            (Some(original), Some(reply)) if self.numeric => format!("{original}/{reply}"),
+            (Some(original), Some(reply)) => format!("{}/{}", short_bytes(original), short_bytes(reply)),
+            _ => String::new(),
+        }
+    }
+
+    /// Time since the start, at `now` (microseconds since 1970). A flow that was there before us is older than that.
+    pub(crate) fn age(self, flow: &dyn Fields, now: u64) -> String {
+        let start = flow.number(Key::StartUsec);
+        start.map(|start| self.at_least(flow, now.saturating_sub(start))).unwrap_or_default()
+    }
+
+    /// How long a flow lasted; empty where that is not known.
+    pub(crate) fn lasted(self, flow: &dyn Fields) -> String {
+        flow.number(Key::DurationUsec).map(|usec| self.at_least(flow, usec)).unwrap_or_default()
+    }
+
+    fn at_least(self, flow: &dyn Fields, usec: u64) -> String {
+        let older = if flow.text(Key::StartSource).as_deref() == Some("observed") { ">" } else { "" };
+        format!("{older}{}", if self.numeric { seconds(usec) } else { duration(usec) })
+    }
+
+    /// A time of day, or the date of what is older than a day, local; seconds since 1970 if numeric.
+    pub(crate) fn when(self, usec: u64, now: u64) -> String {
+        if self.numeric { seconds(usec) } else { when(usec, now) }
+    }
+
+    /// A value as people read it.
+    pub(crate) fn value(self, key: Key, value: &OwnedValue) -> String {
+        match (key, value) {
+            _ if self.numeric => clean(value.to_string().into()),
+            (Key::StartUsec | Key::EndUsec, OwnedValue::Number(usec)) => exactly(*usec),
+            (Key::DurationUsec, OwnedValue::Number(usec)) => duration(*usec),
+            (Key::Mark, OwnedValue::Number(mark)) => format!("{mark} ({mark:#010x})"),
+            (Key::Timeout, OwnedValue::Number(seconds)) => format!("{seconds}s"),
+            _ => clean(value.to_string().into()),
+        }
+    }
+}
+
+/// Seconds with six digits behind the point.
+fn seconds(usec: u64) -> String {
+    format!("{}.{:06}", usec / 1_000_000, usec % 1_000_000)
 }
 
 /// `250ms`, `5s`, `3m12s`, `2h5m`, `4d3h`.
@@ -101,7 +184,7 @@ pub(crate) fn duration(usec: u64) -> String {
 }
 
 /// The time of day, or the date of what is older than a day: local time.
-pub(crate) fn when(usec: u64, now: u64) -> String {
+fn when(usec: u64, now: u64) -> String {
     let format = if now.abs_diff(usec) < 86_400_000_000 { "%H:%M:%S" } else { "%Y-%m-%d %H:%M" };
     match timestamp(usec) {
         Some(time) => time.to_zoned(TimeZone::system()).strftime(format).to_string(),
@@ -129,7 +212,11 @@ pub(crate) fn now() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use flowbus_interfaces::OwnedFlow;
+
     use super::*;
+
+    const CELLS: Cells = Cells::FOR_PEOPLE;
 
     fn flow(json: &str) -> OwnedFlow {
         OwnedFlow::from_json(json).unwrap()
@@ -181,7 +268,7 @@ mod tests {
         ] {
             assert_eq!(short_bytes(bytes), text);
         }
-        assert_eq!(super::bytes(&flow(r#"{"orig_bytes":84,"reply_bytes":2048}"#)), "84/2.0K");
+        assert_eq!(CELLS.bytes(&flow(r#"{"orig_bytes":84,"reply_bytes":2048}"#)), "84/2.0K");
     }
 
     #[test]
@@ -201,10 +288,10 @@ mod tests {
 
     #[test]
     fn the_age_of_a_flow_that_was_there_before_is_a_lower_bound() {
-        assert_eq!(age(&flow(r#"{"start_usec":1000000,"start_source":"event"}"#), 6_000_000), "5s");
-        assert_eq!(age(&flow(r#"{"start_usec":1000000,"start_source":"observed"}"#), 6_000_000), ">5s");
-        assert_eq!(age(&flow(r#"{"start_usec":9000000,"start_source":"event"}"#), 6_000_000), "0ms");
-        assert_eq!(age(&flow("{}"), 6_000_000), "");
+        assert_eq!(CELLS.age(&flow(r#"{"start_usec":1000000,"start_source":"event"}"#), 6_000_000), "5s");
+        assert_eq!(CELLS.age(&flow(r#"{"start_usec":1000000,"start_source":"observed"}"#), 6_000_000), ">5s");
+        assert_eq!(CELLS.age(&flow(r#"{"start_usec":9000000,"start_source":"event"}"#), 6_000_000), "0ms");
+        assert_eq!(CELLS.age(&flow("{}"), 6_000_000), "");
     }
 
     #[test]

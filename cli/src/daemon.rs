@@ -1,24 +1,15 @@
 //! The daemon, over the bus.
 
-use flowbus_interfaces::{FlowEventsProxy, FlowMonitorProxy, OwnedFlow, Page};
+use flowbus_interfaces::{FlowMonitorProxy, FlowStream, QueryMap, StreamError};
+use zbus::connection;
 use zbus::proxy::CacheProperties;
-use zbus::{Connection, connection};
 
 use crate::error::{Error, SYSTEM_BUS};
-use crate::query::Query;
 
 /// A connection to the bus that the daemon is on.
 pub(crate) struct Daemon {
     bus: String,
-    pub(crate) connection: Connection,
     pub(crate) monitor: FlowMonitorProxy<'static>,
-}
-
-/// A listing of the daemon.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Listing {
-    Active,
-    Closed,
 }
 
 impl Daemon {
@@ -32,7 +23,7 @@ impl Daemon {
         let connection = builder.build().await.map_err(failed)?;
         let builder = FlowMonitorProxy::builder(&connection).cache_properties(CacheProperties::No);
         let monitor = builder.build().await.map_err(failed)?;
-        Ok(Self { bus: name.to_owned(), connection, monitor })
+        Ok(Self { bus: name.to_owned(), monitor })
     }
 
     /// How messages call the bus.
@@ -40,27 +31,12 @@ impl Daemon {
         &self.bus
     }
 
-    /// The signals of this daemon alone.
-    pub(crate) async fn events(&self) -> Result<FlowEventsProxy<'static>, Error> {
-        FlowEventsProxy::new(&self.connection).await.map_err(|error| self.failed(error))
-    }
-
-    /// One page of a listing, after the `next` of the page before.
-    pub(crate) async fn page(
-        &self,
-        listing: Listing,
-        query: &Query,
-        after: Option<u64>,
-    ) -> Result<(Vec<OwnedFlow>, Page), Error> {
-        let mut query = query.to_map();
-        if let Some(after) = after {
-            query.insert("after", after.into());
-        }
-        let page = match listing {
-            Listing::Active => self.monitor.list_active(&query).await,
-            Listing::Closed => self.monitor.list_closed(&query).await,
-        };
-        page.map_err(|error| self.refused(error))
+    /// Flows and changes as they come.
+    pub(crate) async fn stream(&self, query: &QueryMap<'_>) -> Result<FlowStream, Error> {
+        FlowStream::open(&self.monitor, query).await.map_err(|error| match error {
+            StreamError::Refused(error) => self.refused(error),
+            other => Error::Stream(other),
+        })
     }
 
     /// From a failed method call.

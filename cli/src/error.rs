@@ -3,7 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
-use flowbus_interfaces::{Error as FlowError, FLOW_MONITOR_NAME};
+use flowbus_interfaces::{Error as FlowError, FLOW_MONITOR_NAME, StreamError};
 use zbus::fdo;
 
 /// Why flowctl ends with exit status 1.
@@ -49,10 +49,28 @@ pub(crate) enum Error {
     #[error("the bus closed the connection: it was stopped, or it restarted. Run flowctl again.")]
     Closed,
 
+    /// The daemon is older than we are.
+    #[error(
+        "flowbusd is older than flowctl {VERSION} and has no {0}.\n\
+         Upgrade it, and restart it with `systemctl restart flowbusd`; `flowctl status` shows its version."
+    )]
+    Older(String),
+
+    /// A stream failed.
+    #[error("{0}")]
+    Stream(StreamError),
+
+    /// A listing ended before its end.
+    #[error("flowbusd stopped in the middle: what was printed is not all. Run flowctl again.")]
+    CutOff,
+
     /// Output failed. A reader that has seen enough is no failure; `main` ends quietly then.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
 }
+
+/// Of this program.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// How `bus` would be given on the command line.
 fn bus_option(bus: &str) -> &str {
@@ -67,6 +85,11 @@ impl Error {
     pub(crate) fn from_call(bus: &str, error: FlowError) -> Self {
         match error {
             FlowError::ZBus(error) => Self::from_zbus(bus, error),
+            // What flowctl sends it has checked itself: a daemon that does not know it knows less.
+            FlowError::InvalidArgument(text) if text.starts_with("unknown key ") => {
+                let key = text.split('"').nth(1).unwrap_or_default();
+                Self::Older(format!("key {key} of queries"))
+            }
             FlowError::InvalidArgument(text)
             | FlowError::NotFound(text)
             | FlowError::LimitExceeded(text)
@@ -83,6 +106,9 @@ impl Error {
                 Self::NoDaemon { bus: bus.to_owned() }
             }
             fdo::Error::AccessDenied(text) => Self::Denied(text.clone()),
+            fdo::Error::UnknownMethod(text)
+            | fdo::Error::UnknownInterface(text)
+            | fdo::Error::UnknownProperty(text) => Self::Older(quoted(text)),
             _ => Self::Failed(error),
         }
     }
@@ -102,6 +128,12 @@ impl Error {
     }
 }
 
+/// What a bus library says is unknown, without the words around it.
+fn quoted(text: &str) -> String {
+    let inner = text.split(['"', '\'', '`']).nth(1);
+    inner.map_or_else(|| text.to_owned(), |name| format!("{name} on D-Bus"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,6 +143,11 @@ mod tests {
         let unknown = zbus::Error::FDO(Box::new(fdo::Error::ServiceUnknown(String::new())));
         let text = Error::from_call("unix:path=/x", FlowError::ZBus(unknown)).to_string();
         assert!(text.contains("flowbusd --bus unix:path=/x"), "{text}");
+        let method = fdo::Error::UnknownMethod("Unknown method 'OpenStream'".into());
+        let text = Error::from_zbus("b", zbus::Error::FDO(Box::new(method))).to_string();
+        assert!(text.contains("and has no OpenStream on D-Bus.") && text.contains("Upgrade"), "{text}");
+        let key = FlowError::InvalidArgument("unknown key \"future\"; there are id, src".into());
+        assert!(Error::from_call("b", key).to_string().contains("no key future of queries"));
         let text = Error::NoDaemon { bus: SYSTEM_BUS.into() }.to_string();
         assert!(text.contains("flowbusd --bus system"), "{text}");
         let denied = zbus::Error::FDO(Box::new(fdo::Error::AccessDenied("rejected".into())));

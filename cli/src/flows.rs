@@ -4,12 +4,19 @@ use std::time::Duration;
 
 use flowbus_interfaces::{Key, OwnedFlow, QueryMap};
 
-use crate::daemon::{Daemon, Listing};
+use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::stats;
 
 /// flowbusd takes a dump that is younger for new enough when it is asked to refresh counters.
 const REFRESH_AGE: Duration = Duration::from_secs(1);
+
+/// A listing of the daemon.
+#[derive(Clone, Copy, Debug)]
+enum Listing {
+    Active,
+    Closed,
+}
 
 /// Visits every flow that is alive and returns the number of the latest change that the listing may include.
 pub(crate) async fn alive(

@@ -2,43 +2,110 @@
 
 use std::io::Write;
 
-use flowbus_interfaces::Page;
+use flowbus_interfaces::{Key, QueryMap, StreamItem};
 
 use crate::arguments::Listed;
-use crate::daemon::{Daemon, Listing};
+use crate::daemon::Daemon;
 use crate::error::Error;
-use crate::output::{Kind, Printer, stdout};
+use crate::format::{Kind, Printer};
+use crate::screen::{Look, Screen};
 
-/// Prints every page of a listing as it comes.
-pub(crate) async fn list(daemon: &Daemon, listing: Listing, listed: &Listed) -> Result<(), Error> {
-    let Listed { query, output } = listed;
-    let kind = match listing {
-        Listing::Active => Kind::Active,
-        Listing::Closed => Kind::Closed,
-    };
-    let mut printer = Printer::new(output.format(), kind, query.fields());
-    let (mut flows, mut page) = daemon.page(listing, query, None).await?;
-    if flows.is_empty() {
-        let reason = match listing {
-            _ if !query.is_for_all() => "No flow matches.".to_owned(),
-            Listing::Active => why_none(&page, kernel_count(daemon).await),
-            Listing::Closed => {
-                "No flow has ended since flowbusd began to watch, or it no longer remembers one.".to_owned()
+/// Flows that are asked for at once where pages are turned.
+const PAGE: u32 = 1000;
+
+/// Prints the flows that are alive as they come.
+pub(crate) async fn list(daemon: &Daemon, listed: &Listed, paged: bool) -> Result<(), Error> {
+    let mut query = asked(listed, Kind::Active);
+    query.insert("follow", false.into());
+    let mut stream = daemon.stream(&query).await?;
+    let mut screen = Screen::open(paged)?;
+    let mut printer = printer(listed, Kind::Active);
+    printer.begin(&mut screen)?;
+    let (mut found, mut complete) = (false, false);
+    while let Some(item) = stream.next().await.map_err(Error::Stream)? {
+        match item {
+            StreamItem::Flow(flow) => {
+                found = true;
+                printer.flow(&mut screen, &flow, None)?;
             }
-        };
-        anstream::eprintln!("{reason}");
-    }
-    loop {
-        // Locked for a page at a time: the lock must not be held while the next one is awaited.
-        let mut out = stdout();
-        printer.print(&mut out, &flows)?;
-        out.flush()?;
-        drop(out);
-        match page.next {
-            Some(next) => (flows, page) = daemon.page(listing, query, Some(next)).await?,
-            None => return Ok(()),
+            StreamItem::End { reason } => complete = reason == "complete",
+            _ => {}
+        }
+        if !stream.has_line() {
+            // Nothing is held back while more is waited for.
+            printer.flush(&mut screen)?;
+            screen.flush()?;
         }
     }
+    printer.end(&mut screen)?;
+    screen.close()?;
+    match (complete, found) {
+        (false, _) => Err(Error::CutOff),
+        (true, true) => Ok(()),
+        (true, false) if !listed.query.is_for_all() => {
+            anstream::eprintln!("No flow matches.");
+            Ok(())
+        }
+        (true, false) => {
+            anstream::eprintln!("{}", why_none(is_synchronized(daemon).await, kernel_count(daemon).await));
+            Ok(())
+        }
+    }
+}
+
+/// Prints the flows that ended, latest end first, page by page.
+pub(crate) async fn closed(daemon: &Daemon, listed: &Listed, paged: bool) -> Result<(), Error> {
+    let mut query = asked(listed, Kind::Closed);
+    query.insert("limit", PAGE.into());
+    let refused = |error| daemon.refused(error);
+    let (mut flows, mut page) = daemon.monitor.list_closed(&query).await.map_err(refused)?;
+    if flows.is_empty() {
+        anstream::eprintln!(
+            "{}",
+            if listed.query.is_for_all() {
+                "No flow has ended since flowbusd began to watch, or it no longer remembers one."
+            } else {
+                "No flow that is remembered matches."
+            }
+        );
+    }
+    let mut screen = Screen::open(paged)?;
+    let mut printer = printer(listed, Kind::Closed);
+    printer.begin(&mut screen)?;
+    loop {
+        flows.iter().try_for_each(|flow| printer.flow(&mut screen, flow, None))?;
+        printer.flush(&mut screen)?;
+        screen.flush()?;
+        let Some(next) = page.next else { break };
+        query.insert("after", next.into());
+        // One dump is enough.
+        query.remove("refresh");
+        (flows, page) = daemon.monitor.list_closed(&query).await.map_err(refused)?;
+    }
+    printer.end(&mut screen)?;
+    Ok(screen.close()?)
+}
+
+fn printer(Listed { query, output }: &Listed, kind: Kind) -> Printer {
+    Printer::new(output.format().clone(), kind, query.fields(), Look::new(output.numeric))
+}
+
+/// The query with the fields that the form needs, where it does not show whatever there is.
+fn asked(Listed { query, output }: &Listed, kind: Kind) -> QueryMap<'_> {
+    let mut map = query.to_map();
+    if let (false, Some(keys)) = (map.contains_key("fields"), output.format().keys(kind)) {
+        map.insert("fields", names(keys).into());
+    }
+    map
+}
+
+/// The names of keys.
+pub(crate) fn names(keys: &[Key]) -> Vec<&'static str> {
+    keys.iter().map(|key| key.name()).collect()
+}
+
+async fn is_synchronized(daemon: &Daemon) -> bool {
+    daemon.monitor.synchronized().await.unwrap_or(true)
 }
 
 /// How many flows the kernel has, if the daemon can tell.
@@ -48,9 +115,9 @@ async fn kernel_count(daemon: &Daemon) -> Option<u64> {
 }
 
 /// Why there are no active flows.
-fn why_none(page: &Page, kernel_count: Option<u64>) -> String {
+fn why_none(synchronized: bool, kernel_count: Option<u64>) -> String {
     match kernel_count {
-        _ if !page.synchronized => {
+        _ if !synchronized => {
             "No flows yet: flowbusd has not read the kernel's table since it started, or since a loss. \
              Try again in a moment; `flowctl status` says more."
                 .to_owned()
@@ -61,7 +128,9 @@ fn why_none(page: &Page, kernel_count: Option<u64>) -> String {
         ),
         Some(0) | None => format!(
             "No flows: nothing is tracked in flowbusd's network namespace{}. Linux tracks connections only where a \
-             firewall rule asks for it. If there is none, this turns it on without filtering anything:\n\
+             firewall rule asks for it. Where flowbus is installed as a package, its unit asks for it:\n\
+             \x20 systemctl enable --now flowbus-tracking\n\
+             Elsewhere this turns it on without filtering anything:\n\
              \x20 nft add table inet track\n\
              \x20 nft 'add chain inet track watch {{ type filter hook prerouting priority raw; }}'\n\
              \x20 nft add rule inet track watch ct state invalid\n\
@@ -77,14 +146,13 @@ mod tests {
 
     #[test]
     fn an_empty_list_says_why() {
-        let page = Page { synchronized: true, ..Page::default() };
-        assert!(why_none(&Page::default(), Some(0)).starts_with("No flows yet"));
-        assert!(why_none(&page, Some(3)).contains("the kernel counts 3"));
-        let off = why_none(&page, Some(0));
+        assert!(why_none(false, Some(0)).starts_with("No flows yet"));
+        assert!(why_none(true, Some(3)).contains("the kernel counts 3"));
+        let off = why_none(true, Some(0));
         assert!(
             off.contains("nft 'add chain inet track watch { type filter hook prerouting priority raw; }'"),
             "{off}"
         );
-        assert!(why_none(&page, None).contains("as far as it can tell"));
+        assert!(why_none(true, None).contains("as far as it can tell"));
     }
 }

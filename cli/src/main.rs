@@ -1,12 +1,13 @@
 //! flowctl: the command line of flowbus.
 
 mod arguments;
-mod awk;
 mod cell;
 mod completion;
 mod daemon;
 mod error;
+mod fields;
 mod flows;
+mod format;
 mod list;
 #[cfg(test)]
 mod manual;
@@ -15,6 +16,7 @@ mod openmetrics;
 mod output;
 mod query;
 mod report;
+mod screen;
 mod show;
 mod sources;
 mod stats;
@@ -25,16 +27,14 @@ mod top;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use arguments::{Arguments, Command};
-use daemon::{Daemon, Listing};
+use daemon::Daemon;
 use error::Error;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     completion::answer();
-    match run(Arguments::parse()).await {
+    match run(Arguments::read()).await {
         Ok(()) => ExitCode::SUCCESS,
         // `flowctl list | head` has what it wants.
         Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
@@ -45,14 +45,15 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(Arguments { bus, command }: Arguments) -> Result<(), Error> {
+async fn run(Arguments { bus, no_pager, command }: Arguments) -> Result<(), Error> {
     let daemon = Daemon::connect(&bus);
+    let paged = !no_pager;
     match command {
         Command::Status { json } => status::status(&daemon.await?, json).await,
-        Command::List(listed) => list::list(&daemon.await?, Listing::Active, &listed).await,
-        Command::Closed(listed) => list::list(&daemon.await?, Listing::Closed, &listed).await,
-        Command::Show { id, output } => show::show(&daemon.await?, id, output.format()).await,
-        Command::Monitor(output) => monitor::monitor(&daemon.await?, output.format()).await,
+        Command::List(listed) => list::list(&daemon.await?, &listed, paged).await,
+        Command::Closed(listed) => list::closed(&daemon.await?, &listed, paged).await,
+        Command::Show { id, output } => show::show(&daemon.await?, id, &output, paged).await,
+        Command::Monitor(monitored) => monitor::monitor(&daemon.await?, &monitored).await,
         #[cfg(feature = "top")]
         Command::Top(query) => {
             top::check(&query)?;

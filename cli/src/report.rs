@@ -6,7 +6,6 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use flowbus_interfaces::{QueryMap, ReportOptions};
-use zbus::fdo;
 
 use crate::daemon::Daemon;
 use crate::error::Error;
@@ -60,9 +59,7 @@ fn reason(error: &Error) -> String {
                 .to_owned()
         }
         Error::Refused(text) => text.clone(),
-        Error::Failed(zbus::Error::FDO(named)) if matches!(**named, fdo::Error::UnknownMethod(_)) => {
-            "this version of it makes no reports".to_owned()
-        }
+        Error::Older(_) => "this version of it makes no reports".to_owned(),
         _ => "the bus failed".to_owned(),
     }
 }
@@ -86,6 +83,8 @@ fn without_daemon(reason: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use zbus::fdo;
+
     use super::*;
 
     #[tokio::test]

@@ -2,23 +2,30 @@
 
 use std::io::{self, Write};
 
-use flowbus_interfaces::{Key, Mark, OwnedFlow, OwnedValue, SourceNames, visit_mark_fields};
+use flowbus_interfaces::{Key, Mark, OwnedFlow, SourceNames, visit_mark_fields};
 
-use crate::arguments::Format;
-use crate::cell;
+use crate::arguments::Output;
+use crate::cell::Cells;
 use crate::daemon::Daemon;
 use crate::error::Error;
-use crate::output::{Kind, Printer, json, stdout};
+use crate::format::{Format, Kind, Printer};
+use crate::output::stdout;
+use crate::screen::{Look, Screen};
 
 /// Prints one flow.
-pub(crate) async fn show(daemon: &Daemon, id: u64, format: Format) -> Result<(), Error> {
+pub(crate) async fn show(daemon: &Daemon, id: u64, output: &Output, paged: bool) -> Result<(), Error> {
     let flow = daemon.monitor.get_flow(id).await.map_err(|error| daemon.refused(error))?;
-    let mut out = stdout();
-    match format {
-        Format::Table => details(&mut out, &flow)?,
-        other => Printer::new(other, Kind::Active, Vec::new()).print(&mut out, &[flow])?,
+    let mut screen = Screen::open(paged)?;
+    if *output.format() == Format::Table {
+        details(&mut screen, &flow, Cells { numeric: output.numeric })?;
+        return Ok(screen.close()?);
     }
-    Ok(out.flush()?)
+    let kind = if flow.get(Key::EndUsec).is_some() { Kind::Closed } else { Kind::Active };
+    let mut printer = Printer::new(output.format().clone(), kind, Vec::new(), Look::new(output.numeric));
+    printer.begin(&mut screen)?;
+    printer.flow(&mut screen, &flow, None)?;
+    printer.end(&mut screen)?;
+    Ok(screen.close()?)
 }
 
 /// Prints what a mark means. The daemon knows the sources that its configuration names and the interfaces that
@@ -40,9 +47,10 @@ pub(crate) async fn decode_mark(
     };
     let mut out = stdout();
     if as_json {
-        json(&mut out, &fields)?
+        serde_json::to_writer(&mut out, &fields).map_err(io::Error::from)?;
+        writeln!(out)?;
     } else {
-        details(&mut out, &fields)?
+        details(&mut out, &fields, Cells::FOR_PEOPLE)?;
     }
     Ok(out.flush()?)
 }
@@ -59,33 +67,26 @@ fn without_daemon(mark: Mark) -> OwnedFlow {
 }
 
 /// One line a field, names aligned.
-fn details(out: &mut dyn Write, flow: &OwnedFlow) -> io::Result<()> {
+fn details(out: &mut dyn Write, flow: &OwnedFlow, cells: Cells) -> io::Result<()> {
     let width = flow.iter().map(|(key, _)| key.name().len()).max().unwrap_or(0);
     for (key, value) in flow.iter() {
-        writeln!(out, "{:width$}  {}", key.name(), detail(key, value))?;
+        writeln!(out, "{:width$}  {}", key.name(), cells.value(key, value))?;
     }
     Ok(())
 }
 
-/// A value as people read it.
-pub(crate) fn detail(key: Key, value: &OwnedValue) -> String {
-    match (key, value) {
-        (Key::StartUsec | Key::EndUsec, OwnedValue::Number(usec)) => cell::exactly(*usec),
-        (Key::DurationUsec, OwnedValue::Number(usec)) => cell::duration(*usec),
-        (Key::Mark, OwnedValue::Number(mark)) => format!("{mark} ({mark:#010x})"),
-        (Key::Timeout, OwnedValue::Number(seconds)) => format!("{seconds}s"),
-        _ => value.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use flowbus_interfaces::OwnedValue;
+
     use super::*;
+
+    const CELLS: Cells = Cells::FOR_PEOPLE;
 
     #[test]
     fn a_mark_is_decoded_without_a_daemon() {
         let mut out = Vec::new();
-        details(&mut out, &without_daemon(Mark(0x040c_2900))).unwrap();
+        details(&mut out, &without_daemon(Mark(0x040c_2900)), CELLS).unwrap();
         let expected = "\
 mark           67905792 (0x040c2900)
 source         0x29
@@ -100,12 +101,12 @@ legacy_snat    no
 
     #[test]
     fn details_are_for_people() {
-        assert_eq!(detail(Key::DurationUsec, &OwnedValue::Number(192_000_000)), "3m12s");
-        assert_eq!(detail(Key::Timeout, &OwnedValue::Number(30)), "30s");
+        assert_eq!(CELLS.value(Key::DurationUsec, &OwnedValue::Number(192_000_000)), "3m12s");
+        assert_eq!(CELLS.value(Key::Timeout, &OwnedValue::Number(30)), "30s");
         assert_eq!(
-            detail(Key::Status, &OwnedValue::Names(vec!["assured".into(), "dying".into()])),
+            CELLS.value(Key::Status, &OwnedValue::Names(vec!["assured".into(), "dying".into()])),
             "assured,dying"
         );
-        assert_eq!(detail(Key::Labels, &OwnedValue::Bytes(vec![1, 255])), "01ff");
+        assert_eq!(CELLS.value(Key::Labels, &OwnedValue::Bytes(vec![1, 255])), "01ff");
     }
 }

@@ -29,6 +29,7 @@ pub(crate) struct Table {
     /// Characters that a line has; none where it is not for a terminal.
     available: Option<usize>,
     begun: bool,
+    colors: bool,
 }
 
 /// Blanks between columns.
@@ -39,7 +40,13 @@ impl Table {
     pub(crate) fn new(columns: Vec<Column>, available: Option<usize>) -> Self {
         let widths = columns.iter().map(|column| column.width.max(column.title.len())).collect();
         let shown = vec![true; columns.len()];
-        Self { columns, widths, shown, available, begun: false }
+        Self { columns, widths, shown, available, begun: false, colors: true }
+    }
+
+    /// Whether rows and titles are styled: to write styles that are taken out again costs time.
+    pub(crate) const fn colored(mut self, colors: bool) -> Self {
+        self.colors = colors;
+        self
     }
 
     /// Prints rows, below the header at the first time.
@@ -92,7 +99,27 @@ impl Table {
                 blanks += width + GAP;
             }
         }
-        writeln!(out, "{style}{line}{style:#}")
+        if let Some(available) = self.available {
+            shorten(&mut line, available);
+        }
+        if self.colors {
+            writeln!(out, "{style}{line}{style:#}")
+        } else {
+            line.push('\n');
+            out.write_all(line.as_bytes())
+        }
+    }
+}
+
+/// Cuts off what does not fit, visibly.
+fn shorten(line: &mut String, available: usize) {
+    if line.len() > available
+        && let Some((end, _)) = line.char_indices().nth(available)
+    {
+        // The mark takes the place of the last character that would fit.
+        let last = line[..end].char_indices().next_back().map_or(0, |(last, _)| last);
+        line.truncate(last);
+        line.push('…');
     }
 }
 
@@ -131,7 +158,9 @@ mod tests {
         let page: &[[&str; 3]] = &[["1", "xxxx", "a"]];
         assert_eq!(printed(Some(12), &[page]), "ID  NAT   TO\n1   xxxx  a\n");
         assert_eq!(printed(Some(11), &[page]), "ID  TO\n1   a\n");
-        assert_eq!(printed(Some(1), &[page]), "ID\n1\n");
+        assert_eq!(printed(Some(2), &[page]), "ID\n1\n");
+        assert_eq!(printed(Some(6), &[page, &[["22", "", "bbb"]]]), "ID  TO\n1   a\n22  b…\n");
+        assert_eq!(printed(Some(1), &[page]), "…\n1\n");
     }
 
     #[test]

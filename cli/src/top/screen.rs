@@ -11,7 +11,7 @@ use super::model::{Detail, Model, Pane};
 use super::table;
 use super::tally::Sample;
 use super::view::Grouping;
-use crate::{cell, show};
+use crate::cell::{self, Cells};
 
 const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
 const BAR: Style = Style::new().add_modifier(Modifier::REVERSED);
@@ -156,7 +156,9 @@ fn details(frame: &mut Frame<'_>, area: Rect, detail: &mut Detail) {
             let width = flow.iter().map(|(key, _)| key.name().len()).max().unwrap_or(0);
             let fields: Vec<_> = flow
                 .iter()
-                .map(|(key, value)| Line::raw(format!("{:width$}  {}", key.name(), show::detail(key, value))))
+                .map(|(key, value)| {
+                    Line::raw(format!("{:width$}  {}", key.name(), Cells::FOR_PEOPLE.value(key, value)))
+                })
                 .collect();
             let room = usize::from(area.height).saturating_sub(1);
             detail.scroll = detail.scroll.min(fields.len().saturating_sub(room));

@@ -6,7 +6,7 @@ use super::feed::Snapshot;
 use super::group;
 use super::tally::Row;
 use super::view::{Grouping, Order, View};
-use crate::cell;
+use crate::cell::{self, Cells};
 
 /// What the columns of flows are made of.
 pub(super) const FIELDS: &[Key] = &[
@@ -94,7 +94,7 @@ pub(super) fn line(snapshot: &Snapshot, row: &Row, width: usize) -> String {
         let flow = snapshot.shown.get(&row.id).unwrap_or(&ended);
         let text = |key| flow.text(key).unwrap_or_default().to_owned();
         cells.extend([
-            cell::age(flow, snapshot.now),
+            Cells::FOR_PEOPLE.age(flow, snapshot.now),
             text(Key::Protocol),
             text(Key::Source),
             cell::endpoint(flow, Key::Src, Key::Sport),

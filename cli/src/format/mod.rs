@@ -1,0 +1,290 @@
+//! The forms in which flows are printed.
+
+mod awk;
+mod conntrack;
+mod csv;
+mod labels;
+mod table;
+mod xml;
+
+use std::io::{self, Write};
+
+use clap::builder::{PossibleValue, TypedValueParser};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use flowbus_interfaces::{EventKind, Key, event_name};
+
+use crate::cell;
+use crate::fields::Fields;
+use crate::screen::Look;
+use conntrack::Modifiers;
+use labels::LabelNames;
+use table::FlowTable;
+pub(crate) use table::Kind;
+
+/// What `-o` takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Format {
+    #[default]
+    Table,
+    Json,
+    Csv,
+    Awk,
+    Conntrack(Modifiers),
+    Xml(Modifiers),
+}
+
+/// The words of `-o`, and what they mean.
+const FORMS: [(&str, &str); 6] = [
+    ("table", "Columns for people"),
+    ("json", "One JSON object a line, with the keys of D-Bus"),
+    ("csv", "Comma-separated values below a line of names"),
+    (
+        "awk",
+        "Twelve words a line, as monitor-conntrack --awk prints them: id, source address and port, translated source \
+         address and port, destination address and port, protocol, start and end (seconds since 1970), mark, traffic \
+         source; None for what is unset",
+    ),
+    ("conntrack", "The line of conntrack -L, of events that of conntrack -E"),
+    ("xml", "conntrack's XML"),
+];
+
+/// conntrack's own words of `-o`, which go with two of the forms.
+const MODIFIERS: [&str; 5] = ["extended", "id", "timestamp", "ktimestamp", "labels"];
+
+impl Format {
+    /// Reads a form, and after commas conntrack's modifiers, in any order.
+    fn parse(text: &str) -> Result<Self, String> {
+        let (modifiers, forms): (Vec<_>, Vec<_>) = text.split(',').partition(|word| MODIFIERS.contains(word));
+        let [form] = forms.as_slice() else {
+            return Err(format!("takes one form, such as conntrack,{}", MODIFIERS.join(",")));
+        };
+        let has = |word| modifiers.contains(&word);
+        let read = Modifiers {
+            extended: has("extended"),
+            id: has("id"),
+            timestamp: has("timestamp"),
+            ktimestamp: has("ktimestamp"),
+            labels: has("labels").then(LabelNames::load),
+        };
+        let format = match *form {
+            "conntrack" => return Ok(Self::Conntrack(read)),
+            "xml" => return Ok(Self::Xml(read)),
+            "table" => Self::Table,
+            "json" => Self::Json,
+            "csv" => Self::Csv,
+            "awk" => Self::Awk,
+            _ => return Err("there is no such form".to_owned()),
+        };
+        match modifiers.first() {
+            Some(modifier) => Err(format!("{modifier} goes with conntrack and xml alone")),
+            None => Ok(format),
+        }
+    }
+
+    /// The keys that it needs of each flow where it does not show whatever was asked for.
+    pub(crate) fn keys(&self, kind: Kind) -> Option<&'static [Key]> {
+        match self {
+            Self::Table => Some(table::keys(kind)),
+            Self::Json | Self::Csv => None,
+            Self::Awk => Some(awk::KEYS),
+            Self::Conntrack(_) | Self::Xml(_) => Some(conntrack::KEYS),
+        }
+    }
+
+    /// Whether the fields can be chosen.
+    pub(crate) fn takes_fields(&self) -> bool {
+        matches!(self, Self::Table | Self::Json | Self::Csv)
+    }
+}
+
+/// Reads `-o`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FormatParser;
+
+impl TypedValueParser for FormatParser {
+    type Value = Format;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        arg: Option<&clap::Arg>,
+        value: &std::ffi::OsStr,
+    ) -> Result<Format, clap::Error> {
+        let text = value.to_string_lossy();
+        Format::parse(&text).map_err(|reason| {
+            let mut error = clap::Error::new(ErrorKind::InvalidValue).with_cmd(command);
+            let arg = arg.map(ToString::to_string).unwrap_or_default();
+            error.insert(ContextKind::InvalidArg, ContextValue::String(arg));
+            error.insert(ContextKind::InvalidValue, ContextValue::String(format!("{text}: {reason}")));
+            let known = FORMS.iter().map(|(name, _)| (*name).to_owned()).collect();
+            error.insert(ContextKind::ValidValue, ContextValue::Strings(known));
+            error
+        })
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(FORMS.iter().map(|&(name, help)| PossibleValue::new(name).help(help))))
+    }
+}
+
+/// Prints flows in a form. What it gathers is written by [`Printer::flush`].
+pub(crate) struct Printer {
+    form: Form,
+    /// Rows wait in the table; of the rest nothing is held.
+    now: u64,
+}
+
+enum Form {
+    Table(FlowTable),
+    Json,
+    Csv(Vec<Key>),
+    Awk,
+    Conntrack(Modifiers),
+    Xml(Modifiers),
+}
+
+impl Printer {
+    /// `fields` are the columns of a table and of CSV, where they were chosen.
+    pub(crate) fn new(format: Format, kind: Kind, fields: Vec<Key>, look: Look) -> Self {
+        let form = match format {
+            Format::Table => Form::Table(FlowTable::new(kind, fields, look)),
+            Format::Json => Form::Json,
+            Format::Csv if fields.is_empty() => Form::Csv(all_columns(kind)),
+            Format::Csv => Form::Csv(fields),
+            Format::Awk => Form::Awk,
+            Format::Conntrack(modifiers) => Form::Conntrack(modifiers),
+            Format::Xml(modifiers) => Form::Xml(modifiers),
+        };
+        Self { form, now: cell::now() }
+    }
+
+    /// Writes what comes before the first flow, and comes also where there is none.
+    pub(crate) fn begin(&self, out: &mut dyn Write) -> io::Result<()> {
+        match &self.form {
+            Form::Csv(columns) => csv::header(out, columns),
+            Form::Xml(_) => out.write_all(xml::BEGIN.as_bytes()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Prints a flow; `event` is what happened to it.
+    pub(crate) fn flow(
+        &mut self,
+        out: &mut dyn Write,
+        flow: &dyn Fields,
+        event: Option<EventKind>,
+    ) -> io::Result<()> {
+        let now = self.now;
+        match &mut self.form {
+            Form::Table(table) => table.push(out, flow, event, now),
+            Form::Json => json(out, flow, event),
+            Form::Csv(columns) => csv::line(out, columns, flow, event.map(event_name)),
+            Form::Awk => awk::line(out, flow),
+            Form::Conntrack(modifiers) => conntrack::line(out, flow, event, modifiers, now),
+            Form::Xml(modifiers) => xml::flow(out, flow, event, modifiers, now),
+        }
+    }
+
+    /// Writes the rows that wait for others to be as wide as they are, and looks at the clock again.
+    pub(crate) fn flush(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        self.now = cell::now();
+        match &mut self.form {
+            Form::Table(table) => table.flush(out),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes what comes after the last flow.
+    pub(crate) fn end(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        self.flush(out)?;
+        match &self.form {
+            Form::Xml(_) => out.write_all(xml::END.as_bytes()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The flow's object as the daemon wrote it; of an event with what happened, as the signals have it.
+fn json(out: &mut dyn Write, flow: &dyn Fields, event: Option<EventKind>) -> io::Result<()> {
+    let members = flow.members();
+    match event {
+        Some(event) => {
+            let comma = if members.is_empty() { "" } else { "," };
+            writeln!(out, "{{\"event\":\"{}\"{comma}{members}}}", event_name(event))
+        }
+        None => {
+            out.write_all(b"{")?;
+            out.write_all(members.as_bytes())?;
+            out.write_all(b"}\n")
+        }
+    }
+}
+
+/// Every key that such a flow can have.
+fn all_columns(kind: Kind) -> Vec<Key> {
+    let has = |key: &Key| match key {
+        Key::Event => kind == Kind::Events,
+        Key::Sequence => kind != Kind::Active,
+        _ => true,
+    };
+    Key::ALL.iter().copied().filter(has).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use flowbus_interfaces::{FlowRef, OwnedFlow};
+
+    use super::*;
+
+    const FLOW: &str = r#"{"type":"new","sequence":3,"id":7,"protocol":"tcp","src":"198.18.0.2","sport":40000,
+        "dst":"2001:2::1","dport":443,"mark":256,"source":"CHROME","start_usec":1000000}"#;
+
+    fn printed(format: &str, kind: Kind, event: Option<EventKind>) -> String {
+        let line = FLOW.replace('\n', "").replace("        ", "");
+        let flow = FlowRef::parse(&line).unwrap();
+        let mut out = Vec::new();
+        let mut printer = Printer::new(Format::parse(format).unwrap(), kind, Vec::new(), Look::PLAIN);
+        printer.begin(&mut out).unwrap();
+        printer.flow(&mut out, &flow, event).unwrap();
+        printer.end(&mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn modifiers_go_with_conntracks_forms_in_any_order() {
+        let all = Format::parse("id,conntrack,extended").unwrap();
+        assert!(matches!(&all, Format::Conntrack(m) if m.id && m.extended && !m.timestamp), "{all:?}");
+        assert!(matches!(Format::parse("xml,timestamp,id"), Ok(Format::Xml(m)) if m.timestamp));
+        for wrong in ["", "id", "yaml", "json,id", "json,xml", "conntrack,"] {
+            assert!(Format::parse(wrong).is_err(), "{wrong}");
+        }
+        for (name, _) in FORMS {
+            assert!(Format::parse(name).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn json_is_the_flow_and_of_an_event_what_happened() {
+        let members = r#""sequence":3,"id":7,"protocol":"tcp","src":"198.18.0.2","sport":40000,"dst":"2001:2::1","dport":443,"mark":256,"source":"CHROME","start_usec":1000000}"#;
+        assert_eq!(printed("json", Kind::Active, None), format!("{{{members}\n"));
+        let event = printed("json", Kind::Events, Some(EventKind::New));
+        assert_eq!(event, format!("{{\"event\":\"new\",{members}\n"));
+        let owned = OwnedFlow::from_json(FLOW).unwrap();
+        let mut out = Vec::new();
+        json(&mut out, &owned, None).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), format!("{{{members}\n"));
+    }
+
+    #[test]
+    fn what_has_a_frame_has_it_without_flows_too() {
+        assert_eq!(printed("awk", Kind::Active, None).lines().count(), 1);
+        let xml = printed("xml", Kind::Events, Some(EventKind::New));
+        assert!(
+            xml.starts_with(xml::BEGIN) && xml.ends_with(xml::END) && xml.contains("type=\"new\""),
+            "{xml}"
+        );
+        let csv = printed("csv", Kind::Events, Some(EventKind::New));
+        assert!(csv.starts_with("event,sequence,id,") && csv.contains("\nnew,3,7,"), "{csv}");
+        assert!(printed("csv", Kind::Active, None).starts_with("id,conntrack_id,"));
+    }
+}

@@ -1,0 +1,114 @@
+//! `flowctl monitor`: flows as they begin, change and end.
+
+mod notice;
+mod session;
+mod summary;
+
+use std::io::Write;
+
+use flowbus_interfaces::QueryMap;
+use futures_util::StreamExt;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::arguments::Monitored;
+use crate::daemon::Daemon;
+use crate::error::Error;
+use crate::format::{Kind, Printer};
+use crate::list::names;
+use crate::screen::{Look, Screen};
+use notice::Notices;
+use session::{Ended, Session};
+
+/// Prints changes until Ctrl-C. When the daemon restarts it goes on with the new one.
+pub(crate) async fn monitor(daemon: &Daemon, monitored: &Monitored) -> Result<(), Error> {
+    let mut signals = Signals::new()?;
+    // Watched from before the first stream on: a daemon that comes back in between is not missed.
+    let mut owners = daemon.monitor.inner().receive_owner_changed().await.map_err(|e| daemon.failed(e))?;
+    let format = monitored.output.format();
+    let mut session = Session {
+        printer: Printer::new(
+            format.clone(),
+            Kind::Events,
+            monitored.query.fields(),
+            Look::new(monitored.output.numeric),
+        ),
+        notices: Notices::new(format, Look::new(false).colors),
+        screen: Screen::direct()?,
+        quiet: monitored.quiet,
+        totals: session::Totals::default(),
+        place: None,
+    };
+    session.begin()?;
+    let query = asked(monitored);
+    let mut stream = daemon.stream(&query).await?;
+    loop {
+        let ended = tokio::select! {
+            biased;
+            () = signals.wait() => break,
+            ended = session.follow(&mut stream) => ended?,
+        };
+        session.note_end(&ended, daemon.bus())?;
+        stream = loop {
+            match daemon.stream(&query).await {
+                Ok(stream) => break stream,
+                Err(Error::NoDaemon { .. } | Error::Failed(_)) if ended == Ended::Stopped => {}
+                Err(error) => return Err(error),
+            }
+            tokio::select! {
+                biased;
+                () = signals.wait() => return finish(daemon, monitored, session, true).await,
+                change = owners.next() => if change.is_none() { return Err(Error::Closed) },
+            }
+        };
+    }
+    finish(daemon, monitored, session, false).await
+}
+
+/// What is left to say at Ctrl-C.
+async fn finish(
+    daemon: &Daemon,
+    monitored: &Monitored,
+    mut session: Session,
+    daemon_gone: bool,
+) -> Result<(), Error> {
+    session.end()?;
+    if monitored.exit_summary && !daemon_gone {
+        summary::print(daemon, monitored, &session.place, &mut session.screen).await?;
+    }
+    Ok(session.screen.flush()?)
+}
+
+/// What the daemon is asked for.
+fn asked(monitored: &Monitored) -> QueryMap<'_> {
+    let mut query = monitored.query.to_map();
+    query.insert("snapshot", monitored.snapshot.into());
+    let events = monitored.events();
+    if !events.is_empty() {
+        query.insert("events", events.into());
+    }
+    if let (false, Some(keys)) = (query.contains_key("fields"), monitored.output.format().keys(Kind::Events))
+    {
+        query.insert("fields", names(keys).into());
+    }
+    query
+}
+
+/// What ends a monitor.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Error> {
+        let listen = |kind| signal(kind).map_err(Error::Output);
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! What is no event: losses, restarts, the end.
+
+use std::io::{self, Write};
+
+use anstyle::{AnsiColor, Style};
+use serde_json::{Value, json};
+
+use crate::cell;
+use crate::format::Format;
+
+/// Something that whoever watches has to know.
+#[derive(Debug)]
+pub(super) enum Notice {
+    /// Changes are missing.
+    Gap { first: u64, last: u64, lost: u64, reason: String },
+    /// The daemon's table was brought in line with the kernel's.
+    Resync { reason: String, lost: u64, closed: u32, added: u32 },
+    /// The daemon stops.
+    Stopped { bus: String },
+    /// The stream was cut off.
+    Closed { bus: String },
+    /// A new stream goes on where the one before it was.
+    Back,
+    /// A new stream, and a new table.
+    NewEpoch,
+    /// What was seen in all.
+    Summary { usec: u64, new: u64, update: u64, destroy: u64, missed: u64 },
+}
+
+impl Notice {
+    fn text(&self) -> String {
+        match self {
+            Self::Gap { lost, reason, .. } => {
+                let why = match reason.as_str() {
+                    "slow-reader" => "this reader was too slow",
+                    "overrun" => "the kernel's events came too fast for flowbusd",
+                    "restart" => "they happened while flowbusd was away",
+                    other => other,
+                };
+                format!("{lost} changes are missing here: {why}")
+            }
+            Self::Resync { reason, lost, closed, added } => format!(
+                "in line with the kernel again ({reason}): {lost} events lost, {closed} flows closed, {added} added"
+            ),
+            Self::Stopped { bus } => format!("flowbusd has left {bus}; waiting for it"),
+            Self::Closed { bus } => format!("flowbusd on {bus} has cut the stream off; opening another"),
+            Self::Back => "flowbusd is back".to_owned(),
+            Self::NewEpoch => {
+                "flowbusd is back with a new table: ids begin anew, and what happened meanwhile is not known"
+                    .to_owned()
+            }
+            Self::Summary { usec, new, update, destroy, missed } => {
+                let missed = match missed {
+                    0 => "none missed".to_owned(),
+                    missed => format!("{missed} missed"),
+                };
+                let lasted = cell::duration(*usec);
+                format!("{new} new, {update} changed, {destroy} ended in {lasted}; {missed}")
+            }
+        }
+    }
+
+    /// As a stream has it; `None` of what is not for programs.
+    fn object(&self) -> Option<Value> {
+        match self {
+            Self::Gap { first, last, lost, reason } => {
+                Some(json!({"type": "gap", "first": first, "last": last, "lost": lost, "reason": reason}))
+            }
+            Self::Resync { reason, lost, closed, added } => Some(
+                json!({"type": "resync", "reason": reason, "lost": lost, "closed": closed, "added": added}),
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// Prints notices in the form of the rest.
+pub(super) struct Notices {
+    form: Form,
+}
+
+#[derive(Clone, Copy)]
+enum Form {
+    /// Lines among those of the table.
+    Lines { colors: bool },
+    /// Objects among those of the flows.
+    Objects,
+    /// Programs that read words or elements get none of it: it goes to standard error.
+    Aside,
+}
+
+impl Notices {
+    pub(super) const fn new(format: &Format, colors: bool) -> Self {
+        Self {
+            form: match format {
+                Format::Table => Form::Lines { colors },
+                Format::Json => Form::Objects,
+                _ => Form::Aside,
+            },
+        }
+    }
+
+    pub(super) fn print(&self, out: &mut dyn Write, notice: &Notice) -> io::Result<()> {
+        const STYLE: Style = AnsiColor::Yellow.on_default();
+        let text = notice.text();
+        match (self.form, notice.object()) {
+            (Form::Lines { colors: true }, _) => writeln!(out, "{STYLE}-- {text}{STYLE:#}"),
+            (Form::Lines { colors: false }, _) => writeln!(out, "-- {text}"),
+            (Form::Objects, Some(object)) => writeln!(out, "{object}"),
+            (Form::Objects, None) | (Form::Aside, _) => {
+                anstream::eprintln!("flowctl: {text}");
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(format: &Format, notice: &Notice) -> String {
+        let mut out = Vec::new();
+        Notices::new(format, false).print(&mut out, notice).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_loss_is_told_in_the_form_of_the_rest() {
+        let gap = Notice::Gap { first: 3, last: 14, lost: 12, reason: "slow-reader".into() };
+        assert_eq!(told(&Format::Table, &gap), "-- 12 changes are missing here: this reader was too slow\n");
+        let object = "{\"first\":3,\"last\":14,\"lost\":12,\"reason\":\"slow-reader\",\"type\":\"gap\"}\n";
+        assert_eq!(told(&Format::Json, &gap), object);
+        assert_eq!(told(&Format::Awk, &gap), "");
+        assert!(Notices::new(&Format::Table, true).print(&mut Vec::new(), &gap).is_ok());
+    }
+
+    #[test]
+    fn a_resync_and_a_summary_are_told() {
+        let resync = Notice::Resync { reason: "overrun".into(), lost: 7, closed: 3, added: 0 };
+        let text = "-- in line with the kernel again (overrun): 7 events lost, 3 flows closed, 0 added\n";
+        assert_eq!(told(&Format::Table, &resync), text);
+        assert!(told(&Format::Json, &resync).contains("\"type\":\"resync\""));
+        let summary = Notice::Summary { usec: 65_000_000, new: 2, update: 1, destroy: 0, missed: 0 };
+        assert_eq!(told(&Format::Table, &summary), "-- 2 new, 1 changed, 0 ended in 1m5s; none missed\n");
+        assert_eq!(told(&Format::Json, &summary), "", "programs count themselves");
+    }
+}

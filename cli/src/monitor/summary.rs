@@ -1,0 +1,81 @@
+//! What `--exit-summary` prints: the connections that are alive, then those that ended, as monitor-conntrack does.
+
+use std::collections::HashSet;
+use std::io::Write;
+
+use flowbus_interfaces::{Key, QueryMap, StreamItem};
+
+use super::session::Place;
+use crate::arguments::Monitored;
+use crate::daemon::Daemon;
+use crate::error::Error;
+use crate::format::{Kind, Printer};
+use crate::list::names;
+use crate::screen::{Look, Screen};
+
+/// Prints both lists. The daemon remembers what ended, so nothing has to be kept here in the meantime.
+pub(super) async fn print(
+    daemon: &Daemon,
+    monitored: &Monitored,
+    place: &Option<Place>,
+    screen: &mut Screen,
+) -> Result<(), Error> {
+    writeln!(screen, "Active connections:")?;
+    let query = asked(monitored, false);
+    let mut stream = daemon.stream(&query).await?;
+    let mut printer = printer(monitored, Kind::Active);
+    let mut active = HashSet::new();
+    let mut last = 0;
+    printer.begin(screen)?;
+    while let Some(item) = stream.next().await.map_err(Error::Stream)? {
+        match item {
+            StreamItem::Flow(flow) => {
+                active.extend(flow.number(Key::Id));
+                printer.flow(screen, &flow, None)?;
+            }
+            StreamItem::SnapshotEnd { sequence } => last = sequence,
+            _ => {}
+        }
+    }
+    printer.end(screen)?;
+
+    writeln!(screen, "Closed connections:")?;
+    let query = asked(monitored, true);
+    let mut stream = daemon.stream(&query).await?;
+    let mut printer = self::printer(monitored, Kind::Closed);
+    let mut since = 0;
+    printer.begin(screen)?;
+    while let Some(item) = stream.next().await.map_err(Error::Stream)? {
+        match item {
+            // In another epoch all that is remembered ended while we watched.
+            StreamItem::Begin { epoch, .. } => {
+                let known = place.as_ref().filter(|place| place.epoch == epoch);
+                since = known.map_or(0, |place| place.begin);
+            }
+            StreamItem::Closed(flow) => {
+                let ended = flow.number(Key::Sequence).is_some_and(|end| end > since && end <= last);
+                // One that ended while the first list was made is in that.
+                if ended && flow.number(Key::Id).is_none_or(|id| !active.contains(&id)) {
+                    printer.flow(screen, &flow, None)?;
+                }
+            }
+            _ => {}
+        }
+    }
+    printer.end(screen)?;
+    Ok(())
+}
+
+fn asked(monitored: &Monitored, closed: bool) -> QueryMap<'_> {
+    let mut query = monitored.query.to_map();
+    query.extend([("follow", false.into()), ("snapshot", (!closed).into()), ("closed", closed.into())]);
+    let keys = monitored.output.format().keys(if closed { Kind::Closed } else { Kind::Active });
+    if let (false, Some(keys)) = (query.contains_key("fields"), keys) {
+        query.insert("fields", names(keys).into());
+    }
+    query
+}
+
+fn printer(Monitored { query, output, .. }: &Monitored, kind: Kind) -> Printer {
+    Printer::new(output.format().clone(), kind, query.fields(), Look::new(output.numeric))
+}
