@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use flowbus_interfaces::{Key, OwnedFlow, Statistic, StatisticKind};
+use flowbus_interfaces::{FlowRef, Key, Statistic, StatisticKind};
 
 use crate::daemon::Daemon;
 use crate::error::Error;
@@ -30,22 +30,25 @@ pub(crate) async fn text(daemon: &Daemon, statistics: &Statistics) -> Result<Str
     let synchronized = monitor.synchronized().await.map_err(|error| daemon.failed(error))?;
     let mut totals = Totals::default();
     flows::refresh(daemon).await?;
-    flows::alive(daemon, &FIELDS, |flow| totals.add(&flow)).await?;
+    flows::alive(daemon, &FIELDS, |flow| totals.add(flow)).await?;
     Ok(exposition(&version, synchronized, statistics, &totals))
 }
 
 impl Totals {
-    fn add(&mut self, flow: &OwnedFlow) {
+    fn add(&mut self, flow: &FlowRef<'_>) {
         let source = flow.text(Key::Source).unwrap_or_default();
         // What the network chooses must not choose how many lines there are: protocols without a name are one.
         let protocol = flow
             .text(Key::Protocol)
             .filter(|name| name.starts_with(|first: char| first.is_ascii_alphabetic()));
         let state = flow.text(Key::State).unwrap_or_default();
-        *self.flows.entry([source, protocol.unwrap_or("other"), state].map(str::to_owned)).or_default() += 1;
+        *self
+            .flows
+            .entry([&source, protocol.as_deref().unwrap_or("other"), &state].map(str::to_owned))
+            .or_default() += 1;
         for (direction, key) in [("original", Key::OrigBytes), ("reply", Key::ReplyBytes)] {
             if let Some(bytes) = flow.number(key) {
-                let sum = self.bytes.entry([source, direction].map(str::to_owned)).or_default();
+                let sum = self.bytes.entry([&source, direction].map(str::to_owned)).or_default();
                 *sum = sum.saturating_add(bytes);
             }
         }
@@ -127,7 +130,7 @@ mod tests {
             r#"{"protocol":"253","source":"a\"b\\c\nd"}"#,
             r#"{"protocol":"254","source":"a\"b\\c\nd"}"#,
         ] {
-            totals.add(&OwnedFlow::from_json(flow).unwrap());
+            totals.add(&FlowRef::parse(flow).unwrap());
         }
         let statistics = Statistics::from(
             [("buffer_bytes", 4096), ("events_new", 3), ("unheard_of", 7)]

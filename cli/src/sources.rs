@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use anstyle::Style;
-use flowbus_interfaces::{Key, OwnedFlow};
+use flowbus_interfaces::{FlowRef, Key};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
@@ -95,7 +95,7 @@ async fn read(daemon: &Daemon) -> Result<Reading, Error> {
     flows::refresh(daemon).await?;
     let (at, begun) = (Instant::now(), cell::now());
     let mut flows = HashMap::new();
-    let sequence = flows::alive(daemon, &FIELDS, |flow| flows.extend(counted(&flow))).await?;
+    let sequence = flows::alive(daemon, &FIELDS, |flow| flows.extend(counted(flow))).await?;
     Ok(Reading { at, begun, sequence, flows })
 }
 
@@ -106,14 +106,14 @@ async fn ended_since(daemon: &Daemon, reading: &Reading) -> Result<HashMap<u64, 
     let mut ended = HashMap::new();
     flows::ended_since(daemon, since, &FIELDS, |flow| {
         let after = flow.number(Key::Sequence).is_some_and(|sequence| sequence > reading.sequence);
-        ended.extend(counted(&flow).filter(|(id, _)| after || reading.flows.contains_key(id)));
+        ended.extend(counted(flow).filter(|(id, _)| after || reading.flows.contains_key(id)));
     })
     .await?;
     Ok(ended)
 }
 
-fn counted(flow: &OwnedFlow) -> Option<(u64, Counted)> {
-    let source = (flow.number(Key::SourceId)?, flow.text(Key::Source)?.to_owned());
+fn counted(flow: &FlowRef<'_>) -> Option<(u64, Counted)> {
+    let source = (flow.number(Key::SourceId)?, flow.text(Key::Source)?.into_owned());
     Some((flow.number(Key::Id)?, Counted { source, counters: COUNTERS.map(|key| flow.number(key)) }))
 }
 
