@@ -3,6 +3,7 @@
 //! The functions that every event passes through are `inline(always)`: left to the compiler they become calls that
 //! hand large results through memory, a tenth of the whole (measured with examples/speed.rs).
 
+mod expectation;
 mod flow;
 mod protocol;
 mod stats;
@@ -25,6 +26,9 @@ const CT_NEW: u16 = 0x100;
 const CT_DELETE: u16 = 0x102;
 const CT_GET_STATS_CPU: u16 = 0x104;
 const CT_GET_STATS: u16 = 0x105;
+/// `NFNL_SUBSYS_CTNETLINK_EXP << 8 | IPCTNL_MSG_EXP_*`.
+const EXP_NEW: u16 = 0x200;
+const EXP_DELETE: u16 = 0x202;
 
 /// The messages of one datagram: an event brings one, the reply to a dump many.
 ///
@@ -75,12 +79,12 @@ impl std::iter::FusedIterator for Messages<'_> {}
 fn message(header: Header, kind: u16, body: &[u8]) -> Result<Message<'_>, DecodeError> {
     Ok(match kind {
         CT_NEW | CT_DELETE => {
-            let event = match kind {
-                CT_DELETE => EventKind::Destroy,
-                _ if header.flags & NLM_F_NEW == NLM_F_NEW => EventKind::New,
-                _ => EventKind::Update,
-            };
+            let event = event(header, kind == CT_DELETE);
             Message::Flow(header, event, flow::decode(attributes(body)?.1)?)
+        }
+        EXP_NEW | EXP_DELETE => {
+            let event = event(header, kind == EXP_DELETE);
+            Message::Expectation(header, event, expectation::decode(attributes(body)?.1)?)
         }
         CT_GET_STATS => Message::Stats(header, stats::decode(attributes(body)?.1)?),
         CT_GET_STATS_CPU => {
@@ -91,6 +95,15 @@ fn message(header: Header, kind: u16, body: &[u8]) -> Result<Message<'_>, Decode
         NLMSG_ERROR => Message::Error(header, errno(body, "NLMSG_ERROR")?),
         _ => Message::Other(header, kind),
     })
+}
+
+#[inline(always)]
+fn event(header: Header, delete: bool) -> EventKind {
+    match header.flags & NLM_F_NEW {
+        _ if delete => EventKind::Destroy,
+        NLM_F_NEW => EventKind::New,
+        _ => EventKind::Update,
+    }
 }
 
 /// `res_id` of the `nfgenmsg`, and the attributes behind it.

@@ -1,6 +1,6 @@
 //! A netlink message of the connection tracking subsystem, decoded.
 
-use crate::{CpuStats, Flow, Stats};
+use crate::{CpuStats, Expectation, Flow, Stats};
 
 /// What happened to a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,13 +27,11 @@ pub struct Header {
 /// One message. Whether a flow is an event or a dump's reply is known from the socket it came through: both
 /// look like an update (a dump's reply has [`NLM_F_MULTI`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every message is a flow, and a box would be an allocation"
-)]
 pub enum Message<'a> {
     /// A flow: an event, or one entry of a dump.
     Flow(Header, EventKind, Flow<'a>),
+    /// An expectation: an event (subsystem 2 tells of new ones and of those that went), or one entry of a dump.
+    Expectation(Header, EventKind, Expectation<'a>),
     /// `NLMSG_DONE`: the end of a dump; the number is 0 or a negative errno.
     Done(Header, i32),
     /// `NLMSG_ERROR`: the answer to a request; 0 is an acknowledgement, else a negative errno.

@@ -1,5 +1,5 @@
 //! Linux connection tracking over netlink (ctnetlink): events and dumps decoded without copying, requests for
-//! dumps and statistics, and the socket for both.
+//! dumps, changes and statistics, and the socket for all of it.
 //!
 //! The crate knows bytes and sockets and nothing else: no table, no policy, no thread, no asynchrony.
 //! Names are the kernel's (linux/netfilter/nfnetlink_conntrack.h), numbers are in host order.
@@ -7,7 +7,9 @@
 //! - [`messages`] reads a datagram: [`Message`]s, most of which are [`Flow`]s. It allocates nothing and never panics;
 //!   a message that cannot be decoded is one [`DecodeError`] and costs only itself, an attribute that is not known is
 //!   skipped and counted.
-//! - [`dump_request`], [`stats_request`] and [`cpu_stats_request`] are what the kernel can be asked.
+//! - [`dump_request`], [`delete_request`] and the others are what the kernel can be asked.
+//! - [`Conntrack`] asks it, and reads the answers: lists, gets, makes, changes and ends flows and expectations, for programs that
+//!   want the table and not its bytes. [`FlowFilter`] says which flows are meant.
 //! - [`Socket`] joins groups, receives without waiting and tells exactly how many messages were lost.
 //!
 //! Print every flow that begins or ends, and the table as it is (needs CAP_NET_ADMIN):
@@ -38,11 +40,17 @@
 //! ```
 
 mod attribute;
+mod change;
+mod conntrack;
 mod decode;
+mod encode;
 mod error;
 mod event;
+mod expectation;
+mod filter;
 mod flow;
 mod kernel;
+mod line;
 mod protocol;
 mod request;
 mod socket;
@@ -50,9 +58,16 @@ mod stats;
 mod status;
 mod tuple;
 
+pub use change::{
+    Update, create_request, delete_request, expectation_create_request, expectation_delete_request,
+    expectation_dump_request, expectation_flush_request, flush_request, get_request, update_request,
+};
+pub use conntrack::{Conntrack, Deleted, RequestError};
 pub use decode::{Messages, messages};
 pub use error::DecodeError;
 pub use event::{EventKind, Header, Message, NLM_F_DUMP_INTR, NLM_F_MULTI};
+pub use expectation::{Expectation, ExpectationFlags, ExpectationNat};
+pub use filter::{End, FilterError, FlowFilter, Network};
 pub use flow::{Counters, Flow, SequenceAdjust, Synproxy};
 pub use kernel::KernelState;
 pub use protocol::{DccpInfo, ProtocolInfo, SctpInfo, TcpInfo, state_name, state_names};

@@ -18,6 +18,10 @@ bitflags::bitflags! {
         const UPDATE = 1 << 1;
         /// `NFNLGRP_CONNTRACK_DESTROY`.
         const DESTROY = 1 << 2;
+        /// `NFNLGRP_CONNTRACK_EXP_NEW`.
+        const EXPECTATION_NEW = 1 << 3;
+        /// `NFNLGRP_CONNTRACK_EXP_DESTROY`. (The group between them, of updates, is never used by the kernel.)
+        const EXPECTATION_DESTROY = 1 << 5;
     }
 }
 
@@ -153,6 +157,8 @@ impl Socket {
             (Groups::NEW, libc::NFNLGRP_CONNTRACK_NEW),
             (Groups::UPDATE, libc::NFNLGRP_CONNTRACK_UPDATE),
             (Groups::DESTROY, libc::NFNLGRP_CONNTRACK_DESTROY),
+            (Groups::EXPECTATION_NEW, libc::NFNLGRP_CONNTRACK_EXP_NEW),
+            (Groups::EXPECTATION_DESTROY, libc::NFNLGRP_CONNTRACK_EXP_DESTROY),
         ] {
             if groups.contains(group) {
                 self.set_netlink_option(
