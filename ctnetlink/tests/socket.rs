@@ -4,7 +4,7 @@
 mod namespace;
 
 use std::net::UdpSocket;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use ctnetlink::{
     EventKind, Family, Groups, Layer4, Message, Received, Socket, SocketError, cpu_stats_request,
