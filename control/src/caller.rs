@@ -1,12 +1,16 @@
-//! Who may call: one user, asked of the bus for every call.
+//! Who may call: asked of the bus, and of polkit, for every call. The bus's policy has let the call pass already; this holds
+//! also where an administrator's policy is too generous.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use flowbus_interfaces::Error;
 use zbus::Connection;
-use zbus::fdo::DBusProxy;
-use zbus::message::Header;
+use zbus::fdo::{ConnectionCredentials, DBusProxy};
+use zbus::message::{Flags, Header};
 use zbus::names::BusName;
+use zbus::proxy::CacheProperties;
+use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
 
 /// Where systemd-sysusers and adduser write users.
 const USERS: &str = "/etc/passwd";
@@ -22,50 +26,130 @@ pub(crate) enum UserError {
     Unknown(String),
 }
 
-/// The one user who may call.
+/// The user of the daemon, and the group of those who may read what it knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Permitted {
     name: String,
     uid: u32,
+    gid: u32,
 }
 
 impl Permitted {
-    /// The user of this name. Not even root is let in besides: nobody else has a use for it.
+    /// The user of this name and its group.
     pub(crate) fn named(name: &str) -> Result<Self, UserError> {
         let users = std::fs::read_to_string(Path::new(USERS)).map_err(UserError::Read)?;
-        let uid = uid(&users, name).ok_or_else(|| UserError::Unknown(name.to_owned()))?;
-        Ok(Self { name: name.to_owned(), uid })
+        let (uid, gid) = numbers(&users, name).ok_or_else(|| UserError::Unknown(name.to_owned()))?;
+        Ok(Self { name: name.to_owned(), uid, gid })
     }
 
-    /// Asks the bus who sent the call. The bus's policy has let it pass already; this holds also where an
-    /// administrator's policy is too generous.
-    pub(crate) async fn check(&self, connection: &Connection, header: &Header<'_>) -> Result<(), Error> {
+    /// The daemon alone. Not even root is let in besides: nobody else has a use for it.
+    pub(crate) fn check_daemon(&self, caller: &Caller) -> Result<(), Error> {
+        if caller.uid == self.uid {
+            return Ok(());
+        }
+        Err(caller.refused(format!("only the user {} may call this", self.name)))
+    }
+
+    /// Those who may read the table: root and the daemon's group.
+    pub(crate) fn check_reader(&self, caller: &Caller) -> Result<(), Error> {
+        if caller.uid == 0 || caller.groups.contains(&self.gid) {
+            return Ok(());
+        }
+        Err(caller.refused(format!("only root and the group {} may call this", self.name)))
+    }
+}
+
+/// Who sent a call.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub(crate) uid: u32,
+    groups: Vec<u32>,
+}
+
+impl Caller {
+    /// Asks the bus who sent the call.
+    pub(crate) async fn of(connection: &Connection, header: &Header<'_>) -> Result<Self, Error> {
         let sender = header.sender().ok_or_else(|| Error::NotAuthorized("the call has no sender".into()))?;
-        let uid = async {
+        let credentials: zbus::fdo::Result<ConnectionCredentials> = async {
             let bus = DBusProxy::new(connection).await?;
-            bus.get_connection_unix_user(BusName::from(sender)).await
+            bus.get_connection_credentials(BusName::from(sender)).await
+        }
+        .await;
+        let unknown =
+            |reason: String| Error::NotAuthorized(format!("the bus does not say who calls: {reason}"));
+        // Who has left the bus cannot be told either.
+        let credentials = credentials.map_err(|error| unknown(error.to_string()))?;
+        let uid = credentials.unix_user_id().ok_or_else(|| unknown("no user id".into()))?;
+        let groups = credentials.unix_group_ids().cloned().unwrap_or_default();
+        Ok(Self { uid, groups })
+    }
+
+    /// Asks polkit whether the *sender* of the call may do this. Root may, also where there is no polkit, which is what polkit
+    /// would say.
+    pub(crate) async fn authorize(
+        &self,
+        connection: &Connection,
+        header: &Header<'_>,
+        action: Action,
+    ) -> Result<(), Error> {
+        if self.uid == 0 {
+            return Ok(());
+        }
+        let id = action.id();
+        let flags = match header.primary().flags().contains(Flags::ALLOW_INTERACTIVE_AUTH) {
+            true => CheckAuthorizationFlags::ALLOW_USER_INTERACTION,
+            false => CheckAuthorizationFlags::empty(),
         };
-        match uid.await {
-            Ok(uid) if uid == self.uid => Ok(()),
-            Ok(uid) => {
-                tracing::debug!(caller = uid, "a call was refused");
-                Err(Error::NotAuthorized(format!(
-                    "only the user {} may call this, not user id {uid}",
-                    self.name
-                )))
-            }
-            // Who has left the bus cannot be told either.
-            Err(error) => Err(Error::NotAuthorized(format!("the bus does not say who calls: {error}"))),
+        let silent = |error: &dyn std::fmt::Display| {
+            self.refused(format!("polkit cannot be asked for {id}, so only root may: {error}"))
+        };
+        let subject = Subject::new_for_message_header(header).map_err(|error| silent(&error))?;
+        let answer = async {
+            let builder = AuthorityProxy::builder(connection).cache_properties(CacheProperties::No);
+            builder.build().await?.check_authorization(&subject, id, &HashMap::new(), flags, "").await
+        };
+        match answer.await.map_err(|error| silent(&error))? {
+            answer if answer.is_authorized => Ok(()),
+            _ => Err(self.refused(format!("polkit does not grant {id}"))),
+        }
+    }
+
+    fn refused(&self, reason: String) -> Error {
+        tracing::debug!(caller = self.uid, reason, "a call was refused");
+        Error::NotAuthorized(format!("{reason}; the caller is user id {}", self.uid))
+    }
+}
+
+/// What polkit is asked for; the actions' file says what each is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Delete,
+    SetMark,
+    SetTimeout,
+    Flush,
+    ListExpectations,
+    DeleteExpectations,
+}
+
+impl Action {
+    const fn id(self) -> &'static str {
+        match self {
+            Self::Delete => "org.flowbus.control.delete",
+            Self::SetMark => "org.flowbus.control.set-mark",
+            Self::SetTimeout => "org.flowbus.control.set-timeout",
+            Self::Flush => "org.flowbus.control.flush",
+            Self::ListExpectations => "org.flowbus.control.list-expectations",
+            Self::DeleteExpectations => "org.flowbus.control.delete-expectations",
         }
     }
 }
 
-/// The third field of the line that begins with the name; see passwd(5).
-fn uid(users: &str, name: &str) -> Option<u32> {
-    let fields = users.lines().map(|line| line.split(':'));
-    fields
-        .into_iter()
-        .find_map(|mut fields| (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok())?)
+/// User id and group id, the third and fourth field of the line that begins with the name; see passwd(5).
+fn numbers(users: &str, name: &str) -> Option<(u32, u32)> {
+    users.lines().map(|line| line.split(':')).find_map(|mut fields| {
+        (fields.next() == Some(name))
+            .then(|| Some((fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?)))?
+    })
 }
 
 #[cfg(test)]
@@ -73,13 +157,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_uid_is_the_third_field_of_the_whole_name() {
+    fn the_ids_are_fields_of_the_line_of_the_whole_name() {
         let users =
             "root:x:0:0:root:/root:/bin/sh\nflowbusx:x:7:7::/:\nflowbus:x:998:997::/:/usr/sbin/nologin\n";
-        assert_eq!(uid(users, "flowbus"), Some(998));
-        assert_eq!(uid(users, "root"), Some(0));
-        assert_eq!(uid(users, "flow"), None);
-        assert_eq!(uid(users, ""), None);
-        assert_eq!(uid("flowbus:x::", "flowbus"), None);
+        assert_eq!(numbers(users, "flowbus"), Some((998, 997)));
+        assert_eq!(numbers(users, "root"), Some((0, 0)));
+        assert_eq!(numbers(users, "flow"), None);
+        assert_eq!(numbers(users, ""), None);
+        assert_eq!(numbers("flowbus:x::", "flowbus"), None);
     }
 }

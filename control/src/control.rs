@@ -1,41 +1,97 @@
 //! The interface org.flowbus.FlowControl1.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use ctnetlink::{Socket, SocketError, dump_request};
-use flowbus_interfaces::{Error, KernelState};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use flowbus_interfaces::{
+    ChangeOptions, CpuStatistics, Error, Expectation, Filter, KernelState, RawQuery, Subject,
+};
 use zbus::message::Header;
 use zbus::{Connection, OwnedVariant, interface};
 
-use crate::caller::Permitted;
-
-/// The daemon has one dump and one question under way; what is more than this is a fault or an attack.
-const CALLS_AT_ONCE: usize = 16;
+use crate::caller::{Action, Caller, Permitted};
+use crate::calls::{Call, Calls, Who};
+use crate::table::{self, Answer, Change};
+use crate::worker::Worker;
 
 /// The object.
 #[derive(Debug)]
 pub(crate) struct FlowControl {
     permitted: Permitted,
-    calls: Semaphore,
+    calls: Arc<Calls>,
+    worker: Worker,
 }
 
 impl FlowControl {
-    pub(crate) fn new(permitted: Permitted) -> Self {
-        Self { permitted, calls: Semaphore::new(CALLS_AT_ONCE) }
+    pub(crate) fn new(permitted: Permitted, calls: Arc<Calls>, worker: Worker) -> Self {
+        Self { permitted, calls, worker }
     }
 
-    /// Counts the call in until the permit is dropped, and checks who sent it.
-    async fn admit(
+    /// Admits a call of the daemon: counted in until the result is dropped.
+    async fn daemon(&self, connection: &Connection, header: &Header<'_>) -> Result<Call<'_>, Error> {
+        let call = self.calls.admit(Who::Daemon)?;
+        self.permitted.check_daemon(&Caller::of(connection, header).await?)?;
+        Ok(call)
+    }
+
+    /// Admits a call of whom polkit lets do this.
+    async fn authorized(
         &self,
         connection: &Connection,
         header: &Header<'_>,
-    ) -> Result<SemaphorePermit<'_>, Error> {
-        let permit = self.calls.try_acquire();
-        let permit =
-            permit.map_err(|_| Error::LimitExceeded(format!("at most {CALLS_AT_ONCE} calls at once")))?;
-        self.permitted.check(connection, header).await?;
-        Ok(permit)
+        action: Action,
+    ) -> Result<(Caller, Call<'_>), Error> {
+        let caller = Caller::of(connection, header).await?;
+        let call = self.calls.admit(Who::User(caller.uid))?;
+        caller.authorize(connection, header, action).await?;
+        Ok((caller, call))
+    }
+
+    /// Changes flows, and logs who did.
+    async fn change(
+        &self,
+        connection: &Connection,
+        header: &Header<'_>,
+        action: Action,
+        change: Change,
+        [query, options]: [&RawQuery; 2],
+    ) -> Result<Answer, Error> {
+        // What cannot be done is refused before anybody is asked for a password.
+        let filter = Filter::of_change(query, Subject::Flows)?;
+        let options = ChangeOptions::parse(options)?;
+        let (Caller { uid, .. }, _call) = self.authorized(connection, header, action).await?;
+        let outcome = self.worker.run(move || table::change_flows(&filter, change, options)).await??;
+        let (matched, done, gone, failed) = (outcome.matched, outcome.done, outcome.gone, outcome.failed);
+        if options.dry_run {
+            return Ok(outcome.answer(done_name(change)));
+        }
+        match change {
+            Change::Delete => {
+                tracing::info!(caller = uid, matched, deleted = done, gone, failed, "flows deleted")
+            }
+            Change::Mark { value, mask } => tracing::info!(
+                caller = uid,
+                mark = format!("{value:#x}/{mask:#x}"),
+                matched,
+                changed = done,
+                gone,
+                failed,
+                "marks set"
+            ),
+            Change::Timeout { seconds } => {
+                tracing::info!(caller = uid, seconds, matched, changed = done, gone, failed, "timeouts set");
+            }
+        }
+        Ok(outcome.answer(done_name(change)))
+    }
+}
+
+/// What "done" is called in the answer.
+const fn done_name(change: Change) -> &'static str {
+    match change {
+        Change::Delete => "deleted",
+        Change::Mark { .. } | Change::Timeout { .. } => "changed",
     }
 }
 
@@ -54,7 +110,7 @@ impl FlowControl {
         sequence: u32,
         filter: HashMap<String, OwnedVariant>,
     ) -> Result<(), Error> {
-        let _permit = self.admit(connection, &header).await?;
+        let _call = self.daemon(connection, &header).await?;
         if let Some(key) = filter.keys().min() {
             return Err(Error::InvalidArgument(format!(
                 "filter.{key}: no such key; the filter has to be empty"
@@ -80,8 +136,159 @@ impl FlowControl {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<KernelState, Error> {
-        let _permit = self.admit(connection, &header).await?;
+        let _call = self.daemon(connection, &header).await?;
         Ok(ctnetlink::KernelState::read().into())
+    }
+
+    /// Ends the flows that match, in the host's network namespace. For those whom polkit grants
+    /// org.flowbus.control.delete, and root.
+    ///
+    /// `query` is a query as ListActive takes it, without the keys that only the daemon knows (`id`, `pid`, `comm`, `uid`,
+    /// `unit`, `since`, `until`, `interface`) and those of the answer; `source` takes patchpanel's names and numbers.
+    /// An empty one is InvalidArgument. `options`: `dry_run` b (false) changes nothing; `limit` u (10000, at most 1000000) is
+    /// how many flows are taken at most.
+    ///
+    /// `result`: `matched` u is the sum of `deleted` u, `gone` u and `failed` u, but in a dry run; `more` b is true where the
+    /// limit was met, else absent; `flows` aa{sv}, of a dry run, are those that matched, without `id`, at most 1000. A flow
+    /// is `gone` if it ended meanwhile, also where its tuple belongs to another flow by then, which is left alone; one
+    /// that got the same conntrack_id, as often happens when a tuple is used again at once, the kernel cannot tell from
+    /// it. A flow is `failed` if the kernel refuses.
+    #[zbus(out_args("result"))]
+    async fn delete_flows(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+        query: RawQuery,
+        options: RawQuery,
+    ) -> Result<Answer, Error> {
+        self.change(connection, &header, Action::Delete, Change::Delete, [&query, &options]).await
+    }
+
+    /// Sets bits of the mark of the flows that match: those of `mask` become those of `mark`, the others stay. For those
+    /// whom polkit grants org.flowbus.control.set-mark, and root.
+    ///
+    /// `query`, `options` and `result` are as those of DeleteFlows, with `changed` u in the place of `deleted`. A mask of 0, or
+    /// a mark with bits that the mask has not, is InvalidArgument. That a flow still is the one that matched is looked at
+    /// just before the change: the kernel does not compare the id of a change.
+    #[zbus(out_args("result"))]
+    async fn set_mark(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+        query: RawQuery,
+        mark: u32,
+        mask: u32,
+        options: RawQuery,
+    ) -> Result<Answer, Error> {
+        if mask == 0 {
+            return Err(Error::InvalidArgument("mask takes 1 to 4294967295: 0 would change nothing".into()));
+        }
+        if mark & !mask != 0 {
+            let text = format!("mark takes bits of the mask alone, {mark:#x} has others than {mask:#x}");
+            return Err(Error::InvalidArgument(text));
+        }
+        let change = Change::Mark { value: mark, mask };
+        self.change(connection, &header, Action::SetMark, change, [&query, &options]).await
+    }
+
+    /// Sets after how many seconds without traffic the flows that match end; traffic moves the time again. For those whom
+    /// polkit grants org.flowbus.control.set-timeout, and root.
+    ///
+    /// `query`, `options` and `result` are as those of SetMark. 0 ends a flow at once, or at the kernel's next round.
+    #[zbus(out_args("result"))]
+    async fn set_timeout(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+        query: RawQuery,
+        seconds: u32,
+        options: RawQuery,
+    ) -> Result<Answer, Error> {
+        let change = Change::Timeout { seconds };
+        self.change(connection, &header, Action::SetTimeout, change, [&query, &options]).await
+    }
+
+    /// Ends every flow of the host's network namespace. `confirm` has to be true. For those whom polkit grants
+    /// org.flowbus.control.flush, and root.
+    async fn flush_flows(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+        confirm: bool,
+    ) -> Result<(), Error> {
+        if !confirm {
+            return Err(Error::InvalidArgument("confirm takes true: this ends every flow".into()));
+        }
+        let (Caller { uid, .. }, _call) = self.authorized(connection, &header, Action::Flush).await?;
+        let flows = self.worker.run(table::flush).await??;
+        tracing::info!(caller = uid, flows, "all flows deleted");
+        Ok(())
+    }
+
+    /// The expectations of the host's network namespace that match: connections that a helper has read about in another
+    /// one, their master, and that have not come yet. For those whom polkit grants org.flowbus.control.list-expectations,
+    /// and root. At most 10000.
+    ///
+    /// `query` takes `family`, `protocol`, `src`, `dst`, `sport`, `dport` (of the connection that is waited for), `zone` and
+    /// `helper`, as ListActive does; empty, all are listed.
+    ///
+    /// Keys: `expectation_id` u; `family` s, `protocol` s, `protocol_number` y, `src` s, `sport` q, `dst` s, `dport` q: what the
+    /// first packet looks like, where `mask_src` s, `mask_sport` q, `mask_dst` s and `mask_dport` q have ones;
+    /// `master_protocol` s, `master_src` s, `master_sport` q, `master_dst` s, `master_dport` q: the master's original
+    /// direction; `zone` q; `timeout` u (s, left); `helper` s; `flags` as (permanent, inactive, userspace); `class` u; `function` s;
+    /// `nat_direction` s (original, reply), `nat_src` s, `nat_sport` q: the translation that is prepared for it.
+    #[zbus(out_args("expectations"))]
+    async fn list_expectations(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+        query: RawQuery,
+    ) -> Result<Vec<Expectation>, Error> {
+        let filter = Filter::of_kernel(&query, Subject::Expectations)?;
+        let (_, _call) = self.authorized(connection, &header, Action::ListExpectations).await?;
+        self.worker.run(move || table::list_expectations(&filter)).await?
+    }
+
+    /// Takes back the expectations that match: the connections that were waited for become ordinary ones. For those whom
+    /// polkit grants org.flowbus.control.delete-expectations, and root.
+    ///
+    /// `query` is as that of ListExpectations, but an empty one is InvalidArgument; `options` and `result` are as those of
+    /// DeleteFlows, but a dry run has no `flows`.
+    #[zbus(out_args("result"))]
+    async fn delete_expectations(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+        query: RawQuery,
+        options: RawQuery,
+    ) -> Result<Answer, Error> {
+        let filter = Filter::of_change(&query, Subject::Expectations)?;
+        let options = ChangeOptions::parse(&options)?;
+        let action = Action::DeleteExpectations;
+        let (Caller { uid, .. }, _call) = self.authorized(connection, &header, action).await?;
+        let outcome = self.worker.run(move || table::delete_expectations(&filter, options)).await??;
+        if !options.dry_run {
+            let (matched, deleted, gone, failed) =
+                (outcome.matched, outcome.done, outcome.gone, outcome.failed);
+            tracing::info!(caller = uid, matched, deleted, gone, failed, "expectations deleted");
+        }
+        Ok(outcome.answer("deleted"))
+    }
+
+    /// What each CPU has counted since boot, in the host's network namespace. For root and the group of the daemon's user.
+    ///
+    /// Keys, all u: `cpu` (its number), `found`, `invalid`, `insert`, `insert_failed`, `drop`, `early_drop`, `error`,
+    /// `search_restart`, `clash_resolve`, `chain_toolong`. They wrap at 2^32; what the kernel does not count is 0.
+    #[zbus(out_args("statistics"))]
+    async fn get_cpu_statistics(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Vec<CpuStatistics>, Error> {
+        let caller = Caller::of(connection, &header).await?;
+        let _call = self.calls.admit(Who::User(caller.uid))?;
+        self.permitted.check_reader(&caller)?;
+        self.worker.run(table::cpu_statistics).await?
     }
 }
 
@@ -96,7 +303,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_published_xml_is_what_the_object_says_of_itself() {
-        let control = FlowControl::new(Permitted::named("root").unwrap());
+        let worker = Worker::start().await.unwrap();
+        let control = FlowControl::new(Permitted::named("root").unwrap(), Arc::default(), worker);
         let mut said = String::new();
         control.introspect_to_writer(&mut said, 2);
         assert!(flowbus_interfaces::FLOW_CONTROL_XML.contains(said.trim_end()), "{said}");

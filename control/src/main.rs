@@ -1,12 +1,15 @@
-//! flowbus-control asks the kernel what flowbusd may not: it holds CAP_NET_ADMIN and nothing else, is started by the bus when
-//! it is called, and exits when nobody has called for a while.
+//! flowbus-control asks the kernel what flowbusd may not, and changes its table for those whom polkit lets: it holds
+//! CAP_NET_ADMIN and nothing else, is started by the bus when it is called, and exits when nobody has called for a while.
 //!
 //! docs/security.md says why it is a process of its own.
 
 mod caller;
+mod calls;
 mod control;
 mod logging;
 mod service;
+mod table;
+mod worker;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,16 +20,17 @@ use caller::{Permitted, UserError};
 use flowbus_interfaces::BusAddress;
 use service::ServiceError;
 
-/// Asks the kernel's connection tracking for flowbusd, which holds no capability itself.
+/// Asks the kernel's connection tracking for flowbusd, which holds no capability itself, and changes it for those who may.
 ///
-/// The bus starts it. It needs CAP_NET_ADMIN, and speaks of the network namespace that it is started in.
+/// The bus starts it. It needs CAP_NET_ADMIN, and speaks of the network namespace that it is started in. Root may change the
+/// table, and others as far as polkit grants it.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
     /// The bus to serve: "system" or a D-Bus address
     #[arg(long, value_name = "system|ADDRESS", default_value = "system")]
     bus: BusAddress,
-    /// The only user who may call: the one that flowbusd runs as
+    /// The user that flowbusd runs as, who alone may ask for dumps; its group may read statistics
     #[arg(long, value_name = "NAME", default_value = "flowbus")]
     user: String,
     /// Exit after so many seconds without a call

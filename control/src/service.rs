@@ -1,5 +1,6 @@
 //! The life on the bus: serve, and leave without losing a call that is on its way.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use flowbus_interfaces::{BusAddress, FLOW_CONTROL_NAME, FLOW_CONTROL_PATH};
@@ -11,7 +12,9 @@ use zbus::Connection;
 use zbus::fdo::RequestNameFlags;
 
 use crate::caller::Permitted;
+use crate::calls::Calls;
 use crate::control::FlowControl;
+use crate::worker::Worker;
 
 /// Nothing that a call does takes longer; a bus that stalls is not waited for on the way out.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -23,6 +26,8 @@ pub(crate) enum ServiceError {
     Unreachable { address: BusAddress, source: zbus::Error },
     #[error("the bus {address} does not give us the name {FLOW_CONTROL_NAME}: {source}")]
     NoName { address: BusAddress, source: zbus::Error },
+    #[error("cannot start a thread: {0}")]
+    Worker(std::io::Error),
     #[error("the bus went away")]
     BusGone,
     #[error("cannot wait for signals: {0}")]
@@ -37,13 +42,15 @@ pub(crate) async fn run(
 ) -> Result<(), ServiceError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(ServiceError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServiceError::Signals)?;
-    let connection = connect(address, permitted).await?;
+    let calls = Arc::new(Calls::default());
+    let connection = connect(address, permitted, Arc::clone(&calls)).await?;
     notify(NotifyState::Ready);
     tracing::debug!(bus = %address, "serving");
     loop {
         tokio::select! {
             active = timeout(idle, connection.monitor_activity()) => {
-                if active.is_err() {
+                // A call may wait for a password for long.
+                if active.is_err() && !calls.any() {
                     break;
                 }
             }
@@ -59,15 +66,21 @@ pub(crate) async fn run(
 }
 
 /// Serves the object, then asks for the name: a call never finds the name without the object.
-async fn connect(address: &BusAddress, permitted: Permitted) -> Result<Connection, ServiceError> {
+async fn connect(
+    address: &BusAddress,
+    permitted: Permitted,
+    calls: Arc<Calls>,
+) -> Result<Connection, ServiceError> {
+    confine_files();
+    let worker = Worker::start().await.map_err(ServiceError::Worker)?;
     let builder = address.connect();
     let connection = builder
-        .serve_at(FLOW_CONTROL_PATH, FlowControl::new(permitted))
+        .serve_at(FLOW_CONTROL_PATH, FlowControl::new(permitted, calls, worker))
         .build()
         .await
         .map_err(|source| ServiceError::Unreachable { address: address.clone(), source })?;
     // Who can call finds it confined.
-    confine();
+    confine_system_calls();
     // Neither replacing nor replaceable.
     connection
         .request_name_with_flags(FLOW_CONTROL_NAME, RequestNameFlags::DO_NOT_QUEUE)
@@ -76,13 +89,17 @@ async fn connect(address: &BusAddress, permitted: Permitted) -> Result<Connectio
     Ok(connection)
 }
 
-/// What the process gives up now that it has what it needs. This thread is the only one.
-fn confine() {
+/// Gives up files. This thread is the only one, and those that it starts do as it does.
+fn confine_files() {
     let paths = [NETWORK_SETTINGS, MACHINE_ID[0], MACHINE_ID[1]];
     match flowbus_seccomp::read_only(&paths) {
         Ok(enforced) => tracing::debug!(?enforced, "files are confined"),
         Err(error) => tracing::warn!(%error, "files are not confined, ignoring"),
     }
+}
+
+/// Gives up system calls; all threads run.
+fn confine_system_calls() {
     if let Err(error) = flowbus_seccomp::apply(Policy::FlowbusControl) {
         tracing::warn!(%error, "system calls are not confined, ignoring");
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ctnetlink::{Counters, EventKind, Family, Layer4, Status, Tuple};
 
 use crate::text::Text;
-use crate::{EndReason, FieldSet, Key, Mark, Owner, SourceNames, Time, Value};
+use crate::{EndReason, FieldSet, Key, Mark, Owner, SourceNames, Time, TimeSource, Value};
 
 /// What is known of a flow. It borrows, so that a service builds one on the stack for every flow it shows; what
 /// follows from other fields (NAT, the mark's parts, names) is computed by [`Flow::visit`].
@@ -93,6 +93,27 @@ impl<'a> Flow<'a> {
             end_reason: None,
             initiator: None,
             responder: None,
+        }
+    }
+
+    /// A flow as the kernel tells of it, with 0 for our number, which it has not, and without an interface's name.
+    pub fn of_kernel(flow: &'a ctnetlink::Flow<'_>) -> Self {
+        let text = |bytes: Option<&'a [u8]>| bytes.and_then(|bytes| std::str::from_utf8(bytes).ok());
+        let state = flow.protocol_info.as_ref();
+        Self {
+            conntrack_id: flow.id,
+            state: state.and_then(|state| ctnetlink::state_name(flow.original.protocol, state.state())),
+            status: flow.status,
+            timeout: flow.timeout,
+            use_count: flow.use_count,
+            mark: flow.mark.unwrap_or(0),
+            labels: flow.labels,
+            helper: text(flow.helper),
+            security_context: text(flow.security_context),
+            original_counters: flow.original_counters,
+            reply_counters: flow.reply_counters,
+            start: flow.start_nsec.map(|nsec| Time { usec: nsec / 1000, source: TimeSource::Kernel }),
+            ..Self::new(0, flow.original, flow.reply)
         }
     }
 

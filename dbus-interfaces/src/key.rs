@@ -121,6 +121,12 @@ impl FieldSet {
         Self(self.0 | 1 << key as u8)
     }
 
+    /// This set and one key less.
+    #[must_use]
+    pub const fn without(self, key: Key) -> Self {
+        Self(self.0 & !(1 << key as u8))
+    }
+
     /// Whether the set has the key.
     pub const fn contains(self, key: Key) -> bool {
         self.0 & 1 << key as u8 != 0

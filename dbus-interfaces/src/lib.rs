@@ -67,8 +67,8 @@ pub use owner::Owner;
 pub use page::Page;
 pub use proxy::*;
 pub use query::{
-    Argument, EventSet, Filter, LIMIT_DEFAULT, LIMIT_MAXIMUM, Lookup, Query, QueryError, QueryKey, QueryPart,
-    RawQuery, ReportOptions, StreamQuery,
+    Argument, ChangeOptions, EventSet, Filter, LIMIT_DEFAULT, LIMIT_MAXIMUM, Lookup, Query, QueryError,
+    QueryKey, QueryPart, RawQuery, ReportOptions, StreamQuery, Subject,
 };
 pub use statistic::{Statistic, StatisticKind};
 pub use stream::{FlowRef, FlowStream, StreamError, StreamItem};

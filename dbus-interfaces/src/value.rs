@@ -1,9 +1,11 @@
 //! A value of a flow's dictionary, borrowed, and how it is written.
 
+use std::collections::HashMap;
 use std::marker::PhantomData;
 
 use ctnetlink::Status;
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, SerializeStruct, Serializer};
+use zbus::Variant;
 
 use crate::Owner;
 
@@ -43,6 +45,27 @@ impl Value<'_> {
             Self::Status(_) => "as",
             Self::Bytes(_) => "ay",
             Self::Owner(_) => "a{sv}",
+        }
+    }
+}
+
+/// As a part of an answer that is put together at run time. It allocates, which listings do not.
+impl From<Value<'_>> for Variant<'static> {
+    fn from(value: Value<'_>) -> Self {
+        match value {
+            Value::Bool(value) => value.into(),
+            Value::U8(value) => value.into(),
+            Value::U16(value) => value.into(),
+            Value::U32(value) => value.into(),
+            Value::U64(value) => value.into(),
+            Value::Text(value) => value.to_owned().into(),
+            Value::Status(value) => status_names(value).map(str::to_owned).collect::<Vec<_>>().into(),
+            Value::Bytes(value) => value.to_vec().into(),
+            Value::Owner(value) => {
+                let mut fields = HashMap::new();
+                value.visit(|name, value| drop(fields.insert(name.to_owned(), Self::from(value))));
+                fields.into()
+            }
         }
     }
 }

@@ -3,56 +3,14 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::Command;
 
 use ctnetlink::{Message, Received, Socket, messages};
 use flowbus_interfaces::{Error, FlowControlProxy};
-use flowbus_tests::daemon::binary;
+use flowbus_tests::helper::CONTROL;
 use flowbus_tests::process::wait_for;
-use flowbus_tests::{Bus, Daemon, Namespace, inject};
+use flowbus_tests::{Bus, Daemon, Helper, Namespace, inject};
 use rustix::process::Signal;
 use zbus::{Fd, Variant};
-
-/// The helper in a namespace with flows, on a bus that lets everyone do everything: what it refuses, it refuses itself.
-struct Helper {
-    namespace: Namespace,
-    bus: Bus,
-    process: Daemon,
-}
-
-const CONTROL: [&str; 3] =
-    ["org.flowbus.FlowControl1", "/org/flowbus/FlowControl1", "org.flowbus.FlowControl1"];
-
-impl Helper {
-    fn start(arguments: &[&str]) -> Self {
-        let (namespace, bus) = (Namespace::tracked("host"), Bus::start());
-        let process = Daemon::spawn(Self::command(&namespace, &bus).args(arguments));
-        let helper = Self { namespace, bus, process };
-        wait_for("the helper to be on the bus", || helper.has_name().then_some(()));
-        helper
-    }
-
-    fn command(namespace: &Namespace, bus: &Bus) -> Command {
-        let mut command = namespace.command(binary("flowbus-control").to_str().unwrap());
-        command.args(["--bus", &bus.address()]);
-        command
-    }
-
-    fn has_name(&self) -> bool {
-        let bus = ["org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "NameHasOwner"];
-        self.bus.call(bus, &["s", CONTROL[0]]).unwrap()[0] == true
-    }
-
-    async fn proxy(&self) -> FlowControlProxy<'static> {
-        let address: zbus::Address = self.bus.address().parse().unwrap();
-        let connection = zbus::connection::Builder::address(address).build().await.unwrap();
-        FlowControlProxy::new(&connection).await.unwrap()
-    }
-
-    fn dump_socket(&self) -> Socket {
-        self.namespace.enter(|| Socket::open().unwrap())
-    }
-}
 
 fn no_filter() -> HashMap<&'static str, Variant<'static>> {
     HashMap::new()

@@ -7,6 +7,7 @@
 
 mod argument;
 mod condition;
+mod control;
 mod filter;
 mod key;
 mod parse;
@@ -15,6 +16,7 @@ mod stream;
 mod text;
 
 pub use argument::{Argument, RawQuery};
+pub use control::{ChangeOptions, Subject};
 pub use filter::{Filter, Lookup};
 pub use key::{QueryKey, QueryPart};
 pub use report::ReportOptions;
@@ -73,6 +75,22 @@ pub enum QueryError {
     /// The key is one of a page.
     #[error("{0} is a key of listings; streams have no pages")]
     NotOfStreams(&'static str),
+    /// The key says nothing of which flows, or says what only flowbusd's table knows.
+    #[error(
+        "{0} is not known to the kernel, which is asked here; choose the flows by addresses, ports, mark, zone, state, \
+         status, helper, labels, conntrack_id and the like"
+    )]
+    NotOfKernel(&'static str),
+    /// The key is not one of expectations.
+    #[error(
+        "{0} is not known of expectations; there are family, protocol, src, dst, sport, dport, zone and helper"
+    )]
+    NotOfExpectations(&'static str),
+    /// Nothing is asked for where everything cannot be meant.
+    #[error(
+        "the query is empty, which is no way to change everything; name at least one key (FlushFlows deletes all flows)"
+    )]
+    Empty,
     /// A key occurs twice.
     #[error("{0} is given twice; give it once, with an array of values (on a command line: with commas)")]
     Repeated(&'static str),

@@ -1,10 +1,17 @@
-//! `org.flowbus.FlowControl1`: the privileged helper, which asks the kernel what the daemon may not.
+//! `org.flowbus.FlowControl1`: the privileged helper, which asks the kernel what the daemon may not, and changes its table
+//! for those who may.
+
+mod expectation;
+mod result;
 
 use std::collections::HashMap;
 
 use zbus::{DeserializeDict, SerializeDict, Type, Variant};
 
-use crate::Error;
+use crate::{Error, QueryMap};
+
+pub use expectation::Expectation;
+pub use result::{Changes, CpuStatistics};
 
 /// The well-known name of the helper; the bus starts it when it is called.
 pub const FLOW_CONTROL_NAME: &str = "org.flowbus.FlowControl1";
@@ -13,7 +20,7 @@ pub const FLOW_CONTROL_PATH: &str = "/org/flowbus/FlowControl1";
 /// The interface of [`FLOW_CONTROL_PATH`].
 pub const FLOW_CONTROL_INTERFACE: &str = "org.flowbus.FlowControl1";
 /// The introspection XML of [`FLOW_CONTROL_INTERFACE`], with documentation.
-pub const FLOW_CONTROL_XML: &str = include_str!("../org.flowbus.FlowControl1.xml");
+pub const FLOW_CONTROL_XML: &str = include_str!("../../org.flowbus.FlowControl1.xml");
 
 /// What the kernel says of connection tracking as a whole, in the network namespace of the helper: the answer of
 /// GetKernelState, `a{sv}` with these names. What could not be read is absent.
@@ -52,7 +59,7 @@ impl From<ctnetlink::KernelState> for KernelState {
     }
 }
 
-/// `org.flowbus.FlowControl1`: for the daemon alone. `org.flowbus.FlowControl1.xml` documents each member.
+/// `org.flowbus.FlowControl1`. `org.flowbus.FlowControl1.xml` documents each member.
 #[zbus::proxy(
     interface = "org.flowbus.FlowControl1",
     default_service = "org.flowbus.FlowControl1",
@@ -70,4 +77,42 @@ pub trait FlowControl {
 
     /// The state of the kernel's connection tracking.
     fn get_kernel_state(&self) -> Result<KernelState, Error>;
+
+    /// Ends the flows that match.
+    #[zbus(allow_interactive_auth)]
+    fn delete_flows(&self, query: &QueryMap<'_>, options: &QueryMap<'_>) -> Result<Changes, Error>;
+
+    /// Sets the mask's bits of the mark of the flows that match.
+    #[zbus(allow_interactive_auth)]
+    fn set_mark(
+        &self,
+        query: &QueryMap<'_>,
+        mark: u32,
+        mask: u32,
+        options: &QueryMap<'_>,
+    ) -> Result<Changes, Error>;
+
+    /// Sets after how many seconds without traffic the flows that match end.
+    #[zbus(allow_interactive_auth)]
+    fn set_timeout(
+        &self,
+        query: &QueryMap<'_>,
+        seconds: u32,
+        options: &QueryMap<'_>,
+    ) -> Result<Changes, Error>;
+
+    /// Ends all flows.
+    #[zbus(allow_interactive_auth)]
+    fn flush_flows(&self, confirm: bool) -> Result<(), Error>;
+
+    /// The expectations that match.
+    #[zbus(allow_interactive_auth)]
+    fn list_expectations(&self, query: &QueryMap<'_>) -> Result<Vec<Expectation>, Error>;
+
+    /// Takes the expectations back that match.
+    #[zbus(allow_interactive_auth)]
+    fn delete_expectations(&self, query: &QueryMap<'_>, options: &QueryMap<'_>) -> Result<Changes, Error>;
+
+    /// What each CPU has counted.
+    fn get_cpu_statistics(&self) -> Result<Vec<CpuStatistics>, Error>;
 }

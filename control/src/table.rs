@@ -1,0 +1,192 @@
+//! What is done to the kernel's table: the worker's part of each method.
+
+use std::collections::HashMap;
+
+use ctnetlink::{Conntrack, RequestError, Tuple, Update};
+use flowbus_interfaces::{
+    ChangeOptions, CpuStatistics, Error, Expectation, FieldSet, Filter, Flow, Key, LIMIT_MAXIMUM, SourceNames,
+};
+use zbus::Variant;
+
+/// What a method answers, `a{sv}`.
+pub(crate) type Answer = HashMap<&'static str, Variant<'static>>;
+
+/// Expectations of an answer: more than kernels have by default.
+const MOST_EXPECTATIONS: usize = 10_000;
+
+/// What is to become of flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// They end.
+    Delete,
+    /// The mask's bits of their mark become those of the value.
+    Mark { value: u32, mask: u32 },
+    /// They end after so many seconds without traffic.
+    Timeout { seconds: u32 },
+}
+
+/// What became of the entries that matched.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) matched: u32,
+    pub(crate) done: u32,
+    pub(crate) gone: u32,
+    pub(crate) failed: u32,
+    more: bool,
+    /// The flows of a dry run.
+    shown: Option<Vec<HashMap<String, Variant<'static>>>>,
+}
+
+impl Outcome {
+    /// One more that matches; false when that is one too many.
+    fn count(&mut self, options: ChangeOptions) -> bool {
+        if self.matched == options.limit {
+            self.more = true;
+            return false;
+        }
+        self.matched += 1;
+        true
+    }
+
+    fn show(&mut self, fields: impl FnOnce() -> HashMap<String, Variant<'static>>) {
+        let shown = self.shown.get_or_insert_default();
+        if shown.len() < usize::from(LIMIT_MAXIMUM) {
+            shown.push(fields());
+        }
+    }
+
+    fn note(&mut self, result: Result<(), RequestError>) {
+        match result {
+            Ok(()) => self.done += 1,
+            Err(RequestError::NotFound) => self.gone += 1,
+            Err(error) => {
+                tracing::debug!(%error, "an entry was not changed");
+                self.failed += 1;
+            }
+        }
+    }
+
+    /// `done` is what "done" is called.
+    pub(crate) fn answer(self, done: &'static str) -> Answer {
+        let mut answer = Answer::from([
+            ("matched", self.matched.into()),
+            (done, self.done.into()),
+            ("gone", self.gone.into()),
+            ("failed", self.failed.into()),
+        ]);
+        if self.more {
+            answer.insert("more", true.into());
+        }
+        if let Some(entries) = self.shown {
+            answer.insert("flows", entries.into());
+        }
+        answer
+    }
+}
+
+/// Changes the flows that pass the filter, or shows them in a dry run.
+pub(crate) fn change_flows(
+    filter: &Filter,
+    change: Change,
+    options: ChangeOptions,
+) -> Result<Outcome, Error> {
+    let mut table = open()?;
+    let mut outcome = Outcome { shown: options.dry_run.then(Vec::new), ..Outcome::default() };
+    let mut found = Vec::new();
+    let names = SourceNames::default();
+    // Matched here: the kernel's comparison of IPv6 addresses is inverted.
+    let dump = table.dump(None, |flow| {
+        let seen = Flow::of_kernel(flow);
+        if !filter.matches(&seen) || !outcome.count(options) {
+            return;
+        }
+        if !options.dry_run {
+            return found.push((flow.original, flow.id));
+        }
+        outcome.show(|| {
+            let mut fields = HashMap::new();
+            seen.visit(&names, FieldSet::ALL.without(Key::Id), |key, value| {
+                fields.insert(key.name().to_owned(), value.into());
+            });
+            fields
+        });
+    });
+    dump.map_err(|error| unavailable(&error))?;
+    for (original, id) in found {
+        outcome.note(change_one(&mut table, &original, id, change));
+    }
+    Ok(outcome)
+}
+
+fn change_one(
+    table: &mut Conntrack,
+    original: &Tuple,
+    id: Option<u32>,
+    change: Change,
+) -> Result<(), RequestError> {
+    let update = match change {
+        Change::Delete => return table.delete(original, id),
+        Change::Mark { value, mask } => Update { mark: Some((value, mask)), ..Update::default() },
+        Change::Timeout { seconds } => Update { timeout: Some(seconds), ..Update::default() },
+    };
+    // Of changes the kernel does not compare the id, so it is done here, just before.
+    if table.get(original)?.id != id {
+        return Err(RequestError::NotFound);
+    }
+    table.update(original, &update)
+}
+
+/// Ends all flows, and says how many there were.
+pub(crate) fn flush() -> Result<u32, Error> {
+    let mut table = open()?;
+    let entries = table.stats().map_err(|error| unavailable(&error))?.entries;
+    table.flush(None).map_err(|error| unavailable(&error))?;
+    Ok(entries)
+}
+
+/// The expectations that pass the filter.
+pub(crate) fn list_expectations(filter: &Filter) -> Result<Vec<Expectation>, Error> {
+    let mut expectations = Vec::new();
+    let dump = open()?.expectations(None, |expectation| {
+        if filter.matches(&Flow::of_expectation(expectation)) && expectations.len() < MOST_EXPECTATIONS {
+            expectations.push(expectation.into());
+        }
+    });
+    dump.map_err(|error| unavailable(&error))?;
+    Ok(expectations)
+}
+
+/// Takes the expectations back that pass the filter, or counts them in a dry run.
+pub(crate) fn delete_expectations(filter: &Filter, options: ChangeOptions) -> Result<Outcome, Error> {
+    let mut table = open()?;
+    let mut outcome = Outcome::default();
+    let mut found = Vec::new();
+    let dump = table.expectations(None, |expectation| {
+        if !filter.matches(&Flow::of_expectation(expectation)) || !outcome.count(options) {
+            return;
+        }
+        if !options.dry_run {
+            found.push((expectation.tuple, expectation.id));
+        }
+    });
+    dump.map_err(|error| unavailable(&error))?;
+    for (tuple, id) in found {
+        outcome.note(table.delete_expectation(&tuple, id));
+    }
+    Ok(outcome)
+}
+
+/// What each CPU has counted.
+pub(crate) fn cpu_statistics() -> Result<Vec<CpuStatistics>, Error> {
+    let cpus = open()?.cpu_stats().map_err(|error| unavailable(&error))?;
+    Ok(cpus.into_iter().map(Into::into).collect())
+}
+
+/// Opened for each call: nothing is left of an earlier one.
+fn open() -> Result<Conntrack, Error> {
+    Conntrack::open().map_err(|error| unavailable(&error))
+}
+
+fn unavailable(error: &RequestError) -> Error {
+    Error::Unavailable(format!("the kernel's table: {error}"))
+}
