@@ -6,7 +6,9 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use flowbus_interfaces::{Mark, ReportOptions, parse_number};
 
+use crate::change::{Changed, MaskedMark, masked_mark};
 use crate::completion::Shell;
+use crate::expect::Expect;
 use crate::format::{Format, FormatParser};
 use crate::query::Query;
 use crate::stats::Form;
@@ -66,6 +68,39 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Delete connections from the kernel's table
+    ///
+    /// Needs root, or what polkit grants. The same for the commands that follow.
+    #[command(mut_arg("fields", |arg| arg.hide(true)), mut_arg("refresh", |arg| arg.hide(true)))]
+    Delete(Changed),
+    /// Set the mark of connections
+    #[command(mut_arg("fields", |arg| arg.hide(true)), mut_arg("refresh", |arg| arg.hide(true)))]
+    SetMark {
+        /// The mark, or value/mask: the bits of the mask become those of the value
+        #[arg(value_name = "MARK[/MASK]", value_parser = masked_mark)]
+        mark: MaskedMark,
+        #[command(flatten)]
+        changed: Changed,
+    },
+    /// Set after how many seconds without traffic connections end
+    #[command(mut_arg("fields", |arg| arg.hide(true)), mut_arg("refresh", |arg| arg.hide(true)))]
+    SetTimeout {
+        /// Seconds
+        seconds: u32,
+        #[command(flatten)]
+        changed: Changed,
+    },
+    /// Delete all connections from the kernel's table
+    Flush {
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
+    /// Show or delete the connections that the kernel's helpers wait for
+    Expect {
+        #[command(subcommand)]
+        what: Expect,
+    },
     /// Show the statistics of flowbusd and of the kernel's connection tracking
     Stats(Stats),
     /// Print a script that teaches a shell to complete flowctl's commands, options and values
@@ -106,9 +141,20 @@ pub(crate) struct Stats {
     /// Print OpenMetrics text, with totals of the flows by source, protocol and state
     #[arg(long, conflicts_with = "json")]
     openmetrics: bool,
+    /// Show what each CPU of the kernel has counted, one line a CPU
+    #[arg(long, conflicts_with = "openmetrics")]
+    cpu: bool,
 }
 
 impl Stats {
+    pub(crate) const fn cpu(self) -> bool {
+        self.cpu
+    }
+
+    pub(crate) const fn json(self) -> bool {
+        self.json
+    }
+
     pub(crate) const fn form(self) -> Form {
         match self {
             Self { openmetrics: true, .. } => Form::OpenMetrics,

@@ -41,7 +41,6 @@ pub(crate) enum Error {
     Failed(zbus::Error),
 
     /// What was asked for cannot be done like this.
-    #[cfg(feature = "top")]
     #[error("{0}")]
     Usage(String),
 
@@ -116,7 +115,6 @@ impl Error {
     /// 2 for wrong usage, 1 for the rest.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
-            #[cfg(feature = "top")]
             Self::Usage(_) => ExitCode::from(2),
             _ => ExitCode::FAILURE,
         }

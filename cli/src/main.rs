@@ -2,9 +2,12 @@
 
 mod arguments;
 mod cell;
+mod change;
 mod completion;
+mod cpu;
 mod daemon;
 mod error;
+mod expect;
 mod fields;
 mod flows;
 mod format;
@@ -28,6 +31,7 @@ mod top;
 use std::process::ExitCode;
 
 use arguments::{Arguments, Command};
+use change::Change;
 use daemon::Daemon;
 use error::Error;
 
@@ -60,6 +64,16 @@ async fn run(Arguments { bus, no_pager, command }: Arguments) -> Result<(), Erro
             top::top(daemon.await?, &query).await
         }
         Command::Sources { interval, json } => sources::sources(&daemon.await?, interval, json).await,
+        Command::Delete(changed) => change::change(&daemon.await?, &changed, Change::Delete).await,
+        Command::SetMark { mark, changed } => {
+            change::change(&daemon.await?, &changed, Change::Mark(mark)).await
+        }
+        Command::SetTimeout { seconds, changed } => {
+            change::change(&daemon.await?, &changed, Change::Timeout(seconds)).await
+        }
+        Command::Flush { yes } => change::flush(&daemon.await?, yes).await,
+        Command::Expect { what } => expect::expect(&daemon.await?, &what).await,
+        Command::Stats(stats) if stats.cpu() => cpu::cpu(&daemon.await?, stats.json()).await,
         Command::Stats(stats) => stats::stats(&daemon.await?, stats.form()).await,
         Command::Completion { shell } => completion::completion(shell),
         // These two can do without a daemon.

@@ -82,7 +82,7 @@ mod tests {
         let calls = Calls::default();
         let mut held: Vec<_> = (0..USER).map(|_| calls.admit(Who::User(1)).unwrap()).collect();
         assert!(calls.admit(Who::User(1)).is_err());
-        held.extend((0..OTHERS - USER).map(|user| calls.admit(Who::User(100 + user as u32)).unwrap()));
+        held.extend((100..).take(OTHERS - USER).map(|user| calls.admit(Who::User(user)).unwrap()));
         assert!(calls.admit(Who::User(2)).is_err());
         held.extend((0..DAEMON).map(|_| calls.admit(Who::Daemon).unwrap()));
         assert!(calls.admit(Who::Daemon).is_err() && calls.any());

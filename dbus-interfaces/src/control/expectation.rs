@@ -104,6 +104,20 @@ impl Expectation {
     }
 }
 
+impl Expectation {
+    /// As a JSON object, which is how streams have it.
+    pub fn to_json(&self) -> serde_json::Value {
+        let json = |value| -> serde_json::Value {
+            match value {
+                OwnedValue::Number(number) => number.into(),
+                OwnedValue::Names(names) => names.into(),
+                other => other.to_string().into(),
+            }
+        };
+        self.fields().into_iter().map(|(name, value)| (name.to_owned(), json(value))).collect()
+    }
+}
+
 impl From<&ctnetlink::Expectation<'_>> for Expectation {
     fn from(expectation: &ctnetlink::Expectation<'_>) -> Self {
         let ctnetlink::Expectation { master, tuple, mask, nat, .. } = expectation;

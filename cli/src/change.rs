@@ -1,0 +1,222 @@
+//! `flowctl delete`, `set-mark`, `set-timeout` and `flush`: what will go is shown, and a person is asked.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use clap::Args;
+use flowbus_interfaces::{ChangeOptions, Changes, FlowControlProxy, Key, QueryMap, parse_number};
+
+use crate::arguments::Format;
+use crate::daemon::Daemon;
+use crate::error::Error;
+use crate::output::{Kind, Printer, stdout};
+use crate::query::Query;
+
+/// Which flows, and how far to go.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Changed {
+    #[command(flatten)]
+    query: Query,
+    #[command(flatten)]
+    pub(crate) how: How,
+}
+
+/// How far to go.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct How {
+    /// Do not ask
+    #[arg(short, long, conflicts_with = "dry_run")]
+    yes: bool,
+    /// Show what would be changed, and change nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// Change so many at most
+    #[arg(long, value_name = "NUMBER", default_value_t = ChangeOptions::LIMIT,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(ChangeOptions::MOST)))]
+    limit: u32,
+    /// Print JSON: the connections of a dry run one object a line, else one object with what was done
+    #[arg(long)]
+    json: bool,
+}
+
+/// A mark, and which of its bits are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MaskedMark {
+    value: u32,
+    mask: u32,
+}
+
+/// What is done to flows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Change {
+    Delete,
+    Mark(MaskedMark),
+    Timeout(u32),
+}
+
+/// What a table of them shows.
+const SHOWN: [Key; 8] =
+    [Key::Protocol, Key::State, Key::Src, Key::Sport, Key::Dst, Key::Dport, Key::Mark, Key::Source];
+
+/// Reads `MARK` or `MARK/MASK`.
+pub(crate) fn masked_mark(text: &str) -> Result<MaskedMark, String> {
+    let (value, mask) = text.split_once('/').unwrap_or((text, "0xffffffff"));
+    match (parse_number::<u32>(value), parse_number::<u32>(mask)) {
+        (Some(value), Some(mask)) if mask != 0 && value & !mask == 0 => Ok(MaskedMark { value, mask }),
+        _ => Err("takes a mark such as 0x100, or value/mask such as 0x100/0x3f00, the value within the mask"
+            .to_owned()),
+    }
+}
+
+/// Changes the flows that match, after asking.
+pub(crate) async fn change(daemon: &Daemon, changed: &Changed, change: Change) -> Result<(), Error> {
+    let Changed { query, how } = changed;
+    if query.is_for_all() {
+        return Err(Error::Usage(
+            "name at least one condition, such as dport=443; `flowctl flush` deletes all connections"
+                .to_owned(),
+        ));
+    }
+    let control = control(daemon).await?;
+    let query = query.to_map();
+    let call = async |dry_run: bool| {
+        let options = how.options(dry_run);
+        let answer = match change {
+            Change::Delete => control.delete_flows(&query, &options).await,
+            Change::Mark(MaskedMark { value, mask }) => control.set_mark(&query, value, mask, &options).await,
+            Change::Timeout(seconds) => control.set_timeout(&query, seconds, &options).await,
+        };
+        answer.map_err(|error| daemon.refused(error))
+    };
+    let verb = match change {
+        Change::Delete => "Delete",
+        Change::Mark(_) | Change::Timeout(_) => "Change",
+    };
+    if !how.yes {
+        let seen = call(true).await?;
+        let format = if how.json { Format::Json } else { Format::Table };
+        let mut out = stdout();
+        Printer::new(format, Kind::Active, SHOWN.to_vec())
+            .print(&mut out, seen.flows.as_deref().unwrap_or_default())?;
+        out.flush()?;
+        drop(out);
+        how.ask(verb, "connection", &seen)?;
+        if how.dry_run {
+            return Ok(());
+        }
+    }
+    how.tell("connection", &call(false).await?)
+}
+
+/// Deletes all flows, after asking.
+pub(crate) async fn flush(daemon: &Daemon, yes: bool) -> Result<(), Error> {
+    if !yes {
+        confirm("Delete ALL connections that are tracked?")?;
+    }
+    control(daemon).await?.flush_flows(true).await.map_err(|error| daemon.refused(error))
+}
+
+/// The helper's methods.
+pub(crate) async fn control(daemon: &Daemon) -> Result<FlowControlProxy<'static>, Error> {
+    FlowControlProxy::new(&daemon.connection).await.map_err(|error| daemon.failed(error))
+}
+
+impl How {
+    /// The options of a call.
+    pub(crate) fn options(self, dry_run: bool) -> QueryMap<'static> {
+        QueryMap::from([("dry_run", dry_run.into()), ("limit", self.limit.into())])
+    }
+
+    /// Whether somebody is to be asked.
+    pub(crate) const fn asks(self) -> bool {
+        !self.yes
+    }
+
+    /// Whether nothing is to be changed.
+    pub(crate) const fn is_dry(self) -> bool {
+        self.dry_run
+    }
+
+    /// Says how many were seen and asks whether to go on, but in a dry run.
+    pub(crate) fn ask(self, verb: &str, what: &str, seen: &Changes) -> Result<(), Error> {
+        let Changes { matched, more, .. } = *seen;
+        if matched == 0 {
+            return Err(nothing(what));
+        }
+        let left = if more == Some(true) { ", and more match than --limit lets through" } else { "" };
+        let counted = counted(matched, what);
+        if self.dry_run {
+            anstream::eprintln!("{counted} would be changed{left}. Nothing was.");
+            return Ok(());
+        }
+        confirm(&format!("{verb} {counted}{left}?"))
+    }
+
+    /// Says what was done.
+    pub(crate) fn tell(self, what: &str, done: &Changes) -> Result<(), Error> {
+        let Changes { matched, deleted, changed, gone, failed, more, .. } = *done;
+        let number = deleted.or(changed).unwrap_or(0);
+        let verb = if deleted.is_some() { "deleted" } else { "changed" };
+        if self.json {
+            let more = more == Some(true);
+            let object = serde_json::json!({
+                "matched": matched, verb: number, "gone": gone, "failed": failed, "more": more,
+            });
+            let mut out = stdout();
+            writeln!(out, "{object}")?;
+            out.flush()?;
+        } else if matched > 0 {
+            let mut text = format!("{} {verb}", counted(number, what));
+            if gone > 0 {
+                text.push_str(&format!(", {gone} had ended already"));
+            }
+            if failed > 0 {
+                text.push_str(&format!(", {failed} refused by the kernel"));
+            }
+            if more == Some(true) {
+                text.push_str("; more match than --limit let through");
+            }
+            anstream::eprintln!("{text}.");
+        }
+        if matched == 0 { Err(nothing(what)) } else { Ok(()) }
+    }
+}
+
+fn counted(number: u32, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+fn nothing(what: &str) -> Error {
+    Error::Refused(format!("no {what} matches"))
+}
+
+/// Asks a question that takes a yes.
+fn confirm(question: &str) -> Result<(), Error> {
+    let stdin = io::stdin();
+    if !stdin.is_terminal() {
+        return Err(Error::Usage(
+            "there is no terminal to ask on: add --yes to go on, or --dry-run to see what it would be about"
+                .to_owned(),
+        ));
+    }
+    anstream::eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    stdin.lock().read_line(&mut answer)?;
+    match answer.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => Err(Error::Refused("nothing was changed".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_stays_within_its_mask() {
+        assert_eq!(masked_mark("0x100"), Ok(MaskedMark { value: 0x100, mask: u32::MAX }));
+        assert_eq!(masked_mark("256/0x3f00"), Ok(MaskedMark { value: 0x100, mask: 0x3f00 }));
+        for wrong in ["", "0x100/0xff", "1/0", "0/0", "red", "1/2/3", "-1"] {
+            assert!(masked_mark(wrong).is_err(), "{wrong}");
+        }
+    }
+}
