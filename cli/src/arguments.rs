@@ -78,7 +78,7 @@ pub(crate) enum Command {
     SetMark {
         /// The mark, or value/mask: the bits of the mask become those of the value
         #[arg(value_name = "MARK[/MASK]", value_parser = masked_mark)]
-        mark: MaskedMark,
+        to: MaskedMark,
         #[command(flatten)]
         changed: Changed,
     },

@@ -65,9 +65,7 @@ async fn run(Arguments { bus, no_pager, command }: Arguments) -> Result<(), Erro
         }
         Command::Sources { interval, json } => sources::sources(&daemon.await?, interval, json).await,
         Command::Delete(changed) => change::change(&daemon.await?, &changed, Change::Delete).await,
-        Command::SetMark { mark, changed } => {
-            change::change(&daemon.await?, &changed, Change::Mark(mark)).await
-        }
+        Command::SetMark { to, changed } => change::change(&daemon.await?, &changed, Change::Mark(to)).await,
         Command::SetTimeout { seconds, changed } => {
             change::change(&daemon.await?, &changed, Change::Timeout(seconds)).await
         }
