@@ -2,14 +2,15 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
+use anstyle::Style;
 use clap::Args;
-use flowbus_interfaces::{ChangeOptions, Changes, FlowControlProxy, Key, QueryMap, parse_number};
+use flowbus_interfaces::{ChangeOptions, Changes, FlowControlProxy, Key, OwnedFlow, QueryMap, parse_number};
 
-use crate::arguments::Format;
 use crate::daemon::Daemon;
 use crate::error::Error;
-use crate::output::{Kind, Printer, stdout};
+use crate::output::{stdout, terminal_width};
 use crate::query::Query;
+use crate::table::{Column, Row, Table};
 
 /// Which flows, and how far to go.
 #[derive(Args, Clone, Debug)]
@@ -53,10 +54,6 @@ pub(crate) enum Change {
     Timeout(u32),
 }
 
-/// What a table of them shows.
-const SHOWN: [Key; 8] =
-    [Key::Protocol, Key::State, Key::Src, Key::Sport, Key::Dst, Key::Dport, Key::Mark, Key::Source];
-
 /// Reads `MARK` or `MARK/MASK`.
 pub(crate) fn masked_mark(text: &str) -> Result<MaskedMark, String> {
     let (value, mask) = text.split_once('/').unwrap_or((text, "0xffffffff"));
@@ -93,18 +90,52 @@ pub(crate) async fn change(daemon: &Daemon, changed: &Changed, change: Change) -
     };
     if !how.yes {
         let seen = call(true).await?;
-        let format = if how.json { Format::Json } else { Format::Table };
-        let mut out = stdout();
-        Printer::new(format, Kind::Active, SHOWN.to_vec())
-            .print(&mut out, seen.flows.as_deref().unwrap_or_default())?;
-        out.flush()?;
-        drop(out);
+        show(seen.flows.as_deref().unwrap_or_default(), how.json)?;
         how.ask(verb, "connection", &seen)?;
         if how.dry_run {
             return Ok(());
         }
     }
     how.tell("connection", &call(false).await?)
+}
+
+/// Prints flows of the kernel's, which have no number of ours.
+fn show(flows: &[OwnedFlow], json: bool) -> Result<(), Error> {
+    let mut out = stdout();
+    if json {
+        for flow in flows {
+            serde_json::to_writer(&mut out, flow).map_err(io::Error::from)?;
+            writeln!(out)?;
+        }
+        return Ok(out.flush()?);
+    }
+    let columns = ["PROTO", "STATE", "FROM", "TO", "MARK", "SOURCE"];
+    let columns = columns.map(|title| Column { title, width: 0, drop: 0 }).to_vec();
+    let row = |flow: &OwnedFlow| {
+        let text = |key| flow.text(key).unwrap_or_default();
+        let port = |key| flow.number(key).and_then(|port| u16::try_from(port).ok());
+        let cells = vec![
+            text(Key::Protocol).to_owned(),
+            text(Key::State).to_owned(),
+            end(text(Key::Src), port(Key::Sport)),
+            end(text(Key::Dst), port(Key::Dport)),
+            format!("{:#x}", flow.number(Key::Mark).unwrap_or(0)),
+            text(Key::Source).to_owned(),
+        ];
+        Row { cells, style: Style::new() }
+    };
+    let rows: Vec<_> = flows.iter().map(row).collect();
+    Table::new(columns, terminal_width()).print(&mut out, &rows)?;
+    Ok(out.flush()?)
+}
+
+/// An address with its port.
+pub(crate) fn end(address: &str, port: Option<u16>) -> String {
+    match port {
+        Some(port) if address.contains(':') => format!("[{address}]:{port}"),
+        Some(port) => format!("{address}:{port}"),
+        None => address.to_owned(),
+    }
 }
 
 /// Deletes all flows, after asking.
@@ -117,7 +148,7 @@ pub(crate) async fn flush(daemon: &Daemon, yes: bool) -> Result<(), Error> {
 
 /// The helper's methods.
 pub(crate) async fn control(daemon: &Daemon) -> Result<FlowControlProxy<'static>, Error> {
-    FlowControlProxy::new(&daemon.connection).await.map_err(|error| daemon.failed(error))
+    FlowControlProxy::new(daemon.monitor.inner().connection()).await.map_err(|error| daemon.failed(error))
 }
 
 impl How {

@@ -6,7 +6,7 @@ use anstyle::Style;
 use clap::{Args, Subcommand};
 use flowbus_interfaces::{Changes, Expectation};
 
-use crate::change::{How, control};
+use crate::change::{How, control, end};
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::output::{stdout, terminal_width};
@@ -91,11 +91,6 @@ fn print(expectations: &[Expectation], json: bool) -> Result<(), Error> {
 }
 
 fn row(expectation: &Expectation) -> Row {
-    let end = |address: &str, port: Option<u16>| match port {
-        Some(port) if address.contains(':') => format!("[{address}]:{port}"),
-        Some(port) => format!("{address}:{port}"),
-        None => address.to_owned(),
-    };
     // A port that the mask leaves open is any.
     let sport = expectation.sport.filter(|_| expectation.mask_sport != Some(0));
     let master = format!(

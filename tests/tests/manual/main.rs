@@ -145,11 +145,11 @@ fn every_member_key_and_error_is_in_a_page() {
     names.extend(Statistic::ALL.iter().map(|statistic| statistic.name.to_owned()));
     let owner = Owner {
         pid: Some(1),
-        comm: Some("a".into()),
-        leader_comm: Some("a".into()),
+        comm: Some("a"),
+        leader_comm: Some("a"),
         uid: Some(1),
-        unit: Some("a".into()),
-        cgroup: Some("a".into()),
+        unit: Some("a"),
+        cgroup: Some("a"),
         confidence: Some("a"),
     };
     owner.visit(|name, _| names.push(name.to_owned()));

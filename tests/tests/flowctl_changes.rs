@@ -1,0 +1,166 @@
+//! The commands of flowctl that change the kernel's table: what they show, ask, do, and how they end.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::process::{Command, Output, Stdio};
+
+use ctnetlink::{Expectation, Flow, Layer4, Tuple};
+use flowbus_tests::daemon::binary;
+use flowbus_tests::{Helper, Screen, conntrack, inject};
+use serde_json::Value;
+
+fn flowctl(helper: &Helper, line: &str) -> Output {
+    let mut command = Command::new(binary("flowctl"));
+    command.args(["--bus", &helper.bus.address()]).args(line.split(' ')).stdin(Stdio::null());
+    command.output().unwrap()
+}
+
+/// Exit status, standard output, standard error.
+fn answer(helper: &Helper, line: &str) -> (i32, String, String) {
+    let output = flowctl(helper, line);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+fn json(line: &str) -> Value {
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"))
+}
+
+fn flows(helper: &Helper) -> usize {
+    conntrack::list(&helper.namespace).len()
+}
+
+#[test]
+fn delete_shows_what_would_go_and_asks_before_it_goes() {
+    let helper = Helper::start(&["--user", "nobody"]);
+    inject::udp(&helper.namespace, 53, 30);
+    inject::udp(&helper.namespace, 80, 5);
+    let (code, shown, said) = answer(&helper, "delete dport=53 --dry-run");
+    assert_eq!((code, shown.lines().count()), (0, 31), "{said}");
+    assert!(
+        shown.contains("198.18.0.7:4000") && said.contains("30 connections would be changed"),
+        "{shown}{said}"
+    );
+    let (code, shown, _) = answer(&helper, "delete --dport 53 -n --json --limit 3");
+    assert_eq!(code, 0);
+    let shown: Vec<_> = shown.lines().map(json).collect();
+    assert!(
+        shown.len() == 3 && shown.iter().all(|flow| flow["dport"] == 53 && flow["id"].is_null()),
+        "{shown:?}"
+    );
+
+    // Nobody can be asked here, and what is not understood asks nobody.
+    for (line, code, words) in [
+        ("delete dport=53", 2, "--yes"),
+        ("delete", 2, "name at least one condition"),
+        ("delete --yes", 2, "name at least one condition"),
+        ("delete dport=http", 2, "dport"),
+        ("delete id=7 --yes", 1, "id is not known to the kernel"),
+        ("delete dport=53 --yes --dry-run", 2, "cannot be used with"),
+        ("flush", 2, "--yes"),
+        ("set-mark 0x100/0xff dport=53 --yes", 2, "within the mask"),
+    ] {
+        let (found, _, said) = answer(&helper, line);
+        assert!(found == code && said.contains(words), "{line}: {found} {said}");
+    }
+    assert_eq!(flows(&helper), 35);
+
+    let (code, shown, said) = answer(&helper, "delete dport=53 --yes");
+    assert_eq!((code, shown.as_str(), said.as_str()), (0, "", "30 connections deleted.\n"));
+    let (code, _, said) = answer(&helper, "delete dport=53 --yes");
+    assert_eq!((code, said.as_str()), (1, "flowctl: no connection matches\n"));
+    let (code, _, _) = answer(&helper, "delete dport=53 --dry-run");
+    assert_eq!((code, flows(&helper)), (1, 5));
+}
+
+#[test]
+fn a_person_is_asked_on_a_terminal() {
+    let helper = Helper::start(&["--user", "nobody"]);
+    inject::udp(&helper.namespace, 53, 3);
+    let command = format!("{} --bus {} delete dport=53", binary("flowctl").display(), helper.bus.address());
+    let screen = Screen::start(&format!("{command}; echo status $?; {command}; echo status $?"));
+    screen.wait_for("Delete 3 connections? [y/N]");
+    screen.press(&["n", "Enter"]);
+    screen.wait_for("status 1");
+    assert_eq!(flows(&helper), 3);
+    screen.press(&["y", "Enter"]);
+    screen.wait_for("3 connections deleted.");
+    screen.wait_for("status 0");
+    assert_eq!(flows(&helper), 0);
+}
+
+#[test]
+fn marks_and_timeouts_are_set_and_all_is_flushed() {
+    let helper = Helper::start(&["--user", "nobody"]);
+    inject::udp(&helper.namespace, 53, 3);
+    inject::udp(&helper.namespace, 80, 3);
+    let (code, shown, said) = answer(&helper, "set-mark 0x100/0x3f00 dport=53 --yes --json");
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(
+        json(&shown),
+        serde_json::json!({"matched": 3, "changed": 3, "gone": 0, "failed": 0, "more": false})
+    );
+    let (code, _, said) = answer(&helper, "set-timeout 100 source=CHROME --yes");
+    assert_eq!((code, said.as_str()), (0, "3 connections changed.\n"));
+    helper
+        .table()
+        .dump(None, |flow| assert_eq!(flow.mark == Some(0x100), flow.timeout.unwrap() <= 100, "{flow}"))
+        .unwrap();
+    let (code, _, said) = answer(&helper, "flush --yes");
+    assert_eq!((code, flows(&helper)), (0, 0), "{said}");
+}
+
+#[test]
+fn expectations_are_listed_and_taken_back() {
+    let helper = Helper::start(&["--user", "nobody"]);
+    let (code, shown, said) = answer(&helper, "expect list");
+    assert_eq!((code, shown.as_str(), said.as_str()), (0, "", "No connection is expected.\n"));
+    let tuple = |src: &str, dst: &str, sport, dport| Tuple {
+        src: src.parse().unwrap(),
+        dst: dst.parse().unwrap(),
+        protocol: 6,
+        layer4: Layer4::Ports { src: sport, dst: dport },
+        zone: 0,
+    };
+    let (master, reply) =
+        (tuple("198.18.0.1", "198.18.0.2", 4000, 21), tuple("198.18.0.2", "198.18.0.1", 21, 4000));
+    let mut table = helper.table();
+    table.create(&Flow { helper: Some(b"ftp"), timeout: Some(600), ..Flow::new(master, reply) }).unwrap();
+    let expected = Expectation {
+        master,
+        tuple: tuple("198.18.0.2", "198.18.0.1", 0, 5000),
+        mask: tuple("255.255.255.255", "255.255.255.255", 0, 0xffff),
+        timeout: Some(300),
+        id: None,
+        helper: Some(b"ftp"),
+        flags: None,
+        class: None,
+        nat: None,
+        function: None,
+        unknown_attributes: 0,
+    };
+    table.create_expectation(&expected).unwrap();
+
+    let (code, shown, _) = answer(&helper, "expect list --json helper=ftp");
+    let expectation = json(shown.trim());
+    assert_eq!((code, &expectation["helper"], &expectation["dport"]), (0, &"ftp".into(), &5000.into()));
+    assert_eq!(expectation["master_src"], "198.18.0.1");
+    let (code, shown, _) = answer(&helper, "expect list");
+    assert!(code == 0 && shown.contains("198.18.0.1:5000") && shown.contains("198.18.0.2:21"), "{shown}");
+    assert_eq!(answer(&helper, "expect delete dport=1 --yes").0, 1);
+    assert_eq!(answer(&helper, "expect delete --yes").0, 2);
+    let (code, _, said) = answer(&helper, "expect delete dport=5000 --dry-run");
+    assert!(code == 0 && said.contains("1 expectation would be changed"), "{said}");
+    let (code, _, said) = answer(&helper, "expect delete dport=5000 --yes");
+    assert_eq!((code, said.as_str()), (0, "1 expectation deleted.\n"));
+    table.expectations(None, |left| panic!("{left:?}")).unwrap();
+}
+
+#[test]
+fn each_cpu_has_a_line() {
+    let helper = Helper::start(&["--user", "nobody"]);
+    let (code, shown, said) = answer(&helper, "stats --cpu");
+    assert!(code == 0 && shown.contains("insert_failed"), "{said}");
+    let (_, lines, _) = answer(&helper, "stats --cpu --json");
+    assert_eq!(lines.lines().count() + 1, shown.lines().count());
+    assert!(lines.lines().map(json).all(|cpu| cpu["cpu"].is_number() && cpu["early_drop"] == 0));
+}
