@@ -120,40 +120,129 @@ fn known_differences(text: &str) -> String {
     lines
 }
 
+/// The rows of the table below a heading of docs/coming-from-conntrack.md: conntrack's command, and flowctl's.
+fn rows(heading: &str) -> Vec<(String, String)> {
+    let text = include_str!("../../docs/coming-from-conntrack.md");
+    let (_, section) = text.split_once(heading).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let command = |cell: &str| cell.trim().trim_matches('`').to_owned();
+    let row = |line: &str| {
+        let cells: Vec<_> = line.split('|').collect();
+        (command(cells[1]), command(cells[2]))
+    };
+    let rows: Vec<_> = section.lines().filter(|line| line.starts_with("| `")).map(row).collect();
+    assert!(rows.len() > 9, "the table is found: {rows:?}");
+    rows
+}
+
+/// How many streams are open.
+fn streams(bus: &Bus) -> u64 {
+    bus.monitor_call("GetStatistics", &[]).unwrap()[0]["streams"].as_u64().unwrap()
+}
+
+/// The command of a row, in the network.
+fn run(network: &Network, bus: &Bus, etc: &Directory, line: &str) -> Command {
+    let mut words = line.split_whitespace();
+    let program = words.next().unwrap();
+    let mut command = match program {
+        "flowctl" => {
+            let mut command = with_labels(etc, &network.router, binary("flowctl").to_str().unwrap());
+            command.args(["--bus", &bus.address()]);
+            command
+        }
+        program => with_labels(etc, &network.router, program),
+    };
+    command.args(words);
+    command
+}
+
+#[test]
+fn each_way_to_choose_flows_finds_what_conntrack_finds() {
+    let (network, _open) = network_of_all_kinds();
+    let bus = Bus::start();
+    let daemon = Daemon::start(&network.router, &bus);
+    let etc = labels();
+    for (theirs, ours) in rows("## Which flows") {
+        let printed = output_of(run(&network, &bus, &etc, &theirs).args(["-o", "id"]));
+        let id = |line: &str| line.rsplit_once("id=").unwrap().1.to_owned();
+        let mut expected: Vec<String> = printed.lines().map(id).collect();
+        let printed =
+            output_of(run(&network, &bus, &etc, &ours).args(["--fields", "conntrack_id", "-o", "csv"]));
+        let mut found: Vec<String> = printed.lines().skip(1).map(str::to_owned).collect();
+        expected.sort_unstable();
+        found.sort_unstable();
+        assert_eq!(found, expected, "{ours}\n{theirs}");
+        let none = ["EXPECTED", "OFFLOAD"].iter().any(|status| theirs.contains(status));
+        assert_eq!(found.is_empty(), none, "{theirs} has something to find");
+    }
+    daemon.stop();
+}
+
+#[test]
+fn each_way_to_watch_and_count_works() {
+    let network = Network::new();
+    let bus = Bus::start();
+    let daemon = Daemon::start(&network.router, &bus);
+    let etc = labels();
+    for (theirs, ours) in rows("## Events and numbers") {
+        let mut command = Command::new(binary("flowctl"));
+        command.args(["--bus", &bus.address()]).args(ours.split_whitespace().skip(1));
+        if !ours.starts_with("flowctl monitor") || ours.ends_with("--help") {
+            assert!(!output_of(&mut command).is_empty(), "{theirs}: {ours}");
+            continue;
+        }
+        let path = etc.file("out", "");
+        let file = std::fs::File::create(&path).unwrap();
+        let mut child = command.stdin(Stdio::null()).stdout(file).stderr(Stdio::null()).spawn().unwrap();
+        let mut shown = String::new();
+        let service = network.tcp_service(SERVER_V4, PLAIN);
+        wait_for(&format!("{ours} to listen"), || {
+            let open = service.connect(&network.client, socket_address(SERVER_V4, PLAIN), 1);
+            open.into_iter().for_each(traffic::Connection::close);
+            network.router.run("conntrack -D -p tcp");
+            shown = std::fs::read_to_string(&path).unwrap();
+            // What is quiet says nothing until its end; whether it listens, the daemon's counter of streams tells.
+            let listens = streams(&bus) == 1;
+            (if ours.contains("--quiet") { listens } else { shown.contains("7000") }).then_some(())
+        });
+        if ours.contains("--quiet") {
+            service
+                .connect(&network.client, socket_address(SERVER_V4, PLAIN), 1)
+                .into_iter()
+                .for_each(traffic::Connection::close);
+            network.router.run("conntrack -D -p tcp");
+        }
+        signal(&child, Signal::INT);
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{theirs}: {ours}");
+        shown = std::fs::read_to_string(&path).unwrap();
+        if ours.contains("--exit-summary") {
+            let (_, lists) = shown.split_once("Active connections:\n").unwrap();
+            let (_, closed) = lists.split_once("Closed connections:\n").unwrap();
+            assert!(closed.contains("7000"), "{ours}:\n{shown}");
+        }
+        wait_for("the stream to be closed", || (streams(&bus) == 0).then_some(()));
+    }
+    daemon.stop();
+}
+
 #[test]
 fn a_listing_is_conntracks_byte_by_byte() {
     let (network, _open) = network_of_all_kinds();
     let bus = Bus::start();
     let daemon = Daemon::start(&network.router, &bus);
     let etc = labels();
-    let flowctl = binary("flowctl");
-    for (theirs, ours) in [
-        ("", "conntrack"),
-        ("-o extended", "conntrack,extended"),
-        ("-o id", "conntrack,id"),
-        ("-o timestamp", "conntrack,timestamp"),
-        ("-o ktimestamp", "conntrack,ktimestamp"),
-        ("-o labels", "conntrack,labels"),
-        ("-o extended,id,timestamp,ktimestamp,labels", "conntrack,extended,id,timestamp,ktimestamp,labels"),
-        ("-o xml", "xml"),
-        ("-o xml,extended,id,timestamp", "xml,extended,id,timestamp"),
-        ("-o xml,ktimestamp,labels", "xml,ktimestamp,labels"),
-    ] {
-        let conntrack = || {
-            let mut command = with_labels(&etc, &network.router, "conntrack");
-            known_differences(&output_of(command.arg("-L").args(theirs.split_whitespace())))
-        };
+    for (theirs, ours) in rows("## Which form") {
+        let conntrack = || known_differences(&output_of(&mut run(&network, &bus, &etc, &theirs)));
         let mut last = (String::new(), String::new());
         // Timeouts are counted down: both have to have been read within the same second.
         let equal = (0..200).any(|_| {
             let before = conntrack();
-            let mut command = with_labels(&etc, &network.router, flowctl.to_str().unwrap());
-            let listed = output_of(command.args(["--bus", &bus.address(), "list", "--refresh", "-o", ours]));
+            let listed = output_of(&mut run(&network, &bus, &etc, &ours));
             let same = sorted(&before) == sorted(&listed);
             last = (before, listed);
             same
         });
-        assert!(equal, "{theirs:?}, conntrack:\n{}\n-o {ours}, flowctl:\n{}", last.0, last.1);
+        assert!(equal, "{theirs}:\n{}\n{ours}:\n{}", last.0, last.1);
         assert!(last.1.lines().count() >= 21, "all kinds of flows are there:\n{}", last.1);
         if ours.contains("labels") {
             assert!(last.1.contains("video") && last.1.contains("bulk"), "{}", last.1);
