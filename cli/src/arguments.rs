@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use flowbus_interfaces::{Mark, ReportOptions, parse_number};
+use flowbus_interfaces::{Mark, QueryMap, ReportOptions, parse_number};
 
 use crate::change::{Changed, MaskedMark, masked_mark};
 use crate::completion::Shell;
@@ -245,6 +245,15 @@ pub(crate) struct Output {
 }
 
 impl Output {
+    /// A query with the fields that the form needs, where it does not show whatever there is.
+    pub(crate) fn query<'a>(&self, query: &'a Query) -> QueryMap<'a> {
+        let mut map = query.to_map();
+        if let (false, Some(keys)) = (map.contains_key("fields"), self.format().keys(self.numeric)) {
+            map.insert("fields", keys.iter().map(|key| key.name()).collect::<Vec<_>>().into());
+        }
+        map
+    }
+
     pub(crate) const fn format(&self) -> &Format {
         if self.json { &Format::Json } else { &self.output }
     }

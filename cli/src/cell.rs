@@ -24,8 +24,10 @@ fn clean(text: Cow<'_, str>) -> String {
 /// An address with its port: `198.18.0.2:443`, `[2001:2::1]:443`; empty without an address.
 pub(crate) fn endpoint(flow: &dyn Fields, address: Key, port: Key) -> String {
     match (flow.text(address), flow.number(port)) {
-        (Some(address), Some(port)) if address.contains(':') => format!("[{address}]:{port}"),
-        (Some(address), Some(port)) => format!("{address}:{port}"),
+        (Some(address), Some(port)) if address.contains(':') => {
+            ["[", &address, "]:", &port.to_string()].concat()
+        }
+        (Some(address), Some(port)) => [&*address, ":", &port.to_string()].concat(),
         (Some(address), None) => address.into_owned(),
         (None, _) => String::new(),
     }
@@ -125,7 +127,7 @@ impl Cells {
     pub(crate) fn bytes(self, flow: &dyn Fields) -> String {
         match (flow.number(Key::OrigBytes), flow.number(Key::ReplyBytes)) {
             (Some(original), Some(reply)) if self.numeric => format!("{original}/{reply}"),
-            (Some(original), Some(reply)) => format!("{}/{}", short_bytes(original), short_bytes(reply)),
+            (Some(original), Some(reply)) => [&short_bytes(original), "/", &short_bytes(reply)].concat(),
             _ => String::new(),
         }
     }
@@ -142,8 +144,11 @@ impl Cells {
     }
 
     fn at_least(self, flow: &dyn Fields, usec: u64) -> String {
-        let older = if flow.text(Key::StartSource).as_deref() == Some("observed") { ">" } else { "" };
-        format!("{older}{}", if self.numeric { seconds(usec) } else { duration(usec) })
+        let mut text = if self.numeric { seconds(usec) } else { duration(usec) };
+        if flow.text(Key::StartSource).as_deref() == Some("observed") {
+            text.insert(0, '>');
+        }
+        text
     }
 
     /// A time of day, or the date of what is older than a day, local; seconds since 1970 if numeric.

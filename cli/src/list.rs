@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use flowbus_interfaces::{Key, QueryMap, StreamItem};
+use flowbus_interfaces::StreamItem;
 
 use crate::arguments::Listed;
 use crate::daemon::Daemon;
@@ -15,7 +15,7 @@ const PAGE: u32 = 1000;
 
 /// Prints the flows that are alive as they come.
 pub(crate) async fn list(daemon: &Daemon, listed: &Listed, paged: bool) -> Result<(), Error> {
-    let mut query = asked(listed, Kind::Active);
+    let mut query = listed.output.query(&listed.query);
     query.insert("follow", false.into());
     let mut stream = daemon.stream(&query).await?;
     let mut screen = Screen::open(paged)?;
@@ -55,7 +55,7 @@ pub(crate) async fn list(daemon: &Daemon, listed: &Listed, paged: bool) -> Resul
 
 /// Prints the flows that ended, latest end first, page by page.
 pub(crate) async fn closed(daemon: &Daemon, listed: &Listed, paged: bool) -> Result<(), Error> {
-    let mut query = asked(listed, Kind::Closed);
+    let mut query = listed.output.query(&listed.query);
     query.insert("limit", PAGE.into());
     let refused = |error| daemon.refused(error);
     let (mut flows, mut page) = daemon.monitor.list_closed(&query).await.map_err(refused)?;
@@ -88,20 +88,6 @@ pub(crate) async fn closed(daemon: &Daemon, listed: &Listed, paged: bool) -> Res
 
 fn printer(Listed { query, output }: &Listed, kind: Kind) -> Printer {
     Printer::new(output.format().clone(), kind, query.fields(), Look::new(output.numeric))
-}
-
-/// The query with the fields that the form needs, where it does not show whatever there is.
-fn asked(Listed { query, output }: &Listed, kind: Kind) -> QueryMap<'_> {
-    let mut map = query.to_map();
-    if let (false, Some(keys)) = (map.contains_key("fields"), output.format().keys(kind)) {
-        map.insert("fields", names(keys).into());
-    }
-    map
-}
-
-/// The names of keys.
-pub(crate) fn names(keys: &[Key]) -> Vec<&'static str> {
-    keys.iter().map(|key| key.name()).collect()
 }
 
 async fn is_synchronized(daemon: &Daemon) -> bool {

@@ -53,7 +53,7 @@ impl Table {
     pub(crate) fn print(&mut self, out: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
         for row in rows {
             for (width, cell) in self.widths.iter_mut().zip(&row.cells) {
-                *width = cell.chars().count().max(*width);
+                *width = characters(cell).max(*width);
             }
         }
         if !self.begun && !rows.is_empty() {
@@ -88,13 +88,13 @@ impl Table {
         cells: impl Iterator<Item = &'a str>,
         style: Style,
     ) -> io::Result<()> {
-        let mut line = String::new();
+        let mut line = String::with_capacity(128);
         let mut blanks = 0;
         for ((cell, &width), &shown) in cells.zip(&self.widths).zip(&self.shown) {
             if shown && !cell.is_empty() {
-                line.extend(std::iter::repeat_n(' ', blanks));
+                pad(&mut line, blanks);
                 line.push_str(cell);
-                blanks = (width + GAP).saturating_sub(cell.chars().count());
+                blanks = (width + GAP).saturating_sub(characters(cell));
             } else if shown {
                 blanks += width + GAP;
             }
@@ -108,6 +108,21 @@ impl Table {
             line.push('\n');
             out.write_all(line.as_bytes())
         }
+    }
+}
+
+/// How wide a cell is; nearly all are ASCII.
+fn characters(cell: &str) -> usize {
+    if cell.is_ascii() { cell.len() } else { cell.chars().count() }
+}
+
+/// Appends blanks.
+fn pad(line: &mut String, mut blanks: usize) {
+    const BLANKS: &str = "                                                                ";
+    while blanks > 0 {
+        let some = blanks.min(BLANKS.len());
+        line.push_str(&BLANKS[..some]);
+        blanks -= some;
     }
 }
 

@@ -163,15 +163,15 @@ fn each_way_to_choose_flows_finds_what_conntrack_finds() {
     let daemon = Daemon::start(&network.router, &bus);
     let etc = labels();
     for (theirs, ours) in rows("## Which flows") {
-        let printed = output_of(run(&network, &bus, &etc, &theirs).args(["-o", "id"]));
-        let id = |line: &str| line.rsplit_once("id=").unwrap().1.to_owned();
-        let mut expected: Vec<String> = printed.lines().map(id).collect();
+        let listed = output_of(run(&network, &bus, &etc, &theirs).args(["-o", "id"]));
+        let id = |line: &str| line.rsplit_once(" id=").unwrap().1.split(' ').next().unwrap().to_owned();
+        let mut expected: Vec<String> = listed.lines().map(id).collect();
         let printed =
             output_of(run(&network, &bus, &etc, &ours).args(["--fields", "conntrack_id", "-o", "csv"]));
         let mut found: Vec<String> = printed.lines().skip(1).map(str::to_owned).collect();
         expected.sort_unstable();
         found.sort_unstable();
-        assert_eq!(found, expected, "{ours}\n{theirs}");
+        assert_eq!(found, expected, "{ours}\n{theirs}:\n{listed}");
         let none = ["EXPECTED", "OFFLOAD"].iter().any(|status| theirs.contains(status));
         assert_eq!(found.is_empty(), none, "{theirs} has something to find");
     }

@@ -12,7 +12,7 @@ use flowbus_tests::network::{
     CHROME, MASQUERADED, MASQUERADED_SERVER_V4, PLAIN, SERVER_V4, SERVER_V6, UNKNOWN_SOURCE, ip_address,
     socket_address,
 };
-use flowbus_tests::process::{DEADLINE, signal, wait_for};
+use flowbus_tests::process::{DEADLINE, Directory, signal, wait_for};
 use flowbus_tests::{Bus, Daemon, Namespace, Network, traffic};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -158,6 +158,118 @@ fn monitor_prints_events_as_they_come() {
     signal(&monitor, Signal::INT);
     assert_eq!(monitor.wait().unwrap().code(), Some(0), "Ctrl-C is how one leaves");
     reader.join().unwrap();
+    daemon.stop();
+}
+
+/// What a running flowctl has printed so far.
+struct Running {
+    process: std::process::Child,
+    directory: Directory,
+}
+
+impl Running {
+    fn start(bus: &Bus, arguments: &[&str]) -> Self {
+        let directory = Directory::new("flowctl");
+        let file = |name: &str| std::fs::File::create(directory.path().join(name)).unwrap();
+        let mut command = flowctl_command(bus, arguments);
+        let process = command.stdout(file("out")).stderr(file("err")).spawn().unwrap();
+        Self { process, directory }
+    }
+
+    fn text(&self, name: &str) -> String {
+        std::fs::read_to_string(self.directory.path().join(name)).unwrap()
+    }
+
+    fn wait_for(&self, name: &str, word: &str) {
+        wait_for(&format!("{word} in:\n{}", self.text(name)), || {
+            self.text(name).contains(word).then_some(())
+        });
+    }
+
+    fn interrupt(mut self) -> String {
+        signal(&self.process, Signal::INT);
+        assert_eq!(
+            self.process.wait().unwrap().code(),
+            Some(0),
+            "Ctrl-C is how one leaves: {}",
+            self.text("err")
+        );
+        self.text("out")
+    }
+}
+
+#[test]
+fn monitor_shows_what_is_alive_and_goes_on_after_a_restart() {
+    let (network, bus, daemon) = network_with_flows();
+    let table = Running::start(&bus, &["monitor", "--snapshot"]);
+    let json = Running::start(&bus, &["monitor", "--json", "--events", "new", "dport=7001"]);
+    table.wait_for("out", "icmpv6");
+    daemon.stop();
+    table.wait_for("out", "-- flowbusd has left");
+    json.wait_for("err", "flowbusd has left");
+    let daemon = Daemon::start(&network.router, &bus);
+    table.wait_for("out", "-- flowbusd is back");
+    let service = network.udp_service(SERVER_V4, CHROME);
+    wait_for("the new streams", || {
+        service.exchange(&network.client, socket_address(SERVER_V4, CHROME), 1);
+        (json.text("out").contains("CHROME") && table.text("out").contains("\nnew ")).then_some(())
+    });
+    let text = table.interrupt();
+    let summary = text.lines().last().unwrap();
+    assert!(
+        summary.starts_with("-- ") && summary.contains(" new, ") && summary.contains(" missed"),
+        "{summary}"
+    );
+    let events = json_lines(&json.interrupt());
+    assert!(events.iter().all(|event| event["event"] == "new" && event["dport"] == CHROME), "{events:?}");
+    daemon.stop();
+}
+
+#[test]
+fn an_exit_summary_has_what_is_alive_then_what_ended_meanwhile_in_its_order() {
+    let (network, bus, daemon) = network_with_flows();
+    conntrack::delete(&network.router, "-p icmp");
+    let monitor = Running::start(&bus, &["monitor", "-o", "awk", "--exit-summary"]);
+    let service = network.udp_service(SERVER_V4, CHROME);
+    wait_for("flowctl monitor to show a flow", || {
+        service.exchange(&network.client, socket_address(SERVER_V4, CHROME), 1);
+        (!monitor.text("out").is_empty()).then_some(())
+    });
+    conntrack::delete(&network.router, "-p udp --orig-port-dst 7002");
+    conntrack::delete(&network.router, "-p udp --orig-port-dst 7000");
+    wait_for("the ends", || (bus.property("ClosedCount").unwrap() == 3).then_some(()));
+    let text = monitor.interrupt();
+    let (_, lists) = text.split_once("Active connections:\n").unwrap();
+    let (active, closed) = lists.split_once("Closed connections:\n").unwrap();
+    let listed = good(&bus, &["list", "-o", "awk"]);
+    assert_eq!(active, listed, "what is alive");
+    let ports: Vec<_> = closed.lines().map(|line| line.split(' ').nth(6).unwrap()).collect();
+    assert_eq!(ports, ["7002", "7000"], "what ended before is not there:\n{closed}");
+    daemon.stop();
+}
+
+#[test]
+fn a_terminal_has_a_pager_and_a_reader_may_leave() {
+    let (_network, bus, daemon) = network_with_flows();
+    let script = |arguments: &str, pager: &str| {
+        let line = format!("{} --bus {} {arguments}", binary("flowctl").display(), bus.address());
+        let mut command = Command::new("script");
+        command.args(["-qec", &line, "/dev/null"]).env("SYSTEMD_PAGER", pager).env("TERM", "dumb");
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        assert!(output.status.success(), "{line}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let paged = script("list", "sed s/^/paged:/");
+    assert!(paged.lines().all(|line| line.starts_with("paged:")), "{paged}");
+    assert!(paged.contains("CHROME"), "{paged}");
+    for (arguments, pager) in [("list --no-pager", "false"), ("list", ""), ("list", "cat")] {
+        assert!(script(arguments, pager).contains("CHROME"), "{arguments} with {pager:?}");
+    }
+    assert!(script("list", "true").is_empty(), "a pager that reads nothing is no failure");
+    let line = format!("{} --bus {} list | head -n 1", binary("flowctl").display(), bus.address());
+    let output = Command::new("bash").args(["-o", "pipefail", "-c", &line]).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    assert!(good(&bus, &["list"]).starts_with("ID "), "no pager and no colours where nobody looks");
     daemon.stop();
 }
 

@@ -27,11 +27,14 @@ pub(super) fn line(
         }
         match (key, event) {
             (Key::Event, Some(event)) => out.write_all(event.as_bytes())?,
-            _ => match flow.value(key).as_deref() {
-                None => {}
-                Some(OwnedValue::Number(number)) => write!(out, "{number}")?,
-                Some(OwnedValue::Bool(value)) => write!(out, "{value}")?,
-                Some(value) => cell(out, &value.to_string())?,
+            _ => match (flow.number(key), flow.text(key)) {
+                (Some(number), _) => write!(out, "{number}")?,
+                (None, Some(text)) => cell(out, &text)?,
+                (None, None) => match flow.value(key).as_deref() {
+                    None => {}
+                    Some(OwnedValue::Bool(value)) => write!(out, "{value}")?,
+                    Some(value) => cell(out, &value.to_string())?,
+                },
             },
         }
     }

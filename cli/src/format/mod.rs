@@ -82,12 +82,12 @@ impl Format {
     }
 
     /// The keys that it needs of each flow where it does not show whatever was asked for.
-    pub(crate) fn keys(&self, kind: Kind) -> Option<&'static [Key]> {
+    pub(crate) fn keys(&self, numeric: bool) -> Option<Vec<Key>> {
         match self {
-            Self::Table => Some(table::keys(kind)),
+            Self::Table => Some(table::keys(numeric)),
             Self::Json | Self::Csv => None,
-            Self::Awk => Some(awk::KEYS),
-            Self::Conntrack(_) | Self::Xml(_) => Some(conntrack::KEYS),
+            Self::Awk => Some(awk::KEYS.to_vec()),
+            Self::Conntrack(_) | Self::Xml(_) => Some(conntrack::KEYS.to_vec()),
         }
     }
 

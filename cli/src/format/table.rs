@@ -65,11 +65,9 @@ const EVENTS: &[Column] = &[
     column("NAT", 0, 2),
 ];
 
-/// What the columns are made of.
-const ACTIVE_KEYS: &[Key] = &[
+/// What the columns are made of, whatever they are about.
+const KEYS: &[Key] = &[
     Key::Id,
-    Key::Protocol,
-    Key::ProtocolNumber,
     Key::Src,
     Key::Sport,
     Key::Dst,
@@ -83,8 +81,6 @@ const ACTIVE_KEYS: &[Key] = &[
     Key::ReplyIcmpId,
     Key::State,
     Key::Status,
-    Key::Source,
-    Key::SourceId,
     Key::OrigBytes,
     Key::ReplyBytes,
     Key::StartUsec,
@@ -97,8 +93,9 @@ const ACTIVE_KEYS: &[Key] = &[
 ];
 
 /// The keys that the columns need.
-pub(super) const fn keys(_: Kind) -> &'static [Key] {
-    ACTIVE_KEYS
+pub(super) fn keys(numeric: bool) -> Vec<Key> {
+    let more = if numeric { [Key::ProtocolNumber, Key::SourceId] } else { [Key::Protocol, Key::Source] };
+    KEYS.iter().copied().chain(more).collect()
 }
 
 /// A table of flows that is being printed.
@@ -222,7 +219,7 @@ new      7     tcp     ESTABLISHED   198.18.0.2:40000       [2001:2::1]:443     
             assert!(row.iter().all(|cell| !cell.is_empty()));
             let asked: OwnedFlow = flow
                 .iter()
-                .filter(|(key, _)| keys(kind).contains(key))
+                .filter(|(key, _)| keys(false).contains(key))
                 .map(|(key, value)| (key, value.clone()))
                 .collect();
             assert_eq!(table.own_columns(&asked, "new", 0), row);

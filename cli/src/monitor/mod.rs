@@ -14,7 +14,6 @@ use crate::arguments::Monitored;
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::format::{Kind, Printer};
-use crate::list::names;
 use crate::screen::{Look, Screen};
 use notice::Notices;
 use session::{Ended, Session};
@@ -80,15 +79,11 @@ async fn finish(
 
 /// What the daemon is asked for.
 fn asked(monitored: &Monitored) -> QueryMap<'_> {
-    let mut query = monitored.query.to_map();
+    let mut query = monitored.output.query(&monitored.query);
     query.insert("snapshot", monitored.snapshot.into());
     let events = monitored.events();
     if !events.is_empty() {
         query.insert("events", events.into());
-    }
-    if let (false, Some(keys)) = (query.contains_key("fields"), monitored.output.format().keys(Kind::Events))
-    {
-        query.insert("fields", names(keys).into());
     }
     query
 }

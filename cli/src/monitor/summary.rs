@@ -10,7 +10,6 @@ use crate::arguments::Monitored;
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::format::{Kind, Printer};
-use crate::list::names;
 use crate::screen::{Look, Screen};
 
 /// Prints both lists. The daemon remembers what ended, so nothing has to be kept here in the meantime.
@@ -67,12 +66,8 @@ pub(super) async fn print(
 }
 
 fn asked(monitored: &Monitored, closed: bool) -> QueryMap<'_> {
-    let mut query = monitored.query.to_map();
+    let mut query = monitored.output.query(&monitored.query);
     query.extend([("follow", false.into()), ("snapshot", (!closed).into()), ("closed", closed.into())]);
-    let keys = monitored.output.format().keys(if closed { Kind::Closed } else { Kind::Active });
-    if let (false, Some(keys)) = (query.contains_key("fields"), keys) {
-        query.insert("fields", names(keys).into());
-    }
     query
 }
 
