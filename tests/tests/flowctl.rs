@@ -209,6 +209,13 @@ fn monitor_shows_what_is_alive_and_goes_on_after_a_restart() {
     json.wait_for("err", "flowbusd has left");
     let daemon = Daemon::start(&network.router, &bus);
     table.wait_for("out", "-- flowbusd is back");
+    // Dropped, a daemon is killed: it has no time to end its streams.
+    drop(daemon);
+    table.wait_for("out", "has cut the stream off");
+    let daemon = Daemon::start(&network.router, &bus);
+    wait_for("the second return", || {
+        (table.text("out").matches("flowbusd is back").count() == 2).then_some(())
+    });
     let service = network.udp_service(SERVER_V4, CHROME);
     wait_for("the new streams", || {
         service.exchange(&network.client, socket_address(SERVER_V4, CHROME), 1);

@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::format::{Kind, Printer};
 use crate::screen::{Look, Screen};
 use notice::Notices;
-use session::{Ended, Session};
+use session::Session;
 
 /// Prints changes until Ctrl-C. When the daemon restarts it goes on with the new one.
 pub(crate) async fn monitor(daemon: &Daemon, monitored: &Monitored) -> Result<(), Error> {
@@ -50,7 +50,8 @@ pub(crate) async fn monitor(daemon: &Daemon, monitored: &Monitored) -> Result<()
         stream = loop {
             match daemon.stream(&query).await {
                 Ok(stream) => break stream,
-                Err(Error::NoDaemon { .. } | Error::Failed(_)) if ended == Ended::Stopped => {}
+                // It is waited for, whether it has said goodbye or was killed.
+                Err(Error::NoDaemon { .. } | Error::Failed(_)) => {}
                 Err(error) => return Err(error),
             }
             tokio::select! {
@@ -71,7 +72,10 @@ async fn finish(
     daemon_gone: bool,
 ) -> Result<(), Error> {
     session.end()?;
-    if monitored.exit_summary && !daemon_gone {
+    if monitored.exit_summary {
+        if daemon_gone {
+            return Err(Error::NoDaemon { bus: daemon.bus().to_owned() });
+        }
         summary::print(daemon, monitored, &session.place, &mut session.screen).await?;
     }
     Ok(session.screen.flush()?)
