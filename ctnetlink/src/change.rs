@@ -160,7 +160,7 @@ pub fn expectation_flush_request(sequence: u32) -> Vec<u8> {
 }
 
 /// Makes an expectation: master, tuple, mask, timeout (0 where it has none), helper, zone, flags, class and function. ENOENT
-/// where the master is no flow, EOPNOTSUPP where it has no helper and none is named.
+/// where the master is no flow. A helper of the kernel's has a timeout of its own, which the given one does not change.
 pub fn expectation_create_request(sequence: u32, expectation: &Expectation<'_>) -> Vec<u8> {
     let Expectation { master, tuple, mask, .. } = expectation;
     let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_NEW;

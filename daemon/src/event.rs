@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use ctnetlink::EventKind;
+use ctnetlink::{EventKind, Tuple};
+use flowbus_interfaces::{Expectation, Flow};
 
 use crate::flow::{Before, Snapshot};
 
@@ -27,6 +28,26 @@ impl Change {
             (EventKind::Update, None) => Some(self.flow),
             (EventKind::Destroy, _) => Some(Snapshot { end: None, ..self.flow }),
         }
+    }
+}
+
+/// What became of an expectation. It is no flow: it is not numbered, not kept, and told to those who listen just then.
+#[derive(Clone, Debug)]
+pub(crate) struct ExpectationEvent {
+    /// New or destroyed; the kernel tells of no updates.
+    pub(crate) kind: EventKind,
+    tuple: Tuple,
+    pub(crate) expectation: Expectation,
+}
+
+impl ExpectationEvent {
+    pub(crate) fn new(kind: EventKind, expectation: &ctnetlink::Expectation<'_>) -> Self {
+        Self { kind, tuple: expectation.tuple, expectation: expectation.into() }
+    }
+
+    /// The flow that is waited for, as far as it is known.
+    pub(crate) fn flow(&self) -> Flow<'_> {
+        Flow { helper: self.expectation.helper.as_deref(), ..Flow::new(0, self.tuple, self.tuple) }
     }
 }
 

@@ -5,9 +5,9 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fd::OwnedFd;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{broadcast, oneshot, watch};
 
-use crate::event::{Change, ChangeLog};
+use crate::event::{Change, ChangeLog, ExpectationEvent};
 use crate::flow::Snapshot;
 use crate::names::NameStrings;
 use crate::owners::ProcessTexts;
@@ -16,6 +16,9 @@ use crate::table::ClosedLimits;
 
 /// At most so many commands wait for the tracker; the calls in flight are fewer.
 pub(crate) const COMMANDS: usize = 256;
+
+/// So many expectation events wait for a follower that is late.
+const EXPECTATIONS: usize = 1024;
 
 /// A question to the tracker or an order.
 #[derive(Debug)]
@@ -95,6 +98,7 @@ pub(crate) struct Shared {
     names: NameStrings,
     processes: ProcessTexts,
     published: Mutex<Published>,
+    expectations: broadcast::Sender<Arc<ExpectationEvent>>,
 }
 
 /// The part of [`Shared`] that moves.
@@ -215,6 +219,11 @@ impl Handle {
         self.news.clone()
     }
 
+    /// Follows what helpers of the kernel expect, from now on.
+    pub(crate) fn expectations(&self) -> broadcast::Receiver<Arc<ExpectationEvent>> {
+        self.shared.expectations.subscribe()
+    }
+
     /// Follows the announced state.
     pub(crate) fn state(&self) -> watch::Receiver<State> {
         self.state.clone()
@@ -296,7 +305,8 @@ impl Publisher {
     ) -> (Self, Handle) {
         let log = ChangeLog::starting_after(first_sequence);
         let published = Mutex::new(Published { log, ..Published::default() });
-        let shared = Arc::new(Shared { epoch, first_sequence, names, processes, published });
+        let expectations = broadcast::Sender::new(EXPECTATIONS);
+        let shared = Arc::new(Shared { epoch, first_sequence, names, processes, published, expectations });
         let (news_sender, news) = watch::channel(());
         let (state_sender, state) = watch::channel(state);
         let publisher = Self { shared: Arc::clone(&shared), news: news_sender, state: state_sender };
@@ -313,6 +323,16 @@ impl Publisher {
         published.log.append(changes);
         drop(published);
         self.news.send_replace(());
+    }
+
+    /// Tells of an expectation, if anybody follows them.
+    pub(crate) fn tell_expectation(&self, event: impl FnOnce() -> ExpectationEvent) {
+        let expectations = &self.shared.expectations;
+        if expectations.receiver_count() > 0 {
+            // Who left just now misses nothing.
+            let _ = expectations.send(Arc::new(event()));
+            self.news.send_replace(());
+        }
     }
 
     /// Publishes the end of a resync, which `summary` counts already.

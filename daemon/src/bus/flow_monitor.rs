@@ -147,13 +147,15 @@ impl FlowMonitor {
     /// Flows and changes as JSON lines through a pipe: for those who need the whole table or every event.
     ///
     /// `query` takes the filter keys of ListActive, `fields` and `refresh`, and `snapshot` (b, true: the flows that
-    /// are alive), `follow` (b, true: every change), `closed` (b, false: the flows that ended, first) and `events`
-    /// (as, all: which of new, update and destroy).
+    /// are alive), `follow` (b, true: every change), `closed` (b, false: the flows that ended, first), `expectations` (b,
+    /// false: what becomes of expectations, too) and `events` (as, all: which of new, update and destroy).
     ///
     /// The lines are objects with a `type`: `begin` (`epoch`, `sequence`); `closed` flows, oldest end first; `flow` for
     /// each that is alive; `snapshot-end` (`sequence`); `new`, `update` and `destroy` with the flow and its
     /// `sequence`, and `matches` false where the flow has left the filter; `gap` (`first`, `last`, `lost`, `reason`
-    /// slow-reader or overrun); `resync` (`reason`, `lost`, `closed`, `added`); and last `end` (`reason` complete or
+    /// slow-reader or overrun); `resync` (`reason`, `lost`, `closed`, `added`); with `expectations`, `expectation` with
+    /// `event` (new or destroy) and the keys of FlowControl1's ListExpectations, which are those of the connection that
+    /// is waited for and pass the filter as far as it has them, and `expectation-gap` (`lost`, `reason`); and last `end` (`reason` complete or
     /// stopping). Snapshot and changes join without a hole and without a double. The daemon never waits for a
     /// reader: what it could not write in time is a gap.
     ///

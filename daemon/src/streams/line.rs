@@ -3,6 +3,7 @@
 use flowbus_interfaces::{FieldSet, Flow, SourceNames, event_name};
 use serde::Serialize;
 
+use crate::event::ExpectationEvent;
 use crate::handle::Resync;
 
 /// Lines that are written with one system call.
@@ -17,6 +18,7 @@ pub(super) enum Line<'a> {
     SnapshotEnd { sequence: u64 },
     Gap { first: u64, last: u64, lost: u64, reason: &'static str },
     Resync { reason: &'static str, lost: u64, closed: u32, added: u32 },
+    ExpectationGap { lost: u64, reason: &'static str },
     End { reason: &'static str },
 }
 
@@ -51,6 +53,15 @@ impl Lines {
         let kind = flow.event.map_or("update", event_name);
         // The type says what happened.
         self.push_object(kind, &Flow { event: None, ..flow }, names, fields, matches);
+    }
+
+    /// What became of an expectation.
+    pub(super) fn push_expectation(&mut self, event: &ExpectationEvent) {
+        let mut object = event.expectation.to_json();
+        object["type"] = "expectation".into();
+        object["event"] = event_name(event.kind).into();
+        let _ = serde_json::to_writer(&mut self.0, &object);
+        self.0.push(b'\n');
     }
 
     fn push_object(

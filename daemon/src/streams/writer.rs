@@ -2,18 +2,20 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ctnetlink::EventKind;
 use flowbus_interfaces::{Key, StreamQuery};
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::unix::pipe;
+use tokio::sync::broadcast::{self, error::TryRecvError};
 use tokio::sync::watch;
 
 use super::join::Join;
 use super::line::{Line, Lines};
 use crate::dictionary::{FlowNames, Item};
-use crate::event::Change;
+use crate::event::{Change, ExpectationEvent};
 use crate::handle::{AskError, Candidates, Handle, Resync};
 
 /// So many flows are asked for at once.
@@ -39,6 +41,8 @@ pub(super) struct Writer {
     cursor: u64,
     /// How many resyncs were told.
     resyncs: u64,
+    /// What is told of expectations; none where nobody asked.
+    expectations: Option<broadcast::Receiver<Arc<ExpectationEvent>>>,
 }
 
 /// Why a stream ends.
@@ -66,6 +70,7 @@ impl Writer {
             let published = handle.published();
             (published.log.newest(), published.summary.counters.resyncs)
         };
+        let expectations = query.expectations.then(|| handle.expectations());
         Self {
             pipe,
             handle,
@@ -77,6 +82,7 @@ impl Writer {
             waiting: VecDeque::new(),
             cursor,
             resyncs,
+            expectations,
         }
     }
 
@@ -189,6 +195,7 @@ impl Writer {
                 self.flush_full().await?;
             }
             self.push_resyncs(gaps);
+            self.push_expectations(gaps).await?;
             self.flush().await?;
             if self.has_news() {
                 continue;
@@ -255,6 +262,29 @@ impl Writer {
                 lines.push_event(*flow, &config.source_names, *fields, matches);
             }
         });
+    }
+
+    /// Tells what became of expectations since the last time.
+    async fn push_expectations(&mut self, gaps: &AtomicU64) -> Result<(), Stop> {
+        let Some(mut expectations) = self.expectations.take() else { return Ok(()) };
+        loop {
+            match expectations.try_recv() {
+                Ok(event) => {
+                    let StreamQuery { filter, events, .. } = &self.query;
+                    if events.contains(event.kind) && filter.matches(&event.flow()) {
+                        self.lines.push_expectation(&event);
+                    }
+                }
+                Err(TryRecvError::Lagged(lost)) => {
+                    gaps.fetch_add(1, Ordering::Relaxed);
+                    self.lines.push(&Line::ExpectationGap { lost, reason: "slow-reader" });
+                }
+                Err(_) => break,
+            }
+            self.flush_full().await?;
+        }
+        self.expectations = Some(expectations);
+        Ok(())
     }
 
     /// Tells the resyncs, and what the kernel lost before them.

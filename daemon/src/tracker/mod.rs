@@ -18,7 +18,7 @@ use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
 use crate::clock::Now;
-use crate::event::Change;
+use crate::event::{Change, ExpectationEvent};
 use crate::flow::Snapshot;
 use crate::handle::{
     COMMANDS, Candidates, Command, Handle, Page, Publisher, Resync, ResyncReason, State, Summary,
@@ -42,7 +42,7 @@ const REFRESH_AGE: Duration = Duration::from_secs(1);
 /// What the tracker starts with.
 #[derive(Debug)]
 pub(crate) struct Start {
-    /// Joined to the groups of NEW, UPDATE and DESTROY.
+    /// Joined to the groups of NEW, UPDATE and DESTROY, and to those of expectations.
     pub(crate) events: Socket,
     /// For the replies of dumps.
     pub(crate) dump: Socket,
@@ -159,7 +159,7 @@ impl Tracker {
     /// Applies the message that the last life received and did not come to apply.
     fn apply_pending(&mut self) {
         if let Some((message, number)) = self.slot.pending() {
-            apply(&mut self.table, &mut self.changes, message, Now::read());
+            apply(&mut self.table, &mut self.changes, &self.publisher, message, Now::read());
             self.table.header_mut().message = number;
             self.table.commit();
         }
@@ -171,7 +171,8 @@ impl Tracker {
         for read in 0..EVENTS_AT_ONCE {
             match self.events.receive(self.slot.prepare())? {
                 Received::Datagram(length) => {
-                    apply(&mut self.table, &mut self.changes, self.slot.message(length), now);
+                    let message = self.slot.message(length);
+                    apply(&mut self.table, &mut self.changes, &self.publisher, message, now);
                 }
                 Received::Foreign(_) => {
                     self.slot.discard();
@@ -415,10 +416,14 @@ fn take_over(table: &mut Table, events: &Socket, refused: Option<&Refused>) -> R
 }
 
 /// Applies a datagram of events to the table.
-fn apply(table: &mut Table, changes: &mut Vec<Change>, datagram: &[u8], now: Now) {
+fn apply(table: &mut Table, changes: &mut Vec<Change>, publisher: &Publisher, datagram: &[u8], now: Now) {
     for message in ctnetlink::messages(datagram) {
         let (kind, flow) = match message {
             Ok(Message::Flow(_, kind, flow)) => (kind, flow),
+            Ok(Message::Expectation(_, kind, expectation)) => {
+                publisher.tell_expectation(|| ExpectationEvent::new(kind, &expectation));
+                continue;
+            }
             Ok(_) => continue,
             Err(error) => {
                 table.header_mut().counters.events_invalid += 1;

@@ -126,7 +126,7 @@ query_keys! {
     Follow "follow" Stream "true or false" "Go on with every change."
     Closed "closed" Stream "true or false" "Send the flows that ended first."
     Connections "connections" Stream "true or false" "Send what sockets do: connect, accept, close, connect-failed."
-    Expectations "expectations" Stream "false; true is not supported yet" "Send expectations."
+    Expectations "expectations" Stream "true or false" "Send what becomes of expectations."
     Events "events" Stream "new, update or destroy" "Which changes are sent."
 }
 

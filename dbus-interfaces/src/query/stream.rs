@@ -23,6 +23,8 @@ pub struct StreamQuery {
     pub closed: bool,
     /// Whether what sockets do is sent as well.
     pub connections: bool,
+    /// Whether expectations that are made and go are sent.
+    pub expectations: bool,
     /// Which changes are sent.
     pub events: EventSet,
 }
@@ -38,6 +40,7 @@ impl Default for StreamQuery {
             follow: true,
             closed: false,
             connections: false,
+            expectations: false,
             events: EventSet::ALL,
         }
     }
@@ -47,8 +50,7 @@ impl StreamQuery {
     /// Checks a query. `names` are those that `source` knows.
     ///
     /// # Errors
-    /// As [`Query::parse`](super::Query::parse); the keys of a page are refused, and `expectations`
-    /// where it is true.
+    /// As [`Query::parse`](super::Query::parse); the keys of a page are refused.
     pub fn parse(raw: &RawQuery, names: &SourceNames) -> Result<Self, QueryError> {
         let mut query = Self::default();
         for (key, value) in raw.pairs(QueryKey::ALL, QueryKey::name)? {
@@ -58,11 +60,7 @@ impl StreamQuery {
                 QueryKey::Follow => query.follow = flag()?,
                 QueryKey::Closed => query.closed = flag()?,
                 QueryKey::Connections => query.connections = flag()?,
-                QueryKey::Expectations => {
-                    one(key.name(), key.takes(), value, |value| {
-                        parse::boolean(value).filter(|value| !value)
-                    })?;
-                }
+                QueryKey::Expectations => query.expectations = flag()?,
                 QueryKey::Events => query.events = each(key.name(), key.takes(), value, parse::event)?,
                 QueryKey::Refresh => query.refresh = flag()?,
                 QueryKey::Fields => query.fields = parse::fields(value)?,
