@@ -1,9 +1,10 @@
 //! The commands of flowctl that change the kernel's table: what they show, ask, do, and how they end.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use std::collections::BTreeSet;
 use std::process::{Command, Output, Stdio};
 
-use ctnetlink::{Expectation, Flow, Layer4, Tuple};
+use ctnetlink::{Conntrack, Expectation, Flow, Layer4, Tuple, Update};
 use flowbus_tests::daemon::binary;
 use flowbus_tests::{Helper, Screen, conntrack, inject};
 use serde_json::Value;
@@ -163,4 +164,66 @@ fn each_cpu_has_a_line() {
     let (_, lines, _) = answer(&helper, "stats --cpu --json");
     assert_eq!(lines.lines().count() + 1, shown.lines().count());
     assert!(lines.lines().map(json).all(|cpu| cpu["cpu"].is_number() && cpu["early_drop"] == 0));
+}
+
+/// The rows of docs/coming-from-conntrack.md about changes: conntrack's command, and flowctl's.
+fn rows() -> Vec<(String, String)> {
+    let text = include_str!("../../docs/coming-from-conntrack.md");
+    let section = text.split_once("## Changing the table").unwrap().1.split("\n## ").next().unwrap();
+    let command = |cell: &str| cell.trim().trim_matches('`').to_owned();
+    let row = |line: &str| {
+        let cells: Vec<_> = line.split('|').collect();
+        (command(cells[1]), command(cells[2]))
+    };
+    section.lines().filter(|line| line.starts_with("| `")).map(row).collect()
+}
+
+/// Every flow: its tuple, its mark, and whether its timeout is long.
+fn state(table: &mut Conntrack) -> BTreeSet<String> {
+    let mut state = BTreeSet::new();
+    table
+        .dump(None, |flow| {
+            let long = flow.timeout.unwrap() > 100;
+            state.insert(format!("{} {:#x} {long}", flow.original, flow.mark.unwrap_or(0)));
+        })
+        .unwrap();
+    state
+}
+
+#[test]
+fn each_change_leaves_the_table_that_conntrack_leaves() {
+    let helper = Helper::start(&["--user", "nobody"]);
+    let mut table = helper.table();
+    let mut filled = || {
+        table.flush(None).unwrap();
+        inject::udp(&helper.namespace, 53, 8);
+        inject::udp(&helper.namespace, 80, 5);
+        let mut web = Vec::new();
+        table
+            .dump(None, |flow| {
+                let Layer4::Ports { dst, .. } = flow.original.layer4 else { unreachable!("injected UDP") };
+                web.extend((dst == 80).then_some(flow.original));
+            })
+            .unwrap();
+        for tuple in web {
+            table.update(&tuple, &Update { mark: Some((5, u32::MAX)), ..Update::default() }).unwrap();
+        }
+        state(&mut table)
+    };
+    let rows = rows();
+    assert!(rows.len() > 9, "{rows:?}");
+    for (theirs, ours) in rows {
+        let before = filled();
+        let mut words = theirs.split(' ');
+        let status = helper.namespace.command(words.next().unwrap()).args(words).output().unwrap().status;
+        assert!(status.success(), "{theirs}");
+        let expected = state(&mut helper.table());
+        let reads = theirs.contains(" -L ") || theirs.contains(" -S");
+        assert_eq!(expected == before, reads, "{theirs}");
+
+        assert_eq!(filled(), before);
+        let (code, _, said) = answer(&helper, ours.strip_prefix("flowctl ").unwrap());
+        assert_eq!(code, 0, "{ours}: {said}");
+        assert_eq!(state(&mut helper.table()), expected, "{theirs}: {ours}");
+    }
 }
