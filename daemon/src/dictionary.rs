@@ -83,6 +83,20 @@ impl FlowNames {
     }
 }
 
+/// The names of a machine without any.
+#[cfg(test)]
+impl Default for FlowNames {
+    fn default() -> Self {
+        let (_, config) = watch::channel(Arc::default());
+        Self {
+            strings: NameStrings::default(),
+            processes: ProcessTexts::default(),
+            links: Links::default(),
+            config,
+        }
+    }
+}
+
 /// A flow to show, alone or as an event.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Item {

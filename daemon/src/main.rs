@@ -5,6 +5,7 @@
 
 mod bus;
 mod clock;
+mod code;
 mod config;
 mod confinement;
 mod descriptors;
@@ -12,6 +13,7 @@ mod dictionary;
 mod event;
 mod flow;
 mod handle;
+mod instructions;
 mod kernel;
 mod links;
 mod logging;
@@ -37,6 +39,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use bus::BusError;
+use code::Code;
 use config::{Config, ConfigError};
 use descriptors::{DescriptorError, Descriptors};
 use dictionary::FlowNames;
@@ -112,6 +115,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         (Requester::Helper(sender), Some(requests))
     };
     let (tracker, handle) = Tracker::new(open(&config, handed, requester)?)?;
+    let code = Code::find();
     confinement::files(arguments.config.as_deref());
     let (ended, tracker_ended) = oneshot::channel();
     let thread = std::thread::Builder::new().name("tracker".into()).spawn(move || {
@@ -119,7 +123,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         let _ = ended.send(tracker.run());
     })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let serving = serve(arguments, config, handle.clone(), links, requests, tracker_ended);
+    let serving = serve(arguments, config, handle.clone(), links, requests, code, tracker_ended);
     let result = runtime.block_on(serving);
     // Closed before the tracker: a call that came late is refused, not left without an answer.
     drop(runtime);
@@ -158,6 +162,7 @@ async fn serve(
     handle: Handle,
     link_socket: Option<OwnedFd>,
     requests: Option<mpsc::Receiver<DumpRequest>>,
+    code: Code,
     mut tracker_ended: oneshot::Receiver<Result<(), TrackerError>>,
 ) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate())?;
@@ -176,6 +181,7 @@ async fn serve(
         }
     };
     tokio::spawn(service::feed_watchdog(handle.clone()));
+    tokio::spawn(code.give_back(connection.subscribe()));
     let names = FlowNames::new(&handle, links, config.clone());
     let streams = Streams::new(handle.clone(), names.clone());
     let face = bus::Face { handle: handle.clone(), names, streams: streams.clone(), kernel };

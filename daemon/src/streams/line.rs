@@ -8,7 +8,7 @@ use crate::handle::Resync;
 
 /// Lines that are written with one system call.
 #[derive(Debug, Default)]
-pub(super) struct Lines(Vec<u8>);
+pub(crate) struct Lines(Vec<u8>);
 
 /// Every line but those of flows.
 #[derive(Debug, Serialize)]
@@ -37,7 +37,7 @@ impl Lines {
     }
 
     /// A flow of the snapshot, or one that had ended before.
-    pub(super) fn push_flow(&mut self, flow: &Flow<'_>, names: &SourceNames, fields: FieldSet) {
+    pub(crate) fn push_flow(&mut self, flow: &Flow<'_>, names: &SourceNames, fields: FieldSet) {
         let kind = if flow.end.is_some() { "closed" } else { "flow" };
         self.push_object(kind, flow, names, fields, true);
     }
@@ -93,7 +93,7 @@ impl Lines {
         &self.0
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 

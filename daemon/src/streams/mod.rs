@@ -23,6 +23,9 @@ use crate::dictionary::FlowNames;
 use crate::handle::Handle;
 use writer::Writer;
 
+#[cfg(test)]
+pub(crate) use line::Lines;
+
 /// Streams of one user.
 const USER_STREAMS: usize = 16;
 /// Streams of all users together.
