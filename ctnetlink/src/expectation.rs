@@ -35,7 +35,8 @@ pub struct Expectation<'a> {
 pub struct ExpectationNat {
     /// `CTA_EXPECT_NAT_DIR`: true where the expected flow goes against the master's original direction (`IP_CT_DIR_REPLY`).
     pub reply: bool,
-    /// `CTA_EXPECT_NAT_TUPLE`: its source is what the address and port were before translation.
+    /// `CTA_EXPECT_NAT_TUPLE`: its source is what the address and port were before translation; helpers that follow the
+    /// master (FTP) keep the port alone, and the address is 0.
     pub tuple: Tuple,
 }
 

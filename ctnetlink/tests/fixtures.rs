@@ -261,3 +261,39 @@ fn cpu_statistics_come_one_message_a_cpu() {
     assert_eq!((first.cpu, second.cpu), (0, 1));
     assert_eq!(first.insert + second.insert, 6, "the six flows of conntrack -I");
 }
+
+#[test]
+fn an_expectation_has_its_master_and_how_it_is_translated() {
+    let messages = messages(fixture("ftp-expectation-events"));
+    let [Message::Expectation(_, new, made), Message::Expectation(_, destroy, gone)] = messages.as_slice()
+    else {
+        panic!("{messages:?}");
+    };
+    assert_eq!((*new, *destroy), (New, Destroy));
+    let address = |text: &str| text.parse::<IpAddr>().unwrap();
+    for expectation in [made, gone] {
+        assert_eq!(
+            (expectation.master.src, expectation.master.dst),
+            (address("198.18.0.1"), address("198.18.0.2"))
+        );
+        assert_eq!(expectation.master.layer4, Layer4::Ports { src: 40_040, dst: 21 });
+        // The server connects to where the client seems to be.
+        assert_eq!(
+            (expectation.tuple.src, expectation.tuple.dst),
+            (address("198.18.0.2"), address("198.18.0.111"))
+        );
+        assert!(matches!(expectation.mask.layer4, Layer4::Ports { src: 0, dst: 0xffff }), "{expectation:?}");
+        assert_eq!(
+            (expectation.helper, expectation.function),
+            (Some(&b"ftp"[..]), Some(&b"nat-follow-master"[..]))
+        );
+        let nat = expectation.nat.unwrap();
+        assert!(nat.reply, "{nat:?}");
+        // FTP follows the master, so that the port alone is kept.
+        assert_eq!(nat.tuple.src, address("0.0.0.0"));
+        assert!(matches!(nat.tuple.layer4, Layer4::Ports { src: 0xc80a, .. }), "{nat:?}");
+        assert_eq!((expectation.class, expectation.unknown_attributes), (Some(0), 0));
+        assert!(expectation.id.is_some() && expectation.timeout.is_some_and(|left| left <= 300));
+    }
+    assert_eq!(made.id, gone.id);
+}

@@ -18,6 +18,7 @@ fixtures![
     "error",
     "ftp-dump",
     "ftp-events",
+    "ftp-expectation-events",
     "inserted-dump",
     "nat-dump",
     "stats",

@@ -59,7 +59,7 @@ pub struct Expectation {
     pub function: Option<String>,
     /// Where its translation was prepared: original, or reply where the connection goes against the master's direction.
     pub nat_direction: Option<String>,
-    /// The address before translation.
+    /// The address before translation; absent where the helper follows the master, as FTP's does.
     pub nat_src: Option<String>,
     /// The port before translation.
     pub nat_sport: Option<u16>,
@@ -153,7 +153,10 @@ impl From<&ctnetlink::Expectation<'_>> for Expectation {
             class: expectation.class,
             function: text(expectation.function),
             nat_direction: nat.map(|nat| if nat.reply { "reply" } else { "original" }.to_owned()),
-            nat_src: nat.map(|nat| nat.tuple.src.to_string()),
+            nat_src: nat
+                .map(|nat| nat.tuple.src)
+                .filter(|src| !src.is_unspecified())
+                .map(|src| src.to_string()),
             nat_sport: nat.and_then(|nat| ports(&nat.tuple)).map(|(src, _)| src),
         }
     }
