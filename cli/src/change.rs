@@ -4,7 +4,11 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 use anstyle::Style;
 use clap::Args;
-use flowbus_interfaces::{ChangeOptions, Changes, FlowControlProxy, Key, OwnedFlow, QueryMap, parse_number};
+use flowbus_interfaces::{
+    ChangeOptions, Changes, Error as FlowError, FLOW_CONTROL_NAME, FlowControlProxy, Key, OwnedFlow,
+    QueryMap, parse_number,
+};
+use zbus::fdo;
 
 use crate::daemon::Daemon;
 use crate::error::Error;
@@ -82,7 +86,7 @@ pub(crate) async fn change(daemon: &Daemon, changed: &Changed, change: Change) -
             Change::Mark(MaskedMark { value, mask }) => control.set_mark(&query, value, mask, &options).await,
             Change::Timeout(seconds) => control.set_timeout(&query, seconds, &options).await,
         };
-        answer.map_err(|error| daemon.refused(error))
+        answer.map_err(|error| refused(daemon, error))
     };
     let verb = match change {
         Change::Delete => "Delete",
@@ -143,12 +147,29 @@ pub(crate) async fn flush(daemon: &Daemon, yes: bool) -> Result<(), Error> {
     if !yes {
         confirm("Delete ALL connections that are tracked?")?;
     }
-    control(daemon).await?.flush_flows(true).await.map_err(|error| daemon.refused(error))
+    control(daemon).await?.flush_flows(true).await.map_err(|error| refused(daemon, error))
 }
 
 /// The helper's methods.
 pub(crate) async fn control(daemon: &Daemon) -> Result<FlowControlProxy<'static>, Error> {
     FlowControlProxy::new(daemon.monitor.inner().connection()).await.map_err(|error| daemon.failed(error))
+}
+
+/// From a failed call of the helper, which is not flowbusd: what to do next is something else.
+pub(crate) fn refused(daemon: &Daemon, error: FlowError) -> Error {
+    match error {
+        FlowError::NotAuthorized(text) => Error::Refused(format!(
+            "access denied: {text}\nTry again with sudo, or have an administrator grant it by a rule of polkit."
+        )),
+        FlowError::ZBus(zbus::Error::FDO(named)) if matches!(*named, fdo::Error::ServiceUnknown(_)) => {
+            Error::Refused(format!(
+                "flowbus-control is not on {}: nobody owns {FLOW_CONTROL_NAME}.\nThe bus starts it where flowbus is \
+                 installed; by hand it is /usr/libexec/flowbus-control --bus ADDRESS, as root.",
+                daemon.bus()
+            ))
+        }
+        error => daemon.refused(error),
+    }
 }
 
 impl How {

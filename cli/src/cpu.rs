@@ -6,7 +6,7 @@ use anstyle::Style;
 use flowbus_interfaces::CpuStatistics;
 use serde_json::{Map, Value};
 
-use crate::change::control;
+use crate::change::{control, refused};
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::output::{stdout, terminal_width};
@@ -14,7 +14,7 @@ use crate::table::{Column, Row, Table};
 
 /// Prints a line for each CPU.
 pub(crate) async fn cpu(daemon: &Daemon, json: bool) -> Result<(), Error> {
-    let cpus = control(daemon).await?.get_cpu_statistics().await.map_err(|error| daemon.refused(error))?;
+    let cpus = control(daemon).await?.get_cpu_statistics().await.map_err(|error| refused(daemon, error))?;
     let mut out = stdout();
     if json {
         for cpu in &cpus {

@@ -6,7 +6,7 @@ use anstyle::Style;
 use clap::{Args, Subcommand};
 use flowbus_interfaces::{Changes, Expectation};
 
-use crate::change::{How, control, end};
+use crate::change::{How, control, end, refused};
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::output::{stdout, terminal_width};
@@ -41,7 +41,7 @@ pub(crate) struct Deleted {
 pub(crate) async fn expect(daemon: &Daemon, expect: &Expect) -> Result<(), Error> {
     let control = control(daemon).await?;
     let list = async |query: &Query| {
-        control.list_expectations(&query.to_map()).await.map_err(|error| daemon.refused(error))
+        control.list_expectations(&query.to_map()).await.map_err(|error| refused(daemon, error))
     };
     match expect {
         Expect::List { query, json } => {
@@ -70,7 +70,7 @@ pub(crate) async fn expect(daemon: &Daemon, expect: &Expect) -> Result<(), Error
             }
             let options = how.options(false);
             let done = control.delete_expectations(&query.to_map(), &options).await;
-            how.tell("expectation", &done.map_err(|error| daemon.refused(error))?)
+            how.tell("expectation", &done.map_err(|error| refused(daemon, error))?)
         }
     }
 }

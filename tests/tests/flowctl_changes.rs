@@ -157,6 +157,23 @@ fn expectations_are_listed_and_taken_back() {
 }
 
 #[test]
+fn who_may_not_is_told_who_may_and_where_the_helper_is_missing_how_it_starts() {
+    let mut helper = Helper::start(&["--user", "root", "--idle", "1"]);
+    let mut nobody = Command::new("setpriv");
+    nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(binary("flowctl"));
+    let address = helper.bus.address();
+    nobody.args(["--bus", &address, "delete", "dport=53", "--yes"]).stdin(Stdio::null());
+    let output = nobody.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("sudo") && said.contains("polkit"), "{said}");
+    helper.process.ended();
+    for line in ["delete dport=53 --yes", "flush --yes", "expect list", "stats --cpu"] {
+        let (code, _, said) = answer(&helper, line);
+        assert!(code == 1 && said.contains("flowbus-control is not on"), "{line}: {said}");
+    }
+}
+
+#[test]
 fn each_cpu_has_a_line() {
     let helper = Helper::start(&["--user", "nobody"]);
     let (code, shown, said) = answer(&helper, "stats --cpu");
