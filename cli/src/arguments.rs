@@ -59,6 +59,13 @@ pub(crate) enum Command {
     // A screen has fields of its own, which are brought up to date.
     #[command(mut_arg("fields", |arg| arg.hide(true)), mut_arg("refresh", |arg| arg.hide(true)))]
     Top(Query),
+    /// Show which process connects, accepts and closes, as tcptracer does, until Ctrl-C
+    ///
+    /// T is C for connect, A for accept, X for close, F for a connection that failed. SADDR and SPORT are the process's own end.
+    /// Connections of all network namespaces are shown. Conditions on what only a flow has, such as its mark, are met by none.
+    #[command(mut_arg("pid", |arg| arg.short('p')))]
+    #[command(mut_arg("fields", |arg| arg.hide(true)), mut_arg("refresh", |arg| arg.hide(true)))]
+    Connections(Connections),
     /// Show what each traffic source has, and how fast it grows
     Sources {
         /// Seconds between two readings, which rates follow from; 0: no rates
@@ -130,6 +137,28 @@ pub(crate) struct Listed {
     pub(crate) query: Query,
     #[command(flatten)]
     pub(crate) output: Output,
+}
+
+/// Which connections are watched, and how they are shown.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Connections {
+    #[command(flatten)]
+    pub(crate) query: Query,
+    /// Words in place of letters, and the network namespace and the error of each
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    /// Seconds since the first event; with --verbose nanoseconds
+    #[arg(short, long)]
+    pub(crate) timestamp: bool,
+    /// Only this network namespace: its inode number, as in /proc/PID/ns/net
+    #[arg(short = 'N', long = "netns", value_name = "INODE")]
+    pub(crate) network_namespace: Option<u32>,
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print the source of the BPF programs that tell flowbusd, and exit
+    #[arg(long)]
+    pub(crate) print_program: bool,
 }
 
 /// How statistics are printed.

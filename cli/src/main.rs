@@ -4,6 +4,7 @@ mod arguments;
 mod cell;
 mod change;
 mod completion;
+mod connections;
 mod cpu;
 mod daemon;
 mod error;
@@ -63,6 +64,8 @@ async fn run(Arguments { bus, no_pager, command }: Arguments) -> Result<(), Erro
             top::check(&query)?;
             top::top(daemon.await?, &query).await
         }
+        Command::Connections(asked) if asked.print_program => connections::print_program(),
+        Command::Connections(asked) => connections::connections(&daemon.await?, &asked).await,
         Command::Sources { interval, json } => sources::sources(&daemon.await?, interval, json).await,
         Command::Delete(changed) => change::change(&daemon.await?, &changed, Change::Delete).await,
         Command::SetMark { to, changed } => change::change(&daemon.await?, &changed, Change::Mark(to)).await,

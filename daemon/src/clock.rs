@@ -21,6 +21,12 @@ impl Now {
 }
 
 impl Now {
+    /// When it was `monotonic_nsec` on CLOCK_MONOTONIC, as the wall clock says now.
+    pub(crate) fn realtime_usec_at(&self, monotonic_nsec: u64) -> u64 {
+        let ago = microseconds(ClockId::Monotonic).saturating_sub(monotonic_nsec / 1_000);
+        self.realtime_usec.saturating_sub(ago)
+    }
+
     /// When it was `realtime_usec`, on the other clock, as seen from this instant.
     pub(crate) fn boottime_usec_at(&self, realtime_usec: u64) -> u64 {
         let ago = self.realtime_usec.saturating_sub(realtime_usec);

@@ -20,6 +20,7 @@ pub(crate) struct Config {
     pub(crate) events: Events,
     pub(crate) closed: Closed,
     pub(crate) signals: Signals,
+    pub(crate) attribution: Attribution,
     /// More traffic sources for the mark decoder: name = number (0 to 63).
     sources: BTreeMap<String, u8>,
     /// Patchpanel's names and those.
@@ -59,6 +60,25 @@ pub(crate) struct Signals {
     pub(crate) batch_bytes: usize,
     /// At most so many signals a second.
     pub(crate) per_second: u32,
+}
+
+/// Which process is behind a flow.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Attribution {
+    /// How processes are found.
+    pub(crate) tier: TierChoice,
+}
+
+/// How processes may be found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum TierChoice {
+    /// By BPF programs; where they are refused, not at all.
+    #[default]
+    Auto,
+    /// Not at all.
+    None,
 }
 
 impl Default for Events {

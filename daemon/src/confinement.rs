@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use flowbus_seccomp::{MACHINE_ID, NETWORK_SETTINGS, Policy};
+use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::config;
 use crate::handle::Handle;
@@ -34,5 +35,22 @@ pub(crate) async fn system_calls(handle: &Handle) {
     let _ = handle.ping().await;
     if let Err(error) = flowbus_seccomp::apply(Policy::Flowbusd) {
         tracing::warn!(%error, "system calls are not confined, ignoring");
+    }
+}
+
+/// From here on this thread, and those that it starts, have of root's powers only that of asking for dumps. Who loads BPF
+/// programs starts before this.
+pub(crate) fn powers() {
+    let kept = CapabilitySet::NET_ADMIN;
+    let result = rustix::thread::capabilities(None).and_then(|sets| {
+        let sets = CapabilitySets {
+            effective: sets.effective & kept,
+            permitted: sets.permitted & kept,
+            inheritable: CapabilitySet::empty(),
+        };
+        rustix::thread::set_capabilities(None, sets)
+    });
+    if let Err(error) = result {
+        tracing::warn!(%error, "root's powers are not given up, ignoring");
     }
 }

@@ -5,6 +5,8 @@
 use std::os::fd::{FromRawFd, OwnedFd};
 
 use ctnetlink::{Groups, Socket, SocketError};
+use flowbus_attribution::Programs;
+use flowbus_attribution::handover::LISTENER;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
@@ -22,6 +24,10 @@ pub(crate) struct Descriptors {
     pub(crate) links: Option<OwnedFd>,
     /// The memfd of the restart state.
     pub(crate) state: Option<OwnedFd>,
+    /// The socket that BPF programs are handed over by.
+    pub(crate) listener: Option<OwnedFd>,
+    /// The BPF programs of the last life.
+    pub(crate) programs: Vec<(String, OwnedFd)>,
 }
 
 impl Descriptors {
@@ -36,6 +42,11 @@ impl Descriptors {
                 "dump" => &mut taken.dump,
                 "links" => &mut taken.links,
                 "state" => &mut taken.state,
+                LISTENER => &mut taken.listener,
+                bpf if Programs::owns(bpf) => {
+                    taken.programs.push((name, descriptor));
+                    continue;
+                }
                 _ => {
                     tracing::warn!(name, "a descriptor of this name is not known, closing it");
                     continue;
@@ -112,10 +123,10 @@ fn is_isolated() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some() && namespace("1") != namespace("self")
 }
 
-/// The route socket, joined to the group of links: the one handed over, or one of our own.
+/// The route socket, joined to the groups of links and addresses: the one handed over, or one of our own.
 pub(crate) fn link_socket(handed: Option<OwnedFd>) -> Result<OwnedFd, Errno> {
-    /// `RTMGRP_LINK`.
-    const LINKS: u32 = 1;
+    /// `RTMGRP_LINK`, `RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR`.
+    const GROUPS: u32 = 1 | 0x10 | 0x100;
     if let Some(descriptor) = handed {
         let flags = fcntl_getfl(&descriptor)?;
         fcntl_setfl(&descriptor, flags | OFlags::NONBLOCK)?;
@@ -123,6 +134,6 @@ pub(crate) fn link_socket(handed: Option<OwnedFd>) -> Result<OwnedFd, Errno> {
     }
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
-    bind(&socket, &SocketAddrNetlink::new(0, LINKS))?;
+    bind(&socket, &SocketAddrNetlink::new(0, GROUPS))?;
     Ok(socket)
 }

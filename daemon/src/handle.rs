@@ -1,16 +1,18 @@
 //! How everything else asks the tracker, and what the tracker publishes.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use flowbus_attribution::{Accept, Counters as ProgramCounters, Snapshot as OpenSockets, Statistics};
 use rustix::fd::OwnedFd;
 use tokio::sync::{broadcast, oneshot, watch};
 
-use crate::event::{Change, ChangeLog, ExpectationEvent};
+use crate::event::{Change, ConnectionEvent, ExpectationEvent, Log};
 use crate::flow::Snapshot;
 use crate::names::NameStrings;
-use crate::owners::ProcessTexts;
+use crate::owners::{Probe, ProcessTexts};
 use crate::state::Counters;
 use crate::table::ClosedLimits;
 
@@ -40,6 +42,12 @@ pub(crate) enum Command {
     Flow { id: u64, reply: oneshot::Sender<Option<Snapshot>> },
     /// The configuration was read again.
     SetClosedLimits(ClosedLimits),
+    /// Flows get their owners by these BPF programs.
+    Attribute(Box<Probe>),
+    /// What was open when the programs were attached, which run already.
+    ReadSnapshot(OpenSockets),
+    /// The addresses of the network namespace.
+    SetAddresses(HashSet<IpAddr>),
     /// The dump request with this number could not be sent.
     DumpFailed { sequence: u32, reason: String },
     /// Show that the thread goes on.
@@ -55,6 +63,8 @@ pub(crate) enum Candidates {
     All,
     /// Those with these ids.
     Ids(Arc<[u64]>),
+    /// Those of which an end has an owner.
+    Owned,
     /// Those that have this port at one of their four ends.
     Port(u16),
 }
@@ -90,21 +100,30 @@ pub(crate) struct Handle {
 }
 
 /// What the tracker publishes, once per batch of events.
-#[derive(Debug)]
 pub(crate) struct Shared {
-    epoch: String,
-    /// The newest change of the life before.
-    first_sequence: u64,
-    names: NameStrings,
-    processes: ProcessTexts,
+    life: Life,
     published: Mutex<Published>,
     expectations: broadcast::Sender<Arc<ExpectationEvent>>,
+    programs: Mutex<Option<(ProgramCounters, Accept)>>,
+}
+
+/// What stays as it is while the daemon lives.
+#[derive(Debug)]
+pub(crate) struct Life {
+    pub(crate) epoch: String,
+    /// The newest change of the life before.
+    pub(crate) first_sequence: u64,
+    /// The newest connection event of the life before.
+    pub(crate) first_connection: u64,
+    pub(crate) names: NameStrings,
+    pub(crate) processes: ProcessTexts,
 }
 
 /// The part of [`Shared`] that moves.
 #[derive(Debug, Default)]
 pub(crate) struct Published {
-    pub(crate) log: ChangeLog,
+    pub(crate) log: Log<Change>,
+    pub(crate) connections: Log<ConnectionEvent>,
     pub(crate) summary: Summary,
     /// The newest resyncs; `summary.counters.resyncs` tells how many there ever were.
     pub(crate) resyncs: VecDeque<Resync>,
@@ -124,6 +143,25 @@ impl Published {
 pub(crate) struct State {
     pub(crate) synchronized: bool,
     pub(crate) closed_capacity: u32,
+    pub(crate) attribution: Tier,
+}
+
+/// How flows get their processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tier {
+    /// They do not.
+    None,
+    /// Told by BPF programs.
+    Bpf,
+}
+
+impl Tier {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Bpf => "bpf",
+        }
+    }
 }
 
 /// One dump that brought the table back to the kernel's.
@@ -178,6 +216,10 @@ pub(crate) struct Summary {
     pub(crate) closed: u32,
     /// The event socket's buffer, as the kernel counts it.
     pub(crate) buffer_bytes: u64,
+    /// Sockets whose flow has not been seen yet.
+    pub(crate) owners_pending: u64,
+    /// The newest connection event.
+    pub(crate) connections: u64,
 }
 
 impl Summary {
@@ -191,22 +233,33 @@ impl Summary {
 impl Handle {
     /// The epoch of the flow ids.
     pub(crate) fn epoch(&self) -> &str {
-        &self.shared.epoch
+        &self.shared.life.epoch
     }
 
     /// The number of the newest change before this life: what came later is in the log, or was dropped from it.
     pub(crate) fn first_sequence(&self) -> u64 {
-        self.shared.first_sequence
+        self.shared.life.first_sequence
+    }
+
+    /// The same of connection events.
+    pub(crate) fn first_connection(&self) -> u64 {
+        self.shared.life.first_connection
+    }
+
+    /// What the BPF programs count, and how they learn who accepts; `None` while none run.
+    pub(crate) fn program_statistics(&self) -> Option<(Statistics, Accept)> {
+        let programs = self.shared.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        programs.as_ref().map(|(counters, accept)| (counters.read(), *accept))
     }
 
     /// The strings behind the flows' names.
     pub(crate) fn names(&self) -> &NameStrings {
-        &self.shared.names
+        &self.shared.life.names
     }
 
     /// The processes behind the flows' owners.
     pub(crate) fn processes(&self) -> &ProcessTexts {
-        &self.shared.processes
+        &self.shared.life.processes
     }
 
     /// What was published last. The tracker waits for the guard: it is held for a copy, not for work.
@@ -278,6 +331,12 @@ impl Handle {
     }
 }
 
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("life", &self.life).finish_non_exhaustive()
+    }
+}
+
 impl Shared {
     fn published(&self) -> MutexGuard<'_, Published> {
         self.published.lock().unwrap_or_else(PoisonError::into_inner)
@@ -295,18 +354,16 @@ pub(crate) struct Publisher {
 impl Publisher {
     /// Both ends. `wake` is an eventfd that the tracker polls.
     pub(crate) fn new(
-        epoch: String,
-        first_sequence: u64,
-        names: NameStrings,
-        processes: ProcessTexts,
+        life: Life,
         state: State,
         commands: SyncSender<Command>,
         wake: Arc<OwnedFd>,
     ) -> (Self, Handle) {
-        let log = ChangeLog::starting_after(first_sequence);
-        let published = Mutex::new(Published { log, ..Published::default() });
+        let log = Log::starting_after(life.first_sequence);
+        let connections = Log::starting_after(life.first_connection);
+        let published = Mutex::new(Published { log, connections, ..Published::default() });
         let expectations = broadcast::Sender::new(EXPECTATIONS);
-        let shared = Arc::new(Shared { epoch, first_sequence, names, processes, published, expectations });
+        let shared = Arc::new(Shared { life, published, expectations, programs: Mutex::new(None) });
         let (news_sender, news) = watch::channel(());
         let (state_sender, state) = watch::channel(state);
         let publisher = Self { shared: Arc::clone(&shared), news: news_sender, state: state_sender };
@@ -314,13 +371,19 @@ impl Publisher {
     }
 
     /// Publishes a batch: takes the changes over and tells those who follow.
-    pub(crate) fn publish(&self, changes: &mut Vec<Change>, summary: Summary) {
+    pub(crate) fn publish(
+        &self,
+        changes: &mut Vec<Change>,
+        connections: &mut Vec<ConnectionEvent>,
+        summary: Summary,
+    ) {
         let mut published = self.shared.published();
         published.summary = summary;
-        if changes.is_empty() {
+        if changes.is_empty() && connections.is_empty() {
             return;
         }
         published.log.append(changes);
+        published.connections.append(connections);
         drop(published);
         self.news.send_replace(());
     }
@@ -347,6 +410,12 @@ impl Publisher {
         published.resyncs.push_back(resync);
         drop(published);
         self.news.send_replace(());
+    }
+
+    /// Shows what the BPF programs count.
+    pub(crate) fn set_programs(&self, counters: ProgramCounters, accept: Accept) {
+        let mut programs = self.shared.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        *programs = Some((counters, accept));
     }
 
     /// Announces the state where it changed.

@@ -18,7 +18,6 @@ mod kernel;
 mod links;
 mod logging;
 mod names;
-#[cfg_attr(not(test), expect(dead_code, reason = "the tracker reads the ring with the next change"))]
 mod owners;
 mod report;
 mod requests;
@@ -40,13 +39,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use bus::BusError;
 use code::Code;
-use config::{Config, ConfigError};
+use config::{Config, ConfigError, TierChoice};
 use descriptors::{DescriptorError, Descriptors};
 use dictionary::FlowNames;
 use flowbus_interfaces::BusAddress;
 use handle::{Command, Handle};
 use kernel::Kernel;
 use links::Links;
+use owners::Source;
 use requests::DumpRequest;
 use state::{Refused, State};
 use streams::Streams;
@@ -62,7 +62,7 @@ struct Arguments {
     #[arg(long, value_name = "system|ADDRESS", default_value = "system")]
     bus: BusAddress,
     /// The configuration file [default: /etc/flowbus/flowbusd.toml, where there is one]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", overrides_with = "config")]
     config: Option<PathBuf>,
     /// Check the configuration and exit
     #[arg(long)]
@@ -107,6 +107,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     }
     let mut handed = Descriptors::take()?;
     let links = handed.links.take();
+    let source = source(&config, &mut handed);
     // Who may not ask the kernel has flowbus-control ask it.
     let (requester, requests) = if descriptors::may_ask_the_kernel() {
         (Requester::Ourselves, None)
@@ -115,6 +116,8 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         (Requester::Helper(sender), Some(requests))
     };
     let (tracker, handle) = Tracker::new(open(&config, handed, requester)?)?;
+    let loading = source.map(|source| owners::start(source, handle.clone())).transpose()?;
+    confinement::powers();
     let code = Code::find();
     confinement::files(arguments.config.as_deref());
     let (ended, tracker_ended) = oneshot::channel();
@@ -123,13 +126,26 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         let _ = ended.send(tracker.run());
     })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let serving = serve(arguments, config, handle.clone(), links, requests, code, tracker_ended);
+    let beside = Beside { links, requests, code, loading };
+    let serving = serve(arguments, config, handle.clone(), beside, tracker_ended);
     let result = runtime.block_on(serving);
     // Closed before the tracker: a call that came late is refused, not left without an answer.
     drop(runtime);
     let _ = handle.order(Command::Stop);
     let joined = thread.join().map_err(|_| Error::TrackerGone);
     result.and(joined)
+}
+
+/// Where BPF programs come from, if anybody wants them.
+fn source(config: &Config, handed: &mut Descriptors) -> Option<Source> {
+    match config.attribution.tier {
+        TierChoice::None => None,
+        _ if descriptors::may_ask_the_kernel() => Some(Source::Load),
+        TierChoice::Auto => {
+            let (listener, kept) = (handed.listener.take(), std::mem::take(&mut handed.programs));
+            Some(Source::Handover { listener, kept })
+        }
+    }
 }
 
 /// What the tracker starts with: what was handed over, and the rest opened here.
@@ -155,22 +171,32 @@ fn open(config: &Config, handed: Descriptors, requester: Requester) -> Result<St
     })
 }
 
+/// What goes on beside the bus.
+struct Beside {
+    /// The route socket, if one was handed over.
+    links: Option<OwnedFd>,
+    /// What flowbus-control is to be asked, where we may not ask the kernel.
+    requests: Option<mpsc::Receiver<DumpRequest>>,
+    code: Code,
+    /// Ends when BPF programs are loaded, where we load them.
+    loading: Option<oneshot::Receiver<()>>,
+}
+
 /// Serves the bus until a signal or an error ends it.
 async fn serve(
     arguments: &Arguments,
     config: Config,
     handle: Handle,
-    link_socket: Option<OwnedFd>,
-    requests: Option<mpsc::Receiver<DumpRequest>>,
-    code: Code,
+    beside: Beside,
     mut tracker_ended: oneshot::Receiver<Result<(), TrackerError>>,
 ) -> Result<(), Error> {
+    let Beside { links: link_socket, requests, code, loading } = beside;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let (configuration, config) = watch::channel(Arc::new(config));
     let links = Links::default();
-    let mut following = tokio::spawn(links.clone().follow(link_socket));
+    let mut following = tokio::spawn(links.clone().follow(link_socket, handle.clone()));
     let mut links_live = true;
     let connection = watch::Sender::new(None);
     let kernel = match requests {
@@ -185,7 +211,7 @@ async fn serve(
     let names = FlowNames::new(&handle, links, config.clone());
     let streams = Streams::new(handle.clone(), names.clone());
     let face = bus::Face { handle: handle.clone(), names, streams: streams.clone(), kernel };
-    let bus = bus::serve(&arguments.bus, face, connection, config);
+    let bus = bus::serve(&arguments.bus, face, connection, loading, config);
     tokio::pin!(bus);
     loop {
         tokio::select! {

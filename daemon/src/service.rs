@@ -3,6 +3,7 @@
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use flowbus_attribution::Programs;
 use sd_notify::NotifyState;
 
 use crate::handle::{Handle, Published};
@@ -17,6 +18,25 @@ pub(crate) fn store_state(memfd: BorrowedFd<'_>) {
     let store = [NotifyState::FdStore, NotifyState::FdName(STATE), NotifyState::Custom("FDPOLL=0")];
     if let Err(error) = sd_notify::notify_with_fds(&store, &[memfd]) {
         tracing::warn!(%error, "the service manager does not keep the state, ignoring");
+    }
+}
+
+/// Gives the manager the BPF programs to keep, in place of older ones.
+pub(crate) fn store_programs(programs: &Programs) {
+    forget_programs(programs.named().map(|(name, _)| name));
+    for (name, descriptor) in programs.named() {
+        let store = [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
+        if let Err(error) = sd_notify::notify_with_fds(&store, &[descriptor]) {
+            tracing::warn!(%error, "the service manager does not keep the BPF programs, ignoring");
+            return;
+        }
+    }
+}
+
+/// Has the manager close what it keeps by these names.
+pub(crate) fn forget_programs<'a>(names: impl Iterator<Item = &'a str>) {
+    for name in names {
+        notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
     }
 }
 

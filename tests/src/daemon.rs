@@ -15,6 +15,9 @@ use crate::{Bus, Namespace};
 /// The environment variable that names a directory of binaries to test, in place of those next to the test.
 pub const BINARIES: &str = "FLOWBUS_BINARIES";
 
+/// A configuration in which nobody asks for BPF programs.
+pub const UNATTRIBUTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/unattributed.toml");
+
 /// A running flowbusd.
 #[derive(Debug)]
 pub struct Daemon {
@@ -67,7 +70,29 @@ impl Daemon {
     pub fn command(namespace: &Namespace, bus: &Bus) -> Command {
         let mut command = namespace.command(binary("flowbusd").to_str().expect("paths here are UTF-8"));
         command.args(["--bus", &bus.address()]);
+        // BPF programs see the whole machine, and other tests on it: those who want them say so.
+        command.args(["--config", UNATTRIBUTED]);
         command
+    }
+
+    /// As [`Daemon::start`], with BPF programs that tell of sockets, which run when this returns.
+    ///
+    /// # Panics
+    /// As [`Daemon::start`], and where the programs are refused.
+    #[must_use]
+    pub fn start_attributed(namespace: &Namespace, bus: &Bus) -> Self {
+        let mut daemon = Self::spawn(Self::command(namespace, bus).args(["--config", "/dev/null"]));
+        daemon.wait_until_attributed(bus);
+        daemon
+    }
+
+    /// Waits until the table is synchronized and flows get their owners.
+    ///
+    /// # Panics
+    /// As [`Daemon::start_attributed`].
+    pub fn wait_until_attributed(&mut self, bus: &Bus) {
+        self.wait_until_synchronized(bus);
+        wait_for("BPF programs to run", || (bus.property("Attribution").ok()? == "bpf").then_some(()));
     }
 
     /// Starts a command that is a flowbusd and collects its log.

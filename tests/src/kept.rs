@@ -6,7 +6,7 @@ use ctnetlink::{Groups, Socket};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{FdFlags, fcntl_setfd};
 
-use crate::daemon::binary;
+use crate::daemon::{UNATTRIBUTED, binary};
 use crate::{Bus, Daemon, Namespace};
 
 /// The event socket, the dump socket and the memfd of one daemon after another.
@@ -42,6 +42,15 @@ impl Kept {
     /// If it cannot be started.
     #[must_use]
     pub fn spawn(&self, namespace: &Namespace, bus: &Bus) -> Daemon {
+        self.spawn_with(namespace, bus, UNATTRIBUTED)
+    }
+
+    /// The same with this configuration.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn spawn_with(&self, namespace: &Namespace, bus: &Bus, configuration: &str) -> Daemon {
         let kept = [self.events.as_fd(), self.dump.as_fd(), self.state.as_fd()];
         let inherited = kept.map(|fd| fd.try_clone_to_owned().expect("a descriptor can be duplicated"));
         for fd in &inherited {
@@ -51,9 +60,10 @@ impl Kept {
         // bash moves them above those that it moves them to; LISTEN_PID has to be the daemon's own.
         let script = format!(
             "exec 203<&{events} 204<&{dump} 205<&{state}; exec 3<&203 4<&204 5<&205 203<&- 204<&- 205<&-; \
-             LISTEN_PID=$$ LISTEN_FDS=3 LISTEN_FDNAMES=events:dump:state exec {} --bus {}",
+             LISTEN_PID=$$ LISTEN_FDS=3 LISTEN_FDNAMES=events:dump:state exec {} --bus {} --config {}",
             binary("flowbusd").display(),
             bus.address(),
+            configuration,
         );
         let mut command = namespace.command("bash");
         command.args(["-c", &script]);

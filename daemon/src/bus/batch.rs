@@ -3,18 +3,31 @@
 use std::collections::HashMap;
 
 use ctnetlink::EventKind;
-use flowbus_interfaces::FieldSet;
+use flowbus_interfaces::{ConnectionDictionary, FieldSet};
+use serde::ser::{Serialize, SerializeSeq, Serializer};
+use zbus::{Signature, Type};
 
 use crate::config::Signals;
 use crate::dictionary::{FlowNames, Item, Listing};
-use crate::event::Change;
+use crate::event::{Change, ConnectionEvent};
 
 /// So many changes are coalesced to one event at most.
 const REPLACED: usize = 16;
 
 /// A batch that is being filled.
-#[derive(Debug)]
-pub(super) struct Batch {
+pub(super) trait Batch<T>: Default {
+    fn is_empty(&self) -> bool;
+
+    /// Takes an entry in; false when it does not fit any more.
+    fn push(&mut self, entry: &T, names: &FlowNames, limits: &Signals) -> bool;
+
+    /// The number of the first event, if there is one.
+    fn sequence(&self) -> Option<u64>;
+}
+
+/// Changes of flows.
+#[derive(Debug, Default)]
+pub(super) struct ChangeBatch {
     /// `None` where a newer update of the same flow has taken over.
     items: Vec<Option<Item>>,
     /// Where each flow's last update stands.
@@ -23,17 +36,12 @@ pub(super) struct Batch {
     bytes: usize,
 }
 
-impl Batch {
-    pub(super) fn new() -> Self {
-        Self { items: Vec::new(), updates: HashMap::new(), events: 0, bytes: 0 }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
+impl Batch<Change> for ChangeBatch {
+    fn is_empty(&self) -> bool {
         self.events == 0
     }
 
-    /// Takes a change in; false when it does not fit any more.
-    pub(super) fn push(&mut self, change: &Change, names: &FlowNames, limits: &Signals) -> bool {
+    fn push(&mut self, change: &Change, names: &FlowNames, limits: &Signals) -> bool {
         let item = Item::from(change);
         let id = change.flow.record.id;
         let is_update = change.kind == EventKind::Update;
@@ -59,12 +67,65 @@ impl Batch {
         true
     }
 
-    /// The number of the first event, if there is one.
-    pub(super) fn sequence(&self) -> Option<u64> {
+    fn sequence(&self) -> Option<u64> {
         self.items.iter().flatten().next()?.sequence
     }
+}
 
+impl ChangeBatch {
     pub(super) fn into_listing(self, names: &FlowNames) -> Listing {
         Listing::new(names, FieldSet::ALL, self.items.into_iter().flatten().collect())
+    }
+}
+
+/// What connections did.
+#[derive(Debug, Default)]
+pub(super) struct ConnectionBatch {
+    events: Vec<ConnectionEvent>,
+    bytes: usize,
+}
+
+impl Batch<ConnectionEvent> for ConnectionBatch {
+    fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
+    fn push(&mut self, event: &ConnectionEvent, _names: &FlowNames, limits: &Signals) -> bool {
+        let size = event.show(|event| event.dictionary_size());
+        let full = self.events.len() == limits.batch_events || self.bytes + size > limits.batch_bytes;
+        if full && !self.is_empty() {
+            return false;
+        }
+        self.bytes += size;
+        self.events.push(event.clone());
+        true
+    }
+
+    fn sequence(&self) -> Option<u64> {
+        self.events.first().map(|event| event.sequence)
+    }
+}
+
+impl ConnectionBatch {
+    pub(super) fn into_listing(self) -> ConnectionListing {
+        ConnectionListing(self.events)
+    }
+}
+
+/// Connection events as `aa{sv}`, written out one by one as the message is built.
+#[derive(Debug)]
+pub(super) struct ConnectionListing(Vec<ConnectionEvent>);
+
+impl Type for ConnectionListing {
+    const SIGNATURE: &'static Signature = <Vec<ConnectionDictionary<'static>>>::SIGNATURE;
+}
+
+impl Serialize for ConnectionListing {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut sequence = serializer.serialize_seq(Some(self.0.len()))?;
+        for event in &self.0 {
+            event.show(|event| sequence.serialize_element(&event.dictionary()))?;
+        }
+        sequence.end()
     }
 }

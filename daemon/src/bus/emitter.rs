@@ -1,7 +1,9 @@
-//! Sends the table's changes as FlowEvents, batched and capped, and Resynced after each resync.
+//! Sends the table's changes as FlowEvents, batched and capped, and Resynced after each resync; and what connections do as
+//! ConnectionEvents, by the same rules.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use flowbus_interfaces::FLOW_EVENTS_PATH;
@@ -12,41 +14,138 @@ use zbus::object_server::SignalEmitter;
 use zbus::wire::Variant;
 
 use super::BusCounters;
-use super::batch::Batch;
+use super::batch::{Batch, ChangeBatch, ConnectionBatch};
 use super::flow_events::FlowEvents;
 use crate::config::Config;
 use crate::dictionary::FlowNames;
-use crate::event::Change;
-use crate::handle::{Handle, Resync};
+use crate::event::{Change, ConnectionEvent, Log, Numbered};
+use crate::handle::{Handle, Published, Resync};
 
 /// A write that takes longer means that somebody who reads nothing holds the connection up.
 const STUCK: Duration = Duration::from_secs(5);
 /// So many changes are copied out of the log at once.
 const CHANGES_AT_ONCE: usize = 256;
 
-/// Follows the change log, which is its queue: what it falls behind by more than the log keeps is lost, and told.
+/// What is sent: the entries of a log, by a signal of their own.
+pub(super) trait Topic: Numbered {
+    /// The events of one signal.
+    type Batch: Batch<Self>;
+
+    /// The number of the last entry before this life.
+    fn first(handle: &Handle) -> u64;
+
+    fn log(published: &Published) -> &Log<Self>;
+
+    /// Where it is counted what was lost.
+    fn lost(counters: &BusCounters) -> &AtomicU64;
+
+    /// Sends the signal.
+    async fn send(
+        emitter: &SignalEmitter<'_>,
+        names: &FlowNames,
+        sequence: u64,
+        batch: Self::Batch,
+        lost: u64,
+    ) -> zbus::Result<()>;
+
+    /// Whether more resyncs than so many are to be told with it.
+    fn has_resyncs(published: &Published, told: u64) -> bool;
+
+    /// The resyncs since so many were told, which is brought up to date.
+    fn resyncs(handle: &Handle, told: &mut u64) -> Vec<Resync>;
+}
+
+impl Topic for Change {
+    type Batch = ChangeBatch;
+
+    fn first(handle: &Handle) -> u64 {
+        handle.first_sequence()
+    }
+
+    fn log(published: &Published) -> &Log<Self> {
+        &published.log
+    }
+
+    fn lost(counters: &BusCounters) -> &AtomicU64 {
+        &counters.signals_lost
+    }
+
+    async fn send(
+        emitter: &SignalEmitter<'_>,
+        names: &FlowNames,
+        sequence: u64,
+        batch: ChangeBatch,
+        lost: u64,
+    ) -> zbus::Result<()> {
+        FlowEvents::flow_events(emitter, sequence, &batch.into_listing(names), lost).await
+    }
+
+    fn has_resyncs(published: &Published, told: u64) -> bool {
+        published.summary.counters.resyncs > told
+    }
+
+    fn resyncs(handle: &Handle, told: &mut u64) -> Vec<Resync> {
+        handle.published().resyncs_since(told)
+    }
+}
+
+impl Topic for ConnectionEvent {
+    type Batch = ConnectionBatch;
+
+    fn first(handle: &Handle) -> u64 {
+        handle.first_connection()
+    }
+
+    fn log(published: &Published) -> &Log<Self> {
+        &published.connections
+    }
+
+    fn lost(counters: &BusCounters) -> &AtomicU64 {
+        &counters.connection_events_lost
+    }
+
+    async fn send(
+        emitter: &SignalEmitter<'_>,
+        _names: &FlowNames,
+        sequence: u64,
+        batch: ConnectionBatch,
+        lost: u64,
+    ) -> zbus::Result<()> {
+        FlowEvents::connection_events(emitter, sequence, &batch.into_listing(), lost).await
+    }
+
+    fn has_resyncs(_published: &Published, _told: u64) -> bool {
+        false
+    }
+
+    fn resyncs(_handle: &Handle, _told: &mut u64) -> Vec<Resync> {
+        Vec::new()
+    }
+}
+
+/// Follows a log, which is its queue: what it falls behind by more than the log keeps is lost, and told.
 #[derive(Debug)]
-pub(super) struct Emitter {
+pub(super) struct Emitter<T> {
     handle: Handle,
     names: FlowNames,
     counters: Arc<BusCounters>,
     config: watch::Receiver<Arc<Config>>,
-    /// The number of the last change that was taken or lost.
+    /// The number of the last entry that was taken or lost.
     cursor: u64,
     /// How many resyncs were told.
     resyncs: u64,
-    /// Changes that were lost and not told yet.
+    /// Entries that were lost and not told yet.
     lost: u64,
-    /// The number of the last change that was sent or told as lost.
+    /// The number of the last entry that was sent or told as lost.
     sent: u64,
-    /// Whether an earlier connection may have left changes that were not sent.
+    /// Whether an earlier connection may have left entries that were not sent.
     again: bool,
     /// The next signal waits until then.
     not_before: Instant,
-    changes: Vec<Change>,
+    entries: Vec<T>,
 }
 
-impl Emitter {
+impl<T: Topic> Emitter<T> {
     pub(super) fn new(
         handle: Handle,
         names: FlowNames,
@@ -54,8 +153,8 @@ impl Emitter {
         config: watch::Receiver<Arc<Config>>,
     ) -> Self {
         Self {
-            cursor: handle.first_sequence(),
-            sent: handle.first_sequence(),
+            cursor: T::first(&handle),
+            sent: T::first(&handle),
             handle,
             names,
             counters,
@@ -64,7 +163,7 @@ impl Emitter {
             lost: 0,
             again: false,
             not_before: Instant::now(),
-            changes: Vec::new(),
+            entries: Vec::new(),
         }
     }
 
@@ -101,7 +200,7 @@ impl Emitter {
     /// Counts what was taken for an earlier connection, and what has come since, as lost: nobody is to get a late heap.
     fn skip_backlog(&mut self) {
         if std::mem::replace(&mut self.again, true) {
-            let newest = self.handle.published().log.newest();
+            let newest = T::log(&self.handle.published()).newest();
             self.lose(newest - self.sent);
             (self.cursor, self.sent) = (newest, newest);
         }
@@ -109,20 +208,18 @@ impl Emitter {
 
     fn has_news(&self) -> bool {
         let published = self.handle.published();
-        self.lost > 0
-            || published.log.newest() > self.cursor
-            || published.summary.counters.resyncs > self.resyncs
+        self.lost > 0 || T::log(&published).newest() > self.cursor || T::has_resyncs(&published, self.resyncs)
     }
 
     fn lose(&mut self, count: u64) {
         self.lost += count;
-        BusCounters::add(&self.counters.signals_lost, count);
+        BusCounters::add(T::lost(&self.counters), count);
     }
 
     /// Fills a batch until it is full or its time is up; it is empty where only losses or a resync are to be told.
-    async fn collect(&mut self, news: &mut watch::Receiver<()>) -> Batch {
+    async fn collect(&mut self, news: &mut watch::Receiver<()>) -> T::Batch {
         let deadline = Instant::now() + Duration::from_millis(self.config.borrow().signals.batch_msec);
-        let mut batch = Batch::new();
+        let mut batch = T::Batch::default();
         loop {
             news.mark_unchanged();
             let full = self.fill(&mut batch);
@@ -133,15 +230,15 @@ impl Emitter {
     }
 
     /// Takes what the log has; true when the batch takes no more.
-    fn fill(&mut self, batch: &mut Batch) -> bool {
+    fn fill(&mut self, batch: &mut T::Batch) -> bool {
         let config = self.names.config();
         loop {
-            self.changes.clear();
+            self.entries.clear();
             let published = self.handle.published();
-            self.changes.extend(published.log.after(self.cursor).take(CHANGES_AT_ONCE));
+            self.entries.extend(T::log(&published).after(self.cursor).take(CHANGES_AT_ONCE).cloned());
             drop(published);
-            let Some(first) = self.changes.first() else { return false };
-            let missed = first.sequence - self.cursor - 1;
+            let Some(first) = self.entries.first() else { return false };
+            let missed = first.sequence() - self.cursor - 1;
             if missed > 0 {
                 if !batch.is_empty() {
                     return true; // The gap belongs before the next batch.
@@ -150,25 +247,23 @@ impl Emitter {
                 self.cursor += missed;
                 self.sent = self.cursor;
             }
-            for change in &self.changes {
-                if !batch.push(change, &self.names, &config.signals) {
+            for entry in &self.entries {
+                if !batch.push(entry, &self.names, &config.signals) {
                     return true;
                 }
-                self.cursor = change.sequence;
+                self.cursor = entry.sequence();
             }
         }
     }
 
-    async fn send(&mut self, emitter: &SignalEmitter<'_>, batch: Batch) -> zbus::Result<()> {
+    async fn send(&mut self, emitter: &SignalEmitter<'_>, batch: T::Batch) -> zbus::Result<()> {
         if !batch.is_empty() || self.lost > 0 {
             let sequence = batch.sequence().unwrap_or(self.cursor + 1);
-            let events = batch.into_listing(&self.names);
-            FlowEvents::flow_events(emitter, sequence, &events, self.lost).await?;
+            T::send(emitter, &self.names, sequence, batch, self.lost).await?;
             (self.sent, self.lost) = (self.cursor, 0);
             BusCounters::add(&self.counters.signals_sent, 1);
         }
-        let resyncs: Vec<Resync> = self.handle.published().resyncs_since(&mut self.resyncs);
-        for resync in resyncs {
+        for resync in T::resyncs(&self.handle, &mut self.resyncs) {
             let details = HashMap::from([
                 ("reason", Variant::from(resync.reason.name())),
                 ("lost", Variant::from(resync.lost)),

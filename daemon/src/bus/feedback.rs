@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use flowbus_interfaces::ReportOptions;
 
-use super::{ATTRIBUTION, Face, VERSION};
+use super::{Face, VERSION};
 use crate::clock::Now;
 use crate::dictionary::Item;
 use crate::handle::{AskError, Candidates};
@@ -50,7 +50,7 @@ pub(super) async fn report(
         version: VERSION,
         uptime_usec: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
         synchronized: state.synchronized,
-        attribution: ATTRIBUTION,
+        attribution: state.attribution.name(),
         events_received: summary.events_received(),
         events_lost: summary.counters.events_lost,
         resyncs: summary.counters.resyncs,

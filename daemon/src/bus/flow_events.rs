@@ -6,6 +6,7 @@ use zbus::interface;
 use zbus::object_server::SignalEmitter;
 use zbus::wire::Variant;
 
+use super::batch::ConnectionListing;
 use crate::dictionary::Listing;
 
 /// The object; it has no state.
@@ -25,6 +26,27 @@ impl FlowEvents {
         emitter: &SignalEmitter<'_>,
         sequence: u64,
         events: &Listing,
+        lost: u64,
+    ) -> zbus::Result<()>;
+
+    /// A batch of what TCP connections did, in order: `event` is connect (opened here, and established), accept, close or
+    /// connect-failed. They are numbered apart from FlowEvents, each with its own `sequence`; `sequence` and `lost` mean
+    /// the same as there. There are none while Attribution is not bpf.
+    ///
+    /// An event is seen from the socket at one end: a connection between two processes of this machine has two of each.
+    /// `src` and `sport` are the socket's own end, `dst` and `dport` the other; an IPv4 address on an IPv6 socket is shown
+    /// as IPv4. Each has `family`, `protocol`, `monotonic_nsec` (t: CLOCK_MONOTONIC), `time_usec` (t: CLOCK_REALTIME) and,
+    /// as far as they are known, `flow` (t: the id of the flow, where it is in the table), `network_namespace` (u: the inode
+    /// of /proc/PID/ns/net; events of all namespaces are told), `pid` (u), `tid` (u), `comm` (s: of the thread),
+    /// `leader_comm` (s: of the process), `uid` (u), `unit` (s), `cgroup` (s), `confidence` (s: exact, reader, snapshot,
+    /// inherited). connect-failed has `error` (s: such as ECONNREFUSED); close has `reset` (b: by the other side or the
+    /// network; the process is then the one that had the connection), `sent_bytes` (t: acknowledged by the other end) and
+    /// `received_bytes` (t).
+    #[zbus(signal)]
+    pub(super) async fn connection_events(
+        emitter: &SignalEmitter<'_>,
+        sequence: u64,
+        events: &ConnectionListing,
         lost: u64,
     ) -> zbus::Result<()>;
 

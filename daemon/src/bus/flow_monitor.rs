@@ -13,7 +13,7 @@ use zbus::{Connection, interface};
 use super::calls::{Answer, Call, Calls};
 use super::feedback;
 use super::listing::{self, FlowPage};
-use super::{ATTRIBUTION, BusCounters, Face, VERSION};
+use super::{BusCounters, Face, VERSION};
 use crate::dictionary::{DecodedMark, Listing, Single};
 use crate::handle::AskError;
 use crate::streams::OpenError;
@@ -147,13 +147,16 @@ impl FlowMonitor {
     /// Flows and changes as JSON lines through a pipe: for those who need the whole table or every event.
     ///
     /// `query` takes the filter keys of ListActive, `fields` and `refresh`, and `snapshot` (b, true: the flows that
-    /// are alive), `follow` (b, true: every change), `closed` (b, false: the flows that ended, first), `expectations` (b,
-    /// false: what becomes of expectations, too) and `events` (as, all: which of new, update and destroy).
+    /// are alive), `follow` (b, true: every change), `closed` (b, false: the flows that ended, first), `connections`
+    /// (b, false: what connections do, too), `expectations` (b, false: what becomes of expectations, too) and `events`
+    /// (as, all: which of new, update and destroy, or none).
     ///
     /// The lines are objects with a `type`: `begin` (`epoch`, `sequence`); `closed` flows, oldest end first; `flow` for
     /// each that is alive; `snapshot-end` (`sequence`); `new`, `update` and `destroy` with the flow and its
     /// `sequence`, and `matches` false where the flow has left the filter; `gap` (`first`, `last`, `lost`, `reason`
-    /// slow-reader or overrun); `resync` (`reason`, `lost`, `closed`, `added`); with `expectations`, `expectation` with
+    /// slow-reader or overrun); `resync` (`reason`, `lost`, `closed`, `added`); with `connections`, `connect`, `accept`,
+    /// `close` and `connect-failed` with the keys of ConnectionEvents, and `connection-gap` as `gap` by their numbers;
+    /// with `expectations`, `expectation` with
     /// `event` (new or destroy) and the keys of FlowControl1's ListExpectations, which are those of the connection that
     /// is waited for and pass the filter as far as it has them, and `expectation-gap` (`lost`, `reason`); and last `end` (`reason` complete or
     /// stopping). Snapshot and changes join without a hole and without a double. The daemon never waits for a
@@ -214,7 +217,7 @@ impl FlowMonitor {
         DecodedMark::new(&self.face.names, mark)
     }
 
-    /// Counters of the daemon and of the kernel, each an unsigned integer (t or u).
+    /// Counters of the daemon and of the kernel, each an unsigned integer (t or u) but `bpf_accept`.
     ///
     /// Events: `events_new`, `events_update`, `events_destroy`, `events_lost` (the kernel says that it
     /// dropped them), `events_invalid`, `events_foreign` (not sent by the kernel), `events_repeated`,
@@ -222,7 +225,15 @@ impl FlowMonitor {
     /// events fit). Table: `active`, `closed`, `closed_evicted`, `dumps`, `resyncs`, `sweeps` (dumps that were not
     /// resyncs), `flows_refused` and `names_refused` (beyond what the table has room for). Bus: `signals_sent`,
     /// `signals_lost`, `calls_refused`, `streams`, `stream_gaps`. Kernel: `kernel_count` and `kernel_max` flows, absent
-    /// where they cannot be read. Later versions add more.
+    /// where they cannot be read.
+    ///
+    /// Processes: `connection_events`, `connection_events_lost` (as `signals_lost`); `owners_pending` (sockets whose flow
+    /// has not been seen yet), `owners_unmatched_sockets` (those that ended before), `owners_unmatched_flows` (flows that
+    /// ended without an owner: forwarded ones are among them), `owners_expired` (sockets forgotten after their end),
+    /// `owners_refused` (sockets and processes beyond what there is room for). Where BPF programs run: `bpf_written` and
+    /// `bpf_dropped` (records; dropped when the ring was full), `bpf_no_storage`, `bpf_no_owner` (events of sockets that
+    /// nobody was seen to open), `bpf_recursion_misses` (runs that the kernel left out), and `bpf_accept` (s: function,
+    /// syscall, reader or inherited: how they learn who accepts). Later versions add more.
     #[zbus(out_args("statistics"))]
     async fn get_statistics(&self, #[zbus(header)] header: Header<'_>) -> Result<Dictionary, Error> {
         let _call = self.begin(&header)?;
@@ -253,7 +264,27 @@ impl FlowMonitor {
             ("signals_sent", Variant::from(BusCounters::value(&self.counters.signals_sent))),
             ("signals_lost", Variant::from(BusCounters::value(&self.counters.signals_lost))),
             ("calls_refused", Variant::from(BusCounters::value(&self.counters.calls_refused))),
+            ("connection_events", Variant::from(summary.connections)),
+            (
+                "connection_events_lost",
+                Variant::from(BusCounters::value(&self.counters.connection_events_lost)),
+            ),
+            ("owners_pending", Variant::from(summary.owners_pending)),
+            ("owners_unmatched_flows", Variant::from(counters.owners_unmatched_flows)),
+            ("owners_unmatched_sockets", Variant::from(counters.owners_unmatched_sockets)),
+            ("owners_expired", Variant::from(counters.owners_expired)),
+            ("owners_refused", Variant::from(counters.owners_refused)),
         ]);
+        if let Some((programs, accept)) = self.face.handle.program_statistics() {
+            statistics.extend([
+                ("bpf_written", Variant::from(programs.written)),
+                ("bpf_dropped", Variant::from(programs.dropped)),
+                ("bpf_no_storage", Variant::from(programs.no_storage)),
+                ("bpf_no_owner", Variant::from(programs.no_owner)),
+                ("bpf_accept", Variant::from(accept.name())),
+            ]);
+            statistics.extend(programs.missed.map(|missed| ("bpf_recursion_misses", Variant::from(missed))));
+        }
         let known = [("kernel_count", kernel.count), ("kernel_max", kernel.maximum)];
         statistics.extend(known.into_iter().filter_map(|(key, value)| Some((key, Variant::from(value?)))));
         Ok(statistics)
@@ -280,7 +311,7 @@ impl FlowMonitor {
     /// How flows get their processes: none, procfs or bpf.
     #[zbus(property)]
     fn attribution(&self) -> &'static str {
-        ATTRIBUTION
+        self.face.handle.state().borrow().attribution.name()
     }
 
     /// How many ended flows are remembered at most.

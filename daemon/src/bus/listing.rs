@@ -27,6 +27,7 @@ pub(super) async fn active(handle: &Handle, names: &FlowNames, query: &Query) ->
     let candidates = match query.filter.lookup() {
         Some(Lookup::Ids(ids)) => Candidates::Ids(ids.into()),
         Some(Lookup::Port(port) | Lookup::Endpoint(_, port)) => Candidates::Port(port),
+        None if query.filter.asks_for_owner() => Candidates::Owned,
         None => Candidates::All,
     };
     let mut filling = Filling::new(names, query);

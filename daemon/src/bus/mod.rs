@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use zbus::Connection;
 use zbus::object_server::InterfaceRef;
 
@@ -23,6 +23,7 @@ use flowbus_interfaces::{
 
 use crate::config::Config;
 use crate::dictionary::FlowNames;
+use crate::event::{Change, ConnectionEvent};
 use crate::handle::{Handle, State};
 use crate::kernel::{self, Kernel};
 use crate::streams::Streams;
@@ -33,8 +34,6 @@ use flow_monitor::FlowMonitor;
 
 /// The version of the daemon.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// How processes are found: they are not.
-const ATTRIBUTION: &str = "none";
 
 /// After the bus went away: the first wait before trying again, doubled up to the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -67,6 +66,7 @@ pub(crate) struct Face {
 pub(crate) struct BusCounters {
     signals_sent: AtomicU64,
     signals_lost: AtomicU64,
+    connection_events_lost: AtomicU64,
     calls_refused: AtomicU64,
 }
 
@@ -87,11 +87,15 @@ pub(crate) async fn serve(
     address: &BusAddress,
     face: Face,
     connection: watch::Sender<Option<Connection>>,
+    mut loading: Option<oneshot::Receiver<()>>,
     config: watch::Receiver<Arc<Config>>,
 ) -> Result<(), BusError> {
     let counters = Arc::new(BusCounters::default());
     let Face { handle, names, .. } = &face;
-    let mut emitter = Emitter::new(handle.clone(), names.clone(), Arc::clone(&counters), config);
+    let mut emitters = Emitters {
+        changes: Emitter::new(handle.clone(), names.clone(), Arc::clone(&counters), config.clone()),
+        connections: Emitter::new(handle.clone(), names.clone(), Arc::clone(&counters), config),
+    };
     let mut first = true;
     let mut wait = FIRST_WAIT;
     loop {
@@ -100,13 +104,12 @@ pub(crate) async fn serve(
             Ok((methods, signals)) => {
                 tracing::info!(bus = %address, "serving");
                 if std::mem::take(&mut first) {
-                    confinement::system_calls(handle).await;
-                    service::ready(handle);
+                    tokio::spawn(confine(loading.take(), handle.clone()));
                 }
                 wait = FIRST_WAIT;
                 connection.send_replace(Some(methods.clone()));
                 tokio::spawn(kernel::warn_if_silent(face.kernel.clone()));
-                serve_connected(address, &methods, signals, handle, &mut emitter).await;
+                serve_connected(address, &methods, signals, handle, &mut emitters).await;
                 connection.send_replace(None);
                 tracing::warn!(bus = %address, "the bus went away; the table is kept, reconnecting");
             }
@@ -119,17 +122,32 @@ pub(crate) async fn serve(
     }
 }
 
+/// Makes no system calls any more but those of a daemon that serves, once BPF programs are loaded, and tells the manager.
+async fn confine(loading: Option<oneshot::Receiver<()>>, handle: Handle) {
+    if let Some(loading) = loading {
+        let _ = loading.await; // Nobody sends: it ends when the loader does.
+    }
+    confinement::system_calls(&handle).await;
+    service::ready(&handle);
+}
+
+/// What sends signals, each following a log of its own.
+struct Emitters {
+    changes: Emitter<Change>,
+    connections: Emitter<ConnectionEvent>,
+}
+
 /// Serves until the bus closes the methods' connection.
 async fn serve_connected(
     address: &BusAddress,
     methods: &Connection,
     signals: Connection,
     handle: &Handle,
-    emitter: &mut Emitter,
+    emitters: &mut Emitters,
 ) {
     tokio::select! {
         () = methods.closed() => {}
-        () = emit(address, signals, emitter) => {}
+        () = emit(address, signals, emitters) => {}
         error = announce_state(methods, handle.state()) => {
             tracing::debug!(%error, "property changes are not announced");
         }
@@ -138,9 +156,12 @@ async fn serve_connected(
 
 /// Sends signals, over a new connection where a subscriber holds the old one up or the bus has closed it. The methods'
 /// connection has no part in this.
-async fn emit(address: &BusAddress, mut signals: Connection, emitter: &mut Emitter) {
+async fn emit(address: &BusAddress, mut signals: Connection, emitters: &mut Emitters) {
     loop {
-        emitter.run(&signals).await;
+        tokio::select! {
+            () = emitters.changes.run(&signals) => {}
+            () = emitters.connections.run(&signals) => {}
+        }
         let _ = signals.close().await;
         let mut wait = FIRST_WAIT;
         signals = loop {
@@ -208,6 +229,9 @@ async fn announce_state(methods: &Connection, mut state: watch::Receiver<State>)
             }
             if new.closed_capacity != announced.closed_capacity {
                 monitor.closed_capacity_changed(emitter).await?;
+            }
+            if new.attribution != announced.attribution {
+                monitor.attribution_changed(emitter).await?;
             }
             Ok::<(), zbus::Error>(())
         };

@@ -1,16 +1,24 @@
-//! The messages of a route socket (linux/rtnetlink.h, linux/if_link.h), as far as they name interfaces.
+//! The messages of a route socket (linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h), as far as they name interfaces and
+//! addresses.
 //!
-//! By hand, because it is index and name of two messages: a library that knows all of rtnetlink is a sixth of the program.
+//! By hand, because it is a name or an address of four messages: a library that knows all of rtnetlink is a sixth of the program.
 
-/// `RTM_GETLINK` with `NLM_F_REQUEST | NLM_F_DUMP`, and an empty `struct ifinfomsg`.
-pub(super) const DUMP_REQUEST: [u8; 32] = {
+use std::net::IpAddr;
+
+/// Asks for all interfaces: `RTM_GETLINK`.
+pub(super) const LINKS_REQUEST: [u8; 32] = dump_request(18);
+/// Asks for all addresses: `RTM_GETADDR`.
+pub(super) const ADDRESSES_REQUEST: [u8; 32] = dump_request(22);
+
+/// A request with `NLM_F_REQUEST | NLM_F_DUMP`, and an empty `struct ifinfomsg` or `struct ifaddrmsg`.
+const fn dump_request(kind: u16) -> [u8; 32] {
     let ([l0, l1, l2, l3], [t0, t1], [f0, f1]) =
-        (32_u32.to_ne_bytes(), 18_u16.to_ne_bytes(), 0x301_u16.to_ne_bytes());
+        (32_u32.to_ne_bytes(), kind.to_ne_bytes(), 0x301_u16.to_ne_bytes());
     let mut request = [0; 32];
     (request[0], request[1], request[2], request[3]) = (l0, l1, l2, l3);
     (request[4], request[5], request[6], request[7]) = (t0, t1, f0, f1);
     request
-};
+}
 
 /// What a message says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +27,10 @@ pub(super) enum Message<'a> {
     Link { index: u32, name: &'a str },
     /// There is no such interface any more.
     Deleted { index: u32 },
+    /// There is an address.
+    Address(IpAddr),
+    /// An address is gone; another interface may have the same.
+    AddressDeleted,
     /// The dump has ended, well or not.
     Done,
 }
@@ -27,9 +39,15 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
+const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
 const IFLA_IFNAME: u16 = 3;
 /// `sizeof(struct ifinfomsg)`.
 const IFINFOMSG: usize = 16;
+/// `sizeof(struct ifaddrmsg)`.
+const IFADDRMSG: usize = 8;
 
 /// The messages of one datagram; those that say nothing of the kind are passed over.
 pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
@@ -41,6 +59,8 @@ pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
     headers.filter_map(|(kind, body)| match kind {
         RTM_NEWLINK => Some(Message::Link { index: index(body)?, name: name(body)? }),
         RTM_DELLINK => Some(Message::Deleted { index: index(body)? }),
+        RTM_NEWADDR => Some(Message::Address(address(body)?)),
+        RTM_DELADDR => Some(Message::AddressDeleted),
         NLMSG_DONE | NLMSG_ERROR => Some(Message::Done),
         _ => None,
     })
@@ -55,13 +75,24 @@ fn index(body: &[u8]) -> Option<u32> {
 
 /// The interface's name, which has at most 15 bytes and ends with a zero.
 fn name(body: &[u8]) -> Option<&str> {
-    // struct nlattr: length, type.
-    let mut attributes = chunks(body.get(IFINFOMSG..)?, |attribute| {
+    let (_, name) = attributes(body.get(IFINFOMSG..)?).find(|(kind, _)| *kind == IFLA_IFNAME)?;
+    std::str::from_utf8(name.split(|byte| *byte == 0).next()?).ok()
+}
+
+/// The address of this machine: of a tunnel the near end, which stands in `IFA_LOCAL`.
+fn address(body: &[u8]) -> Option<IpAddr> {
+    let find = |wanted| attributes(body.get(IFADDRMSG..)?).find(|(kind, _)| *kind == wanted);
+    let (_, bytes) = find(IFA_LOCAL).or_else(|| find(IFA_ADDRESS))?;
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+}
+
+/// `struct nlattr`: length, type.
+fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    chunks(bytes, |attribute| {
         let [low, high, kind_low, kind_high] = *attribute.first_chunk()?;
         Some((usize::from(u16::from_ne_bytes([low, high])), u16::from_ne_bytes([kind_low, kind_high]), 4))
-    });
-    let (_, name) = attributes.find(|(kind, _)| *kind == IFLA_IFNAME)?;
-    std::str::from_utf8(name.split(|byte| *byte == 0).next()?).ok()
+    })
 }
 
 /// Pieces that begin at multiples of four; `header` tells a piece's length, its type, and how long its header is.
@@ -107,6 +138,26 @@ mod tests {
         let expected =
             [Message::Link { index: 7, name: "wlan0" }, Message::Deleted { index: 9 }, Message::Done];
         assert_eq!(found, expected.map(|message| format!("{message:?}")));
+    }
+
+    #[test]
+    fn addresses_are_those_of_this_end() {
+        let attribute = |kind: u16, bytes: &[u8]| {
+            let length = u16::try_from(4 + bytes.len()).unwrap();
+            [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), bytes].concat()
+        };
+        let message = |attributes: &[u8]| {
+            let length = u32::try_from(16 + IFADDRMSG + attributes.len()).unwrap();
+            let header = [&length.to_ne_bytes()[..], &RTM_NEWADDR.to_ne_bytes(), &[0; 10]].concat();
+            [&header[..], &[0; IFADDRMSG], attributes].concat()
+        };
+        let tunnel =
+            [attribute(IFA_ADDRESS, &[198, 18, 0, 9]), attribute(IFA_LOCAL, &[198, 18, 0, 1])].concat();
+        let v6 = attribute(IFA_ADDRESS, &[0x20, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        let datagram = [message(&tunnel), message(&v6), message(&[])].concat();
+        let found: Vec<_> = messages(&datagram).collect();
+        let expected = ["198.18.0.1", "2001:2::1"].map(|text| Message::Address(text.parse().unwrap()));
+        assert_eq!(found, expected);
     }
 
     #[test]

@@ -1,10 +1,12 @@
-//! The names of the network interfaces, kept live: a mark's routing table tells an interface by its index.
+//! The names of the network interfaces, kept live: a mark's routing table tells an interface by its index. And the
+//! addresses: what is sent to one of them is meant for a socket here.
 
 mod message;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rustix::fd::OwnedFd;
@@ -15,7 +17,8 @@ use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 
 use crate::descriptors;
-use message::{DUMP_REQUEST, Message, messages};
+use crate::handle::{Command, Handle};
+use message::{ADDRESSES_REQUEST, LINKS_REQUEST, Message, messages};
 
 /// The kernel's datagrams of links have up to 32 KiB.
 const BUFFER: usize = 64 * 1024;
@@ -42,29 +45,47 @@ impl Links {
 
     /// Fills the names and follows their changes, on the socket that was handed over or on one of our own; ends only
     /// with an error.
-    pub(crate) async fn follow(self, handed: Option<OwnedFd>) -> io::Result<Infallible> {
+    pub(crate) async fn follow(self, handed: Option<OwnedFd>, tracker: Handle) -> io::Result<Infallible> {
         // For tokio a datagram socket is one like another; its type for descriptors of any kind takes unsafe code.
         let socket = UnixDatagram::from_std(descriptors::link_socket(handed)?.into())?;
         let mut buffer = vec![0; BUFFER];
-        // The socket has joined its group before the dump: a link born in between is told.
-        let (mut wanted, mut running) = (true, false);
+        // The socket has joined its groups before the dumps: what is born in between is told.
+        let mut addresses = HashSet::new();
+        let (mut wanted, mut running) = (vec![&ADDRESSES_REQUEST, &LINKS_REQUEST], false);
         loop {
-            if wanted && !running {
-                socket.send(&DUMP_REQUEST).await?;
-                (wanted, running) = (false, true);
+            // One dump at a time.
+            if !running && let Some(request) = wanted.pop() {
+                socket.send(request).await?;
+                running = true;
+                if *request == ADDRESSES_REQUEST {
+                    addresses.clear();
+                }
             }
             match receive(&socket, &mut buffer).await {
                 Ok(length) => {
+                    let mut changed = false;
                     for message in messages(&buffer[..length]) {
                         match message {
                             Message::Link { index, name } => self.set(index, name),
                             Message::Deleted { index } => self.note_deleted(index),
-                            Message::Done => running = false,
+                            Message::Address(address) => changed |= addresses.insert(address),
+                            Message::AddressDeleted if wanted.contains(&&ADDRESSES_REQUEST) => {}
+                            Message::AddressDeleted => wanted.push(&ADDRESSES_REQUEST),
+                            Message::Done => {
+                                running = false;
+                                changed = true;
+                            }
                         }
                     }
+                    // While addresses are being asked for, not all are known.
+                    if changed && !running && wanted.is_empty() {
+                        tell(&tracker, &addresses);
+                    }
                 }
-                // Links were missed: all are asked for again.
-                Err(error) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => wanted = true,
+                // Something was missed: all is asked for again.
+                Err(error) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => {
+                    wanted = vec![&ADDRESSES_REQUEST, &LINKS_REQUEST];
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -94,4 +115,11 @@ async fn receive(socket: &UnixDatagram, buffer: &mut [u8]) -> io::Result<usize> 
     let (_, length, sender) = socket.async_io(Interest::READABLE, received).await?;
     let sender = sender.and_then(|sender| SocketAddrNetlink::try_from(sender).ok());
     Ok(if sender.is_some_and(|sender| sender.pid() == 0) { length.min(buffer.len()) } else { 0 })
+}
+
+/// A tracker that has too much to do is told with the next change.
+fn tell(tracker: &Handle, addresses: &HashSet<IpAddr>) {
+    if let Err(error) = tracker.order(Command::SetAddresses(addresses.clone())) {
+        tracing::debug!(%error, "the addresses of this machine are not told");
+    }
 }

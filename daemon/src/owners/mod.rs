@@ -3,6 +3,7 @@
 //! What is done with it is in `table/owners.rs`: the socket of a local client has the ends of the original direction,
 //! the one of a local server those of the reply direction, through every translation.
 
+mod probe;
 mod processes;
 mod sockets;
 
@@ -12,7 +13,8 @@ use flowbus_attribution::Process;
 
 use crate::flow::OwnerNumber;
 use crate::state::State;
-pub(crate) use processes::{ProcessEntry, ProcessTexts, Processes};
+pub(crate) use probe::{Probe, Source, start};
+pub(crate) use processes::{ProcessEntry, ProcessText, ProcessTexts, Processes};
 pub(crate) use sockets::{Sockets, direction};
 
 /// So many paths of control groups are kept.

@@ -100,7 +100,6 @@ pub(crate) struct Counters {
     pub(crate) closed_evicted: u64,
     pub(crate) names_refused: u64,
     pub(crate) flows_refused: u64,
-    pub(crate) connection_events: u64,
     pub(crate) owners_unmatched_flows: u64,
     pub(crate) owners_unmatched_sockets: u64,
     pub(crate) owners_expired: u64,

@@ -1,6 +1,6 @@
 //! The lines of a stream.
 
-use flowbus_interfaces::{FieldSet, Flow, SourceNames, event_name};
+use flowbus_interfaces::{Connection, FieldSet, Flow, SourceNames, event_name};
 use serde::Serialize;
 
 use crate::event::ExpectationEvent;
@@ -17,6 +17,7 @@ pub(super) enum Line<'a> {
     Begin { epoch: &'a str, sequence: u64 },
     SnapshotEnd { sequence: u64 },
     Gap { first: u64, last: u64, lost: u64, reason: &'static str },
+    ConnectionGap { first: u64, last: u64, lost: u64, reason: &'static str },
     Resync { reason: &'static str, lost: u64, closed: u32, added: u32 },
     ExpectationGap { lost: u64, reason: &'static str },
     End { reason: &'static str },
@@ -64,6 +65,11 @@ impl Lines {
         self.0.push(b'\n');
     }
 
+    /// What a connection did.
+    pub(super) fn push_connection(&mut self, connection: &Connection<'_>) {
+        self.push_members(connection.kind.name(), &connection.json(), true);
+    }
+
     fn push_object(
         &mut self,
         kind: &str,
@@ -72,6 +78,10 @@ impl Lines {
         fields: FieldSet,
         matches: bool,
     ) {
+        self.push_members(kind, &flow.json(names, fields), matches);
+    }
+
+    fn push_members(&mut self, kind: &str, object: &impl Serialize, matches: bool) {
         self.0.extend_from_slice(b"{\"type\":\"");
         self.0.extend_from_slice(kind.as_bytes());
         self.0.push(b'"');
@@ -79,7 +89,7 @@ impl Lines {
             self.0.extend_from_slice(b",\"matches\":false");
         }
         let brace = self.0.len();
-        let _ = serde_json::to_writer(&mut self.0, &flow.json(names, fields));
+        let _ = serde_json::to_writer(&mut self.0, object);
         // The object goes on after the type: its brace becomes a comma, unless there is nothing in it.
         if self.0.get(brace + 1) == Some(&b'}') {
             self.0.remove(brace);

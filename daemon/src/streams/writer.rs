@@ -39,6 +39,8 @@ pub(super) struct Writer {
     waiting: VecDeque<Change>,
     /// The number of the last change taken, written or skipped.
     cursor: u64,
+    /// The number of the last connection event taken or skipped.
+    connections: u64,
     /// How many resyncs were told.
     resyncs: u64,
     /// What is told of expectations; none where nobody asked.
@@ -66,9 +68,9 @@ impl Writer {
     ) -> Self {
         // Without its number an event cannot be put in order.
         query.fields = query.fields.with(Key::Sequence);
-        let (cursor, resyncs) = {
+        let (cursor, connections, resyncs) = {
             let published = handle.published();
-            (published.log.newest(), published.summary.counters.resyncs)
+            (published.log.newest(), published.connections.newest(), published.summary.counters.resyncs)
         };
         let expectations = query.expectations.then(|| handle.expectations());
         Self {
@@ -81,6 +83,7 @@ impl Writer {
             join: Join::default(),
             waiting: VecDeque::new(),
             cursor,
+            connections,
             resyncs,
             expectations,
         }
@@ -196,6 +199,7 @@ impl Writer {
             }
             self.push_resyncs(gaps);
             self.push_expectations(gaps).await?;
+            self.push_connections(gaps).await?;
             self.flush().await?;
             if self.has_news() {
                 continue;
@@ -212,7 +216,9 @@ impl Writer {
     }
 
     fn has_news(&self) -> bool {
-        self.handle.published().log.newest() > self.cursor
+        let published = self.handle.published();
+        published.log.newest() > self.cursor
+            || self.query.connections && published.connections.newest() > self.connections
     }
 
     /// Takes what fits out of the log.
@@ -284,6 +290,32 @@ impl Writer {
             self.flush_full().await?;
         }
         self.expectations = Some(expectations);
+        Ok(())
+    }
+
+    /// What connections did since the last time.
+    async fn push_connections(&mut self, gaps: &AtomicU64) -> Result<(), Stop> {
+        while self.query.connections {
+            let events: Vec<_> =
+                self.handle.published().connections.after(self.connections).take(CHUNK).cloned().collect();
+            let Some(first) = events.first() else { break };
+            let (first, last) = (self.connections + 1, first.sequence - 1);
+            if first <= last {
+                gaps.fetch_add(1, Ordering::Relaxed);
+                let lost = last - first + 1;
+                self.lines.push(&Line::ConnectionGap { first, last, lost, reason: "slow-reader" });
+            }
+            for event in events {
+                self.connections = event.sequence;
+                let Self { query, lines, .. } = self;
+                event.show(|connection| {
+                    if query.filter.matches_connection(connection) {
+                        lines.push_connection(connection);
+                    }
+                });
+            }
+            self.flush_full().await?;
+        }
         Ok(())
     }
 

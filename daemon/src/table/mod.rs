@@ -6,7 +6,6 @@
 mod apply;
 mod closed;
 mod order;
-#[cfg_attr(not(test), expect(dead_code, reason = "the tracker reads the ring with the next change"))]
 mod owners;
 #[cfg(test)]
 mod tests;
@@ -206,7 +205,6 @@ impl Table {
         self.order.after(after).filter(has_port).map(|slot| self.snapshot(slot))
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "the tracker reads the ring with the next change"))]
     /// Those of them of which an end has an owner.
     pub(crate) fn active_with_owner(&self, after: u64) -> impl Iterator<Item = Snapshot> + '_ {
         let is_owned = |slot: &u32| self.state.record(*slot).is_owned();

@@ -5,16 +5,17 @@
 //! here it is told with; what comes later is an update of the flow. An owner is replaced by a surer one alone.
 
 use std::hash::BuildHasher;
+use std::sync::Arc;
 
 use ctnetlink::Tuple;
-use flowbus_attribution::Event;
+use flowbus_attribution::{Event, Process};
 use hashbrown::HashTable;
 
 use super::Table;
 use crate::clock::Now;
 use crate::event::Change;
 use crate::flow::{Key, OwnerNumber, Owners, ProcessNumber, Snapshot, inverted};
-use crate::owners::{Attribution, direction};
+use crate::owners::{Attribution, ProcessText, direction};
 
 /// The directions that the index of the table does not find: the original one of flows in a zone, and the reply of
 /// flows that are translated or in a zone. Both by their tuple in zone 0.
@@ -115,6 +116,19 @@ impl Table {
                 self.push_update(slot, flow.changeable(), changes);
             }
         }
+    }
+
+    /// Whether a socket is one of the network namespace whose flows these are.
+    pub(crate) fn is_ours(&self, event: &Event) -> bool {
+        let ours = self.attribution.as_ref().map(|attribution| attribution.network_namespace);
+        ours == Some(event.network_namespace)
+    }
+
+    /// A process in words, wherever it is.
+    pub(crate) fn process_text(&mut self, process: &Process) -> Option<Arc<ProcessText>> {
+        let Self { attribution, processes, state, .. } = self;
+        let owner = attribution.as_mut()?.owner(processes, state, Some(process));
+        Some(processes.texts().owner(owner)?.0)
     }
 
     /// Looks once more for the owners of all flows: after the sockets that were open before have been told.

@@ -5,8 +5,11 @@
 //! being woken for every event.
 
 mod dump;
+mod sockets;
 mod sweep;
 
+use std::collections::HashSet;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -18,20 +21,25 @@ use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
 use crate::clock::Now;
-use crate::event::{Change, ExpectationEvent};
+use crate::event::{Change, ConnectionEvent, ExpectationEvent};
 use crate::flow::Snapshot;
 use crate::handle::{
-    COMMANDS, Candidates, Command, Handle, Page, Publisher, Resync, ResyncReason, State, Summary,
+    COMMANDS, Candidates, Command, Handle, Life, Page, Publisher, Resync, ResyncReason, State, Summary, Tier,
 };
 use crate::logging::{EVENTS_LOST, STATE_REFUSED, SYNCHRONIZED};
+use crate::owners::Probe;
 use crate::state::{MessageSlot, Refused};
 use crate::table::{ClosedLimits, Merged, Outcome, Table};
 use dump::DumpReader;
 pub(crate) use dump::Requester;
+use sockets::Sockets;
 use sweep::Sweeps;
 
 /// After a read that found events, the next one waits so long: a burst's events are then read together.
 const NAP: Duration = Duration::from_millis(2);
+/// The same after sockets told something: their programs wake us for the first word after all was read, and that is what
+/// their cost is made of.
+const SOCKETS_NAP: Duration = Duration::from_millis(5);
 /// So many events are read before dumps and questions have their turn.
 const EVENTS_AT_ONCE: usize = 1024;
 /// The kernel's dump datagrams have up to 32 KiB.
@@ -72,6 +80,8 @@ pub(crate) struct Tracker {
     slot: MessageSlot,
     dump: DumpReader,
     sweeps: Sweeps,
+    /// While BPF programs tell of sockets.
+    sockets: Option<Sockets>,
     /// When the last dump was merged.
     merged: Option<Instant>,
     /// Callers who wait for a dump, at most [`COMMANDS`].
@@ -80,7 +90,10 @@ pub(crate) struct Tracker {
     wake: Arc<OwnedFd>,
     publisher: Publisher,
     changes: Vec<Change>,
+    connections: Vec<ConnectionEvent>,
     buffer_bytes: u64,
+    /// Those of the network namespace, once they are known.
+    addresses: Option<HashSet<IpAddr>>,
     stop: bool,
 }
 
@@ -104,12 +117,16 @@ impl Tracker {
         let slot = state.message_slot()?;
         let mut table = Table::new(state, closed_limits);
         take_over(&mut table, &events, refused.as_ref())?;
-        let announced = State { synchronized: false, closed_capacity: closed_limits.capacity };
+        let announced =
+            State { synchronized: false, closed_capacity: closed_limits.capacity, attribution: Tier::None };
         let (publisher, handle) = Publisher::new(
-            table.state().epoch(),
-            table.header().sequence,
-            table.name_strings(),
-            table.process_texts(),
+            Life {
+                epoch: table.state().epoch(),
+                first_sequence: table.header().sequence,
+                first_connection: table.header().connections,
+                names: table.name_strings(),
+                processes: table.process_texts(),
+            },
             announced,
             sender,
             Arc::clone(&wake),
@@ -121,13 +138,16 @@ impl Tracker {
             slot,
             dump: DumpReader::new(dump, requester),
             sweeps: Sweeps::new(sweep_interval),
+            sockets: None,
             merged: None,
             waiting: Vec::new(),
             commands,
             wake,
             publisher,
             changes: Vec::new(),
+            connections: Vec::new(),
             buffer_bytes,
+            addresses: None,
             stop: false,
         };
         tracker.apply_pending();
@@ -141,25 +161,61 @@ impl Tracker {
     pub(crate) fn run(mut self) -> Result<(), TrackerError> {
         let mut buffer = vec![0; DUMP_BUFFER];
         while !self.stop {
+            // Sockets first: the flow of one that was told of is told with its owner.
+            let told = self.read_sockets();
             let reading = self.read_events()?;
             if reading != Reading::Quiet {
                 self.table.expire_closed(Now::read());
                 self.count_losses()?;
             }
             self.advance_dump(reading, &mut buffer)?;
+            self.tell_connections(reading);
             self.publish();
             self.answer();
             if !self.stop && reading != Reading::Unfinished {
-                self.wait(reading)?;
+                self.wait(reading, told)?;
             }
         }
         Ok(())
     }
 
+    /// Reads what sockets did; true when something was told.
+    fn read_sockets(&mut self) -> bool {
+        let Self { sockets, table, changes, .. } = self;
+        sockets.as_mut().is_some_and(|sockets| sockets.read(table, changes, Now::read()))
+    }
+
+    /// Tells what connections did, where their flows can be known.
+    fn tell_connections(&mut self, reading: Reading) {
+        let Self { sockets, table, connections, .. } = self;
+        if let Some(sockets) = sockets {
+            sockets.tell(reading != Reading::Unfinished, table, connections);
+        }
+    }
+
+    /// Hands the addresses on, which sockets without one of their own need.
+    fn set_addresses(&mut self) {
+        if let (Some(addresses), Some(attribution)) = (&self.addresses, self.table.attribution_mut()) {
+            attribution.sockets.set_addresses(addresses.clone());
+            self.table.attribute_all(&mut self.changes);
+        }
+    }
+
+    /// Begins to give flows their owners by these programs.
+    fn attribute(&mut self, probe: Probe) {
+        let accept = probe.report.accept();
+        let Self { table, changes, .. } = self;
+        let (sockets, counters) = Sockets::begin(probe, table, changes);
+        self.sockets = Some(sockets);
+        self.set_addresses();
+        self.publisher.set_programs(counters, accept);
+        self.publish();
+    }
+
     /// Applies the message that the last life received and did not come to apply.
     fn apply_pending(&mut self) {
         if let Some((message, number)) = self.slot.pending() {
-            apply(&mut self.table, &mut self.changes, &self.publisher, message, Now::read());
+            apply(&mut self.table, &mut self.changes, &self.publisher, None, message, Now::read());
             self.table.header_mut().message = number;
             self.table.commit();
         }
@@ -171,8 +227,8 @@ impl Tracker {
         for read in 0..EVENTS_AT_ONCE {
             match self.events.receive(self.slot.prepare())? {
                 Received::Datagram(length) => {
-                    let message = self.slot.message(length);
-                    apply(&mut self.table, &mut self.changes, &self.publisher, message, now);
+                    let Self { table, changes, publisher, sockets, slot, .. } = self;
+                    apply(table, changes, publisher, sockets.as_mut(), slot.message(length), now);
                 }
                 Received::Foreign(_) => {
                     self.slot.discard();
@@ -280,15 +336,20 @@ impl Tracker {
             active: header.active,
             closed: header.closed_count,
             buffer_bytes: self.buffer_bytes,
+            owners_pending: self.table.attribution().map_or(0, |attribution| attribution.sockets.pending()),
+            connections: header.connections,
         }
     }
 
     fn publish(&mut self) {
         let summary = self.summary();
-        self.publisher.publish(&mut self.changes, summary);
+        self.publisher.publish(&mut self.changes, &mut self.connections, summary);
         let header = self.table.header();
-        self.publisher
-            .set_state(State { synchronized: header.resync == 0, closed_capacity: header.closed_capacity });
+        self.publisher.set_state(State {
+            synchronized: header.resync == 0,
+            closed_capacity: header.closed_capacity,
+            attribution: if self.sockets.is_some() { Tier::Bpf } else { Tier::None },
+        });
     }
 
     fn answer(&mut self) {
@@ -316,6 +377,7 @@ impl Tracker {
                 let flows = match candidates {
                     Candidates::All => self.table.active_after(after).take(limit + 1).collect(),
                     Candidates::Ids(ids) => self.table.active_of(after, &ids).take(limit + 1).collect(),
+                    Candidates::Owned => self.table.active_with_owner(after).take(limit + 1).collect(),
                     Candidates::Port(port) => {
                         self.table.active_with_port(after, port).take(limit + 1).collect()
                     }
@@ -337,6 +399,17 @@ impl Tracker {
                 self.table.set_closed_limits(limits, Now::read());
                 self.publish();
             }
+            Command::Attribute(probe) => self.attribute(*probe),
+            Command::ReadSnapshot(snapshot) => {
+                let Self { sockets, table, changes, .. } = self;
+                if let Some(sockets) = sockets {
+                    sockets.read_snapshot(snapshot, table, changes);
+                }
+            }
+            Command::SetAddresses(addresses) => {
+                self.addresses = Some(addresses);
+                self.set_addresses();
+            }
             Command::DumpFailed { sequence, reason } => {
                 self.dump.request_failed(sequence, &reason, &mut self.table);
             }
@@ -356,13 +429,15 @@ impl Tracker {
     }
 
     /// Sleeps until there is something to do.
-    fn wait(&mut self, reading: Reading) -> Result<(), TrackerError> {
+    fn wait(&mut self, reading: Reading, told: bool) -> Result<(), TrackerError> {
         let readable = PollFlags::IN;
         let (events, dump) = (self.events.as_fd(), self.dump.as_fd());
-        let mut fds =
-            [PollFd::new(&self.wake, readable), PollFd::new(&dump, readable), PollFd::new(&events, readable)];
+        let sockets = self.sockets.as_ref().map_or(events, Sockets::as_fd);
+        let mut fds = [self.wake.as_fd(), dump, events, sockets]
+            .map(|descriptor| PollFd::from_borrowed_fd(descriptor, readable));
         // Napping, the events are left to gather; questions and dumps are not kept waiting.
         let (fds, timeout) = match reading {
+            _ if told => (&mut fds[..2], Some(SOCKETS_NAP)),
             Reading::Quiet => (&mut fds[..], self.until_dump()),
             _ => (&mut fds[..2], Some(NAP)),
         };
@@ -416,7 +491,14 @@ fn take_over(table: &mut Table, events: &Socket, refused: Option<&Refused>) -> R
 }
 
 /// Applies a datagram of events to the table.
-fn apply(table: &mut Table, changes: &mut Vec<Change>, publisher: &Publisher, datagram: &[u8], now: Now) {
+fn apply(
+    table: &mut Table,
+    changes: &mut Vec<Change>,
+    publisher: &Publisher,
+    mut sockets: Option<&mut Sockets>,
+    datagram: &[u8],
+    now: Now,
+) {
     for message in ctnetlink::messages(datagram) {
         let (kind, flow) = match message {
             Ok(Message::Flow(_, kind, flow)) => (kind, flow),
@@ -431,6 +513,13 @@ fn apply(table: &mut Table, changes: &mut Vec<Change>, publisher: &Publisher, da
                 continue;
             }
         };
+        // What a socket did is told before the kernel tells of its flow: it is there by now.
+        if kind == EventKind::New
+            && let Some(sockets) = &mut sockets
+            && !table.knows_sender(&flow.original)
+        {
+            sockets.read(table, changes, now);
+        }
         let counters = &mut table.header_mut().counters;
         match kind {
             EventKind::New => counters.events_new += 1,

@@ -103,6 +103,11 @@ impl Filter {
         self.condition(key).is_some()
     }
 
+    /// Whether only flows with an owner can pass.
+    pub fn asks_for_owner(&self) -> bool {
+        [QueryKey::Pid, QueryKey::Comm, QueryKey::Uid, QueryKey::Unit].into_iter().any(|key| self.has(key))
+    }
+
     /// What an index can find the flows by, the best first; `None` where all flows have to be asked.
     pub fn lookup(&self) -> Option<Lookup<'_>> {
         const ENDS: [(QueryKey, QueryKey); 6] = [

@@ -127,7 +127,7 @@ query_keys! {
     Closed "closed" Stream "true or false" "Send the flows that ended first."
     Connections "connections" Stream "true or false" "Send what sockets do: connect, accept, close, connect-failed."
     Expectations "expectations" Stream "true or false" "Send what becomes of expectations."
-    Events "events" Stream "new, update or destroy" "Which changes are sent."
+    Events "events" Stream "new, update or destroy, or none" "Which changes are sent."
 }
 
 impl fmt::Display for QueryKey {

@@ -92,9 +92,11 @@ pub(super) fn fields(argument: &Argument) -> Result<FieldSet, QueryError> {
     each("fields", super::QueryKey::Fields.takes(), argument, field)
 }
 
-pub(super) fn event(argument: &Argument) -> Option<EventKind> {
+/// One kind of change, or none.
+pub(super) fn event(argument: &Argument) -> Option<Option<EventKind>> {
     let kinds = [EventKind::New, EventKind::Update, EventKind::Destroy];
-    named(argument, &kinds.map(|kind| (event_name(kind), kind)))
+    let [new, update, destroy] = kinds.map(|kind| (event_name(kind), Some(kind)));
+    named(argument, &[new, update, destroy, ("none", None)])
 }
 
 pub(super) fn family(argument: &Argument) -> Option<Family> {

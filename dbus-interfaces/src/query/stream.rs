@@ -97,8 +97,8 @@ impl EventSet {
     }
 }
 
-impl FromIterator<EventKind> for EventSet {
-    fn from_iter<T: IntoIterator<Item = EventKind>>(kinds: T) -> Self {
-        Self(kinds.into_iter().fold(0, |set, kind| set | Self::bit(kind)))
+impl FromIterator<Option<EventKind>> for EventSet {
+    fn from_iter<T: IntoIterator<Item = Option<EventKind>>>(kinds: T) -> Self {
+        Self(kinds.into_iter().flatten().fold(0, |set, kind| set | Self::bit(kind)))
     }
 }

@@ -187,6 +187,7 @@ fn a_stream_takes_its_own_keys_and_no_page() {
     assert!(stream(&[("snapshot", 1_u8.into())]).unwrap_err().to_string().ends_with("true or false, not 1"));
     assert!(stream(&[("events", "renew".into())]).unwrap_err().to_string().ends_with("not \"renew\""));
     assert!(stream(&[("events", Vec::<&str>::new().into())]).is_err());
+    assert!(!stream(&[("events", "none".into())]).unwrap().events.contains(EventKind::New));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use ctnetlink::EventKind;
 use serde::Deserialize;
 
 use super::FlowRef;
+use crate::OwnedConnection;
 
 /// A line of a stream.
 #[derive(Clone, Debug)]
@@ -44,6 +45,17 @@ pub enum StreamItem<'a> {
         /// `slow-reader`, or `overrun` where the kernel dropped events.
         reason: String,
     },
+    /// What a connection did: its socket at one end.
+    Connection(OwnedConnection),
+    /// Connection events that this stream does not have.
+    ConnectionGap {
+        /// The number of the first that is missing.
+        first: u64,
+        /// The number of the last that is missing.
+        last: u64,
+        /// How many.
+        lost: u64,
+    },
     /// The table agrees with the kernel's again.
     Resync {
         /// Why it might have differed: start, overrun, state-refused or new-socket.
@@ -81,6 +93,11 @@ enum Notice {
         lost: u64,
         reason: String,
     },
+    ConnectionGap {
+        first: u64,
+        last: u64,
+        lost: u64,
+    },
     Resync {
         reason: String,
         lost: u64,
@@ -109,10 +126,14 @@ impl<'a> StreamItem<'a> {
             "new" => event(EventKind::New),
             "update" => event(EventKind::Update),
             "destroy" => event(EventKind::Destroy),
+            "connect" | "accept" | "close" | "connect-failed" => {
+                serde_json::from_str(line).map(Self::Connection)
+            }
             _ => Ok(match serde_json::from_str(line)? {
                 Notice::Begin { epoch, sequence } => Self::Begin { epoch, sequence },
                 Notice::SnapshotEnd { sequence } => Self::SnapshotEnd { sequence },
                 Notice::Gap { first, last, lost, reason } => Self::Gap { first, last, lost, reason },
+                Notice::ConnectionGap { first, last, lost } => Self::ConnectionGap { first, last, lost },
                 Notice::Resync { reason, lost, closed, added } => {
                     Self::Resync { reason, lost, closed, added }
                 }

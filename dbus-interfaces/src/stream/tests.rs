@@ -61,7 +61,7 @@ fn every_kind_of_line_is_an_item() {
         StreamItem::SnapshotEnd { sequence: 9 }
     ));
     assert!(matches!(item(r#"{"type":"end","reason":"complete"}"#), StreamItem::End { .. }));
-    assert!(matches!(item(r#"{"type":"connect","pid":1}"#), StreamItem::Other(_)));
+    assert!(matches!(item(r#"{"type":"expectation","pid":1}"#), StreamItem::Other(_)));
     for wrong in ["", "[]", "{", r#"{"type":"gap"}"#, r#"{"id":1}"#] {
         assert!(StreamItem::parse(wrong.as_bytes()).is_err(), "{wrong}");
     }

@@ -1,0 +1,240 @@
+//! `flowctl connections`: what TCP connections do and which process does it, in the lines of tcptracer.
+
+use std::io::Write;
+use std::net::IpAddr;
+
+use flowbus_interfaces::{ConnectionKind, OwnedConnection, StreamError, StreamItem};
+use serde_json::json;
+use tokio::signal::ctrl_c;
+
+use crate::arguments::Connections;
+use crate::daemon::Daemon;
+use crate::error::Error;
+use crate::output::stdout;
+
+/// The BPF programs' source, in the order in which it is read.
+const PROGRAM: [(&str, &str); 8] = [
+    ("attribution.bpf.c", include_str!("../../attribution/bpf/attribution.bpf.c")),
+    ("kernel.h", include_str!("../../attribution/bpf/kernel.h")),
+    ("record.h", include_str!("../../attribution/bpf/record.h")),
+    ("common.h", include_str!("../../attribution/bpf/common.h")),
+    ("tcp.h", include_str!("../../attribution/bpf/tcp.h")),
+    ("accept.h", include_str!("../../attribution/bpf/accept.h")),
+    ("udp.h", include_str!("../../attribution/bpf/udp.h")),
+    ("cgroup.h", include_str!("../../attribution/bpf/cgroup.h")),
+];
+
+/// Prints the programs.
+pub(crate) fn print_program() -> Result<(), Error> {
+    let mut out = stdout();
+    for (name, text) in PROGRAM {
+        writeln!(out, "/* attribution/bpf/{name} */\n{text}")?;
+    }
+    Ok(out.flush()?)
+}
+
+/// Prints what connections do until Ctrl-C.
+pub(crate) async fn connections(daemon: &Daemon, asked: &Connections) -> Result<(), Error> {
+    let mut query = asked.query.to_map();
+    query.insert("snapshot", false.into());
+    query.insert("connections", true.into());
+    query.insert("events", "none".into());
+    let mut stream = daemon.stream(&query).await?;
+    let attribution = daemon.monitor.attribution().await.map_err(|error| daemon.failed(error))?;
+    if attribution != "bpf" {
+        anstream::eprintln!(
+            "flowctl: flowbusd is told of no connections (Attribution is {attribution}): its BPF programs do not run, \
+             which its log tells why; waiting for them"
+        );
+    }
+    let mut lines = Lines { asked, first_nsec: None };
+    let mut out = stdout();
+    if !asked.json {
+        lines.header(&mut out)?;
+    }
+    out.flush()?;
+    let mut interrupted = std::pin::pin!(ctrl_c());
+    loop {
+        let item = tokio::select! {
+            biased;
+            _ = &mut interrupted => return Ok(out.flush()?),
+            item = stream.next() => item.map_err(|error: StreamError| Error::Stream(error))?,
+        };
+        match item {
+            Some(StreamItem::Connection(connection)) if lines.shows(&connection) => {
+                lines.print(&mut out, &connection)?;
+            }
+            Some(StreamItem::ConnectionGap { lost, .. }) => lines.gap(&mut out, lost)?,
+            Some(StreamItem::End { .. }) | None => {
+                out.flush()?;
+                return Err(Error::CutOff);
+            }
+            Some(_) => {}
+        }
+        if !stream.has_line() {
+            out.flush()?;
+        }
+    }
+}
+
+/// Writes the lines.
+struct Lines<'a> {
+    asked: &'a Connections,
+    /// When the first event was: times are counted from it.
+    first_nsec: Option<u64>,
+}
+
+impl Lines<'_> {
+    fn header(&self, out: &mut dyn Write) -> std::io::Result<()> {
+        let Connections { verbose, timestamp, network_namespace, .. } = self.asked;
+        match (timestamp, verbose) {
+            (true, true) => write!(out, "{:<14}", "TIME(ns)")?,
+            (true, false) => write!(out, "{:<9}", "TIME(s)")?,
+            (false, _) => {}
+        }
+        write!(out, "{:<width$} ", if *verbose { "TYPE" } else { "T" }, width = self.type_width())?;
+        write!(
+            out,
+            "{:<6} {:<16} {:<2} {:<16} {:<16} {:<6} {:<6}",
+            "PID", "COMM", "IP", "SADDR", "DADDR", "SPORT", "DPORT"
+        )?;
+        if *verbose && network_namespace.is_none() {
+            write!(out, " {:<8}", "NETNS")?;
+        }
+        writeln!(out)
+    }
+
+    /// A failed connection is the longest word, which tcptracer does not have.
+    fn type_width(&self) -> usize {
+        if self.asked.verbose { 14 } else { 2 }
+    }
+
+    fn shows(&self, connection: &OwnedConnection) -> bool {
+        self.asked.network_namespace.is_none_or(|wanted| connection.network_namespace == Some(wanted))
+    }
+
+    fn print(&mut self, out: &mut dyn Write, connection: &OwnedConnection) -> std::io::Result<()> {
+        let Connections { verbose, timestamp, network_namespace, json, .. } = *self.asked;
+        if json {
+            serde_json::to_writer(&mut *out, connection)?;
+            return writeln!(out);
+        }
+        let first = *self.first_nsec.get_or_insert(connection.monotonic_nsec);
+        let passed = connection.monotonic_nsec.saturating_sub(first);
+        match (timestamp, verbose) {
+            (true, true) => write!(out, "{passed:<14}")?,
+            (true, false) => {
+                write!(out, "{:<9}", format!("{}.{:03}", passed / 1_000_000_000, passed / 1_000_000 % 1_000))?
+            }
+            (false, _) => {}
+        }
+        let word = match (connection.kind, verbose) {
+            (ConnectionKind::Connect, false) => "C",
+            (ConnectionKind::Accept, false) => "A",
+            (ConnectionKind::Close, false) => "X",
+            (ConnectionKind::ConnectFailed, false) => "F",
+            (kind, true) => kind.name(),
+        };
+        write!(out, "{word:<width$} ", width = self.type_width())?;
+        let pid = connection.pid.map(|pid| pid.to_string()).unwrap_or_else(|| "-".to_owned());
+        let comm = connection.comm.as_deref().unwrap_or("-");
+        let version = if connection.src.is_ipv4() { 4 } else { 6 };
+        let (src, dst) = (address(connection.src), address(connection.dst));
+        write!(
+            out,
+            "{pid:<6} {comm:<16} {version:<2} {src:<16} {dst:<16} {:<6} {:<6}",
+            connection.sport, connection.dport
+        )?;
+        if verbose && network_namespace.is_none() {
+            let namespace =
+                connection.network_namespace.map(|inode| inode.to_string()).unwrap_or_else(|| "-".to_owned());
+            write!(out, " {namespace:<8}")?;
+        }
+        if verbose && let Some(error) = &connection.error {
+            write!(out, " {error}")?;
+        }
+        writeln!(out)
+    }
+
+    fn gap(&self, out: &mut dyn Write, lost: u64) -> std::io::Result<()> {
+        if self.asked.json {
+            return writeln!(out, "{}", json!({"type": "connection-gap", "lost": lost}));
+        }
+        out.flush()?;
+        anstream::eprintln!("flowctl: {lost} events are missing here: this reader was too slow");
+        Ok(())
+    }
+}
+
+/// IPv6 in brackets.
+fn address(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(v4) => v4.to_string(),
+        IpAddr::V6(v6) => format!("[{v6}]"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::arguments::{Arguments, Command};
+
+    fn lines(options: &str) -> String {
+        let line = format!("flowctl connections {options}");
+        let asked = match Arguments::try_parse_from(line.split_whitespace()).unwrap().command {
+            Command::Connections(asked) => asked,
+            other => panic!("{other:?}"),
+        };
+        let event = |json: &str| serde_json::from_str::<OwnedConnection>(json).unwrap();
+        let events = [
+            r#"{"type":"connect","sequence":1,"flow":7,"family":"ipv4","protocol":"tcp","src":"192.168.1.2","sport":59306,"dst":"192.168.1.1","dport":23,"network_namespace":4026531840,"monotonic_nsec":5000000000,"time_usec":1,"pid":28943,"tid":28943,"comm":"telnet","uid":0}"#,
+            r#"{"type":"accept","sequence":2,"family":"ipv6","protocol":"tcp","src":"::1","sport":80,"dst":"::1","dport":55758,"network_namespace":4026532000,"monotonic_nsec":8546000000,"time_usec":1,"pid":28817,"comm":"nc"}"#,
+            r#"{"type":"connect-failed","sequence":3,"family":"ipv4","protocol":"tcp","src":"192.168.1.2","sport":59308,"dst":"192.168.1.1","dport":24,"network_namespace":4026531840,"monotonic_nsec":9000000000,"time_usec":1,"pid":28944,"comm":"telnet","error":"ECONNREFUSED"}"#,
+        ];
+        let mut out = Vec::new();
+        let mut lines = Lines { asked: &asked, first_nsec: None };
+        lines.header(&mut out).unwrap();
+        for event in events.map(event) {
+            if lines.shows(&event) {
+                lines.print(&mut out, &event).unwrap();
+            }
+        }
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn lines_are_those_of_tcptracer() {
+        let expected = "\
+T  PID    COMM             IP SADDR            DADDR            SPORT  DPORT \n\
+C  28943  telnet           4  192.168.1.2      192.168.1.1      59306  23    \n\
+A  28817  nc               6  [::1]            [::1]            80     55758 \n\
+F  28944  telnet           4  192.168.1.2      192.168.1.1      59308  24    \n";
+        assert_eq!(lines(""), expected);
+    }
+
+    #[test]
+    fn times_words_and_namespaces_are_there_when_asked_for() {
+        let text = lines("-t");
+        assert!(text.starts_with("TIME(s)  T  PID "), "{text}");
+        assert!(text.contains("\n0.000    C  28943  ") && text.contains("\n3.546    A  28817  "), "{text}");
+        let text = lines("-v");
+        assert!(text.contains("\nconnect        28943  ") && text.contains(" 4026531840\n"), "{text}");
+        assert!(
+            text.contains("\nconnect-failed 28944  ") && text.ends_with(" 4026531840 ECONNREFUSED\n"),
+            "{text}"
+        );
+        let text = lines("-N 4026532000");
+        assert_eq!(text.lines().count(), 2, "{text}");
+    }
+
+    #[test]
+    fn the_program_is_the_one_that_is_built() {
+        let text: String = PROGRAM.iter().map(|(_, text)| *text).collect();
+        assert!(text.contains("Dual MIT/GPL"));
+        for (name, _) in PROGRAM.iter().skip(1) {
+            assert!(text.contains(&format!("#include \"{name}\"")), "{name} is included");
+        }
+    }
+}

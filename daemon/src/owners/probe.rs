@@ -1,0 +1,163 @@
+//! The BPF programs that tell of sockets: loaded by this process, or handed to it.
+//!
+//! It is done by a thread of its own. By hand, loading takes a third of a second and all of root's powers, which no
+//! other thread has by then; it ends when that is done. In the service it waits for flowbus-attribution, which comes
+//! when the daemon has started, and whenever somebody starts it again.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::thread;
+
+use flowbus_attribution::handover::{Handed, HandoverError, Loader, Request};
+use flowbus_attribution::{
+    Counters, DEFAULT_RING_BYTES, DescriptorError, LoadError, Programs, Report, Ring, RingError, Snapshot,
+};
+use rustix::event::{PollFd, PollFlags, poll};
+use tokio::sync::oneshot;
+
+use crate::handle::{Command, Handle};
+use crate::service;
+
+/// Programs that run, and what is needed to read what they tell.
+pub(crate) struct Probe {
+    /// They run as long as these are open.
+    pub(crate) programs: Programs,
+    pub(crate) ring: Ring,
+    pub(crate) report: Report,
+    pub(crate) counters: Counters,
+    /// What was open before.
+    pub(crate) snapshot: Option<Snapshot>,
+}
+
+impl std::fmt::Debug for Probe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Probe").field("report", &self.report).finish_non_exhaustive()
+    }
+}
+
+/// Where the programs come from.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// This process loads them.
+    Load,
+    /// They were kept from the last life, or are not there yet; who connects to this socket hands them over.
+    Handover { listener: Option<OwnedFd>, kept: Vec<(String, OwnedFd)> },
+}
+
+/// Why nothing is told of sockets.
+#[derive(Debug, thiserror::Error)]
+enum ProbeError {
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
+    #[error(transparent)]
+    Descriptors(#[from] DescriptorError),
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    #[error("waiting for flowbus-attribution failed: {0}")]
+    Poll(#[from] rustix::io::Errno),
+    #[error("the tracker is ending")]
+    Tracker,
+}
+
+impl Probe {
+    fn open(programs: Programs, snapshot: Option<Snapshot>) -> Result<Self, ProbeError> {
+        Ok(Self {
+            ring: Ring::map(&programs)?,
+            report: programs.report()?,
+            counters: Counters::open(&programs)?,
+            programs,
+            snapshot,
+        })
+    }
+}
+
+/// Starts the thread. The receiver is told when it needs no more than a daemon that serves; it is not, where it does
+/// so from the start.
+pub(crate) fn start(source: Source, handle: Handle) -> std::io::Result<oneshot::Receiver<()>> {
+    let (loaded, loading) = oneshot::channel();
+    thread::Builder::new().name("attribution".into()).spawn(move || {
+        let result = match source {
+            Source::Load => load(&handle),
+            Source::Handover { listener, kept } => {
+                drop(loaded);
+                return receive(&handle, listener, kept);
+            }
+        };
+        if let Err(error) = result {
+            tracing::warn!(%error, "BPF is refused: flows have no owners, and connections are not told");
+        }
+        drop(loaded);
+    })?;
+    Ok(loading)
+}
+
+fn load(handle: &Handle) -> Result<(), ProbeError> {
+    let (programs, snapshot) = flowbus_attribution::load(DEFAULT_RING_BYTES)?;
+    hand_on(handle, Probe::open(programs, Some(snapshot))?)
+}
+
+/// Takes what comes from flowbus-attribution, for ever.
+fn receive(handle: &Handle, listener: Option<OwnedFd>, kept: Vec<(String, OwnedFd)>) {
+    let mut have = !kept.is_empty();
+    let names: Vec<String> = kept.iter().map(|(name, _)| name.clone()).collect();
+    if have {
+        let opened = Programs::from_named(kept).map_err(ProbeError::from);
+        let result = opened.and_then(|programs| hand_on(handle, Probe::open(programs, None)?));
+        if let Err(error) = result {
+            have = false;
+            service::forget_programs(names.iter().map(String::as_str));
+            tracing::warn!(%error, "the BPF programs of the last run are of no use, waiting for others");
+        }
+    }
+    let Some(listener) = listener else { return };
+    loop {
+        let request = if have { Request::Snapshot } else { Request::Programs };
+        match receive_once(handle, &listener, request) {
+            Ok(()) => have = true,
+            Err(ProbeError::Poll(_) | ProbeError::Tracker) => return,
+            Err(error) => tracing::warn!(%error, "flowbus-attribution hands nothing over"),
+        }
+    }
+}
+
+fn receive_once(handle: &Handle, listener: &OwnedFd, request: Request) -> Result<(), ProbeError> {
+    let loader = loop {
+        wait(listener)?;
+        if let Some(loader) = Loader::accept(listener.as_fd(), request)? {
+            break loader;
+        }
+    };
+    let Handed { programs, snapshot } = loop {
+        wait(&loader)?;
+        if let Some(handed) = loader.receive()? {
+            break handed;
+        }
+    };
+    match programs {
+        Some(programs) => {
+            let probe = Probe::open(programs, Some(snapshot))?;
+            service::store_programs(&probe.programs);
+            hand_on(handle, probe)
+        }
+        None => handle.order(Command::ReadSnapshot(snapshot)).map_err(|_| ProbeError::Tracker),
+    }
+}
+
+fn wait(descriptor: &impl AsFd) -> Result<(), rustix::io::Errno> {
+    loop {
+        match poll(&mut [PollFd::new(descriptor, PollFlags::IN)], None) {
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn hand_on(handle: &Handle, probe: Probe) -> Result<(), ProbeError> {
+    for (name, reason) in probe.report.failures() {
+        tracing::info!(program = name, reason, "a BPF program does not run, going on without");
+    }
+    tracing::info!(accept = probe.report.accept().name(), "flows get their owners by BPF");
+    handle.order(Command::Attribute(Box::new(probe))).map_err(|_| ProbeError::Tracker)
+}

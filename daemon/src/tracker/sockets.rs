@@ -1,0 +1,128 @@
+//! Reads what the BPF programs tell of sockets, and hands it to the table.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use flowbus_attribution::{Counters, Event, Kind, Message, Programs, Ring, Snapshot};
+
+use crate::clock::Now;
+use crate::event::{Change, ConnectionEvent};
+use crate::owners::{Attribution, Probe, direction};
+use crate::table::Table;
+
+/// So many connection events wait for their flow; then they are told without it.
+const WAITING: usize = 4096;
+const TCP: u8 = 6;
+
+/// The ring's reader.
+pub(super) struct Sockets {
+    ring: Ring,
+    /// The programs run as long as this is open.
+    _programs: Programs,
+    /// What connections did since they were told last: the flows of these may be in events that are not read yet.
+    waiting: Vec<Event>,
+}
+
+impl std::fmt::Debug for Sockets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sockets").field("waiting", &self.waiting.len()).finish_non_exhaustive()
+    }
+}
+
+impl Sockets {
+    /// Begins with programs that run; the counters are for whoever shows them.
+    pub(super) fn begin(probe: Probe, table: &mut Table, changes: &mut Vec<Change>) -> (Self, Counters) {
+        let Probe { programs, ring, report, counters, snapshot } = probe;
+        table.attribute(Attribution::new(report.network_namespace));
+        let mut sockets = Self { ring, _programs: programs, waiting: Vec::new() };
+        if let Some(snapshot) = snapshot {
+            sockets.read_snapshot(snapshot, table, changes);
+        }
+        (sockets, counters)
+    }
+
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
+    }
+
+    /// Reads what was open when the programs were attached. What they have told since is newer, so it is read first.
+    pub(super) fn read_snapshot(
+        &mut self,
+        mut snapshot: Snapshot,
+        table: &mut Table,
+        changes: &mut Vec<Change>,
+    ) {
+        let groups = snapshot.cgroups(|id, path| {
+            if let Some(attribution) = table.attribution_mut() {
+                attribution.set_path(id, path);
+            }
+        });
+        let now = Now::read();
+        self.read(table, changes, now);
+        let open = snapshot.sockets(|event| {
+            table.apply_socket(&event, now, changes);
+            table.commit();
+        });
+        table.attribute_all(changes);
+        for error in [groups.err(), open.err()].into_iter().flatten() {
+            tracing::warn!(%error, "the snapshot of open sockets cannot be read to its end, ignoring");
+        }
+    }
+
+    /// Reads all that is there; true when there was something.
+    pub(super) fn read(&mut self, table: &mut Table, changes: &mut Vec<Change>, now: Now) -> bool {
+        let Self { ring, waiting, .. } = self;
+        let mut read = false;
+        let drained = ring.drain(|message| {
+            read = true;
+            match message {
+                Message::Event(event) => {
+                    table.apply_socket(&event, now, changes);
+                    table.commit();
+                    if is_connection(&event) {
+                        waiting.push(event);
+                    }
+                }
+                Message::Cgroup { id, path } => {
+                    if let Some(attribution) = table.attribution_mut() {
+                        attribution.set_path(id, path);
+                    }
+                }
+                // Its number is not used again, and processes that were in it are still told of.
+                Message::CgroupRemoved { .. } => {}
+            }
+        });
+        read || !drained
+    }
+
+    /// Tells what connections did. `drained` says that all events of flows that the kernel has sent are read, and so
+    /// the flows of these are known.
+    pub(super) fn tell(&mut self, drained: bool, table: &mut Table, told: &mut Vec<ConnectionEvent>) {
+        if self.waiting.is_empty() || !drained && self.waiting.len() < WAITING {
+            return;
+        }
+        let now = Now::read();
+        for event in self.waiting.drain(..) {
+            let Event { protocol, local, remote, .. } = event;
+            let flow = table.is_ours(&event).then(|| table.flow_with(&direction(protocol, local, remote)));
+            let process = event.process.as_ref().and_then(|process| table.process_text(process));
+            let header = table.header_mut();
+            header.connections += 1;
+            told.push(ConnectionEvent {
+                sequence: header.connections,
+                time_usec: now.realtime_usec_at(event.monotonic_ns),
+                flow: flow.flatten(),
+                process,
+                event,
+            });
+            table.commit();
+        }
+    }
+}
+
+/// What connection events tell: what the ends of TCP connections did.
+fn is_connection(event: &Event) -> bool {
+    let told =
+        matches!(event.kind, Kind::Connect | Kind::ConnectFailed { .. } | Kind::Accept | Kind::Close { .. });
+    // A listener's end is none, and neither is that of a socket that never had another end.
+    told && event.protocol == TCP && event.remote.port() != 0
+}
