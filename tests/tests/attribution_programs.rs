@@ -436,7 +436,8 @@ fn a_thousand_one_shot_processes_are_told_with_user_and_unit() {
 fn what_the_ring_cannot_hold_is_counted() {
     let namespace = Namespace::new("drops");
     let mut sockets = Sockets::watch_with(4096);
-    assert_eq!(sockets.statistics().dropped, 0);
+    // The ring is the whole machine's: others' sockets may have filled it already.
+    let before = sockets.statistics().dropped;
     let listener = listen(&namespace, "127.0.0.1:0");
     let server = listener.local_addr().unwrap();
     for _ in 0..100 {
@@ -444,7 +445,7 @@ fn what_the_ring_cannot_hold_is_counted() {
         drop((client, listener.accept().unwrap()));
     }
     let statistics = sockets.statistics();
-    assert!(statistics.dropped > 500 && statistics.written > 0, "{statistics:?}");
+    assert!(statistics.dropped - before > 500 && statistics.written > 0, "{before} before: {statistics:?}");
     // What was dropped does not come back, and what comes now is not dropped.
     let read = sockets.events_with(&namespace, 1, |kind| kind == Kind::Listen).len();
     assert!(read < 40, "{read} events in 4096 bytes");
