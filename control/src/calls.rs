@@ -8,10 +8,10 @@ use flowbus_interfaces::Error;
 
 /// The daemon has one dump and one question under way; what is more than this is a fault or an attack.
 const DAEMON: usize = 16;
-/// All others together.
-const OTHERS: usize = 32;
+/// All others together; so many may wait for the worker too.
+pub(crate) const OTHERS: usize = 64;
 /// One of them.
-const USER: usize = 4;
+const USER: usize = 16;
 
 /// Who is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,14 +37,15 @@ impl Calls {
     /// Counts one more.
     pub(crate) fn admit(&self, who: Who) -> Result<Call<'_>, Error> {
         let mut counts = self.counts();
-        let others = || counts.iter().filter(|(who, _)| **who != Who::Daemon).map(|(_, count)| count).sum();
-        let (most, before) = match who {
-            Who::Daemon => (DAEMON, counts.get(&who).copied().unwrap_or(0)),
-            Who::User(_) if counts.get(&who).is_some_and(|count| *count >= USER) => (USER, USER),
-            Who::User(_) => (OTHERS, others()),
+        let others =
+            || counts.iter().filter(|(who, _)| **who != Who::Daemon).map(|(_, count)| count).sum::<usize>();
+        let before = counts.get(&who).copied().unwrap_or(0);
+        let (most, before, of) = match who {
+            Who::Daemon => (DAEMON, before, "of flowbusd"),
+            Who::User(_) if before >= USER => (USER, before, "of one user"),
+            Who::User(_) => (OTHERS, others(), "of all callers"),
         };
         if before >= most {
-            let of = if most == USER { "of one user" } else { "of all callers" };
             return Err(Error::LimitExceeded(format!("at most {most} calls {of} at once")));
         }
         *counts.entry(who).or_default() += 1;

@@ -7,10 +7,12 @@ use std::thread;
 use flowbus_interfaces::Error;
 use tokio::sync::oneshot;
 
+use crate::calls::OTHERS;
+
 type Work = Box<dyn FnOnce() + Send>;
 
-/// So many pieces of work wait at most; the calls in flight are fewer.
-const WAITING: usize = 64;
+/// So many pieces of work wait at most: all that the calls in flight can bring.
+const WAITING: usize = OTHERS;
 
 /// The way to the thread. It ends with the process.
 #[derive(Clone, Debug)]

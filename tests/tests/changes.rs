@@ -251,6 +251,27 @@ async fn an_expectation_is_shown_with_master_and_helper_and_taken_back() {
     assert_eq!(control.delete_expectations(&ftp, &none()).await.unwrap(), deleted(0));
 }
 
+/// As many as one connection may have in flight with flowbusd.
+#[tokio::test]
+async fn sixteen_calls_at_once_are_all_answered() {
+    let helper = Helper::start(&["--user", "nobody"]);
+    inject::udp(&helper.namespace, 53, 300);
+    let control = helper.proxy().await;
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        let control = control.clone();
+        calls.spawn(async move {
+            let dns = QueryMap::from([("dport", 53_u16.into())]);
+            control.delete_flows(&dns, &none()).await.unwrap()
+        });
+    }
+    let answers = calls.join_all().await;
+    // One after another: each flow is deleted by one of them, and seen by no later one.
+    assert!(answers.iter().all(|answer| *answer == deleted(answer.matched)), "{answers:?}");
+    assert_eq!(answers.iter().map(|answer| answer.matched).sum::<u32>(), 300);
+    assert_eq!(marks(&mut helper.table()), []);
+}
+
 #[tokio::test]
 async fn each_cpu_has_its_counters() {
     let helper = Helper::start(&["--user", "nobody"]);
