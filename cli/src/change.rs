@@ -77,6 +77,7 @@ pub(crate) async fn change(daemon: &Daemon, changed: &Changed, change: Change) -
                 .to_owned(),
         ));
     }
+    how.must_have_terminal()?;
     let control = control(daemon).await?;
     let query = query.to_map();
     let call = async |dry_run: bool| {
@@ -94,7 +95,12 @@ pub(crate) async fn change(daemon: &Daemon, changed: &Changed, change: Change) -
     };
     if !how.yes {
         let seen = call(true).await?;
-        show(seen.flows.as_deref().unwrap_or_default(), how.json)?;
+        let flows = seen.flows.as_deref().unwrap_or_default();
+        show(flows, how.json)?;
+        let hidden = seen.matched.saturating_sub(u32::try_from(flows.len()).unwrap_or(u32::MAX));
+        if hidden > 0 {
+            anstream::eprintln!("... and {hidden} more.");
+        }
         how.ask(verb, "connection", &seen)?;
         if how.dry_run {
             return Ok(());
@@ -145,6 +151,7 @@ pub(crate) fn end(address: &str, port: Option<u16>) -> String {
 /// Deletes all flows, after asking.
 pub(crate) async fn flush(daemon: &Daemon, yes: bool) -> Result<(), Error> {
     if !yes {
+        must_have_terminal()?;
         confirm("Delete ALL connections that are tracked?")?;
     }
     control(daemon).await?.flush_flows(true).await.map_err(|error| refused(daemon, error))
@@ -181,6 +188,16 @@ impl How {
     /// Whether somebody is to be asked.
     pub(crate) const fn asks(self) -> bool {
         !self.yes
+    }
+
+    /// Refuses to go on where somebody has to be asked and nobody can be: before anything is called.
+    pub(crate) fn must_have_terminal(self) -> Result<(), Error> {
+        if self.yes || self.dry_run { Ok(()) } else { must_have_terminal() }
+    }
+
+    /// Whether JSON is to be printed.
+    pub(crate) const fn is_json(self) -> bool {
+        self.json
     }
 
     /// Whether nothing is to be changed.
@@ -241,18 +258,21 @@ fn nothing(what: &str) -> Error {
     Error::Refused(format!("no {what} matches"))
 }
 
+fn must_have_terminal() -> Result<(), Error> {
+    if io::stdin().is_terminal() {
+        return Ok(());
+    }
+    Err(Error::Usage(
+        "there is no terminal to ask on: add --yes to go on, or --dry-run to see what it would be about"
+            .to_owned(),
+    ))
+}
+
 /// Asks a question that takes a yes.
 fn confirm(question: &str) -> Result<(), Error> {
-    let stdin = io::stdin();
-    if !stdin.is_terminal() {
-        return Err(Error::Usage(
-            "there is no terminal to ask on: add --yes to go on, or --dry-run to see what it would be about"
-                .to_owned(),
-        ));
-    }
     anstream::eprint!("{question} [y/N] ");
     let mut answer = String::new();
-    stdin.lock().read_line(&mut answer)?;
+    io::stdin().lock().read_line(&mut answer)?;
     match answer.trim().to_ascii_lowercase().as_str() {
         "y" | "yes" => Ok(()),
         _ => Err(Error::Refused("nothing was changed".to_owned())),

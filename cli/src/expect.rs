@@ -59,9 +59,10 @@ pub(crate) async fn expect(daemon: &Daemon, expect: &Expect) -> Result<(), Error
                 let text = "name at least one condition, such as helper=ftp, or family=ipv4,ipv6 for all";
                 return Err(Error::Usage(text.to_owned()));
             }
+            how.must_have_terminal()?;
             if how.asks() {
                 let found = list(query).await?;
-                print(&found, false)?;
+                print(&found, how.is_json())?;
                 let matched = u32::try_from(found.len()).unwrap_or(u32::MAX);
                 how.ask("Delete", "expectation", &Changes { matched, ..Changes::default() })?;
                 if how.is_dry() {

@@ -60,8 +60,8 @@ fn delete_shows_what_would_go_and_asks_before_it_goes() {
         ("flush", 2, "--yes"),
         ("set-mark 0x100/0xff dport=53 --yes", 2, "within the mask"),
     ] {
-        let (found, _, said) = answer(&helper, line);
-        assert!(found == code && said.contains(words), "{line}: {found} {said}");
+        let (found, shown, said) = answer(&helper, line);
+        assert!(found == code && shown.is_empty() && said.contains(words), "{line}: {found} {shown}{said}");
     }
     assert_eq!(flows(&helper), 35);
 
@@ -151,6 +151,10 @@ fn expectations_are_listed_and_taken_back() {
     assert_eq!(answer(&helper, "expect delete --yes").0, 2);
     let (code, _, said) = answer(&helper, "expect delete dport=5000 --dry-run");
     assert!(code == 0 && said.contains("1 expectation would be changed"), "{said}");
+    let (_, shown, _) = answer(&helper, "expect delete dport=5000 --dry-run --json");
+    assert_eq!(json(shown.trim())["dport"], 5000);
+    let (code, shown, said) = answer(&helper, "expect delete dport=5000");
+    assert!(code == 2 && shown.is_empty() && said.contains("--yes"), "{shown}{said}");
     let (code, _, said) = answer(&helper, "expect delete dport=5000 --yes");
     assert_eq!((code, said.as_str()), (0, "1 expectation deleted.\n"));
     table.expectations(None, |left| panic!("{left:?}")).unwrap();
