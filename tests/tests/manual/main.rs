@@ -14,10 +14,11 @@ use flowbus_interfaces::{
 use flowbus_tests::daemon::binary;
 use flowbus_tests::process::{Directory, output_of};
 
-const PAGES: [&str; 7] = [
+const PAGES: [&str; 8] = [
     "flowctl.1",
     "flowbusd.8",
     "flowbus-control.8",
+    "flowbus-attribution.8",
     "flowbusd.toml.5",
     "org.flowbus.FlowMonitor1.5",
     "org.flowbus.FlowEvents1.5",
@@ -98,6 +99,7 @@ fn the_page_of_the_configuration_is_written_of_the_file_that_is_installed() {
 fn the_pages_of_the_daemons_are_written_of_their_prose() {
     flowbus_manual::check("flowbusd.8", &[]);
     flowbus_manual::check("flowbus-control.8", &[]);
+    flowbus_manual::check("flowbus-attribution.8", &[]);
 }
 
 #[test]
