@@ -117,7 +117,10 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     };
     let (tracker, handle) = Tracker::new(open(&config, handed, requester)?)?;
     let loading = source.map(|source| owners::start(source, handle.clone())).transpose()?;
-    confinement::powers();
+    // The service has none of root's powers, and may not even ask.
+    if requests.is_none() {
+        confinement::powers();
+    }
     let code = Code::find();
     confinement::files(arguments.config.as_deref());
     let (ended, tracker_ended) = oneshot::channel();
