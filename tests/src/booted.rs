@@ -54,6 +54,23 @@ impl Machine {
     /// Without root's privileges, and if it does not come up; the message has its console.
     #[must_use]
     pub fn boot(bus: SystemBus) -> Self {
+        Self::boot_with(bus, &[], "")
+    }
+
+    /// Boots a machine that may load BPF programs, and installs flowbus.
+    ///
+    /// # Panics
+    /// As [`Machine::installed`].
+    #[must_use]
+    pub fn installed_with_bpf(bus: SystemBus) -> Self {
+        let options = ["--capability=CAP_BPF,CAP_PERFMON", "--bind-ro=/sys/kernel/tracing"];
+        let mut machine = Self::boot_with(bus, &options, "bpf perf_event_open");
+        machine.install(package());
+        machine
+    }
+
+    /// Boots a machine with more options of nspawn and more system calls.
+    fn boot_with(bus: SystemBus, options: &[&str], system_calls: &str) -> Self {
         let layer = Layer::new();
         if bus == SystemBus::Broker {
             let alias = layer.root().join("etc/systemd/system/dbus.service");
@@ -70,7 +87,10 @@ impl Machine {
             // What --private-network brings: PID 1 opens the sockets, and may set the namespace's parameters.
             .arg("--capability=CAP_NET_ADMIN")
             // A real machine lets everybody confine themselves.
-            .arg("--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self")
+            .arg(format!(
+                "--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self {system_calls}"
+            ))
+            .args(options)
             .env("SYSTEMD_NSPAWN_API_VFS_WRITABLE", "network")
             // The machine that runs the tests may have no systemd of its own.
             .args(["--boot", "--console=read-only", "--register=no", "--keep-unit", "--hostname=machine"])

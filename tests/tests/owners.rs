@@ -12,7 +12,7 @@ use flowbus_interfaces::QueryMap;
 use flowbus_tests::client::Client;
 use flowbus_tests::daemon::UNATTRIBUTED;
 use flowbus_tests::process::wait_for;
-use flowbus_tests::{Bus, Daemon, Kept, Namespace};
+use flowbus_tests::{Bus, Daemon, Kept, Machine, Namespace, SystemBus};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -380,4 +380,41 @@ fn an_owner_that_comes_late_is_told_as_an_update() {
     socket.write_all(b"x").unwrap();
     drop(accepted);
     daemon.stop();
+}
+
+#[test]
+fn the_service_gets_its_programs_from_the_loader_and_keeps_them_over_a_restart() {
+    let machine = Machine::installed_with_bpf(SystemBus::Daemon);
+    let attribution = || {
+        let value = machine.run("busctl get-property org.flowbus.FlowMonitor1 /org/flowbus/FlowMonitor1 org.flowbus.FlowMonitor1 Attribution");
+        (value.trim() == "s \"bpf\"").then_some(())
+    };
+    wait_for("the loader to hand its programs over", attribution);
+    machine
+        .namespace()
+        .nft("table inet track { chain output { type filter hook output priority 0; ct state new accept; }; }");
+    // The machine's control groups lie below one of ours, and the kernel names them by the whole path.
+    let flow = |unit: &str, port: u16| {
+        machine.shell(&format!("systemd-run --wait --unit={unit} bash -c 'echo >/dev/udp/127.0.0.1/{port}'"));
+        let flow = wait_for("a flow of that process", || {
+            let listed = machine.run(&format!("flowctl list --json comm=bash dport={port}"));
+            listed.lines().next().map(|line| serde_json::from_str::<Value>(line).unwrap())
+        });
+        let path = flow["initiator"]["cgroup"].as_str().unwrap().to_owned();
+        assert!(path.ends_with(&format!("/system.slice/{unit}.service")), "{flow:#}");
+        flow
+    };
+    let before = flow("asks-before", 5300);
+    let programs = || machine.shell("ls -l /proc/$(systemctl show -P MainPID flowbusd)/fd | grep -c bpf");
+    let count = programs();
+    machine.run("systemctl kill --signal=KILL flowbusd.service");
+    wait_for("the next life", || {
+        machine.command("flowctl").arg("status").output().unwrap().status.success().then_some(())
+    });
+    wait_for("the programs to be there", attribution);
+    assert_eq!(programs(), count, "the same programs, not others");
+    let _ = flow("asks-after", 5301);
+    let kept = machine.run("flowctl list --json comm=bash dport=5300");
+    let kept: Value = serde_json::from_str(kept.lines().next().unwrap()).unwrap();
+    assert_eq!((&kept["id"], &kept["initiator"]), (&before["id"], &before["initiator"]));
 }
