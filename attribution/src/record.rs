@@ -127,6 +127,13 @@ fn address(family: u8, bytes: &[u8; 16]) -> Option<IpAddr> {
     }
 }
 
+/// A name with zeros behind its first: Linux 6.1 leaves there what was in the record before.
+fn filled_up(mut name: [u8; 16]) -> [u8; 16] {
+    let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+    name[end..].fill(0);
+    name
+}
+
 fn process(record: &ProcessRecord) -> Option<Process> {
     let confidence = match record.confidence.get() {
         1 => Confidence::Exact,
@@ -140,8 +147,8 @@ fn process(record: &ProcessRecord) -> Option<Process> {
         tid: record.tid.get(),
         start_boottime_ns: record.start_boottime.get(),
         uid: record.uid.get(),
-        comm: record.comm,
-        leader_comm: record.leader_comm,
+        comm: filled_up(record.comm),
+        leader_comm: filled_up(record.leader_comm),
         cgroup: record.cgroup.get(),
         confidence,
     })
@@ -162,7 +169,7 @@ mod tests {
         put(16, &6_u64.to_ne_bytes());
         put(40, &7_u32.to_ne_bytes());
         put(52, &1_u32.to_ne_bytes());
-        put(56, b"thread");
+        put(56, b"thread\0of old");
         put(72, b"leader");
         put(88, &8_u64.to_ne_bytes());
         put(96, &9_u64.to_ne_bytes());
@@ -187,7 +194,8 @@ mod tests {
         );
         let process = process.unwrap_or_else(|| panic!("somebody did it"));
         assert_eq!((process.pid, process.confidence), (7, Confidence::Exact));
-        assert_eq!((&process.comm[..7], &process.leader_comm[..7]), (&b"thread\0"[..], &b"leader\0"[..]));
+        assert_eq!(&process.comm, b"thread\0\0\0\0\0\0\0\0\0\0");
+        assert_eq!(&process.leader_comm, b"leader\0\0\0\0\0\0\0\0\0\0");
     }
 
     #[test]
