@@ -44,9 +44,12 @@ fn the_services_are_as_confined_as_promised() {
     );
     machine.wait_until_synchronized();
     for program in ["flowbusd", "flowbus-control"] {
-        let told = machine.journal(&[&format!("--identifier={program}")]);
-        let confined = told.iter().find(|entry| entry["MESSAGE"] == "files are confined");
-        assert_eq!(confined.map(|entry| &entry["ENFORCED"]), Some(&"Fully".into()), "{program}: {told:?}");
+        // The daemon is synchronized with the state of the life before, maybe before the helper has started.
+        let confined = wait_for(&format!("{program} to say that files are confined"), || {
+            let told = machine.journal(&[&format!("--identifier={program}")]);
+            told.into_iter().find(|entry| entry["MESSAGE"] == "files are confined")
+        });
+        assert_eq!(confined["ENFORCED"], "Fully", "{program}");
     }
 }
 
