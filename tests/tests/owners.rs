@@ -390,9 +390,9 @@ fn the_service_gets_its_programs_from_the_loader_and_keeps_them_over_a_restart()
         (value.trim() == "s \"bpf\"").then_some(())
     };
     wait_for("the loader to hand its programs over", attribution);
-    machine
-        .namespace()
-        .nft("table inet track { chain output { type filter hook output priority 0; ct state new accept; }; }");
+    machine.namespace().nft(
+        "table inet track { chain output { type filter hook output priority 0; ct state new accept; }; }",
+    );
     // The machine's control groups lie below one of ours, and the kernel names them by the whole path.
     let flow = |unit: &str, port: u16| {
         machine.shell(&format!("systemd-run --wait --unit={unit} bash -c 'echo >/dev/udp/127.0.0.1/{port}'"));
