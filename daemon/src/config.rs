@@ -74,9 +74,11 @@ pub(crate) struct Attribution {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum TierChoice {
-    /// By BPF programs; where they are refused, not at all.
+    /// By BPF programs; by hand in /proc where those are refused.
     #[default]
     Auto,
+    /// In /proc; by hand alone.
+    Procfs,
     /// Not at all.
     None,
 }

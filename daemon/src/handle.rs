@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ctnetlink::Tuple;
 use flowbus_attribution::{Accept, Counters as ProgramCounters, Snapshot as OpenSockets, Statistics};
 use rustix::fd::OwnedFd;
 use tokio::sync::{broadcast, oneshot, watch};
@@ -12,7 +13,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 use crate::event::{Change, ConnectionEvent, ExpectationEvent, Log};
 use crate::flow::Snapshot;
 use crate::names::NameStrings;
-use crate::owners::{Probe, ProcessTexts};
+use crate::owners::{Found, Probe, ProcessTexts};
 use crate::state::Counters;
 use crate::table::ClosedLimits;
 
@@ -46,6 +47,10 @@ pub(crate) enum Command {
     Attribute(Box<Probe>),
     /// What was open when the programs were attached, which run already.
     ReadSnapshot(OpenSockets),
+    /// Directions of flows that begin here may be asked for by this channel; what is found comes as [`Command::Found`].
+    LookUp { network_namespace: u32, questions: SyncSender<Tuple> },
+    /// Who sends in directions that were asked for.
+    Found(Vec<Found>),
     /// The addresses of the network namespace.
     SetAddresses(HashSet<IpAddr>),
     /// The dump request with this number could not be sent.
@@ -151,6 +156,8 @@ pub(crate) struct State {
 pub(crate) enum Tier {
     /// They do not.
     None,
+    /// Looked up in /proc after the fact.
+    Procfs,
     /// Told by BPF programs.
     Bpf,
 }
@@ -159,6 +166,7 @@ impl Tier {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::None => "none",
+            Self::Procfs => "procfs",
             Self::Bpf => "bpf",
         }
     }

@@ -143,7 +143,12 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
 fn source(config: &Config, handed: &mut Descriptors) -> Option<Source> {
     match config.attribution.tier {
         TierChoice::None => None,
-        _ if descriptors::may_ask_the_kernel() => Some(Source::Load),
+        TierChoice::Auto if descriptors::may_ask_the_kernel() => Some(Source::Load),
+        TierChoice::Procfs if descriptors::may_ask_the_kernel() => Some(Source::Procfs),
+        TierChoice::Procfs => {
+            tracing::warn!("attribution.tier = \"procfs\" is for a flowbusd by hand: flows have no owners");
+            None
+        }
         TierChoice::Auto => {
             let (listener, kept) = (handed.listener.take(), std::mem::take(&mut handed.programs));
             Some(Source::Handover { listener, kept })

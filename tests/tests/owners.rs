@@ -308,7 +308,7 @@ fn owners_survive_a_daemon_that_is_killed() {
 }
 
 #[test]
-fn without_bpf_the_daemon_runs_and_says_so() {
+fn without_bpf_the_daemon_runs_says_so_and_looks_into_proc() {
     let namespace = Namespace::tracked("refused");
     let bus = Bus::start();
     let mut command = Daemon::command(&namespace, &bus);
@@ -325,11 +325,19 @@ fn without_bpf_the_daemon_runs_and_says_so() {
     daemon.wait_until_synchronized(&bus);
     wait_for("the log to say so", || daemon.log().contains("BPF is refused").then_some(()));
     assert_eq!(daemon.log().matches("BPF is refused").count(), 1, "{}", daemon.log());
-    assert_eq!(bus.property("Attribution").unwrap(), "none");
+    wait_for("the lesser way", || (bus.property("Attribution").unwrap() == "procfs").then_some(()));
+    // A connection that lasts is found in /proc.
     let listener = listen(&namespace, "127.0.0.1:0");
     let held = connect(&namespace, &listener, listener.local_addr().unwrap());
-    let flow = wait_for("a flow", || flows(&bus).pop());
-    assert!(flow["initiator"].is_null() && flow["responder"].is_null(), "{flow:#}");
+    let flow = owned(&bus, listener.local_addr().unwrap().port());
+    for owner in [&flow["initiator"], &flow["responder"]] {
+        assert_eq!(
+            (owner["pid"].as_u64(), owner["uid"].as_u64()),
+            (Some(this_process()), Some(0)),
+            "{flow:#}"
+        );
+        assert_eq!(owner["confidence"], "procfs", "{flow:#}");
+    }
     drop(held);
     daemon.stop();
 }

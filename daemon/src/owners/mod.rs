@@ -5,6 +5,7 @@
 
 mod probe;
 mod processes;
+mod procfs;
 mod sockets;
 
 use std::collections::HashMap;
@@ -15,6 +16,7 @@ use crate::flow::OwnerNumber;
 use crate::state::State;
 pub(crate) use probe::{Probe, Source, start};
 pub(crate) use processes::{ProcessEntry, ProcessText, ProcessTexts, Processes};
+pub(crate) use procfs::Found;
 pub(crate) use sockets::{Sockets, direction};
 
 /// So many paths of control groups are kept.

@@ -14,6 +14,7 @@ use flowbus_attribution::{
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::sync::oneshot;
 
+use super::procfs;
 use crate::handle::{Command, Handle};
 use crate::service;
 
@@ -37,8 +38,10 @@ impl std::fmt::Debug for Probe {
 /// Where the programs come from.
 #[derive(Debug)]
 pub(crate) enum Source {
-    /// This process loads them.
+    /// This process loads them; where they are refused, /proc tells.
     Load,
+    /// /proc tells, without them.
+    Procfs,
     /// They were kept from the last life, or are not there yet; who connects to this socket hands them over.
     Handover { listener: Option<OwnedFd>, kept: Vec<(String, OwnedFd)> },
 }
@@ -79,15 +82,23 @@ pub(crate) fn start(source: Source, handle: Handle) -> std::io::Result<oneshot::
     thread::Builder::new().name("attribution".into()).spawn(move || {
         let result = match source {
             Source::Load => load(&handle),
+            Source::Procfs => {
+                drop(loaded);
+                return procfs::run(&handle);
+            }
             Source::Handover { listener, kept } => {
                 drop(loaded);
                 return receive(&handle, listener, kept);
             }
         };
-        if let Err(error) = result {
-            tracing::warn!(%error, "BPF is refused: flows have no owners, and connections are not told");
-        }
         drop(loaded);
+        if let Err(error) = result {
+            tracing::warn!(
+                %error,
+                "BPF is refused: connections are not told, and owners are looked up in /proc, which misses short connections"
+            );
+            procfs::run(&handle);
+        }
     })?;
     Ok(loading)
 }

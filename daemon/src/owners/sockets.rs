@@ -168,8 +168,7 @@ impl Sockets {
     fn wildcard(&mut self, local: SocketAddr, remote: SocketAddr) -> Option<OwnerNumber> {
         let port = local.port();
         let any = |ip: IpAddr| SocketAddr::new(ip, port);
-        let is_ours = local.ip().is_loopback()
-            || self.addresses.as_ref().is_some_and(|addresses| addresses.contains(&local.ip()));
+        let is_ours = self.is_ours(local.ip());
         if is_ours || self.addresses.is_none() {
             let sent = self.take(&key(UDP, any(unspecified(remote.ip()).ip()), remote));
             if sent.is_some() || !is_ours {
@@ -182,6 +181,11 @@ impl Sockets {
         let own = unspecified(remote.ip());
         let both = unspecified(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
         self.take(&key(UDP, any(own.ip()), own)).or_else(|| self.take(&key(UDP, any(both.ip()), both)))
+    }
+
+    /// Whether an address is known to be one of this namespace.
+    pub(crate) fn is_ours(&self, address: IpAddr) -> bool {
+        address.is_loopback() || self.addresses.as_ref().is_some_and(|addresses| addresses.contains(&address))
     }
 
     fn take(&mut self, key: &Key) -> Option<OwnerNumber> {

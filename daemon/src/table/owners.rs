@@ -148,6 +148,18 @@ impl Table {
         self.flows_with(sent).map(|(slot, _)| self.state.record(slot).id).max()
     }
 
+    /// The directions of a flow that begin at an address of this machine and have no owner.
+    pub(crate) fn unowned(&self, flow: &Snapshot) -> impl Iterator<Item = Tuple> + use<> {
+        let Owners { initiator, responder } = flow.owners;
+        let directions = [(initiator, flow.original()), (responder, flow.reply())];
+        let is_ours = |direction: &Tuple| {
+            self.attribution.as_ref().is_some_and(|attribution| attribution.sockets.is_ours(direction.src))
+        };
+        let wanted = directions
+            .map(|(owner, direction)| (owner.is_none() && is_ours(&direction)).then_some(direction));
+        wanted.into_iter().flatten()
+    }
+
     /// True unless a new flow with this original tuple may have an owner that has not been told yet.
     pub(crate) fn knows_sender(&mut self, original: &Tuple) -> bool {
         self.attribution.as_mut().is_none_or(|attribution| !attribution.sockets.sender(original).is_none())

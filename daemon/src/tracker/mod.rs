@@ -12,10 +12,10 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use ctnetlink::{EventKind, Message, Received, Socket, SocketError};
+use ctnetlink::{EventKind, Message, Received, Socket, SocketError, Tuple};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -27,7 +27,7 @@ use crate::handle::{
     COMMANDS, Candidates, Command, Handle, Life, Page, Publisher, Resync, ResyncReason, State, Summary, Tier,
 };
 use crate::logging::{EVENTS_LOST, STATE_REFUSED, SYNCHRONIZED};
-use crate::owners::Probe;
+use crate::owners::{Attribution, Found, Probe};
 use crate::state::{MessageSlot, Refused};
 use crate::table::{ClosedLimits, Merged, Outcome, Table};
 use dump::DumpReader;
@@ -82,6 +82,8 @@ pub(crate) struct Tracker {
     sweeps: Sweeps,
     /// While BPF programs tell of sockets.
     sockets: Option<Sockets>,
+    /// Where they do not, but somebody looks for them.
+    questions: Option<SyncSender<Tuple>>,
     /// When the last dump was merged.
     merged: Option<Instant>,
     /// Callers who wait for a dump, at most [`COMMANDS`].
@@ -139,6 +141,7 @@ impl Tracker {
             dump: DumpReader::new(dump, requester),
             sweeps: Sweeps::new(sweep_interval),
             sockets: None,
+            questions: None,
             merged: None,
             waiting: Vec::new(),
             commands,
@@ -190,6 +193,15 @@ impl Tracker {
         let Self { sockets, table, connections, .. } = self;
         if let Some(sockets) = sockets {
             sockets.tell(reading != Reading::Unfinished, table, connections);
+        }
+    }
+
+    /// Asks who has the new flows, where nobody tells. A thread that has too much to do is not asked.
+    fn ask_for_owners(&self) {
+        let Some(questions) = &self.questions else { return };
+        let new = self.changes.iter().filter(|change| change.kind == EventKind::New);
+        for direction in new.flat_map(|change| self.table.unowned(&change.flow)) {
+            let _ = questions.try_send(direction);
         }
     }
 
@@ -342,13 +354,18 @@ impl Tracker {
     }
 
     fn publish(&mut self) {
+        self.ask_for_owners();
         let summary = self.summary();
         self.publisher.publish(&mut self.changes, &mut self.connections, summary);
         let header = self.table.header();
         self.publisher.set_state(State {
             synchronized: header.resync == 0,
             closed_capacity: header.closed_capacity,
-            attribution: if self.sockets.is_some() { Tier::Bpf } else { Tier::None },
+            attribution: match (&self.sockets, &self.questions) {
+                (Some(_), _) => Tier::Bpf,
+                (None, Some(_)) => Tier::Procfs,
+                (None, None) => Tier::None,
+            },
         });
     }
 
@@ -405,6 +422,29 @@ impl Tracker {
                 if let Some(sockets) = sockets {
                     sockets.read_snapshot(snapshot, table, changes);
                 }
+            }
+            Command::LookUp { network_namespace, questions } => {
+                self.table.attribute(Attribution::new(network_namespace));
+                for flow in self.table.active_after(0) {
+                    for direction in self.table.unowned(&flow) {
+                        let _ = questions.try_send(direction);
+                    }
+                }
+                self.questions = Some(questions);
+                self.set_addresses();
+                self.publish();
+            }
+            Command::Found(found) => {
+                for Found { event, path } in found {
+                    if let (Some(process), Some(path), Some(attribution)) =
+                        (&event.process, &path, self.table.attribution_mut())
+                    {
+                        attribution.set_path(process.cgroup, path);
+                    }
+                    self.table.apply_socket(&event, Now::read(), &mut self.changes);
+                    self.table.commit();
+                }
+                self.publish();
             }
             Command::SetAddresses(addresses) => {
                 self.addresses = Some(addresses);

@@ -1,0 +1,260 @@
+//! Who has a socket, by looking through /proc after the fact: where BPF is refused, and by hand alone. Connections that are
+//! over by then have no owner; those that last do.
+//!
+//! A thread of its own is asked for the flows that begin or end here, and looks at most ten times a second.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::sleep;
+use std::time::Duration;
+
+use ctnetlink::{Layer4, Tuple};
+use flowbus_attribution::{Confidence, Event, Kind, Process};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+
+use crate::handle::{Command, Handle};
+
+/// So many directions of flows wait to be looked up; what comes faster is not.
+const WAITING: usize = 256;
+/// The time between two looks: one takes some milliseconds.
+const PAUSE: Duration = Duration::from_millis(100);
+/// So many looks there are for one direction.
+const LOOKS: usize = 5;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// What a look has found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// As if the process had sent in this direction just now.
+    pub(crate) event: Event,
+    /// The path of its control group.
+    pub(crate) path: Option<String>,
+}
+
+/// Looks for the owners of what the tracker asks for, until it ends.
+pub(super) fn run(handle: &Handle) {
+    // Of root's powers those that show other users' descriptors.
+    let kept = CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH;
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    if let Err(error) = set_capabilities(None, sets) {
+        tracing::warn!(%error, "root's powers are not given up, ignoring");
+    }
+    let Ok(namespace) = fs::metadata("/proc/self/ns/net") else { return };
+    let network_namespace = u32::try_from(namespace.ino()).unwrap_or(0);
+    let (questions, asked) = sync_channel(WAITING);
+    if handle.order(Command::LookUp { network_namespace, questions }).is_err() {
+        return;
+    }
+    // What a look did not find is looked for again: a connection has no process before it is accepted.
+    let mut waiting: VecDeque<Vec<Tuple>> = VecDeque::new();
+    while let Some(new) = next(&asked, waiting.is_empty()) {
+        waiting.push_front(new);
+        let wanted: Vec<Tuple> = waiting.iter().flatten().copied().collect();
+        let found = look(&wanted, network_namespace);
+        let is_found = |tuple: &Tuple| found.iter().any(|found| ends(tuple) == Some(found.ends()));
+        for asked in &mut waiting {
+            asked.retain(|tuple| !is_found(tuple));
+        }
+        waiting.truncate(LOOKS - 1);
+        if waiting.iter().all(Vec::is_empty) {
+            waiting.clear();
+        }
+        if !found.is_empty() && handle.order(Command::Found(found)).is_err() {
+            tracing::debug!("the tracker does not take what was found");
+        }
+        sleep(PAUSE);
+    }
+}
+
+impl Found {
+    fn ends(&self) -> (u8, SocketAddr, SocketAddr) {
+        (self.event.protocol, self.event.local, self.event.remote)
+    }
+}
+
+/// All that is asked for, where it is waited for at least one; `None` when nobody asks any more.
+fn next(asked: &Receiver<Tuple>, wait: bool) -> Option<Vec<Tuple>> {
+    let first = if wait { Some(asked.recv().ok()?) } else { None };
+    // A look that is repeated sees the end as well.
+    Some(first.into_iter().chain(asked.try_iter()).collect())
+}
+
+/// The processes that send in these directions, as far as they have a socket for it now.
+fn look(wanted: &[Tuple], network_namespace: u32) -> Vec<Found> {
+    let sockets = Sockets::read();
+    let mut directions: HashMap<u64, Vec<&Tuple>> = HashMap::new();
+    for tuple in wanted {
+        if let Some(inode) = sockets.sender(tuple) {
+            directions.entry(inode).or_default().push(tuple);
+        }
+    }
+    if directions.is_empty() {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    for process in processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
+        let descriptors = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
+        let links = descriptors.filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
+        for inode in links.filter_map(|link| socket_inode(&link)) {
+            // The first process that has it: what else shares it cannot be told apart.
+            let Some(tuples) = directions.remove(&inode) else { continue };
+            let Some((process, path)) = describe(process) else { continue };
+            let ends = tuples.into_iter().filter_map(ends);
+            found.extend(ends.map(|(protocol, local, remote)| Found {
+                event: Event {
+                    kind: Kind::Send,
+                    monotonic_ns: 0,
+                    cookie: inode,
+                    network_namespace,
+                    protocol,
+                    local,
+                    remote,
+                    process: Some(process),
+                },
+                path: path.clone(),
+            }));
+        }
+    }
+    found
+}
+
+fn ends(tuple: &Tuple) -> Option<(u8, SocketAddr, SocketAddr)> {
+    let Layer4::Ports { src, dst } = tuple.layer4 else { return None };
+    Some((tuple.protocol, SocketAddr::new(tuple.src, src), SocketAddr::new(tuple.dst, dst)))
+}
+
+/// "socket:[12345]"
+fn socket_inode(link: &Path) -> Option<u64> {
+    link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+/// What /proc says of a process.
+fn describe(pid: u32) -> Option<(Process, Option<String>)> {
+    /// USER_HZ, which the kernel shows times in, whatever it counts in.
+    const TICK_NSEC: u64 = 10_000_000;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // pid (comm) state ...: the name can have anything in it. The start is the 22nd field.
+    let (head, rest) = stat.rsplit_once(')')?;
+    let (_, comm) = head.split_once('(')?;
+    let start: u64 = rest.split_whitespace().nth(19)?.parse().ok()?;
+    let mut name = [0; 16];
+    let length = comm.len().min(15);
+    name[..length].copy_from_slice(&comm.as_bytes()[..length]);
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned);
+    let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+    let cgroup = path.as_ref().and_then(|path| {
+        roots.into_iter().find_map(|root| Some(fs::metadata(format!("{root}{path}")).ok()?.ino()))
+    });
+    let process = Process {
+        pid,
+        tid: pid,
+        start_boottime_ns: start * TICK_NSEC,
+        uid: fs::metadata(format!("/proc/{pid}")).ok()?.uid(),
+        comm: name,
+        leader_comm: name,
+        cgroup: cgroup.unwrap_or(0),
+        confidence: Confidence::Procfs,
+    };
+    Some((process, path))
+}
+
+/// The open sockets of this network namespace: protocol and ends to inode.
+struct Sockets(HashMap<(u8, SocketAddr, SocketAddr), u64>);
+
+impl Sockets {
+    fn read() -> Self {
+        let mut sockets = HashMap::new();
+        for (name, protocol) in [("tcp", TCP), ("tcp6", TCP), ("udp", UDP), ("udp6", UDP)] {
+            let text = fs::read_to_string(format!("/proc/self/net/{name}")).unwrap_or_default();
+            let lines = text.lines().skip(1).filter_map(socket);
+            sockets.extend(lines.map(|(local, remote, inode)| ((protocol, local, remote), inode)));
+        }
+        Self(sockets)
+    }
+
+    /// The socket that sends in a direction, which begins at an address of this machine.
+    fn sender(&self, tuple: &Tuple) -> Option<u64> {
+        let (protocol, local, remote) = ends(tuple)?;
+        let nobody = |like: SocketAddr| SocketAddr::new(unspecified(like.ip()), 0);
+        let any = |like: SocketAddr| SocketAddr::new(unspecified(like.ip()), local.port());
+        let both = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), local.port());
+        let mut places = vec![(local, remote)];
+        if protocol == UDP {
+            places.extend([
+                (local, nobody(remote)),
+                (any(local), nobody(remote)),
+                (both, SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0)),
+            ]);
+        }
+        places.into_iter().find_map(|(local, remote)| self.0.get(&(protocol, local, remote)).copied())
+    }
+}
+
+fn unspecified(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// A line of /proc/net/tcp and its like: "0: 0100007F:1F90 00000000:0000 0A ... inode". A socket that nobody has any
+/// more has the inode 0.
+fn socket(line: &str) -> Option<(SocketAddr, SocketAddr, u64)> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let (local, remote) = (end(words.get(1)?)?, end(words.get(2)?)?);
+    let inode = words.get(9)?.parse().ok().filter(|inode| *inode != 0)?;
+    Some((local, remote, inode))
+}
+
+/// Address and port in hexadecimal, the address in words of the machine's order. A mapped address is the IPv4 inside.
+fn end(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let word = |index: usize| {
+        Some(u32::from_str_radix(address.get(8 * index..8 * index + 8)?, 16).ok()?.to_ne_bytes())
+    };
+    let address = if address.len() == 8 {
+        IpAddr::from(word(0)?)
+    } else {
+        let words = [word(0)?, word(1)?, word(2)?, word(3)?].concat();
+        IpAddr::from(<[u8; 16]>::try_from(words).ok()?).to_canonical()
+    };
+    Some(SocketAddr::new(address, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_list_is_read_in_both_families() {
+        let v4 = "  0: 0100007F:1F90 0200007F:C350 01 00000000:00000000 00:00000000 00000000  1000        0 4711 1";
+        let (local, remote, inode) = socket(v4).unwrap();
+        assert_eq!(
+            (local, remote, inode),
+            ("127.0.0.1:8080".parse().unwrap(), "127.0.0.2:50000".parse().unwrap(), 4711)
+        );
+        let mapped = end("0000000000000000FFFF00000100007F:0050").unwrap();
+        assert_eq!(mapped, "127.0.0.1:80".parse().unwrap());
+        assert_eq!(end("02000120000000000000000001000000:0050"), "[2001:2::1]:80".parse().ok());
+        assert_eq!(socket(&v4.replace("4711", "0")), None, "nobody has it");
+        assert_eq!(socket("  sl  local_address rem_address"), None);
+    }
+
+    #[test]
+    fn this_process_is_described() {
+        let (process, _) = describe(std::process::id()).unwrap();
+        let name = fs::read_to_string("/proc/self/comm").unwrap();
+        assert_eq!(process.comm.split(|byte| *byte == 0).next(), Some(name.trim().as_bytes()));
+        assert!(process.start_boottime_ns > 0);
+        assert_eq!(socket_inode(Path::new("socket:[12]")), Some(12));
+        assert_eq!(socket_inode(Path::new("pipe:[12]")), None);
+    }
+}
