@@ -9,7 +9,8 @@ pub enum StatisticKind {
     Gauge,
 }
 
-/// One key of `GetStatistics`. Its value is an unsigned integer, `t` or `u`.
+/// One key of `GetStatistics`. Its value is an unsigned integer, `t` or `u`; the one word among them, `bpf_accept`, is not
+/// here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Statistic {
     /// The name on the wire, snake_case.
@@ -51,6 +52,18 @@ impl Statistic {
         counter("calls_refused", "Method calls refused by a limit."),
         gauge("streams", "Streams that are open."),
         counter("stream_gaps", "Gaps told to readers of streams."),
+        counter("connection_events", "Connects, accepts, closes and failed connects that were told."),
+        counter("connection_events_lost", "Those that came faster than signals may be sent."),
+        gauge("owners_pending", "Sockets whose flow has not been seen yet."),
+        counter("owners_unmatched_sockets", "Sockets that ended before their flow was seen."),
+        counter("owners_unmatched_flows", "Flows that ended without an owner, forwarded ones among them."),
+        counter("owners_expired", "Sockets forgotten after their end."),
+        counter("owners_refused", "Sockets and processes beyond what there is room for."),
+        counter("bpf_written", "Records of the BPF programs, absent where none run."),
+        counter("bpf_dropped", "Records that found the programs' ring full."),
+        counter("bpf_no_storage", "Sockets that the programs found no memory for."),
+        counter("bpf_no_owner", "Events of sockets that nobody was seen to open."),
+        counter("bpf_recursion_misses", "Runs of a program that the kernel left out."),
     ];
 
     /// The key of this name, which is matched exactly.
