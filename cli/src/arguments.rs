@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use flowbus_interfaces::{Mark, QueryMap, ReportOptions, parse_number};
 
 use crate::change::{Changed, MaskedMark, masked_mark};
@@ -39,6 +39,9 @@ pub(crate) enum Command {
         json: bool,
     },
     /// List the connections that are alive
+    ///
+    /// BYTES, of the original and of the reply direction, are those of the last look at the kernel's table, and empty before
+    /// the first: --refresh has another.
     List(Listed),
     /// List the connections that ended, latest first
     Closed(Listed),
@@ -291,11 +294,18 @@ impl Output {
 impl Arguments {
     /// Reads the command line; what is wrong ends the program with exit status 2.
     pub(crate) fn read() -> Self {
-        let arguments = Self::parse();
-        if let Err(error) = arguments.check() {
-            error.exit();
-        }
-        arguments
+        let mut command = Self::command();
+        let matches = command.get_matches_mut();
+        let read =
+            Self::from_arg_matches(&matches).and_then(|arguments| arguments.check().map(|()| arguments));
+        read.unwrap_or_else(|error| {
+            // The usage that is shown is that of the subcommand.
+            let subcommand = matches.subcommand_name().and_then(|name| command.find_subcommand_mut(name));
+            match subcommand {
+                Some(subcommand) => error.format(subcommand).exit(),
+                None => error.exit(),
+            }
+        })
     }
 
     /// What clap cannot see.
@@ -311,7 +321,7 @@ impl Arguments {
             return Ok(());
         }
         let message = "--fields goes with the forms table, json and csv: the others have fields of their own";
-        Err(Self::command().error(ErrorKind::ArgumentConflict, message))
+        Err(clap::Error::raw(ErrorKind::ArgumentConflict, message))
     }
 }
 
@@ -342,110 +352,4 @@ fn mark(text: &str) -> Result<Mark, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn marks_are_decimal_or_hexadecimal() {
-        assert_eq!(mark("67895552"), Ok(Mark(0x040c_0100)));
-        assert_eq!(mark("0x040C0100"), Ok(Mark(0x040c_0100)));
-        for wrong in ["010", "0x100000000", "-1", "red", ""] {
-            assert!(mark(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn json_has_a_short_form_and_the_bus_goes_anywhere() {
-        let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
-        let format = |line: &str| match parse(line).unwrap().command {
-            Command::List(listed) => listed.output.format().clone(),
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(format("flowctl list"), Format::Table);
-        assert_eq!(format("flowctl list --json"), Format::Json);
-        assert_eq!(format("flowctl list -o json"), Format::Json);
-        assert_eq!(format("flowctl list -o awk"), Format::Awk);
-        assert!(parse("flowctl list --json -o awk").is_err());
-        assert_eq!(parse("flowctl list --bus unix:path=/x").unwrap().bus, "unix:path=/x");
-        assert_eq!(parse("flowctl list").unwrap().bus, "system");
-        for wrong in ["/run/my-bus", "session", ""] {
-            assert!(Arguments::try_parse_from(["flowctl", "--bus", wrong, "list"]).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_form_takes_its_modifiers_and_no_fields_of_others() {
-        let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
-        assert!(parse("flowctl list -o xml,timestamp,id").is_ok());
-        let wrong = parse("flowctl list -o awk,id").unwrap_err();
-        assert_eq!(wrong.exit_code(), 2);
-        assert!(wrong.to_string().contains("id goes with conntrack and xml alone"), "{wrong}");
-        for (line, good) in [
-            ("flowctl list --fields id -o csv", true),
-            ("flowctl monitor fields=id", true),
-            ("flowctl list --fields id -o conntrack", false),
-            ("flowctl monitor fields=id -o awk", false),
-        ] {
-            let checked = parse(line).unwrap().check();
-            assert_eq!(
-                checked.map_err(|error| error.exit_code()),
-                if good { Ok(()) } else { Err(2) },
-                "{line}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_monitor_takes_kinds_of_events() {
-        let events = |line: &str| match Arguments::try_parse_from(line.split(' ')).map(|line| line.command) {
-            Ok(Command::Monitor(monitored)) => Some(monitored.events()),
-            _ => None,
-        };
-        assert_eq!(events("flowctl monitor --events new,DESTROY dport=443"), Some(vec!["new", "destroy"]));
-        assert_eq!(events("flowctl monitor"), Some(vec![]));
-        assert_eq!(events("flowctl monitor --events end"), None);
-    }
-
-    #[test]
-    fn a_listing_takes_conditions_before_and_after_its_options() {
-        let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
-        for line in [
-            "flowctl list source=CHROME --json dport=443",
-            "flowctl closed --json --source CHROME --dport 443",
-            "flowctl --bus system closed dport=443 source=CHROME --json",
-        ] {
-            match parse(line).unwrap().command {
-                Command::List(listed) | Command::Closed(listed) => {
-                    assert_eq!(listed.output.format(), &Format::Json);
-                    assert_eq!(listed.query.to_map().len(), 2, "{line}");
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-        assert_eq!(parse("flowctl list --port ssh").unwrap_err().exit_code(), 2);
-    }
-
-    #[test]
-    fn a_report_is_redacted_unless_asked_otherwise() {
-        let options = |line: &str| match Arguments::try_parse_from(line.split(' ')).unwrap().command {
-            Command::Report(report) => report.options(),
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(options("flowctl report"), ReportOptions::default());
-        let all = options("flowctl report --max-bytes 4096 --processes --no-redact");
-        assert_eq!(all, ReportOptions { max_bytes: 4096, redact: false, processes: true });
-        for wrong in ["4095", "524289", "4k"] {
-            assert!(
-                Arguments::try_parse_from(["flowctl", "report", "--max-bytes", wrong]).is_err(),
-                "{wrong}"
-            );
-        }
-    }
-}
+mod tests;

@@ -54,23 +54,47 @@ impl Query {
         words.collect::<Vec<_>>().join(" ")
     }
 
-    fn read(matches: &ArgMatches) -> Result<Self, QueryError> {
+    fn read(matches: &ArgMatches) -> Result<Self, String> {
+        let wrong = |error: QueryError| error.to_string();
         let mut raw = RawQuery::default();
         for key in keys() {
             if let Some(values) = matches.get_one::<String>(key.name()) {
-                raw.add(key, values)?;
+                raw.add(key, values).map_err(wrong)?;
             }
         }
         for word in matches.get_many::<String>(WORDS).into_iter().flatten() {
-            raw.add_word(word)?;
+            check_key(word)?;
+            raw.add_word(word).map_err(wrong)?;
         }
         let query = Self(raw);
         match Checked::parse(&query.0, &SourceNames::default()) {
             // The daemon's configuration may name more sources: it has the last word.
             Err(QueryError::Value { key, .. }) if key == QueryKey::Source.name() => Ok(query),
-            other => other.map(|_| query),
+            Err(error @ QueryError::Value { key, .. }) if key == QueryKey::Fields.name() => {
+                Err(format!("{error}; there are {}", field_names()))
+            }
+            other => other.map(|_| query).map_err(wrong),
         }
     }
+}
+
+/// Refuses a word whose key is none of flowctl's, and names those that are.
+fn check_key(word: &str) -> Result<(), String> {
+    let Some((name, _)) = word.split_once('=') else { return Ok(()) };
+    if keys().any(|key| key.name() == name) {
+        return Ok(());
+    }
+    if QueryKey::parse(name).is_some() {
+        return Err(format!(
+            "{name} is for programs: flowctl turns pages and opens streams itself; `| head` shows the first lines"
+        ));
+    }
+    let known: Vec<_> = keys().map(QueryKey::name).collect();
+    Err(format!("unknown key {name:?}; there are {}", known.join(", ")))
+}
+
+fn field_names() -> String {
+    Key::ALL.iter().map(|key| key.name()).collect::<Vec<_>>().join(", ")
 }
 
 /// The keys that are options. Pages are turned by flowctl itself.
@@ -92,6 +116,7 @@ fn option(key: QueryKey) -> Arg {
         QueryKey::Refresh => {
             arg.num_args(0..=1).require_equals(true).default_missing_value("true").value_name("true|false")
         }
+        QueryKey::Fields => arg.long_help(format!("{}\n\nThere are {}.", key.description(), field_names())),
         QueryKey::MinBytes | QueryKey::Since | QueryKey::Until => arg.value_name("NUMBER"),
         _ => arg,
     }
@@ -196,8 +221,12 @@ mod tests {
         assert!(refusal("list 443").contains("\"443\" is no condition"));
         assert!(refusal("list --dport 90-80").contains("dport takes a port from 0 to 65535"));
         assert!(refusal("list --dport 80 dport=443").contains("dport is given twice"));
-        assert!(refusal("list --fields colour").contains("not \"colour\""));
-        assert!(refusal("list snapshot=true").contains("key of streams"));
+        let wrong = refusal("list --fields colour");
+        assert!(wrong.contains("not \"colour\"; there are event, ") && wrong.contains("dport"), "{wrong}");
+        for word in ["snapshot=true", "limit=5", "after=5"] {
+            assert!(refusal(&format!("list {word}")).contains("is for programs"), "{word}");
+        }
+        assert!(!refusal("list sorce=CHROME").contains("limit"), "what is refused is not offered");
         // A source that only the daemon's configuration names.
         assert!(!query("list --source GUEST").is_for_all());
     }
