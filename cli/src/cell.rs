@@ -43,13 +43,13 @@ pub(crate) fn process(flow: &dyn Fields) -> String {
     }
 }
 
-fn owner_name(owner: &OwnedValue) -> String {
+/// `curl[1234]`, or what of it is known: the name is that of the process, not of its thread.
+pub(crate) fn owner_name(owner: &OwnedValue) -> String {
     let OwnedValue::Dictionary(fields) = owner else { return String::new() };
     let text = |name: &str| fields.get(name).map(|value| clean(value.to_string().into()));
-    let name = text("leader_comm").or_else(|| text("comm")).unwrap_or_default();
-    match text("pid") {
-        Some(pid) => format!("{name}[{pid}]"),
-        None => name,
+    match (text("leader_comm").or_else(|| text("comm")), text("pid")) {
+        (name, Some(pid)) => format!("{}[{pid}]", name.as_deref().unwrap_or("?")),
+        (name, None) => name.unwrap_or_default(),
     }
 }
 

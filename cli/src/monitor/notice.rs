@@ -30,11 +30,14 @@ pub(super) enum Notice {
 impl Notice {
     fn text(&self) -> String {
         match self {
+            // What happened meanwhile is counted whatever the filter, so some of it may not be missed.
+            Self::Gap { lost, reason, .. } if reason == "restart" => {
+                format!("up to {lost} changes are missing here: they happened while flowbusd was away")
+            }
             Self::Gap { lost, reason, .. } => {
                 let why = match reason.as_str() {
                     "slow-reader" => "this reader was too slow",
                     "overrun" => "the kernel's events came too fast for flowbusd",
-                    "restart" => "they happened while flowbusd was away",
                     other => other,
                 };
                 format!("{lost} changes are missing here: {why}")

@@ -1,7 +1,7 @@
 //! What `--exit-summary` prints: the connections that are alive, then those that ended, as monitor-conntrack does.
 
 use std::collections::HashSet;
-use std::io::Write;
+use std::io::{self, Write};
 
 use flowbus_interfaces::{Key, QueryMap, StreamItem};
 
@@ -9,7 +9,7 @@ use super::session::Place;
 use crate::arguments::Monitored;
 use crate::daemon::Daemon;
 use crate::error::Error;
-use crate::format::{Kind, Printer};
+use crate::format::{Format, Kind, Printer};
 use crate::screen::{Look, Screen};
 
 /// Prints both lists. The daemon remembers what ended, so nothing has to be kept here in the meantime.
@@ -19,7 +19,7 @@ pub(super) async fn print(
     place: &Option<Place>,
     screen: &mut Screen,
 ) -> Result<(), Error> {
-    writeln!(screen, "Active connections:")?;
+    title(monitored, screen, "Active connections:")?;
     let query = asked(monitored, false);
     let mut stream = daemon.stream(&query).await?;
     let mut printer = printer(monitored, Kind::Active);
@@ -38,7 +38,7 @@ pub(super) async fn print(
     }
     printer.end(screen)?;
 
-    writeln!(screen, "Closed connections:")?;
+    title(monitored, screen, "Closed connections:")?;
     let query = asked(monitored, true);
     let mut stream = daemon.stream(&query).await?;
     let mut printer = self::printer(monitored, Kind::Closed);
@@ -63,6 +63,19 @@ pub(super) async fn print(
     }
     printer.end(screen)?;
     Ok(())
+}
+
+/// Among lines for people and words a title is a line; what parsers read has none, so there it goes to standard error.
+fn title(monitored: &Monitored, screen: &mut Screen, title: &str) -> io::Result<()> {
+    match monitored.output.format() {
+        Format::Table | Format::Awk | Format::Conntrack(_) => writeln!(screen, "{title}"),
+        Format::Json | Format::Csv | Format::Xml(_) => {
+            // In its place, where both go to a terminal.
+            screen.flush()?;
+            anstream::eprintln!("{title}");
+            Ok(())
+        }
+    }
 }
 
 fn asked(monitored: &Monitored, closed: bool) -> QueryMap<'_> {

@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 
-use flowbus_interfaces::{FlowRef, Key, OwnedValue};
+use flowbus_interfaces::{FlowRef, Key};
 
 use super::view::Grouping;
+use crate::cell::owner_name;
 
 /// The name of the group that the flow is in; empty where it is in none.
 pub(super) fn group<'a>(flow: &FlowRef<'a>, grouping: Grouping) -> Cow<'a, str> {
@@ -19,19 +20,8 @@ pub(super) fn group<'a>(flow: &FlowRef<'a>, grouping: Grouping) -> Cow<'a, str> 
         Grouping::Remote => text(Key::Dst),
         Grouping::Process => {
             let owner = flow.value(Key::Initiator).or_else(|| flow.value(Key::Responder));
-            owner.as_ref().map(process).unwrap_or_default().into()
+            owner.as_ref().map(owner_name).unwrap_or_default().into()
         }
-    }
-}
-
-/// `curl[1234]`, or what of it is known.
-pub(super) fn process(owner: &OwnedValue) -> String {
-    let OwnedValue::Dictionary(owner) = owner else { return String::new() };
-    match (owner.get("comm"), owner.get("pid")) {
-        (Some(comm), Some(pid)) => format!("{comm}[{pid}]"),
-        (Some(comm), None) => comm.to_string(),
-        (None, Some(pid)) => format!("?[{pid}]"),
-        (None, None) => String::new(),
     }
 }
 
@@ -76,6 +66,13 @@ mod tests {
         assert_eq!(in_group(Grouping::Remote, accepted), "198.18.0.2");
         assert_eq!(in_group(Grouping::Process, accepted), "sshd");
         assert_eq!(in_group(Grouping::Process, "{}"), "");
+        let thread = r#"{"initiator":{"pid":12,"comm":"pool-3","leader_comm":"chrome"}}"#;
+        assert_eq!(
+            in_group(Grouping::Process, thread),
+            "chrome[12]",
+            "the threads of a process are one group"
+        );
+        assert_eq!(in_group(Grouping::Process, r#"{"initiator":{"pid":12}}"#), "?[12]");
     }
 
     #[test]

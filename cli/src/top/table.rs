@@ -3,7 +3,6 @@
 use flowbus_interfaces::{Key, OwnedFlow};
 
 use super::feed::Snapshot;
-use super::group;
 use super::tally::Row;
 use super::view::{Grouping, Order, View};
 use crate::cell::{self, Cells};
@@ -129,7 +128,7 @@ pub(super) fn a_second(count: u64, seconds: f64) -> String {
 
 fn process(flow: &OwnedFlow) -> String {
     let owner = flow.get(Key::Initiator).or_else(|| flow.get(Key::Responder));
-    owner.map(group::process).unwrap_or_default()
+    owner.map(cell::owner_name).unwrap_or_default()
 }
 
 fn put(columns: &[Column], cells: &[String], width: usize) -> String {
