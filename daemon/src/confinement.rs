@@ -9,7 +9,7 @@ use crate::config;
 use crate::handle::Handle;
 
 /// From here on this thread, and those that it starts, open for reading only what a reload, a question for the kernel's
-/// settings and a stranger's for the machine need. A thread that has to look into other processes starts before this.
+/// settings, one for its BPF programs and a stranger's for the machine need. A thread that has to look into other processes starts before this.
 pub(crate) fn files(configuration: Option<&Path>) {
     let configuration = configuration.unwrap_or(Path::new(config::DEFAULT_PATH));
     // The directory: an editor puts another file in the place of the old one.
@@ -18,7 +18,7 @@ pub(crate) fn files(configuration: Option<&Path>) {
         Some(directory) => directory,
         None => configuration,
     };
-    let mut paths = vec![directory.to_owned(), NETWORK_SETTINGS.into()];
+    let mut paths = vec![directory.to_owned(), NETWORK_SETTINGS.into(), "/proc/self/fdinfo".into()];
     paths.extend(MACHINE_ID.map(Into::into));
     // A link is followed to where it leads now.
     paths.extend(configuration.canonicalize().ok().and_then(|file| Some(file.parent()?.to_owned())));

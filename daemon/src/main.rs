@@ -116,13 +116,19 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         (Requester::Helper(sender), Some(requests))
     };
     let (tracker, handle) = Tracker::new(open(&config, handed, requester)?)?;
-    let loading = source.map(|source| owners::start(source, handle.clone())).transpose()?;
-    // The service has none of root's powers, and may not even ask.
+    let start =
+        |source: Option<Source>| source.map(|source| owners::start(source, handle.clone())).transpose();
+    // By hand that thread needs root's powers, which end here for all others. The service has none, and may not even ask.
+    let (mut loading, mut source) = (None, source);
     if requests.is_none() {
+        loading = start(source.take())?;
         confinement::powers();
     }
     let code = Code::find();
     confinement::files(arguments.config.as_deref());
+    if source.is_some() {
+        loading = start(source)?;
+    }
     let (ended, tracker_ended) = oneshot::channel();
     let thread = std::thread::Builder::new().name("tracker".into()).spawn(move || {
         // Nobody listens any more when the daemon is already on its way out.
