@@ -9,9 +9,16 @@ use std::cmp::Ordering;
 /// Ids and the slots of their flows.
 #[derive(Debug, Default)]
 pub(super) struct Order {
-    ids: Vec<u64>,
-    slots: Vec<u32>,
+    places: Vec<Place>,
     holes: usize,
+}
+
+/// Packed: twelve bytes a flow, and one cache line to find one by.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, packed(4))]
+struct Place {
+    id: u64,
+    slot: u32,
 }
 
 const HOLE: u32 = u32::MAX;
@@ -21,65 +28,55 @@ const HOLES_KEPT: usize = 1024;
 impl Order {
     /// `id` is larger than every id before it.
     pub(super) fn push(&mut self, id: u64, slot: u32) {
-        debug_assert!(self.ids.last().is_none_or(|last| *last < id));
-        self.ids.push(id);
-        self.slots.push(slot);
+        debug_assert!(self.places.last().is_none_or(|last| last.id < id));
+        self.places.push(Place { id, slot });
     }
 
     pub(super) fn remove(&mut self, id: u64) {
         let Ok(position) = self.position(id) else { return };
-        self.slots[position] = HOLE;
+        self.places[position].slot = HOLE;
         self.holes += 1;
-        if self.holes > HOLES_KEPT.max(self.ids.len() / 2) {
+        if self.holes > HOLES_KEPT.max(self.places.len() / 2) {
             self.compact();
         }
     }
 
     pub(super) fn slot(&self, id: u64) -> Option<u32> {
-        let slot = self.slots[self.position(id).ok()?];
+        let slot = self.places[self.position(id).ok()?].slot;
         (slot != HOLE).then_some(slot)
     }
 
     /// The slots of the flows whose id is larger than `after`, ascending.
     pub(super) fn after(&self, after: u64) -> impl Iterator<Item = u32> + '_ {
         let start = self.position(after).map_or_else(|next| next, |position| position + 1);
-        self.slots[start..].iter().copied().filter(|slot| *slot != HOLE)
+        self.places[start..].iter().map(|place| place.slot).filter(|slot| *slot != HOLE)
     }
 
     /// Where the id is, or where it would be. Ids that were given out one after the other and mostly live are spread
     /// evenly, so a few guesses find one; a binary search ends what they do not.
     fn position(&self, id: u64) -> Result<usize, usize> {
         const GUESSES: usize = 4;
-        let (mut low, mut high) = (0, self.ids.len());
+        let (mut low, mut high) = (0, self.places.len());
         for _ in 0..GUESSES {
-            let [first, .., last] = self.ids[low..high] else { break };
+            let [Place { id: first, .. }, .., Place { id: last, .. }] = self.places[low..high] else { break };
             let into = u128::from(id.clamp(first, last) - first) * (high - low - 1) as u128;
             let guess = low + usize::try_from(into / u128::from(last - first)).unwrap_or(0);
-            match self.ids[guess].cmp(&id) {
+            let found = self.places[guess].id;
+            match found.cmp(&id) {
                 Ordering::Equal => return Ok(guess),
                 Ordering::Less => low = guess + 1,
                 Ordering::Greater => high = guess,
             }
         }
-        let found = self.ids[low..high].binary_search(&id);
+        let found = self.places[low..high].binary_search_by_key(&id, |place| place.id);
         found.map(|place| low + place).map_err(|place| low + place)
     }
 
     fn compact(&mut self) {
-        let mut kept = 0;
-        for position in 0..self.ids.len() {
-            if self.slots[position] != HOLE {
-                self.ids[kept] = self.ids[position];
-                self.slots[kept] = self.slots[position];
-                kept += 1;
-            }
-        }
-        self.ids.truncate(kept);
-        self.slots.truncate(kept);
+        self.places.retain(|place| place.slot != HOLE);
         self.holes = 0;
-        if self.ids.capacity() > 4 * kept.max(HOLES_KEPT) {
-            self.ids.shrink_to(2 * kept);
-            self.slots.shrink_to(2 * kept);
+        if self.places.capacity() > 4 * self.places.len().max(HOLES_KEPT) {
+            self.places.shrink_to(2 * self.places.len());
         }
     }
 }
