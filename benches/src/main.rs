@@ -43,7 +43,7 @@ struct Arguments {
     /// How often each figure is measured
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Only these measures, and nothing is written: burst, memory, listing, start, latency, idle, restart, attribution
+    /// Only these measures, and nothing is written: burst, memory, listing, start, latency, idle, restart
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// Where docs/performance.md is

@@ -9,11 +9,11 @@ use flowbus_tests::{Bus, Daemon, Namespace, burst};
 use crate::client::Client;
 use crate::cpu;
 
-/// A namespace whose flows live for ten minutes unless they are deleted.
+/// A namespace whose flows live for a day unless they are deleted.
 pub(crate) fn namespace() -> Namespace {
     let namespace = Namespace::tracked("bench");
     burst::prepare(&namespace);
-    namespace.sysctl("net.netfilter.nf_conntrack_udp_timeout", "600");
+    namespace.sysctl("net.netfilter.nf_conntrack_udp_timeout", "86400");
     namespace
 }
 
