@@ -35,6 +35,11 @@ pub(crate) fn sleeps(pid: u32) -> u64 {
         .sum()
 }
 
+/// The same of this thread.
+pub(crate) fn own_sleeps() -> u64 {
+    field("/proc/thread-self/status", "voluntary_ctxt_switches:")
+}
+
 /// The memory that a process takes, in bytes: what is resident, and what its state memfd has allocated and the process
 /// does not map.
 ///

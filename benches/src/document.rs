@@ -75,19 +75,29 @@ impl Section {
     }
 }
 
-/// Writes sections between the marks of this name in performance.md, and their plots next to it.
+/// Writes sections between the marks of this name in performance.md, each in the place of the one with its title, and their
+/// plots next to it.
 ///
 /// # Panics
 /// If the marks are not there, or a file cannot be written.
 pub(crate) fn write(documents: &Path, name: &str, sections: &[Section]) {
+    const HEAD: &str = "### ";
     let path = documents.join("performance.md");
     let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->"));
     let (before, rest) =
         text.split_once(&begin).unwrap_or_else(|| panic!("{} has no {begin:?}", path.display()));
-    let (_, after) = rest.split_once(&end).unwrap_or_else(|| panic!("{} has no {end:?}", path.display()));
-    let sections_text: Vec<_> = sections.iter().map(Section::markdown).collect();
-    let body = format!("{}\n\n{}\n", machine(), sections_text.join("\n"));
+    let (body, after) = rest.split_once(&end).unwrap_or_else(|| panic!("{} has no {end:?}", path.display()));
+    let mut parts: Vec<String> =
+        body.split(HEAD).skip(1).map(|part| format!("{HEAD}{}\n", part.trim_end())).collect();
+    for section in sections {
+        let head = format!("{HEAD}{}\n", section.title);
+        match parts.iter_mut().find(|part| part.starts_with(&head)) {
+            Some(part) => *part = section.markdown(),
+            None => parts.push(section.markdown()),
+        }
+    }
+    let body = format!("{}\n\n{}", machine(), parts.join("\n"));
     fs::write(&path, format!("{before}{begin}{body}{end}{after}")).expect("the document can be written");
     for chart in sections.iter().flat_map(|section| &section.charts) {
         let file = documents.join("performance").join(format!("{}.svg", chart.name));

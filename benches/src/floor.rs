@@ -14,6 +14,7 @@ use rustix::net::{RecvFlags, recv};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::BUFFER;
+use crate::cpu::own_sleeps;
 
 /// How a floor waits for events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,11 +25,22 @@ pub(crate) enum Floor {
     Napping,
 }
 
+/// What a floor did.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Done {
+    /// Events that came.
+    pub(crate) received: u32,
+    /// Processor time.
+    pub(crate) used: Duration,
+    /// How often it was woken.
+    pub(crate) woken: u64,
+}
+
 /// A floor that is reading in a thread of its own.
 #[derive(Debug)]
 pub(crate) struct Reader {
     wanted: Sender<u32>,
-    used: Receiver<(u32, Duration)>,
+    done: Receiver<Done>,
 }
 
 impl Reader {
@@ -41,7 +53,7 @@ impl Reader {
             socket
         });
         let (wanted, orders) = channel();
-        let (answers, used) = channel();
+        let (answers, done) = channel();
         thread::spawn(move || {
             for count in orders {
                 if answers.send(read(&socket, floor, count)).is_err() {
@@ -49,18 +61,18 @@ impl Reader {
                 }
             }
         });
-        Self { wanted, used }
+        Self { wanted, done }
     }
 
-    /// Reads until so many events were sent, while `send` sends them: how many came, and the processor time that took.
-    pub(crate) fn during(&self, count: u32, send: impl FnOnce()) -> (u32, Duration) {
+    /// Reads until so many events were sent, while `send` sends them.
+    pub(crate) fn during(&self, count: u32, send: impl FnOnce()) -> Done {
         self.wanted.send(count).expect("the reader lives");
         send();
-        self.used.recv().expect("the reader lives")
+        self.done.recv().expect("the reader lives")
     }
 }
 
-fn read(socket: &Socket, floor: Floor, count: u32) -> (u32, Duration) {
+fn read(socket: &Socket, floor: Floor, count: u32) -> Done {
     let fd = socket.as_fd();
     let flags = fcntl_getfl(fd).expect("a descriptor has flags");
     fcntl_setfl(fd, flags - OFlags::NONBLOCK).expect("flags can be set");
@@ -70,6 +82,7 @@ fn read(socket: &Socket, floor: Floor, count: u32) -> (u32, Duration) {
     let mut received = 0;
     let mut lost = 0;
     let mut busy = false;
+    let slept = own_sleeps();
     let begin = clock_gettime(ClockId::ThreadCPUTime);
     while received + lost < count {
         let how = if floor == Floor::Blocking { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
@@ -91,5 +104,5 @@ fn read(socket: &Socket, floor: Floor, count: u32) -> (u32, Duration) {
     }
     let end = clock_gettime(ClockId::ThreadCPUTime);
     let used = Duration::try_from(end - begin).expect("time goes forward");
-    (received, used)
+    Done { received, used, woken: own_sleeps() - slept }
 }

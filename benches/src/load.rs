@@ -45,6 +45,8 @@ fn run(namespace: &Namespace, first: u32, rate: u32, stop: &AtomicBool) -> u64 {
     while !stop.load(Ordering::Relaxed) {
         let due =
             u64::try_from(started.elapsed().as_millis()).expect("a load is short") * u64::from(rate) / 2_000;
+        // After a pause of this thread not all at once: a flow is made again when it has been deleted.
+        let due = due.min(deleted + ROUND);
         while made < due {
             // Not across the end of a round: the numbers of one call are consecutive.
             let count = (due - made).min(ROUND - made % ROUND).min(256);

@@ -4,10 +4,14 @@
 use std::ffi::c_void;
 use std::ops::Range;
 use std::ptr::with_exposed_provenance_mut;
+use std::time::Duration;
 
 use rustix::mm::{Advice, madvise};
 use tokio::sync::watch;
 use zbus::Connection;
+
+/// So long somebody may ask whether the daemon has started.
+const FIRST_QUESTIONS: Duration = Duration::from_secs(2);
 
 /// Where the code of the program and of its libraries lies.
 #[derive(Debug)]
@@ -20,12 +24,19 @@ impl Code {
         Self(maps.lines().filter_map(code).collect())
     }
 
-    /// Gives it back when the daemon serves. What is still needed comes back when it is called, from the page cache:
-    /// the kernel maps 64 KiB around each use of code and unmaps none of it while there is memory, so that after the
-    /// start nearly all is resident, two thirds of an idle daemon.
+    /// Gives it back when the daemon serves, and once more when those have asked who waited for it. What is still
+    /// needed comes back when it is called, from the page cache: the kernel maps 64 KiB around each use of code and
+    /// unmaps none of it while there is memory, so that after the start nearly all is resident, two thirds of an idle
+    /// daemon.
     pub(crate) async fn give_back(self, mut connection: watch::Receiver<Option<Connection>>) {
         let _ = connection.wait_for(Option::is_some).await;
-        for Range { start, end } in self.0 {
+        self.unmap();
+        tokio::time::sleep(FIRST_QUESTIONS).await;
+        self.unmap();
+    }
+
+    fn unmap(&self) {
+        for Range { start, end } in self.0.iter().cloned() {
             let address: *mut c_void = with_exposed_provenance_mut(start);
             // SAFETY: the range is a private mapping of a file that cannot be written to, so its pages are the file's, and
             // the next use reads the same bytes again.

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use crate::client::Client;
 use crate::document::{Chart, Section};
 use crate::figure::{Bar, Figure};
-use crate::floor::{Floor, Reader};
+use crate::floor::{Done, Floor, Reader};
 use crate::world::{flush, namespace, wait_for_listener};
 use crate::{Size, cpu};
 
@@ -59,6 +59,8 @@ struct Outcome {
     destroy: Part,
     /// Of flowbusd: with the threads that talk to the bus.
     process: Option<Part>,
+    /// Of a floor: how often it was woken.
+    woken: u64,
 }
 
 impl Outcome {
@@ -105,6 +107,9 @@ pub(crate) fn measure(size: Size) -> Section {
     section.figures.push(Figure::new("CPU a DESTROY: flowbusd", "us", of(&|outcome| outcome.destroy)));
     let whole = of(&|outcome| outcome.process.unwrap_or(outcome.all()));
     section.figures.push(Figure::new("CPU an event: flowbusd with its bus thread", "us", whole));
+    let woken = |o: &Outcome| f64::from(o.all().received) / o.woken.max(1) as f64;
+    let woken = outcomes[0].iter().map(woken).collect();
+    section.figures.push(Figure::new("events read by the blocking floor each time it was woken", "", woken));
     // Each round against the floor of the same round.
     let ratios = outcomes[0]
         .iter()
@@ -129,11 +134,10 @@ fn run(peer: Peer, flows: u32) -> Outcome {
     match peer {
         Peer::Floor(floor) => {
             let reader = Reader::start(&namespace, floor);
-            let [new, destroy] = [create, flush].map(|send| {
-                let (received, used) = reader.during(flows, send);
-                Part { received, used }
-            });
-            Outcome { new, destroy, process: None }
+            let [new, destroy] = [create, flush].map(|send| reader.during(flows, send));
+            let [new_part, destroy_part] =
+                [new, destroy].map(|Done { received, used, .. }| Part { received, used });
+            Outcome { new: new_part, destroy: destroy_part, process: None, woken: new.woken + destroy.woken }
         }
         Peer::Flowbusd => run_flowbusd(&namespace, create, flush),
         Peer::Conntrack(arguments) => {
@@ -183,7 +187,7 @@ fn run_flowbusd(namespace: &Namespace, create: &dyn Fn(), flush: &dyn Fn()) -> O
     let (destroy, process_destroy) = all(flush);
     daemon.stop();
     let process = Part { received: new.received + destroy.received, used: process_new + process_destroy };
-    Outcome { new, destroy, process: Some(process) }
+    Outcome { new, destroy, process: Some(process), woken: 0 }
 }
 
 /// A program that writes what it gets to a file, `counted` of each kind.
@@ -209,6 +213,7 @@ fn run_program(
         new: Part { received: new, used: between - begin },
         destroy: Part { received: destroy, used: end - between },
         process: None,
+        woken: 0,
     }
 }
 
