@@ -29,8 +29,8 @@ enum Peer {
 }
 
 const PEERS: [(&str, Peer); 7] = [
-    ("floor: recv and count, woken for each", Peer::Floor(Floor::Blocking)),
-    ("floor: recv and count, napping 2 ms", Peer::Floor(Floor::Napping)),
+    ("floor: recv and count, blocking", Peer::Floor(Floor::Blocking)),
+    ("floor: recv and count, napping", Peer::Floor(Floor::Napping)),
     ("flowbusd", Peer::Flowbusd),
     ("conntrack -E", Peer::Conntrack(&["-E", "-o", "timestamp,id"])),
     ("conntrack -E -b 32M", Peer::Conntrack(&["-E", "-o", "timestamp,id", "-b", "33554432"])),

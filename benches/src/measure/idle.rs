@@ -15,11 +15,11 @@ pub(crate) fn measure(size: Size) -> Section {
     for _ in 0..size.rounds {
         let world = World::with_flows(0);
         let pid = world.daemon.pid();
-        sleep(size.time / 5); // What the start leaves to do is done.
-        resident.push(cpu::resident(pid) as f64 / 1e6);
+        sleep(size.time / 2); // What the start leaves to do is done.
         let before = cpu::sleeps(pid);
         sleep(size.time);
         wakes.push((cpu::sleeps(pid) - before) as f64 / size.time.as_secs_f64());
+        resident.push(cpu::resident(pid) as f64 / 1e6);
         world.daemon.stop();
     }
     let mut section = Section::new(

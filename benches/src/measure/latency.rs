@@ -26,10 +26,12 @@ pub(crate) fn measure(size: Size) -> Section {
     // Beyond the flows of the table.
     let first = size.flows.next_multiple_of(1 << 16);
     let mut rounds: [Vec<Times>; 3] = Default::default();
+    let mut rates = Vec::new();
     for _ in 0..size.rounds {
         rounds[0].push(pages(&world, size));
-        let (times, _) = load::during(&world.namespace, first, RATE, || pages(&world, size));
+        let (times, sent) = load::during(&world.namespace, first, RATE, || pages(&world, size));
         rounds[1].push(times);
+        rates.push(sent as f64 / (size.time / 2).as_secs_f64());
         let mut stalled = RawConnection::connect(&world.bus);
         stalled.add_match(RULE); // Nothing of it is read from here on.
         let (times, _) = load::during(&world.namespace, first, RATE, || pages(&world, size));
@@ -57,6 +59,7 @@ pub(crate) fn measure(size: Size) -> Section {
         }
     }
     section.charts.push(Chart::new("latency", "ListActive, in milliseconds", section.figures.clone()));
+    section.figures.push(Figure::new("events a second that the load came to", "", rates));
     section
 }
 
