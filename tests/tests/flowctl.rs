@@ -204,6 +204,10 @@ fn monitor_shows_what_is_alive_and_goes_on_after_a_restart() {
     let table = Running::start(&bus, &["monitor", "--snapshot"]);
     let json = Running::start(&bus, &["monitor", "--json", "--events", "new", "dport=7001"]);
     table.wait_for("out", "icmpv6");
+    wait_for("both streams", || {
+        let streams = bus.monitor_call("GetStatistics", &[]).unwrap()[0]["streams"].as_u64();
+        (streams == Some(2)).then_some(())
+    });
     daemon.stop();
     table.wait_for("out", "-- flowbusd has left");
     json.wait_for("err", "flowbusd has left");
