@@ -164,7 +164,7 @@ impl Numbered for ConnectionEvent {
 }
 
 /// A piece has at most so many entries; a turn of the tracker rarely has more.
-const PIECE: usize = 2 * 1024;
+const PIECE: usize = 1024;
 
 /// The newest entries. Who falls further behind than is kept misses the oldest, and knows how many:
 /// sequence numbers have no holes.

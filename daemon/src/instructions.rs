@@ -16,7 +16,7 @@ use zbus::wire::{LE, to_bytes};
 use crate::clock::Now;
 use crate::dictionary::{FlowNames, Item, Listing};
 use crate::flow::inverted;
-use crate::state::State;
+use crate::state::{BATCH, State};
 use crate::streams::Lines;
 use crate::table::{ClosedLimits, Table};
 
@@ -64,8 +64,11 @@ fn events(change: Status) -> Vec<Flow<'static>> {
 
 fn apply(table: &mut Table, kind: EventKind, events: &[Flow<'_>]) {
     let mut changes = Vec::with_capacity(events.len());
-    for event in events {
-        table.apply(kind, event, NOW, &mut changes);
+    for batch in events.chunks(BATCH) {
+        table.look_ahead(batch.iter().map(|event| (kind, event)));
+        for event in batch {
+            table.apply(kind, event, NOW, &mut changes);
+        }
         table.commit();
     }
     assert_eq!(changes.len(), events.len());

@@ -21,9 +21,7 @@ pub(crate) struct Extra {
 }
 
 impl Checked for Extra {
-    fn check_mut(&mut self) -> &mut u32 {
-        &mut self.check
-    }
+    const CHECK: usize = std::mem::offset_of!(Self, check);
 }
 
 /// The number of an interned string; 0 is none. See `names.rs`.

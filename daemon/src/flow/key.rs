@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// What identifies a live flow: family, protocol, original tuple, zone of the original direction. `CTA_ID` is
 /// data and not part of it: the kernel hands the same one out again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct Key {
     pub(super) addresses: Addresses,
@@ -17,21 +17,39 @@ pub(crate) struct Key {
     pub(super) shape: Shape,
 }
 
-/// In one piece: a hasher takes far longer for seven small ones.
+impl PartialEq for Key {
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        self.words().into_iter().zip(other.words()).all(|(word, other)| word == other)
+    }
+}
+
+impl Eq for Key {}
+
 impl Hash for Key {
+    #[inline]
     fn hash<H: Hasher>(&self, hasher: &mut H) {
-        hasher.write(self.as_bytes());
+        for word in self.words() {
+            hasher.write_u64(word);
+        }
     }
 }
 
 impl Key {
+    /// Made of whole words, as it is read again at once: to put a word together from small pieces that were just written, a
+    /// processor waits until all that was written before has reached its cache.
+    #[inline]
     pub(crate) fn new(original: &Tuple) -> Self {
-        Self {
-            addresses: Addresses::pack(original),
-            zone: original.zone,
-            protocol: original.protocol,
-            shape: Shape::of(original),
-        }
+        let [src, dst] = [original.src, original.dst].map(address_words);
+        let [[a, b], [c, d]] = layer4_numbers(original.layer4).map(u16::to_ne_bytes);
+        let [e, f] = original.zone.to_ne_bytes();
+        let numbers = u64::from_ne_bytes([a, b, c, d, e, f, original.protocol, Shape::of(original).0]);
+        zerocopy::transmute!([src[0], src[1], dst[0], dst[1], numbers])
+    }
+
+    #[inline]
+    pub(super) fn words(&self) -> [u64; 5] {
+        zerocopy::transmute!(*self)
     }
 
     pub(crate) fn original(&self) -> Tuple {
@@ -51,12 +69,8 @@ pub(crate) struct Addresses {
 
 impl Addresses {
     pub(super) fn pack(tuple: &Tuple) -> Self {
-        let layer4 = match tuple.layer4 {
-            Layer4::Ports { src, dst } => [src, dst],
-            Layer4::Icmp { kind, code, id } => [id, u16::from_be_bytes([kind, code])],
-            Layer4::None => [0, 0],
-        };
-        Self { src: pack_address(tuple.src), dst: pack_address(tuple.dst), layer4 }
+        let [src, dst] = [tuple.src, tuple.dst].map(|address| zerocopy::transmute!(address_words(address)));
+        Self { src, dst, layer4: layer4_numbers(tuple.layer4) }
     }
 
     pub(super) fn has_port(&self, shape: Shape, port: u16) -> bool {
@@ -82,14 +96,23 @@ impl Addresses {
     }
 }
 
-fn pack_address(address: IpAddr) -> [u8; 16] {
+#[inline]
+fn address_words(address: IpAddr) -> [u64; 2] {
     match address {
         IpAddr::V4(v4) => {
-            let mut bytes = [0; 16];
-            bytes[..4].copy_from_slice(&v4.octets());
-            bytes
+            let [a, b, c, d] = v4.octets();
+            [u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0]), 0]
         }
-        IpAddr::V6(v6) => v6.octets(),
+        IpAddr::V6(v6) => zerocopy::transmute!(v6.octets()),
+    }
+}
+
+#[inline]
+fn layer4_numbers(layer4: Layer4) -> [u16; 2] {
+    match layer4 {
+        Layer4::Ports { src, dst } => [src, dst],
+        Layer4::Icmp { kind, code, id } => [id, u16::from_be_bytes([kind, code])],
+        Layer4::None => [0, 0],
     }
 }
 

@@ -1,5 +1,7 @@
 //! The part that every flow has.
 
+use std::hint::black_box;
+
 use ctnetlink::{Counters, Status};
 use flowbus_interfaces::TimeSource;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -70,9 +72,7 @@ enum Present {
 }
 
 impl Checked for Record {
-    fn check_mut(&mut self) -> &mut u32 {
-        &mut self.check
-    }
+    const CHECK: usize = std::mem::offset_of!(Self, check);
 }
 
 /// When a flow began, on both clocks.
@@ -124,6 +124,11 @@ impl Record {
         record.merge(flow);
         record.merge_counters(flow);
         record
+    }
+
+    /// Reads a word of each cache line that the record lies in.
+    pub(crate) fn touch(&self) {
+        black_box((self.key.words()[0], self.original_counters.packets, self.reply_zone));
     }
 
     /// Takes over what a message says; what it does not carry is kept. True when something changed that is

@@ -48,9 +48,7 @@ struct Identity {
 }
 
 impl Checked for ProcessEntry {
-    fn check_mut(&mut self) -> &mut u32 {
-        &mut self.check
-    }
+    const CHECK: usize = std::mem::offset_of!(Self, check);
 }
 
 impl From<&Process> for Identity {

@@ -6,9 +6,9 @@
 //! a log that is not empty rolls it back. A process that is killed has executed a prefix of its program, so the
 //! order of the writes, kept by compiler fences, is all that this takes.
 
+mod inbox;
 mod layout;
 mod mapping;
-mod message;
 mod recovery;
 #[cfg(test)]
 mod tests;
@@ -20,18 +20,18 @@ use rustix::fs::{
     FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fstat, ftruncate, memfd_create,
 };
 use rustix::io::Errno;
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, FromZeros, Immutable, KnownLayout};
 
 use crate::flow::{Extra, Owners, Record};
 use crate::owners::ProcessEntry;
 use crate::table::ClosedFlow;
+pub(crate) use inbox::{BATCH, Inbox};
 use layout::{
-    CLOSED, CLOSED_BYTES, CLOSED_COUNT, EXTRAS, HEADER, MAGIC, NAMES, OWNERS, OwnersEntry, PROCESSES,
-    RECORDS, RECORDS_COUNT, TOTAL, UNDO, UNDO_END, VERSION,
+    CLOSED, CLOSED_BYTES, CLOSED_COUNT, CLOSED_SPARE, EXTRAS, HEADER, MAGIC, NAMES, OWNERS, OwnersEntry,
+    PROCESSES, RECORDS, RECORDS_COUNT, TOTAL, UNDO, UNDO_END, VERSION,
 };
 pub(crate) use layout::{Checked, Counters, Header, NameEntry};
 use mapping::Mapping;
-pub(crate) use message::MessageSlot;
 pub(crate) use recovery::Refused;
 
 /// The most active flows that there is room for.
@@ -84,8 +84,8 @@ impl State {
     }
 
     /// Where the event socket's messages are received.
-    pub(crate) fn message_slot(&self) -> Result<MessageSlot, Errno> {
-        MessageSlot::new(self.memfd.as_fd(), self.header.message)
+    pub(crate) fn inbox(&self) -> Result<Inbox, Errno> {
+        Inbox::new(self.memfd.as_fd(), self.header.message)
     }
 
     /// 32 hexadecimal digits.
@@ -99,26 +99,26 @@ impl State {
 
     /// Replaces a record.
     pub(crate) fn put_record(&mut self, slot: u32, record: &Record) {
-        self.write(RECORDS + slot as usize * size_of::<Record>(), &record.sealed());
+        self.write(RECORDS + slot as usize * size_of::<Record>(), record);
     }
 
-    /// Fills a free place, or one behind all that were ever used.
+    /// Fills a place that was free at the last commit, or one behind all that were ever used.
     pub(crate) fn add_record(&mut self, slot: u32, record: &Record) {
-        self.header.records = self.header.records.max(slot + 1);
         let offset = RECORDS + slot as usize * size_of::<Record>();
-        if self.has_changes() {
-            // This change may have made the place free.
-            self.write(offset, &record.sealed());
-        } else {
+        if slot < self.header.records {
             // What makes it free is the id alone.
             self.save(offset + Record::ID_OFFSET, size_of::<u64>());
-            self.put(offset, &record.sealed());
+        } else {
+            self.header.records = slot + 1;
         }
+        self.put(offset, record);
     }
 
     /// Makes the place of a record free: no flow has the id 0.
     pub(crate) fn clear_record(&mut self, slot: u32) {
-        self.write(RECORDS + slot as usize * size_of::<Record>() + Record::ID_OFFSET, &0_u64);
+        let id = RECORDS + slot as usize * size_of::<Record>() + Record::ID_OFFSET;
+        self.save(id, size_of::<u64>());
+        self.put_number(id, 0);
     }
 
     pub(crate) fn extra(&self, slot: u32) -> &Extra {
@@ -128,7 +128,7 @@ impl State {
     /// Fills or replaces an extra part; a place is free when no record names it.
     pub(crate) fn put_extra(&mut self, slot: u32, extra: &Extra) {
         self.header.extras = self.header.extras.max(slot + 1);
-        self.write(EXTRAS + slot as usize * size_of::<Extra>(), &extra.sealed());
+        self.write(EXTRAS + slot as usize * size_of::<Extra>(), extra);
     }
 
     /// The owners of the flow in this place, which its record says to have some.
@@ -141,7 +141,7 @@ impl State {
     }
 
     pub(crate) fn put_owners(&mut self, slot: u32, owners: Owners) {
-        self.write(OWNERS + slot as usize * size_of::<OwnersEntry>(), &OwnersEntry::new(owners).sealed());
+        self.write(OWNERS + slot as usize * size_of::<OwnersEntry>(), &OwnersEntry::new(owners));
     }
 
     /// The process in this place.
@@ -151,7 +151,7 @@ impl State {
 
     pub(crate) fn put_process(&mut self, place: u32, process: &ProcessEntry) {
         self.header.processes = self.header.processes.max(place + 1);
-        self.write(PROCESSES + place as usize * size_of::<ProcessEntry>(), &process.sealed());
+        self.write(PROCESSES + place as usize * size_of::<ProcessEntry>(), process);
     }
 
     /// The closed flow with this number, counted from the first that ever ended.
@@ -159,15 +159,15 @@ impl State {
         self.read(self.closed_offset(number))
     }
 
-    /// Adds a closed flow. Its place is the one that the ring has beyond its capacity: nothing to be undone refers to it,
-    /// unless this change has closed another flow already.
+    /// Adds a closed flow. Its place is one that the ring has beyond its capacity: nothing to be undone refers to it,
+    /// unless this change has closed more flows than there are such places.
     pub(crate) fn add_closed(&mut self, flow: &ClosedFlow) {
         let number = self.header.closed_total;
         let offset = self.closed_offset(number);
-        if number == self.read::<Header>(HEADER).closed_total {
-            self.put(offset, &flow.sealed());
+        if number < self.read::<Header>(HEADER).closed_total + CLOSED_SPARE as u64 {
+            self.put(offset, flow);
         } else {
-            self.write(offset, &flow.sealed());
+            self.write(offset, flow);
         }
         self.header.closed_total += 1;
         self.header.closed_count += 1;
@@ -184,7 +184,7 @@ impl State {
         let first = header.closed_total - u64::from(kept);
         let place = 1 - header.closed_place;
         for number in first..header.closed_total {
-            let flow = self.closed(number).sealed();
+            let flow = *self.closed(number);
             self.put(ring_offset(place, capacity, number), &flow);
         }
         // Until here nothing refers to the new place, from here on nothing to the old one.
@@ -205,13 +205,14 @@ impl State {
     /// Appends a string; there are fewer than [`MAXIMUM_NAMES`].
     pub(crate) fn push_name(&mut self, text: &[u8]) {
         let offset = NAMES + self.header.names as usize * size_of::<NameEntry>();
-        self.write(offset, &NameEntry::new(text).sealed());
+        self.write(offset, &NameEntry::new(text));
         self.header.names += 1;
     }
 
     /// Makes what was written since the last commit, and the header, what the next life finds.
     pub(crate) fn commit(&mut self) {
-        self.write(HEADER, &self.header.sealed());
+        let header = self.header;
+        self.write(HEADER, &header);
         self.end_undo();
     }
 
@@ -223,48 +224,49 @@ impl State {
     }
 
     /// Writes a value, its place's old bytes first into the undo log.
-    fn write<T: IntoBytes + Immutable>(&mut self, offset: usize, value: &T) {
+    fn write<T: Checked>(&mut self, offset: usize, value: &T) {
         self.save(offset, size_of::<T>());
         self.put(offset, value);
     }
 
-    fn put<T: IntoBytes + Immutable>(&mut self, offset: usize, value: &T) {
-        self.map[offset..offset + size_of::<T>()].copy_from_slice(value.as_bytes());
+    fn put<T: Checked>(&mut self, offset: usize, value: &T) {
+        let place = &mut self.map[offset..offset + size_of::<T>()];
+        place.copy_from_slice(value.as_bytes());
+        T::seal(place);
+    }
+
+    fn put_number(&mut self, offset: usize, number: u64) {
+        self.map[offset..offset + size_of::<u64>()].copy_from_slice(&number.to_ne_bytes());
     }
 
     /// Appends the bytes at `offset` to the undo log: [length of the log], then entries of [offset, length, bytes].
     fn save(&mut self, offset: usize, length: usize) {
         if UNDO + 8 + self.undo + 16 + length > UNDO_END {
-            // A datagram of many messages, which the kernel does not send: a kill before its end costs the state.
+            // More than a batch of messages needs: a kill before the end of this change costs the state.
             self.end_undo();
         }
         let entry = UNDO + 8 + self.undo;
         let end = entry + 16 + length;
-        self.put(entry, &(offset as u64));
-        self.put(entry + 8, &(length as u64));
+        self.put_number(entry, offset as u64);
+        self.put_number(entry + 8, length as u64);
         self.map.copy_within(offset..offset + length, entry + 16);
         self.undo = end - UNDO - 8;
         compiler_fence(Ordering::SeqCst);
-        self.put(UNDO, &(self.undo as u64));
+        self.put_number(UNDO, self.undo as u64);
         compiler_fence(Ordering::SeqCst);
-    }
-
-    /// True when something was written since the last commit.
-    fn has_changes(&self) -> bool {
-        self.undo > 0
     }
 
     fn end_undo(&mut self) {
         self.undo = 0;
         compiler_fence(Ordering::SeqCst);
-        self.put(UNDO, &0_u64);
+        self.put_number(UNDO, 0);
         compiler_fence(Ordering::SeqCst);
     }
 }
 
-/// Where the closed flow with this number lies in a ring of this capacity, which has one place more.
+/// Where the closed flow with this number lies in a ring of this capacity, which has some places more.
 fn ring_offset(place: u32, capacity: u32, number: u64) -> usize {
-    let index = usize::try_from(number % (u64::from(capacity) + 1)).unwrap_or(0);
+    let index = usize::try_from(number % (u64::from(capacity) + CLOSED_SPARE as u64)).unwrap_or(0);
     CLOSED[place as usize % CLOSED.len()] + index * size_of::<ClosedFlow>()
 }
 

@@ -37,10 +37,11 @@ fn what_was_committed_is_found_by_the_next_life() {
 fn what_was_not_committed_is_undone() {
     let mut state = named();
     // A kill in mid-change: places were written, the header among them, and the log was not emptied.
-    let other = NameEntry::new(b"other").sealed();
+    let other = NameEntry::new(b"other");
     state.write(NAMES, &other);
     state.header.sequence = 8;
-    state.write(HEADER, &state.header.sealed());
+    let header = state.header;
+    state.write(HEADER, &header);
     let (state, refused) = next_life(state);
     assert!(refused.is_none());
     assert_eq!((state.header.sequence, state.name(0).text()), (7, &b"ftp"[..]));
@@ -96,31 +97,79 @@ fn a_file_of_another_size_is_refused() {
     assert_eq!(state.header.sequence, 0);
 }
 
-#[test]
-fn a_message_that_was_received_and_not_applied_is_found_once() {
-    let state = named();
-    let mut slot = state.message_slot().unwrap();
-    assert!(slot.pending().is_none());
-    let message = [12_u32.to_ne_bytes(), *b"abcd", *b"efgh"].concat();
-    slot.prepare()[..12].copy_from_slice(&message);
-    drop(slot);
-    let (mut state, _) = next_life(state);
-    let mut slot = state.message_slot().unwrap();
-    let (found, number) = slot.pending().unwrap();
-    assert_eq!(found, message);
-    state.header.message = number;
-    state.commit();
-    assert!(state.message_slot().unwrap().pending().is_none());
+/// A message of 12 bytes that begins with its length.
+fn message(number: u8) -> Vec<u8> {
+    [&12_u32.to_ne_bytes()[..], &[number; 8]].concat()
+}
+
+fn receive(inbox: &mut Inbox, message: &[u8]) {
+    inbox.prepare().unwrap()[..message.len()].copy_from_slice(message);
+    inbox.keep(message.len());
+}
+
+fn received(state: &State) -> Vec<(u64, Vec<u8>)> {
+    state.inbox().unwrap().messages().map(|(number, message)| (number, message.to_vec())).collect()
 }
 
 #[test]
-fn a_place_that_was_prepared_and_got_no_message_is_empty() {
-    let mut state = named();
-    let mut slot = state.message_slot().unwrap();
-    slot.prepare()[..4].copy_from_slice(&12_u32.to_ne_bytes());
-    state.header.message = slot.number();
+fn messages_that_were_received_and_not_applied_are_found_by_the_next_life() {
+    let state = named();
+    let mut inbox = state.inbox().unwrap();
+    assert!(received(&state).is_empty());
+    (1..=3).for_each(|number| receive(&mut inbox, &message(number)));
+    drop(inbox);
+    let (mut state, _) = next_life(state);
+    let all: Vec<_> = (1..=3).map(|number| (number.into(), message(number))).collect();
+    assert_eq!(received(&state), all);
+    // One of them was applied.
+    state.header.message = 1;
     state.commit();
-    slot.prepare();
-    let (state, _) = next_life(state);
-    assert!(state.message_slot().unwrap().pending().is_none());
+    assert_eq!(received(&state), all[1..]);
+    state.header.message = 3;
+    state.commit();
+    assert!(received(&state).is_empty());
+}
+
+#[test]
+fn a_message_that_the_kernel_wrote_and_nobody_kept_is_found() {
+    let state = named();
+    let mut inbox = state.inbox().unwrap();
+    receive(&mut inbox, &message(1));
+    inbox.prepare().unwrap()[..12].copy_from_slice(&message(2));
+    assert_eq!(received(&state), [(1, message(1)), (2, message(2))]);
+}
+
+#[test]
+fn what_an_older_batch_left_behind_a_newer_one_is_not_found() {
+    let mut state = named();
+    let mut inbox = state.inbox().unwrap();
+    (1..=3).for_each(|number| receive(&mut inbox, &message(number)));
+    state.header.message = 3;
+    state.commit();
+    inbox.clear();
+    receive(&mut inbox, &message(4));
+    assert_eq!(received(&state), [(4, message(4))]);
+    inbox.prepare();
+    assert_eq!(received(&state), [(4, message(4))], "a prepared place has no message");
+    // The kernel's answer to it is not kept.
+    inbox.prepare().unwrap()[..12].copy_from_slice(&message(5));
+    inbox.discard();
+    assert_eq!(received(&state), [(4, message(4))]);
+    receive(&mut inbox, &message(6));
+    assert_eq!(received(&state), [(4, message(4)), (5, message(6))]);
+}
+
+#[test]
+fn a_prepared_place_has_room_for_the_longest_message() {
+    let state = named();
+    let mut inbox = state.inbox().unwrap();
+    let longest = [&(32_u32 * 1024).to_ne_bytes()[..], &[7; 32 * 1024 - 4]].concat();
+    let mut kept = 0;
+    while let Some(place) = inbox.prepare() {
+        place[..longest.len()].copy_from_slice(&longest);
+        inbox.keep(longest.len());
+        kept += 1;
+    }
+    assert_eq!(kept, 1, "64 KiB have room for one of them and its number");
+    assert_eq!(received(&state), [(1, longest)]);
 }

@@ -236,6 +236,9 @@ impl Table {
 
     /// Remembers a destroyed flow while a dump runs that may still show it.
     fn bury(&mut self, key: &Key, conntrack_id: Option<u32>) {
+        if self.dump.is_none() {
+            return;
+        }
         let tombstone = self.tombstone(key, conntrack_id);
         if let Some(dump) = &mut self.dump {
             dump.tombstones.insert(tombstone);

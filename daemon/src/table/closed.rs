@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
+use std::hint::black_box;
 use std::time::Duration;
 
 use flowbus_interfaces::EndReason;
@@ -42,9 +43,7 @@ pub(crate) struct ClosedFlow {
 }
 
 impl Checked for ClosedFlow {
-    fn check_mut(&mut self) -> &mut u32 {
-        &mut self.check
-    }
+    const CHECK: usize = std::mem::offset_of!(Self, check);
 }
 
 impl ClosedFlow {
@@ -120,7 +119,7 @@ impl Closed {
         self.index.clear();
         self.hashes.clear();
         for number in numbers(state) {
-            self.insert_index(state, number);
+            self.insert_index(state, number, &state.closed(number).record);
         }
     }
 
@@ -135,7 +134,14 @@ impl Closed {
         }
         let number = state.header.closed_total;
         state.add_closed(&ClosedFlow::new(flow, end, now));
-        self.insert_index(state, number);
+        self.insert_index(state, number, &flow.record);
+    }
+
+    /// Looks up those that are forgotten when so many are added.
+    pub(super) fn look_ahead(&self, count: usize) {
+        for hash in self.hashes.iter().take(count) {
+            black_box(self.index.find(*hash, |_| true));
+        }
     }
 
     /// Forgets what is too old.
@@ -156,10 +162,9 @@ impl Closed {
         self.index.find(hash, is_it).map(|number| state.closed(*number).record.seen)
     }
 
-    fn insert_index(&mut self, state: &State, number: u64) {
+    fn insert_index(&mut self, state: &State, number: u64, record: &Record) {
         let Self { index, hashes, hasher, .. } = self;
         let hash_of = |record: &Record| hasher.hash_one((&record.key, record.conntrack_id()));
-        let record = &state.closed(number).record;
         let hash = hash_of(record);
         hashes.push_back(hash);
         let is_it = |other: &u64| state.closed(*other).is_incarnation(&record.key, record.conntrack_id());

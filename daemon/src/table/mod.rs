@@ -5,6 +5,7 @@
 
 mod apply;
 mod closed;
+mod index;
 mod order;
 mod owners;
 #[cfg(test)]
@@ -12,11 +13,11 @@ mod tests;
 
 use std::collections::HashSet;
 use std::hash::BuildHasher;
+use std::hint::black_box;
 
 use ctnetlink::EventKind;
 use flowbus_interfaces::{EndReason, TimeSource};
 use foldhash::fast::RandomState;
-use hashbrown::HashTable;
 
 pub(crate) use apply::Outcome;
 pub(crate) use closed::{ClosedFlow, ClosedLimits};
@@ -28,6 +29,7 @@ use crate::names::{NameStrings, Names};
 use crate::owners::{Attribution, ProcessTexts, Processes};
 use crate::state::{Header, MAXIMUM_FLOWS, State};
 use closed::Closed;
+use index::Index;
 use order::Order;
 use owners::OtherTuples;
 
@@ -36,9 +38,11 @@ use owners::OtherTuples;
 pub(crate) struct Table {
     state: State,
     free_records: Vec<u32>,
+    /// Free with the next commit: until then the last life's flows may be brought back to them.
+    released_records: Vec<u32>,
     free_extras: Vec<u32>,
     /// Key to record. Keys come from the network, so the hash is seeded.
-    index: HashTable<u32>,
+    index: Index,
     hasher: RandomState,
     order: Order,
     closed: Closed,
@@ -79,8 +83,9 @@ impl Table {
         let mut table = Self {
             state,
             free_records: Vec::new(),
+            released_records: Vec::new(),
             free_extras: Vec::new(),
-            index: HashTable::new(),
+            index: Index::default(),
             hasher: RandomState::default(),
             order: Order::default(),
             closed,
@@ -108,18 +113,19 @@ impl Table {
             extras.remove(&record.extra);
             ids.push((record.id, slot));
             self.silent += u32::from(record.is_silent());
-            self.insert_index(&record.key, slot);
+            self.index.insert(self.hash(&record.key), slot);
         }
         self.free_extras = extras.into_iter().collect();
         ids.sort_unstable();
-        for (id, slot) in ids {
-            self.order.push(id, slot);
+        for (_, slot) in ids {
+            self.order.push(slot);
         }
     }
 
     /// Makes the changes since the last commit what the next life finds.
     pub(crate) fn commit(&mut self) {
         self.state.commit();
+        self.free_records.append(&mut self.released_records);
     }
 
     /// The state behind the table.
@@ -167,7 +173,7 @@ impl Table {
     pub(crate) fn end_dump(&mut self, complete: bool, now: Now, changes: &mut Vec<Change>) -> Merged {
         let Some(dump) = self.dump.take() else { return Merged::default() };
         let gone = |slot: &u32| complete && self.state.record(*slot).seen < dump.stamp;
-        let unseen: Vec<u32> = self.order.after(0).filter(gone).collect();
+        let unseen: Vec<u32> = self.order.all().filter(gone).collect();
         let closed = u32::try_from(unseen.len()).unwrap_or(u32::MAX);
         for slot in unseen {
             self.close_unseen(slot, EndReason::Resync, now, changes);
@@ -192,7 +198,16 @@ impl Table {
 
     /// The active flows with an id above `after`, ascending.
     pub(crate) fn active_after(&self, after: u64) -> impl Iterator<Item = Snapshot> + '_ {
-        self.order.after(after).map(|slot| self.snapshot(slot))
+        self.slots_after(after).map(|slot| self.snapshot(slot))
+    }
+
+    fn slots_after(&self, after: u64) -> impl Iterator<Item = u32> + '_ {
+        self.order.from(after.saturating_add(1), |slot| self.state.record(slot).id)
+    }
+
+    /// The slot of the active flow with this id.
+    fn slot(&self, id: u64) -> Option<u32> {
+        self.order.slot(id, |slot| self.state.record(slot).id)
     }
 
     /// Those of them that have this port at one of their ends. A look at every record takes a few nanoseconds, so an
@@ -202,13 +217,13 @@ impl Table {
             let record = self.state.record(*slot);
             record.has_port(port) || record.extra != NO_EXTRA && self.state.extra(record.extra).has_port(port)
         };
-        self.order.after(after).filter(has_port).map(|slot| self.snapshot(slot))
+        self.slots_after(after).filter(has_port).map(|slot| self.snapshot(slot))
     }
 
     /// Those of them of which an end has an owner.
     pub(crate) fn active_with_owner(&self, after: u64) -> impl Iterator<Item = Snapshot> + '_ {
         let is_owned = |slot: &u32| self.state.record(*slot).is_owned();
-        self.order.after(after).filter(is_owned).map(|slot| self.snapshot(slot))
+        self.slots_after(after).filter(is_owned).map(|slot| self.snapshot(slot))
     }
 
     /// Those of them that have one of these ids.
@@ -216,7 +231,7 @@ impl Table {
         let mut ids: Vec<u64> = ids.iter().copied().filter(|id| *id > after).collect();
         ids.sort_unstable();
         ids.dedup();
-        ids.into_iter().filter_map(|id| self.order.slot(id)).map(|slot| self.snapshot(slot))
+        ids.into_iter().filter_map(|id| self.slot(id)).map(|slot| self.snapshot(slot))
     }
 
     /// The closed flows that ended before the change numbered `before`, newest first.
@@ -234,7 +249,7 @@ impl Table {
     /// A flow by id, active or closed.
     pub(crate) fn flow(&mut self, id: u64, now: Now) -> Option<Snapshot> {
         self.expire_closed(now);
-        match self.order.slot(id) {
+        match self.slot(id) {
             Some(slot) => Some(self.snapshot(slot)),
             None if id > self.state.header.last_id => None,
             None => closed::get(&self.state, id),
@@ -247,13 +262,27 @@ impl Table {
         self.commit();
     }
 
-    fn find(&self, key: &Key) -> Option<u32> {
-        self.index.find(self.hasher.hash_one(key), |slot| self.state.record(*slot).key == *key).copied()
+    /// Looks up the flows of messages that are about to be applied, step by step: in each step the look-ups do not depend on
+    /// each other, so that the processor waits for the memory of many at once. Each message alone would wait three times.
+    pub(crate) fn look_ahead<'a>(
+        &self,
+        events: impl Iterator<Item = (EventKind, &'a ctnetlink::Flow<'a>)> + Clone,
+    ) {
+        let hashes: Vec<u64> = events.clone().map(|(_, flow)| self.hash(&Key::new(&flow.original))).collect();
+        let slots: Vec<u32> = hashes.iter().filter_map(|hash| self.index.find(*hash, |_| true)).collect();
+        for slot in slots {
+            self.state.record(slot).touch();
+            black_box(self.order.place(slot));
+        }
+        self.closed.look_ahead(events.filter(|(kind, _)| *kind == EventKind::Destroy).count());
     }
 
-    fn insert_index(&mut self, key: &Key, slot: u32) {
-        let Self { index, hasher, state, .. } = self;
-        index.insert_unique(hasher.hash_one(key), slot, |slot| hasher.hash_one(state.record(*slot).key));
+    fn hash(&self, key: &Key) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    fn find(&self, key: &Key) -> Option<u32> {
+        self.index.find(self.hash(key), |slot| self.state.record(slot).key == *key)
     }
 
     fn snapshot(&self, slot: u32) -> Snapshot {
@@ -306,10 +335,11 @@ impl Table {
         self.state.add_record(slot, &record);
         self.state.header.active += 1;
         self.silent += u32::from(record.is_silent());
-        self.insert_index(&record.key, slot);
-        self.order.push(record.id, slot);
-        self.attribute_new(slot);
-        self.push_change(EventKind::New, self.snapshot(slot), changes);
+        self.index.insert(self.hash(&record.key), slot);
+        self.order.push(slot);
+        let mut flow = Snapshot { record, extra, owners: Owners::default(), end: None };
+        self.attribute_new(slot, &mut flow);
+        self.push_change(EventKind::New, flow, changes);
     }
 
     fn insert_extra(&mut self, extra: &Extra) -> u32 {
@@ -321,16 +351,14 @@ impl Table {
     /// Takes an active flow out.
     fn remove(&mut self, slot: u32) -> Snapshot {
         let flow = self.snapshot(slot);
-        let Record { key, id, extra, .. } = flow.record;
+        let Record { key, extra, .. } = flow.record;
         self.state.clear_record(slot);
         self.state.header.active -= 1;
         self.silent -= u32::from(flow.record.is_silent());
-        if let Ok(entry) = self.index.find_entry(self.hasher.hash_one(key), |other| *other == slot) {
-            entry.remove();
-        }
+        self.index.remove(self.hash(&key), slot);
         self.forget_other_tuples(slot, &flow);
-        self.order.remove(id);
-        self.free_records.push(slot);
+        self.order.remove(slot);
+        self.released_records.push(slot);
         if extra != NO_EXTRA {
             self.free_extras.push(extra);
         }

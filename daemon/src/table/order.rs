@@ -1,24 +1,14 @@
 //! The active flows in ascending order of their ids.
 //!
 //! Ids only grow, so a new flow goes to the end, and one that ends leaves a hole that the next compaction
-//! takes out. Where an id stands is guessed from its distance to the ends, which is exact while there are no gaps; so
-//! adding and removing cost amortised constant time, for few cache misses.
+//! takes out. Each slot knows its place, so adding and removing cost amortised constant time and look at no flow.
 
-use std::cmp::Ordering;
-
-/// Ids and the slots of their flows.
+/// The slots of the flows by their ids, and where each slot stands there.
 #[derive(Debug, Default)]
 pub(super) struct Order {
-    places: Vec<Place>,
+    slots: Vec<u32>,
+    places: Vec<u32>,
     holes: usize,
-}
-
-/// Packed: twelve bytes a flow, and one cache line to find one by.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, packed(4))]
-struct Place {
-    id: u64,
-    slot: u32,
 }
 
 const HOLE: u32 = u32::MAX;
@@ -26,57 +16,67 @@ const HOLE: u32 = u32::MAX;
 const HOLES_KEPT: usize = 1024;
 
 impl Order {
-    /// `id` is larger than every id before it.
-    pub(super) fn push(&mut self, id: u64, slot: u32) {
-        debug_assert!(self.places.last().is_none_or(|last| last.id < id));
-        self.places.push(Place { id, slot });
+    /// The id of the flow in this slot is larger than every id before it.
+    pub(super) fn push(&mut self, slot: u32) {
+        // There are fewer places than 2^32: at most half of them are holes, and 2^24 are not.
+        let place = u32::try_from(self.slots.len()).unwrap_or(HOLE);
+        let index = slot as usize;
+        if index >= self.places.len() {
+            self.places.resize(index + 1, HOLE);
+        }
+        self.places[index] = place;
+        self.slots.push(slot);
     }
 
-    pub(super) fn remove(&mut self, id: u64) {
-        let Ok(position) = self.position(id) else { return };
-        self.places[position].slot = HOLE;
+    pub(super) fn remove(&mut self, slot: u32) {
+        let Some(place) = self.place(slot) else { return };
+        self.slots[place] = HOLE;
         self.holes += 1;
-        if self.holes > HOLES_KEPT.max(self.places.len() / 2) {
+        if self.holes > HOLES_KEPT.max(self.slots.len() / 2) {
             self.compact();
         }
     }
 
-    pub(super) fn slot(&self, id: u64) -> Option<u32> {
-        let slot = self.places[self.position(id).ok()?].slot;
-        (slot != HOLE).then_some(slot)
+    /// Where a slot that is in use stands.
+    pub(super) fn place(&self, slot: u32) -> Option<usize> {
+        let place = *self.places.get(slot as usize)? as usize;
+        (*self.slots.get(place)? == slot).then_some(place)
     }
 
-    /// The slots of the flows whose id is larger than `after`, ascending.
-    pub(super) fn after(&self, after: u64) -> impl Iterator<Item = u32> + '_ {
-        let start = self.position(after).map_or_else(|next| next, |position| position + 1);
-        self.places[start..].iter().map(|place| place.slot).filter(|slot| *slot != HOLE)
+    /// The slot of the flow with this id; `id_of` tells the id of the flow in a slot.
+    pub(super) fn slot(&self, id: u64, id_of: impl Fn(u32) -> u64) -> Option<u32> {
+        let slot = self.from(id, &id_of).next()?;
+        (id_of(slot) == id).then_some(slot)
     }
 
-    /// Where the id is, or where it would be. Ids that were given out one after the other and mostly live are spread
-    /// evenly, so a few guesses find one; a binary search ends what they do not.
-    fn position(&self, id: u64) -> Result<usize, usize> {
-        const GUESSES: usize = 4;
-        let (mut low, mut high) = (0, self.places.len());
-        for _ in 0..GUESSES {
-            let [Place { id: first, .. }, .., Place { id: last, .. }] = self.places[low..high] else { break };
-            let into = u128::from(id.clamp(first, last) - first) * (high - low - 1) as u128;
-            let guess = low + usize::try_from(into / u128::from(last - first)).unwrap_or(0);
-            let found = self.places[guess].id;
-            match found.cmp(&id) {
-                Ordering::Equal => return Ok(guess),
-                Ordering::Less => low = guess + 1,
-                Ordering::Greater => high = guess,
+    /// The slots of the flows whose id is `first` or larger, ascending.
+    pub(super) fn from(&self, first: u64, id_of: impl Fn(u32) -> u64) -> impl Iterator<Item = u32> + '_ {
+        let (mut low, mut high) = (0, self.slots.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            // A hole has the id of the flow behind it.
+            let filled = self.slots[middle..high].iter().position(|slot| *slot != HOLE);
+            match filled {
+                Some(skipped) if id_of(self.slots[middle + skipped]) < first => low = middle + skipped + 1,
+                _ => high = middle,
             }
         }
-        let found = self.places[low..high].binary_search_by_key(&id, |place| place.id);
-        found.map(|place| low + place).map_err(|place| low + place)
+        self.slots[low..].iter().copied().filter(|slot| *slot != HOLE)
+    }
+
+    /// All slots in use, in the order of the ids.
+    pub(super) fn all(&self) -> impl Iterator<Item = u32> + '_ {
+        self.slots.iter().copied().filter(|slot| *slot != HOLE)
     }
 
     fn compact(&mut self) {
-        self.places.retain(|place| place.slot != HOLE);
+        self.slots.retain(|slot| *slot != HOLE);
+        for (place, slot) in (0..).zip(&self.slots) {
+            self.places[*slot as usize] = place;
+        }
         self.holes = 0;
-        if self.places.capacity() > 4 * self.places.len().max(HOLES_KEPT) {
-            self.places.shrink_to(2 * self.places.len());
+        if self.slots.capacity() > 4 * self.slots.len().max(HOLES_KEPT) {
+            self.slots.shrink_to(2 * self.slots.len());
         }
     }
 }
@@ -89,21 +89,26 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_agrees_with_a_sorted_map(removals in proptest::collection::vec(0_u64..5000, 0..6000), after in 0_u64..5000) {
+        fn it_agrees_with_a_sorted_map(removals in proptest::collection::vec(0_u64..5000, 0..6000), first in 0_u64..5000) {
             let mut order = Order::default();
             let mut map = BTreeMap::new();
-            for id in 1..5000_u64 {
-                let slot = u32::try_from(id).unwrap() % 977;
-                order.push(id, slot);
-                map.insert(id, slot);
+            // The flow in each slot: 4 ids to a step, so that some are in no slot.
+            let id_of = |slot: u32| u64::from(slot / 2) * 4 + u64::from(slot % 2);
+            for slot in 0..2500 {
+                order.push(slot);
+                map.insert(id_of(slot), slot);
             }
             for id in removals {
-                if map.remove(&id).is_some() {
-                    order.remove(id);
+                if let Some(slot) = map.remove(&id) {
+                    order.remove(slot);
                 }
             }
-            prop_assert_eq!(order.after(after).collect::<Vec<_>>(), map.range(after + 1..).map(|(_, slot)| *slot).collect::<Vec<_>>());
-            prop_assert_eq!(order.slot(after), map.get(&after).copied());
+            prop_assert_eq!(order.from(first, id_of).collect::<Vec<_>>(), map.range(first..).map(|(_, slot)| *slot).collect::<Vec<_>>());
+            prop_assert_eq!(order.all().collect::<Vec<_>>(), map.values().copied().collect::<Vec<_>>());
+            prop_assert_eq!(order.slot(first, id_of), map.get(&first).copied());
+            for slot in 0..2500 {
+                prop_assert_eq!(order.place(slot).is_some(), map.contains_key(&id_of(slot)));
+            }
         }
     }
 }

@@ -69,7 +69,7 @@ impl Table {
     pub(crate) fn attribute(&mut self, attribution: Attribution) {
         self.attribution = Some(attribution);
         self.other_tuples = OtherTuples::default();
-        let slots: Vec<u32> = self.order.after(0).collect();
+        let slots: Vec<u32> = self.order.all().collect();
         for slot in slots {
             let flow = self.snapshot(slot);
             self.note_other_tuples(slot, &flow);
@@ -133,7 +133,7 @@ impl Table {
 
     /// Looks once more for the owners of all flows: after the sockets that were open before have been told.
     pub(crate) fn attribute_all(&mut self, changes: &mut Vec<Change>) {
-        let slots: Vec<u32> = self.order.after(0).collect();
+        let slots: Vec<u32> = self.order.all().collect();
         for slot in slots {
             let before = self.snapshot(slot).changeable();
             if self.attribute_again(slot) {
@@ -172,12 +172,12 @@ impl Table {
     }
 
     /// Gives a flow that is new to the table its owners.
-    pub(super) fn attribute_new(&mut self, slot: u32) {
+    pub(super) fn attribute_new(&mut self, slot: u32, flow: &mut Snapshot) {
         if self.attribution.is_some() {
-            let flow = self.snapshot(slot);
-            self.note_other_tuples(slot, &flow);
-            let owners = self.owners_of(&flow);
+            self.note_other_tuples(slot, flow);
+            let owners = self.owners_of(flow);
             self.put_owners(slot, owners);
+            *flow = self.snapshot(slot);
         }
     }
 
@@ -259,7 +259,7 @@ impl Table {
     }
 
     fn free_processes(&mut self) {
-        let active = self.order.after(0).map(|slot| self.snapshot(slot).owners);
+        let active = self.order.all().map(|slot| self.snapshot(slot).owners);
         let closed = super::closed::before(&self.state, u64::MAX).map(|flow| flow.owners);
         let sockets = self.attribution.iter().flat_map(|attribution| attribution.sockets.owners());
         let owners = active.chain(closed).flat_map(|owners| [owners.initiator, owners.responder]);

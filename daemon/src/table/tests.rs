@@ -55,6 +55,26 @@ impl World {
         outcome
     }
 
+    /// Applies what was received at once, as the tracker does.
+    fn apply_batch<'a>(&mut self, events: impl Iterator<Item = &'a (EventKind, Flow<'static>)> + Clone) {
+        self.table.look_ahead(events.clone().map(|(kind, flow)| (*kind, flow)));
+        for (kind, flow) in events {
+            self.table.apply(*kind, flow, NOW, &mut self.changes);
+        }
+    }
+
+    /// Ends this life in the middle of a change, of which nobody has been told.
+    fn restart(self, told: usize) -> Self {
+        let Self { table, mut changes } = self;
+        let memfd = table.state().memfd().try_clone_to_owned().unwrap();
+        drop(table);
+        let (state, refused) = State::open(memfd).unwrap();
+        assert!(refused.is_none(), "{refused:?}");
+        changes.truncate(told);
+        let limits = ClosedLimits { capacity: state.header.closed_capacity, ..LIMITS };
+        Self { table: Table::new(state, limits), changes }
+    }
+
     fn active(&self) -> Vec<Snapshot> {
         self.table.active_after(0).collect()
     }
@@ -264,14 +284,38 @@ fn the_closed_are_listed_newest_first_and_by_the_number_of_their_end() {
     assert_eq!(older, [6, 5]);
 }
 
+#[test]
+fn a_kill_in_a_change_that_ends_more_flows_than_the_ring_has_spare_places_takes_nothing_away() {
+    let limits = ClosedLimits { capacity: 100, ..LIMITS };
+    let mut world = World { table: Table::new(State::create().unwrap(), limits), changes: Vec::new() };
+    for number in 0..300 {
+        world.apply(EventKind::New, &flow(number, 7));
+    }
+    for number in 0..100 {
+        world.apply(EventKind::Destroy, &flow(number, 7));
+    }
+    let show = |world: &mut World| -> Vec<String> {
+        let closed = world.closed();
+        world.active().iter().chain(&closed).map(|flow| format!("{flow:?}")).collect()
+    };
+    let (before, told) = (show(&mut world), world.changes.len());
+    let ends: Vec<_> = (100..250).map(|number| (EventKind::Destroy, flow(number, 7))).collect();
+    world.apply_batch(ends.iter());
+    assert_eq!(world.active().len(), 50);
+    let mut world = world.restart(told);
+    assert!(show(&mut world) == before, "{:?}", world.table.header());
+}
+
 /// What the kernel and the world around the table may do.
 #[derive(Clone, Debug)]
 enum Step {
     Create(u16),
     Change(u16, u32),
     Destroy(u16),
-    /// The table reads so many events.
+    /// The table reads so many events, as one change.
     Read(usize),
+    /// It reads so many and is killed before they are committed: the next life reads them again.
+    Kill(usize),
     /// The kernel sends the last event again.
     Repeat,
     BeginDump,
@@ -290,6 +334,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (tuple.clone(), 0_u32..4).prop_map(|(tuple, mark)| Step::Change(tuple, mark)),
         5 => tuple.prop_map(Step::Destroy),
         5 => (1_usize..8).prop_map(Step::Read),
+        1 => (1_usize..8).prop_map(Step::Kill),
         1 => Just(Step::Repeat),
         2 => Just(Step::BeginDump),
         3 => (1_usize..8).prop_map(Step::Walk),
@@ -363,16 +408,18 @@ fn converge(steps: Vec<Step>, same_id: bool, repeats: bool) -> (World, Kernel, b
     };
     let (mut lost, mut lost_ever) = (false, false);
     let read = |world: &mut World, kernel: &mut Kernel, count: usize| {
-        for _ in 0..count {
-            let Some((kind, flow)) = kernel.events.pop_front() else { break };
-            world.apply(kind, &flow);
-        }
+        let batch: Vec<_> = kernel.events.drain(..count.min(kernel.events.len())).collect();
+        world.apply_batch(batch.iter());
+        world.table.commit();
     };
     let read_dump = |world: &mut World, kernel: &mut Kernel, count: usize| -> bool {
         let Some((position, shown)) = &mut kernel.dump else { return false };
         for _ in 0..count {
             match shown.pop_front() {
-                Some(flow) => world.table.apply_dump_entry(&flow, NOW, &mut world.changes),
+                Some(flow) => {
+                    world.table.apply_dump_entry(&flow, NOW, &mut world.changes);
+                    world.table.commit();
+                }
                 None if *position > 12 => {
                     kernel.dump = None;
                     // The tracker reads what the kernel sent until then before it ends the merge.
@@ -393,6 +440,12 @@ fn converge(steps: Vec<Step>, same_id: bool, repeats: bool) -> (World, Kernel, b
             Step::Change(tuple, mark) => kernel.change(tuple, mark),
             Step::Destroy(tuple) => kernel.destroy(tuple),
             Step::Read(count) => read(&mut world, &mut kernel, count),
+            Step::Kill(count) => {
+                let told = world.changes.len();
+                world.apply_batch(kernel.events.iter().take(count));
+                world = world.restart(told);
+                kernel.dump = None;
+            }
             Step::Repeat if repeats => kernel.events.extend(kernel.last.clone()),
             Step::Repeat => {}
             Step::BeginDump => {

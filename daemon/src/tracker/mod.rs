@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use ctnetlink::{EventKind, Message, Received, Socket, SocketError, Tuple};
+use ctnetlink::{DecodeError, EventKind, Message, Received, Socket, SocketError, Tuple};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -28,7 +28,7 @@ use crate::handle::{
 };
 use crate::logging::{EVENTS_LOST, STATE_REFUSED, SYNCHRONIZED};
 use crate::owners::{Attribution, Found, Probe};
-use crate::state::{MessageSlot, Refused};
+use crate::state::{BATCH, Inbox, Refused};
 use crate::table::{ClosedLimits, Merged, Outcome, Table};
 use dump::DumpReader;
 pub(crate) use dump::Requester;
@@ -77,7 +77,7 @@ pub(crate) enum TrackerError {
 pub(crate) struct Tracker {
     table: Table,
     events: Socket,
-    slot: MessageSlot,
+    inbox: Inbox,
     dump: DumpReader,
     sweeps: Sweeps,
     /// While BPF programs tell of sockets.
@@ -116,7 +116,7 @@ impl Tracker {
         let Start { events, dump, requester, state, refused, closed_limits, sweep_interval } = start;
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let (sender, commands) = sync_channel(COMMANDS);
-        let slot = state.message_slot()?;
+        let inbox = state.inbox()?;
         let mut table = Table::new(state, closed_limits);
         take_over(&mut table, &events, refused.as_ref())?;
         let announced =
@@ -137,7 +137,7 @@ impl Tracker {
         let mut tracker = Self {
             table,
             events,
-            slot,
+            inbox,
             dump: DumpReader::new(dump, requester),
             sweeps: Sweeps::new(sweep_interval),
             sockets: None,
@@ -153,7 +153,8 @@ impl Tracker {
             addresses: None,
             stop: false,
         };
-        tracker.apply_pending();
+        // What the last life received and did not come to apply.
+        tracker.apply_received(Now::read());
         // Events may have been lost while nobody read them: known before anybody is told that the table is right.
         tracker.count_losses()?;
         tracker.publish();
@@ -224,40 +225,61 @@ impl Tracker {
         self.publish();
     }
 
-    /// Applies the message that the last life received and did not come to apply.
-    fn apply_pending(&mut self) {
-        if let Some((message, number)) = self.slot.pending() {
-            apply(&mut self.table, &mut self.changes, &self.publisher, None, message, Now::read());
-            self.table.header_mut().message = number;
-            self.table.commit();
-        }
-    }
-
     /// Reads and applies events.
     fn read_events(&mut self) -> Result<Reading, TrackerError> {
         let now = Now::read();
-        for read in 0..EVENTS_AT_ONCE {
-            match self.events.receive(self.slot.prepare())? {
-                Received::Datagram(length) => {
-                    let Self { table, changes, publisher, sockets, slot, .. } = self;
-                    apply(table, changes, publisher, sockets.as_mut(), slot.message(length), now);
-                }
+        let mut read = 0;
+        while read < EVENTS_AT_ONCE {
+            let received = self.receive()?;
+            self.apply_received(now);
+            read += received;
+            if received < BATCH {
+                return Ok(if read == 0 { Reading::Quiet } else { Reading::Drained });
+            }
+        }
+        Ok(Reading::Unfinished)
+    }
+
+    /// Receives a batch of events; fewer than [`BATCH`] when there are no more.
+    fn receive(&mut self) -> Result<usize, TrackerError> {
+        self.inbox.clear();
+        for received in 0..BATCH {
+            let Some(place) = self.inbox.prepare() else { break };
+            match self.events.receive(place)? {
+                Received::Datagram(length) => self.inbox.keep(length),
                 Received::Foreign(_) => {
-                    self.slot.discard();
+                    self.inbox.discard();
                     self.table.header_mut().counters.events_foreign += 1;
                 }
                 Received::Truncated(_) => {
-                    self.slot.discard();
+                    self.inbox.discard();
                     self.table.header_mut().counters.events_invalid += 1;
                 }
-                Received::Empty if read == 0 => return Ok(Reading::Quiet),
-                Received::Empty => return Ok(Reading::Drained),
-                Received::Overrun => continue, // count_losses learns how many.
+                Received::Empty => return Ok(received),
+                Received::Overrun => {} // count_losses learns how many.
             }
-            self.table.header_mut().message = self.slot.number();
-            self.table.commit();
         }
-        Ok(Reading::Unfinished)
+        Ok(BATCH)
+    }
+
+    /// Applies what was received, as one change for the next life.
+    fn apply_received(&mut self, now: Now) {
+        let Self { table, changes, publisher, sockets, inbox, .. } = self;
+        let mut messages = Vec::with_capacity(BATCH);
+        for (number, datagram) in inbox.messages() {
+            for message in ctnetlink::messages(datagram) {
+                messages.push((number, message));
+            }
+        }
+        table.look_ahead(messages.iter().filter_map(|(_, message)| match message {
+            Ok(Message::Flow(_, kind, flow)) => Some((*kind, flow)),
+            _ => None,
+        }));
+        for (number, message) in &messages {
+            apply(table, changes, publisher, sockets.as_mut(), message, now);
+            table.header_mut().message = *number;
+        }
+        table.commit();
     }
 
     /// Asks the kernel how many events it dropped.
@@ -530,46 +552,43 @@ fn take_over(table: &mut Table, events: &Socket, refused: Option<&Refused>) -> R
     Ok(())
 }
 
-/// Applies a datagram of events to the table.
+/// Applies a message to the table.
 fn apply(
     table: &mut Table,
     changes: &mut Vec<Change>,
     publisher: &Publisher,
-    mut sockets: Option<&mut Sockets>,
-    datagram: &[u8],
+    sockets: Option<&mut Sockets>,
+    message: &Result<Message<'_>, DecodeError>,
     now: Now,
 ) {
-    for message in ctnetlink::messages(datagram) {
-        // By reference: a flow is four hundred bytes.
-        let (kind, flow) = match &message {
-            Ok(Message::Flow(_, kind, flow)) => (*kind, flow),
-            Ok(Message::Expectation(_, kind, expectation)) => {
-                publisher.tell_expectation(|| ExpectationEvent::new(*kind, expectation));
-                continue;
-            }
-            Ok(_) => continue,
-            Err(error) => {
-                table.header_mut().counters.events_invalid += 1;
-                tracing::debug!(%error, "event skipped");
-                continue;
-            }
-        };
-        // What a socket did is told before the kernel tells of its flow: it is there by now.
-        if kind == EventKind::New
-            && let Some(sockets) = &mut sockets
-            && !table.knows_sender(&flow.original)
-        {
-            sockets.read(table, changes, now);
+    let (kind, flow) = match message {
+        Ok(Message::Flow(_, kind, flow)) => (*kind, flow),
+        Ok(Message::Expectation(_, kind, expectation)) => {
+            publisher.tell_expectation(|| ExpectationEvent::new(*kind, expectation));
+            return;
         }
-        let counters = &mut table.header_mut().counters;
-        match kind {
-            EventKind::New => counters.events_new += 1,
-            EventKind::Update => counters.events_update += 1,
-            EventKind::Destroy => counters.events_destroy += 1,
+        Ok(_) => return,
+        Err(error) => {
+            table.header_mut().counters.events_invalid += 1;
+            tracing::debug!(%error, "event skipped");
+            return;
         }
-        counters.unknown_attributes += u64::from(flow.unknown_attributes);
-        if table.apply(kind, flow, now, changes) == Outcome::Repeated {
-            table.header_mut().counters.events_repeated += 1;
-        }
+    };
+    // What a socket did is told before the kernel tells of its flow: it is there by now.
+    if kind == EventKind::New
+        && let Some(sockets) = sockets
+        && !table.knows_sender(&flow.original)
+    {
+        sockets.read(table, changes, now);
+    }
+    let counters = &mut table.header_mut().counters;
+    match kind {
+        EventKind::New => counters.events_new += 1,
+        EventKind::Update => counters.events_update += 1,
+        EventKind::Destroy => counters.events_destroy += 1,
+    }
+    counters.unknown_attributes += u64::from(flow.unknown_attributes);
+    if table.apply(kind, flow, now, changes) == Outcome::Repeated {
+        table.header_mut().counters.events_repeated += 1;
     }
 }

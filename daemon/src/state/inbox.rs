@@ -1,0 +1,125 @@
+//! The messages that were received and not yet applied: they survive a kill as well.
+
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{Ordering, compiler_fence};
+
+use rustix::io::Errno;
+
+use super::layout::{INBOX, INBOX_END};
+use super::mapping::Mapping;
+
+/// Where the kernel writes messages to, one behind the other, a batch at a time: what one of them needs is looked up for all
+/// before the first is applied.
+///
+/// Each has a number, larger by one than the message before, which the header takes over when the message is applied. So
+/// the messages from the beginning on that have a length and numbers in a row, and larger ones than the header, were received and
+/// not applied.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    map: Mapping,
+    /// Of the newest message.
+    number: u64,
+    /// Where the messages of this batch are.
+    messages: Vec<Range<usize>>,
+}
+
+/// So many messages make a batch.
+pub(crate) const BATCH: usize = 64;
+/// Room for the longest datagram that the kernel makes is left before it is asked for one.
+const LONGEST: usize = 32 * 1024;
+/// A message stands behind its number, and begins with its length.
+const NUMBER: usize = 8;
+const LENGTH: usize = 4;
+
+impl Inbox {
+    /// With the messages in it that came after the one with the number `applied`.
+    pub(super) fn new(memfd: BorrowedFd<'_>, applied: u64) -> Result<Self, Errno> {
+        let mut map = Mapping::new(memfd, INBOX, INBOX_END - INBOX)?;
+        // Touched now, so that no read of the kernel meets a page that is not there.
+        for page in map.chunks_mut(4096) {
+            if let Some(byte) = page.last_mut() {
+                *byte = std::hint::black_box(*byte);
+            }
+        }
+        let mut inbox = Self { map, number: applied, messages: Vec::with_capacity(BATCH) };
+        inbox.find_pending(applied);
+        Ok(inbox)
+    }
+
+    fn find_pending(&mut self, applied: u64) {
+        let (mut place, mut last) = (0, None);
+        while let Some((number, message)) = self.message_at(place)
+            && last.is_none_or(|last| number == last + 1)
+        {
+            last = Some(number);
+            place = next_place(&message);
+            if number > applied {
+                self.messages.push(message);
+                self.number = number;
+            }
+        }
+    }
+
+    /// The number of what stands here, and where its message is; `None` where there is none.
+    fn message_at(&self, place: usize) -> Option<(u64, Range<usize>)> {
+        let (number, rest) = self.map.get(place..)?.split_first_chunk()?;
+        let length = u32::from_ne_bytes(*rest.first_chunk()?) as usize;
+        let is_one = length > 0 && length <= rest.len();
+        let begin = place + NUMBER;
+        is_one.then(|| (u64::from_ne_bytes(*number), begin..begin + length))
+    }
+
+    /// The messages of the batch with their numbers, the oldest first.
+    pub(crate) fn messages(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let first = self.number + 1 - self.messages.len() as u64;
+        (first..).zip(self.messages.iter().map(|message| &self.map[message.clone()]))
+    }
+
+    /// Begins the next batch.
+    pub(crate) fn clear(&mut self) {
+        self.messages.clear();
+    }
+
+    /// The cleared place for the next message of the batch, if there is room for one.
+    pub(crate) fn prepare(&mut self) -> Option<&mut [u8]> {
+        let place = self.messages.last().map_or(0, next_place);
+        if self.map.len() < place + NUMBER + LONGEST {
+            return None;
+        }
+        // The length goes first: a number without a message means nothing, an old message with a new number a lot.
+        self.clear_length(place);
+        self.map[place..place + NUMBER].copy_from_slice(&(self.number + 1).to_ne_bytes());
+        compiler_fence(Ordering::SeqCst);
+        Some(&mut self.map[place + NUMBER..])
+    }
+
+    /// Keeps the message that was received into the prepared place.
+    pub(crate) fn keep(&mut self, length: usize) {
+        let begin = self.messages.last().map_or(0, next_place) + NUMBER;
+        let message = begin..(begin + length).min(self.map.len());
+        self.clear_length(next_place(&message));
+        self.messages.push(message);
+        self.number += 1;
+    }
+
+    /// Forgets what was received: it is not from the kernel, or not whole. Whoever is killed before this may be one who
+    /// believes it in the next life; only root can send such a message.
+    pub(crate) fn discard(&mut self) {
+        self.clear_length(self.messages.last().map_or(0, next_place));
+    }
+
+    /// Ends the batch at a place.
+    fn clear_length(&mut self, place: usize) {
+        let length = place + NUMBER..place + NUMBER + LENGTH;
+        if let Some(length) = self.map.get_mut(length) {
+            length.fill(0);
+        }
+        compiler_fence(Ordering::SeqCst);
+    }
+}
+
+/// Where the number of the message behind this one stands.
+fn next_place(message: &Range<usize>) -> usize {
+    message.end.next_multiple_of(NUMBER)
+}

@@ -1,0 +1,44 @@
+//! Where the active flows are, by the hash of their key.
+
+use hashbrown::HashTable;
+
+/// Hashes and slots. The hash is kept beside the slot, so that no flow is read to refuse it, to move it when the index grows, or to
+/// take it out.
+#[derive(Debug, Default)]
+pub(super) struct Index(HashTable<Entry>);
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    hash: u32,
+    slot: u32,
+}
+
+impl Index {
+    /// The slot of the flow with this hash that `is_it`.
+    pub(super) fn find(&self, hash: u64, is_it: impl Fn(u32) -> bool) -> Option<u32> {
+        let hash = short(hash);
+        self.0.find(long(hash), |entry| entry.hash == hash && is_it(entry.slot)).map(|entry| entry.slot)
+    }
+
+    /// A slot is added under one hash only.
+    pub(super) fn insert(&mut self, hash: u64, slot: u32) {
+        let hash = short(hash);
+        self.0.insert_unique(long(hash), Entry { hash, slot }, |entry| long(entry.hash));
+    }
+
+    pub(super) fn remove(&mut self, hash: u64, slot: u32) {
+        if let Ok(entry) = self.0.find_entry(long(short(hash)), |entry| entry.slot == slot) {
+            entry.remove();
+        }
+    }
+}
+
+/// The half of a hash that is kept: more than 2^32 flows there cannot be.
+fn short(hash: u64) -> u32 {
+    u32::try_from(hash & u64::from(u32::MAX)).unwrap_or_default()
+}
+
+/// What the hash table takes: it finds the group by the low bits and the place in it by the highest seven.
+fn long(hash: u32) -> u64 {
+    u64::from(hash) << 32 | u64::from(hash)
+}
