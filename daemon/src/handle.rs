@@ -1,6 +1,6 @@
 //! How everything else asks the tracker, and what the tracker publishes.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ use crate::event::{Change, ConnectionEvent, ExpectationEvent, Log};
 use crate::flow::Snapshot;
 use crate::names::NameStrings;
 use crate::owners::{Found, Probe, ProcessTexts};
-use crate::state::Counters;
+use crate::published::{Life, Published, Resync, State, Summary};
 use crate::table::ClosedLimits;
 
 /// At most so many commands wait for the tracker; the calls in flight are fewer.
@@ -110,132 +110,6 @@ pub(crate) struct Shared {
     published: Mutex<Published>,
     expectations: broadcast::Sender<Arc<ExpectationEvent>>,
     programs: Mutex<Option<(ProgramCounters, Accept)>>,
-}
-
-/// What stays as it is while the daemon lives.
-#[derive(Debug)]
-pub(crate) struct Life {
-    pub(crate) epoch: String,
-    /// The newest change of the life before.
-    pub(crate) first_sequence: u64,
-    /// The newest connection event of the life before.
-    pub(crate) first_connection: u64,
-    pub(crate) names: NameStrings,
-    pub(crate) processes: ProcessTexts,
-}
-
-/// The part of [`Shared`] that moves.
-#[derive(Debug, Default)]
-pub(crate) struct Published {
-    pub(crate) log: Log<Change>,
-    pub(crate) connections: Log<ConnectionEvent>,
-    pub(crate) summary: Summary,
-    /// The newest resyncs; `summary.counters.resyncs` tells how many there ever were.
-    pub(crate) resyncs: VecDeque<Resync>,
-}
-
-impl Published {
-    /// The resyncs since `told` of them were told, as far as they are kept; `told` is brought up to date.
-    pub(crate) fn resyncs_since(&self, told: &mut u64) -> Vec<Resync> {
-        let total = self.summary.counters.resyncs;
-        let untold = usize::try_from(total - std::mem::replace(told, total)).unwrap_or(usize::MAX);
-        self.resyncs.iter().skip(self.resyncs.len().saturating_sub(untold)).copied().collect()
-    }
-}
-
-/// Changes of these are announced on the bus.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct State {
-    pub(crate) synchronized: bool,
-    pub(crate) closed_capacity: u32,
-    pub(crate) attribution: Tier,
-}
-
-/// How flows get their processes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Tier {
-    /// They do not.
-    None,
-    /// Looked up in /proc after the fact.
-    Procfs,
-    /// Told by BPF programs.
-    Bpf,
-}
-
-impl Tier {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Procfs => "procfs",
-            Self::Bpf => "bpf",
-        }
-    }
-}
-
-/// One dump that brought the table back to the kernel's.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Resync {
-    pub(crate) reason: ResyncReason,
-    /// Events that the kernel dropped since the resync before.
-    pub(crate) lost: u64,
-    pub(crate) closed: u32,
-    pub(crate) added: u32,
-    /// The newest change when it was done.
-    pub(crate) sequence: u64,
-}
-
-/// Why a resync was needed. The numbers stand in the restart state; 0 is none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub(crate) enum ResyncReason {
-    /// The daemon began with an empty table.
-    Start = 1,
-    /// The kernel dropped events: the socket's buffer was full.
-    Overrun = 2,
-    /// The state of the last life could not be taken over.
-    StateRefused = 3,
-    /// The state was kept, the event socket was not.
-    NewSocket = 4,
-}
-
-impl ResyncReason {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Start => "start",
-            Self::Overrun => "overrun",
-            Self::StateRefused => "state-refused",
-            Self::NewSocket => "new-socket",
-        }
-    }
-
-    /// The reason that the state holds.
-    pub(crate) fn from_number(number: u32) -> Option<Self> {
-        [Self::Start, Self::Overrun, Self::StateRefused, Self::NewSocket]
-            .into_iter()
-            .find(|reason| *reason as u32 == number)
-    }
-}
-
-/// The tracker's numbers at the last publishing.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Summary {
-    pub(crate) counters: Counters,
-    pub(crate) active: u32,
-    pub(crate) closed: u32,
-    /// The event socket's buffer, as the kernel counts it.
-    pub(crate) buffer_bytes: u64,
-    /// Sockets whose flow has not been seen yet.
-    pub(crate) owners_pending: u64,
-    /// The newest connection event.
-    pub(crate) connections: u64,
-}
-
-impl Summary {
-    /// The event messages read from the event socket.
-    pub(crate) fn events_received(&self) -> u64 {
-        let Counters { events_new, events_update, events_destroy, events_invalid, .. } = self.counters;
-        events_new + events_update + events_destroy + events_invalid
-    }
 }
 
 impl Handle {

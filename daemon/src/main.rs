@@ -19,6 +19,7 @@ mod links;
 mod logging;
 mod names;
 mod owners;
+mod published;
 mod report;
 mod requests;
 mod service;

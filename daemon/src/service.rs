@@ -6,7 +6,8 @@ use std::time::Duration;
 use flowbus_attribution::Programs;
 use sd_notify::NotifyState;
 
-use crate::handle::{Handle, Published};
+use crate::handle::Handle;
+use crate::published::Published;
 
 /// The name of the restart state among the descriptors that the manager keeps.
 const STATE: &str = "state";

@@ -19,7 +19,8 @@ use super::flow_events::FlowEvents;
 use crate::config::Config;
 use crate::dictionary::FlowNames;
 use crate::event::{Change, ConnectionEvent, Log, Numbered};
-use crate::handle::{Handle, Published, Resync};
+use crate::handle::Handle;
+use crate::published::{Published, Resync};
 
 /// A write that takes longer means that somebody who reads nothing holds the connection up.
 const STUCK: Duration = Duration::from_secs(5);

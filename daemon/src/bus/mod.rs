@@ -24,8 +24,9 @@ use flowbus_interfaces::{
 use crate::config::Config;
 use crate::dictionary::FlowNames;
 use crate::event::{Change, ConnectionEvent};
-use crate::handle::{Handle, State};
+use crate::handle::Handle;
 use crate::kernel::{self, Kernel};
+use crate::published::State;
 use crate::streams::Streams;
 use crate::{confinement, service};
 use emitter::Emitter;

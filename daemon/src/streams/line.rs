@@ -4,7 +4,7 @@ use flowbus_interfaces::{Connection, FieldSet, Flow, SourceNames, event_name};
 use serde::Serialize;
 
 use crate::event::ExpectationEvent;
-use crate::handle::Resync;
+use crate::published::Resync;
 
 /// Lines that are written with one system call.
 #[derive(Debug, Default)]

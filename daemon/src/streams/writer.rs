@@ -16,7 +16,8 @@ use super::join::Join;
 use super::line::{Line, Lines};
 use crate::dictionary::{FlowNames, Item};
 use crate::event::{Change, ExpectationEvent};
-use crate::handle::{AskError, Candidates, Handle, Resync};
+use crate::handle::{AskError, Candidates, Handle};
+use crate::published::Resync;
 
 /// So many flows are asked for at once.
 const CHUNK: usize = 1024;

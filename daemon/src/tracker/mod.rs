@@ -4,7 +4,10 @@
 //! in `poll` when nothing happens. After a busy read it naps, which halves the cost of a burst: what costs is
 //! being woken for every event.
 
+mod commands;
 mod dump;
+mod events;
+mod owners;
 mod sockets;
 mod sweep;
 
@@ -15,23 +18,21 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use ctnetlink::{DecodeError, EventKind, Message, Received, Socket, SocketError, Tuple};
+use ctnetlink::{Socket, SocketError, Tuple};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
 use crate::clock::Now;
-use crate::event::{Change, ConnectionEvent, ExpectationEvent};
-use crate::flow::Snapshot;
-use crate::handle::{
-    COMMANDS, Candidates, Command, Handle, Life, Page, Publisher, Resync, ResyncReason, State, Summary, Tier,
-};
-use crate::logging::{EVENTS_LOST, STATE_REFUSED, SYNCHRONIZED};
-use crate::owners::{Attribution, Found, Probe};
-use crate::state::{BATCH, Inbox, Refused};
-use crate::table::{ClosedLimits, Merged, Outcome, Table};
+use crate::event::{Change, ConnectionEvent};
+use crate::handle::{COMMANDS, Command, Handle, Publisher};
+use crate::logging::{STATE_REFUSED, SYNCHRONIZED};
+use crate::published::{Life, Resync, ResyncReason, State, Summary, Tier};
+use crate::state::{Inbox, Refused};
+use crate::table::{ClosedLimits, Merged, Table};
 use dump::DumpReader;
 pub(crate) use dump::Requester;
+use events::Reading;
 use sockets::Sockets;
 use sweep::Sweeps;
 
@@ -40,12 +41,8 @@ const NAP: Duration = Duration::from_millis(2);
 /// The same after sockets told something: their programs wake us for the first word after all was read, and that is what
 /// their cost is made of.
 const SOCKETS_NAP: Duration = Duration::from_millis(5);
-/// So many events are read before dumps and questions have their turn.
-const EVENTS_AT_ONCE: usize = 1024;
 /// The kernel's dump datagrams have up to 32 KiB.
 const DUMP_BUFFER: usize = 64 * 1024;
-/// A dump that is younger is new enough for a caller who wants counters refreshed.
-const REFRESH_AGE: Duration = Duration::from_secs(1);
 
 /// What the tracker starts with.
 #[derive(Debug)]
@@ -97,17 +94,6 @@ pub(crate) struct Tracker {
     /// Those of the network namespace, once they are known.
     addresses: Option<HashSet<IpAddr>>,
     stop: bool,
-}
-
-/// How reading events ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reading {
-    /// There were none.
-    Quiet,
-    /// There were some, and no more.
-    Drained,
-    /// There may be more.
-    Unfinished,
 }
 
 impl Tracker {
@@ -180,130 +166,6 @@ impl Tracker {
                 self.wait(reading, told)?;
             }
         }
-        Ok(())
-    }
-
-    /// Reads what sockets did; true when something was told.
-    fn read_sockets(&mut self) -> bool {
-        let Self { sockets, table, changes, .. } = self;
-        sockets.as_mut().is_some_and(|sockets| sockets.read(table, changes, Now::read()))
-    }
-
-    /// Tells what connections did, where their flows can be known.
-    fn tell_connections(&mut self, reading: Reading) {
-        let Self { sockets, table, connections, .. } = self;
-        if let Some(sockets) = sockets {
-            sockets.tell(reading != Reading::Unfinished, table, connections);
-        }
-    }
-
-    /// Asks who has the new flows, where nobody tells. A thread that has too much to do is not asked.
-    fn ask_for_owners(&self) {
-        let Some(questions) = &self.questions else { return };
-        let new = self.changes.iter().filter(|change| change.kind == EventKind::New);
-        for direction in new.flat_map(|change| self.table.unowned(&change.flow)) {
-            let _ = questions.try_send(direction);
-        }
-    }
-
-    /// Hands the addresses on, which sockets without one of their own need.
-    fn set_addresses(&mut self) {
-        if let (Some(addresses), Some(attribution)) = (&self.addresses, self.table.attribution_mut()) {
-            attribution.sockets.set_addresses(addresses.clone());
-            self.table.attribute_all(&mut self.changes);
-        }
-    }
-
-    /// Begins to give flows their owners by these programs.
-    fn attribute(&mut self, probe: Probe) {
-        let accept = probe.report.accept();
-        let Self { table, changes, .. } = self;
-        let (sockets, counters) = Sockets::begin(probe, table, changes);
-        self.sockets = Some(sockets);
-        self.set_addresses();
-        self.publisher.set_programs(counters, accept);
-        self.publish();
-    }
-
-    /// Reads and applies events.
-    fn read_events(&mut self) -> Result<Reading, TrackerError> {
-        let now = Now::read();
-        let mut read = 0;
-        while read < EVENTS_AT_ONCE {
-            let received = self.receive()?;
-            self.apply_received(now);
-            read += received;
-            if received < BATCH {
-                return Ok(if read == 0 { Reading::Quiet } else { Reading::Drained });
-            }
-        }
-        Ok(Reading::Unfinished)
-    }
-
-    /// Receives a batch of events; fewer than [`BATCH`] when there are no more.
-    fn receive(&mut self) -> Result<usize, TrackerError> {
-        self.inbox.clear();
-        for received in 0..BATCH {
-            let Some(place) = self.inbox.prepare() else { break };
-            match self.events.receive(place)? {
-                Received::Datagram(length) => self.inbox.keep(length),
-                Received::Foreign(_) => {
-                    self.inbox.discard();
-                    self.table.header_mut().counters.events_foreign += 1;
-                }
-                Received::Truncated(_) => {
-                    self.inbox.discard();
-                    self.table.header_mut().counters.events_invalid += 1;
-                }
-                Received::Empty => return Ok(received),
-                Received::Overrun => {} // count_losses learns how many.
-            }
-        }
-        Ok(BATCH)
-    }
-
-    /// Applies what was received, as one change for the next life.
-    fn apply_received(&mut self, now: Now) {
-        let Self { table, changes, publisher, sockets, inbox, .. } = self;
-        let mut messages = Vec::with_capacity(BATCH);
-        for (number, datagram) in inbox.messages() {
-            for message in ctnetlink::messages(datagram) {
-                messages.push((number, message));
-            }
-        }
-        table.look_ahead(messages.iter().filter_map(|(_, message)| match message {
-            Ok(Message::Flow(_, kind, flow)) => Some((*kind, flow)),
-            _ => None,
-        }));
-        for (number, message) in &messages {
-            apply(table, changes, publisher, sockets.as_mut(), message, now);
-            table.header_mut().message = *number;
-        }
-        table.commit();
-    }
-
-    /// Asks the kernel how many events it dropped.
-    fn count_losses(&mut self) -> Result<(), TrackerError> {
-        let drops = self.events.drops()?;
-        let header = self.table.header_mut();
-        let lost = u64::from(drops.wrapping_sub(header.drops));
-        if lost == 0 {
-            return Ok(());
-        }
-        header.drops = drops;
-        header.counters.events_lost += lost;
-        header.lost += lost;
-        if header.resync == 0 {
-            header.resync = ResyncReason::Overrun as u32;
-            tracing::warn!(
-                message_id = EVENTS_LOST,
-                lost,
-                "events lost: the socket's buffer was full, resynchronizing"
-            );
-        }
-        self.table.note_loss();
-        self.table.commit();
-        self.dump.restart(&mut self.table);
         Ok(())
     }
 
@@ -391,105 +253,6 @@ impl Tracker {
         });
     }
 
-    fn answer(&mut self) {
-        while let Ok(command) = self.commands.try_recv() {
-            match command {
-                Command::ListActive { refresh: true, .. }
-                    if !self.is_fresh() && self.waiting.len() < COMMANDS =>
-                {
-                    self.waiting.push(command);
-                }
-                command => self.obey(command),
-            }
-        }
-    }
-
-    /// True when the counters are as new as a caller may want them.
-    fn is_fresh(&self) -> bool {
-        self.merged.is_some_and(|merged| merged.elapsed() < REFRESH_AGE)
-    }
-
-    /// Does what a command says; a caller that has gone away needs no answer.
-    fn obey(&mut self, command: Command) {
-        match command {
-            Command::ListActive { after, limit, candidates, reply, .. } => {
-                let flows = match candidates {
-                    Candidates::All => self.table.active_after(after).take(limit + 1).collect(),
-                    Candidates::Ids(ids) => self.table.active_of(after, &ids).take(limit + 1).collect(),
-                    Candidates::Owned => self.table.active_with_owner(after).take(limit + 1).collect(),
-                    Candidates::Port(port) => {
-                        self.table.active_with_port(after, port).take(limit + 1).collect()
-                    }
-                };
-                let _ = reply.send(self.page(flows, limit));
-            }
-            Command::ListClosed { before, limit, reply } => {
-                let flows = self.table.closed_before(before, Now::read()).take(limit + 1).collect();
-                let _ = reply.send(self.page(flows, limit));
-            }
-            Command::ListClosedFrom { first, limit, reply } => {
-                let flows = self.table.closed_from(first, Now::read()).take(limit + 1).collect();
-                let _ = reply.send(self.page(flows, limit));
-            }
-            Command::Flow { id, reply } => {
-                let _ = reply.send(self.table.flow(id, Now::read()));
-            }
-            Command::SetClosedLimits(limits) => {
-                self.table.set_closed_limits(limits, Now::read());
-                self.publish();
-            }
-            Command::Attribute(probe) => self.attribute(*probe),
-            Command::ReadSnapshot(snapshot) => {
-                let Self { sockets, table, changes, .. } = self;
-                if let Some(sockets) = sockets {
-                    sockets.read_snapshot(snapshot, table, changes);
-                }
-            }
-            Command::LookUp { network_namespace, questions } => {
-                self.table.attribute(Attribution::new(network_namespace));
-                for flow in self.table.active_after(0) {
-                    for direction in self.table.unowned(&flow) {
-                        let _ = questions.try_send(direction);
-                    }
-                }
-                self.questions = Some(questions);
-                self.set_addresses();
-                self.publish();
-            }
-            Command::Found(found) => {
-                for Found { event, path } in found {
-                    if let (Some(process), Some(path), Some(attribution)) =
-                        (&event.process, &path, self.table.attribution_mut())
-                    {
-                        attribution.set_path(process.cgroup, path);
-                    }
-                    self.table.apply_socket(&event, Now::read(), &mut self.changes);
-                    self.table.commit();
-                }
-                self.publish();
-            }
-            Command::SetAddresses(addresses) => {
-                self.addresses = Some(addresses);
-                self.set_addresses();
-            }
-            Command::DumpFailed { sequence, reason } => {
-                self.dump.request_failed(sequence, &reason, &mut self.table);
-            }
-            Command::Ping { reply } => {
-                let _ = reply.send(());
-            }
-            Command::Stop => self.stop = true,
-        }
-    }
-
-    /// A page of at most `limit` flows, `flows` having one more where the listing goes on.
-    fn page(&self, mut flows: Vec<Snapshot>, limit: usize) -> Page {
-        let more = flows.len() > limit;
-        flows.truncate(limit);
-        let header = self.table.header();
-        Page { flows, more, sequence: header.sequence, synchronized: header.resync == 0 }
-    }
-
     /// Sleeps until there is something to do.
     fn wait(&mut self, reading: Reading, told: bool) -> Result<(), TrackerError> {
         let readable = PollFlags::IN;
@@ -550,45 +313,4 @@ fn take_over(table: &mut Table, events: &Socket, refused: Option<&Refused>) -> R
     }
     table.commit();
     Ok(())
-}
-
-/// Applies a message to the table.
-fn apply(
-    table: &mut Table,
-    changes: &mut Vec<Change>,
-    publisher: &Publisher,
-    sockets: Option<&mut Sockets>,
-    message: &Result<Message<'_>, DecodeError>,
-    now: Now,
-) {
-    let (kind, flow) = match message {
-        Ok(Message::Flow(_, kind, flow)) => (*kind, flow),
-        Ok(Message::Expectation(_, kind, expectation)) => {
-            publisher.tell_expectation(|| ExpectationEvent::new(*kind, expectation));
-            return;
-        }
-        Ok(_) => return,
-        Err(error) => {
-            table.header_mut().counters.events_invalid += 1;
-            tracing::debug!(%error, "event skipped");
-            return;
-        }
-    };
-    // What a socket did is told before the kernel tells of its flow: it is there by now.
-    if kind == EventKind::New
-        && let Some(sockets) = sockets
-        && !table.knows_sender(&flow.original)
-    {
-        sockets.read(table, changes, now);
-    }
-    let counters = &mut table.header_mut().counters;
-    match kind {
-        EventKind::New => counters.events_new += 1,
-        EventKind::Update => counters.events_update += 1,
-        EventKind::Destroy => counters.events_destroy += 1,
-    }
-    counters.unknown_attributes += u64::from(flow.unknown_attributes);
-    if table.apply(kind, flow, now, changes) == Outcome::Repeated {
-        table.header_mut().counters.events_repeated += 1;
-    }
 }

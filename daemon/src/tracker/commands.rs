@@ -1,0 +1,86 @@
+//! The answers to commands, between turns.
+
+use std::time::Duration;
+
+use super::Tracker;
+use crate::clock::Now;
+use crate::flow::Snapshot;
+use crate::handle::{COMMANDS, Candidates, Command, Page};
+
+/// A dump that is younger is new enough for a caller who wants counters refreshed.
+const REFRESH_AGE: Duration = Duration::from_secs(1);
+
+impl Tracker {
+    pub(super) fn answer(&mut self) {
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::ListActive { refresh: true, .. }
+                    if !self.is_fresh() && self.waiting.len() < COMMANDS =>
+                {
+                    self.waiting.push(command);
+                }
+                command => self.obey(command),
+            }
+        }
+    }
+
+    /// True when the counters are as new as a caller may want them.
+    fn is_fresh(&self) -> bool {
+        self.merged.is_some_and(|merged| merged.elapsed() < REFRESH_AGE)
+    }
+
+    /// Does what a command says; a caller that has gone away needs no answer.
+    pub(super) fn obey(&mut self, command: Command) {
+        match command {
+            Command::ListActive { after, limit, candidates, reply, .. } => {
+                let flows = match candidates {
+                    Candidates::All => self.table.active_after(after).take(limit + 1).collect(),
+                    Candidates::Ids(ids) => self.table.active_of(after, &ids).take(limit + 1).collect(),
+                    Candidates::Owned => self.table.active_with_owner(after).take(limit + 1).collect(),
+                    Candidates::Port(port) => {
+                        self.table.active_with_port(after, port).take(limit + 1).collect()
+                    }
+                };
+                let _ = reply.send(self.page(flows, limit));
+            }
+            Command::ListClosed { before, limit, reply } => {
+                let flows = self.table.closed_before(before, Now::read()).take(limit + 1).collect();
+                let _ = reply.send(self.page(flows, limit));
+            }
+            Command::ListClosedFrom { first, limit, reply } => {
+                let flows = self.table.closed_from(first, Now::read()).take(limit + 1).collect();
+                let _ = reply.send(self.page(flows, limit));
+            }
+            Command::Flow { id, reply } => {
+                let _ = reply.send(self.table.flow(id, Now::read()));
+            }
+            Command::SetClosedLimits(limits) => {
+                self.table.set_closed_limits(limits, Now::read());
+                self.publish();
+            }
+            Command::Attribute(probe) => self.attribute(*probe),
+            Command::ReadSnapshot(snapshot) => self.read_snapshot(snapshot),
+            Command::LookUp { network_namespace, questions } => self.look_up(network_namespace, questions),
+            Command::Found(found) => self.apply_found(found),
+            Command::SetAddresses(addresses) => {
+                self.addresses = Some(addresses);
+                self.hand_addresses_on();
+            }
+            Command::DumpFailed { sequence, reason } => {
+                self.dump.request_failed(sequence, &reason, &mut self.table);
+            }
+            Command::Ping { reply } => {
+                let _ = reply.send(());
+            }
+            Command::Stop => self.stop = true,
+        }
+    }
+
+    /// A page of at most `limit` flows, `flows` having one more where the listing goes on.
+    fn page(&self, mut flows: Vec<Snapshot>, limit: usize) -> Page {
+        let more = flows.len() > limit;
+        flows.truncate(limit);
+        let header = self.table.header();
+        Page { flows, more, sequence: header.sequence, synchronized: header.resync == 0 }
+    }
+}

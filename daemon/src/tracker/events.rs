@@ -1,0 +1,154 @@
+//! The kernel's events: read, and applied to the table.
+
+use ctnetlink::{DecodeError, EventKind, Message, Received};
+
+use super::sockets::Sockets;
+use super::{Tracker, TrackerError};
+use crate::clock::Now;
+use crate::event::{Change, ExpectationEvent};
+use crate::handle::Publisher;
+use crate::logging::EVENTS_LOST;
+use crate::published::ResyncReason;
+use crate::state::BATCH;
+use crate::table::{Outcome, Table};
+
+/// So many events are read before dumps and questions have their turn.
+const EVENTS_AT_ONCE: usize = 1024;
+
+/// How reading events ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// There were none.
+    Quiet,
+    /// There were some, and no more.
+    Drained,
+    /// There may be more.
+    Unfinished,
+}
+
+impl Tracker {
+    /// Reads and applies events.
+    pub(super) fn read_events(&mut self) -> Result<Reading, TrackerError> {
+        let now = Now::read();
+        let mut read = 0;
+        while read < EVENTS_AT_ONCE {
+            let received = self.receive()?;
+            if received > 0 {
+                self.apply_received(now);
+            }
+            read += received;
+            if received < BATCH {
+                return Ok(if read == 0 { Reading::Quiet } else { Reading::Drained });
+            }
+        }
+        Ok(Reading::Unfinished)
+    }
+
+    /// Receives a batch of events; fewer than [`BATCH`] when there are no more.
+    fn receive(&mut self) -> Result<usize, TrackerError> {
+        self.inbox.clear();
+        for received in 0..BATCH {
+            let Some(place) = self.inbox.prepare() else { break };
+            match self.events.receive(place)? {
+                Received::Datagram(length) => self.inbox.keep(length),
+                Received::Foreign(_) => {
+                    self.inbox.discard();
+                    self.table.header_mut().counters.events_foreign += 1;
+                }
+                Received::Truncated(_) => {
+                    self.inbox.discard();
+                    self.table.header_mut().counters.events_invalid += 1;
+                }
+                Received::Empty => return Ok(received),
+                Received::Overrun => {} // count_losses learns how many.
+            }
+        }
+        Ok(BATCH)
+    }
+
+    /// Applies what was received, as one change for the next life.
+    pub(super) fn apply_received(&mut self, now: Now) {
+        let Self { table, changes, publisher, sockets, inbox, .. } = self;
+        let mut messages = Vec::with_capacity(BATCH);
+        for (number, datagram) in inbox.messages() {
+            for message in ctnetlink::messages(datagram) {
+                messages.push((number, message));
+            }
+        }
+        table.look_ahead(messages.iter().filter_map(|(_, message)| match message {
+            Ok(Message::Flow(_, kind, flow)) => Some((*kind, flow)),
+            _ => None,
+        }));
+        for (number, message) in &messages {
+            apply(table, changes, publisher, sockets.as_mut(), message, now);
+            table.header_mut().message = *number;
+        }
+        table.commit();
+    }
+
+    /// Asks the kernel how many events it dropped.
+    pub(super) fn count_losses(&mut self) -> Result<(), TrackerError> {
+        let drops = self.events.drops()?;
+        let header = self.table.header_mut();
+        let lost = u64::from(drops.wrapping_sub(header.drops));
+        if lost == 0 {
+            return Ok(());
+        }
+        header.drops = drops;
+        header.counters.events_lost += lost;
+        header.lost += lost;
+        if header.resync == 0 {
+            header.resync = ResyncReason::Overrun as u32;
+            tracing::warn!(
+                message_id = EVENTS_LOST,
+                lost,
+                "events lost: the socket's buffer was full, resynchronizing"
+            );
+        }
+        self.table.note_loss();
+        self.table.commit();
+        self.dump.restart(&mut self.table);
+        Ok(())
+    }
+}
+
+/// Applies a message to the table.
+fn apply(
+    table: &mut Table,
+    changes: &mut Vec<Change>,
+    publisher: &Publisher,
+    sockets: Option<&mut Sockets>,
+    message: &Result<Message<'_>, DecodeError>,
+    now: Now,
+) {
+    let (kind, flow) = match message {
+        Ok(Message::Flow(_, kind, flow)) => (*kind, flow),
+        Ok(Message::Expectation(_, kind, expectation)) => {
+            publisher.tell_expectation(|| ExpectationEvent::new(*kind, expectation));
+            return;
+        }
+        Ok(_) => return,
+        Err(error) => {
+            table.header_mut().counters.events_invalid += 1;
+            tracing::debug!(%error, "event skipped");
+            return;
+        }
+    };
+    // What a socket did is told before the kernel tells of its flow: it is there by now.
+    if kind == EventKind::New
+        && let Some(sockets) = sockets
+        && !table.knows_sender(&flow.original)
+    {
+        sockets.read(table, changes, now);
+    }
+    let counters = &mut table.header_mut().counters;
+    match kind {
+        EventKind::New => counters.events_new += 1,
+        EventKind::Update => counters.events_update += 1,
+        EventKind::Destroy => counters.events_destroy += 1,
+    }
+    counters.unknown_attributes += u64::from(flow.unknown_attributes);
+    if table.apply(kind, flow, now, changes) == Outcome::Repeated {
+        table.header_mut().counters.events_repeated += 1;
+    }
+}
