@@ -3,6 +3,10 @@
 //! [`Conntrack`](crate::Conntrack) sends them and reads the answers.
 
 use crate::encode::Encoder;
+use crate::expectation::{
+    CTA_EXPECT_CLASS, CTA_EXPECT_FLAGS, CTA_EXPECT_FN, CTA_EXPECT_HELP_NAME, CTA_EXPECT_ID, CTA_EXPECT_MASK,
+    CTA_EXPECT_MASTER, CTA_EXPECT_TIMEOUT, CTA_EXPECT_TUPLE, CTA_EXPECT_ZONE,
+};
 use crate::{Expectation, Family, Flow, ProtocolInfo, Status, Tuple};
 
 const NLM_F_REQUEST: u16 = 0x01;
@@ -34,18 +38,6 @@ const CTA_ZONE: u16 = 18;
 const CTA_MARK_MASK: u16 = 21;
 const CTA_LABELS: u16 = 22;
 const CTA_LABELS_MASK: u16 = 23;
-
-/// `enum ctattr_expect`, as `decode/expectation` has them.
-const CTA_EXPECT_MASTER: u16 = 1;
-const CTA_EXPECT_TUPLE: u16 = 2;
-const CTA_EXPECT_MASK: u16 = 3;
-const CTA_EXPECT_TIMEOUT: u16 = 4;
-const CTA_EXPECT_ID: u16 = 5;
-const CTA_EXPECT_HELP_NAME: u16 = 6;
-const CTA_EXPECT_ZONE: u16 = 7;
-const CTA_EXPECT_FLAGS: u16 = 8;
-const CTA_EXPECT_CLASS: u16 = 9;
-const CTA_EXPECT_FN: u16 = 11;
 
 /// What shall become of a flow; what is `None` stays as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,6 +2,19 @@
 
 use crate::Tuple;
 
+/// `enum ctattr_expect` (linux/netfilter/nfnetlink_conntrack.h), numbered apart from the attributes of flows.
+pub(crate) const CTA_EXPECT_MASTER: u16 = 1;
+pub(crate) const CTA_EXPECT_TUPLE: u16 = 2;
+pub(crate) const CTA_EXPECT_MASK: u16 = 3;
+pub(crate) const CTA_EXPECT_TIMEOUT: u16 = 4;
+pub(crate) const CTA_EXPECT_ID: u16 = 5;
+pub(crate) const CTA_EXPECT_HELP_NAME: u16 = 6;
+pub(crate) const CTA_EXPECT_ZONE: u16 = 7;
+pub(crate) const CTA_EXPECT_FLAGS: u16 = 8;
+pub(crate) const CTA_EXPECT_CLASS: u16 = 9;
+pub(crate) const CTA_EXPECT_NAT: u16 = 10;
+pub(crate) const CTA_EXPECT_FN: u16 = 11;
+
 /// What one message says of one expectation. A field that the message does not carry is `None`. Byte strings borrow from the
 /// message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +41,25 @@ pub struct Expectation<'a> {
     pub function: Option<&'a [u8]>,
     /// How many attributes of this message the decoder did not know and skipped.
     pub unknown_attributes: u16,
+}
+
+impl Expectation<'_> {
+    /// An expectation of which nothing is known but its tuples.
+    pub const fn new(master: Tuple, tuple: Tuple, mask: Tuple) -> Self {
+        Self {
+            master,
+            tuple,
+            mask,
+            timeout: None,
+            id: None,
+            helper: None,
+            flags: None,
+            class: None,
+            nat: None,
+            function: None,
+            unknown_attributes: 0,
+        }
+    }
 }
 
 /// `CTA_EXPECT_NAT_*`.

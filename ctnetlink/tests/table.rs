@@ -218,17 +218,15 @@ fn expectations_are_made_listed_and_taken_back_and_their_events_told() {
 
         let all = Layer4::Ports { src: 0xffff, dst: 0xffff };
         let made = Expectation {
-            master: master.original,
-            tuple: tuple("198.18.0.2", "198.18.0.1", 6, Layer4::Ports { src: 0, dst: 50_000 }),
-            mask: tuple("255.255.255.255", "255.255.255.255", 6, Layer4::Ports { src: 0, dst: 0xffff }),
             timeout: Some(300),
-            id: None,
             helper: Some(b"ftp"),
             flags: Some(ExpectationFlags::PERMANENT),
             class: Some(0),
-            nat: None,
-            function: None,
-            unknown_attributes: 0,
+            ..Expectation::new(
+                master.original,
+                tuple("198.18.0.2", "198.18.0.1", 6, Layer4::Ports { src: 0, dst: 50_000 }),
+                tuple("255.255.255.255", "255.255.255.255", 6, Layer4::Ports { src: 0, dst: 0xffff }),
+            )
         };
         table.create_expectation(&made).unwrap();
         let other = Expectation {

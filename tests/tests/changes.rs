@@ -215,17 +215,13 @@ async fn an_expectation_is_shown_with_master_and_helper_and_taken_back() {
     master.protocol_info = Some(ProtocolInfo::Tcp(state));
     table.create(&master).unwrap();
     let expected = Expectation {
-        master: master.original,
-        tuple: tuple("198.18.0.2", "198.18.0.1", 6, 0, 50_000),
-        mask: tuple("255.255.255.255", "255.255.255.255", 6, 0, 0xffff),
         timeout: Some(300),
-        id: None,
         helper: Some(b"ftp"),
-        flags: None,
-        class: None,
-        nat: None,
-        function: None,
-        unknown_attributes: 0,
+        ..Expectation::new(
+            master.original,
+            tuple("198.18.0.2", "198.18.0.1", 6, 0, 50_000),
+            tuple("255.255.255.255", "255.255.255.255", 6, 0, 0xffff),
+        )
     };
     table.create_expectation(&expected).unwrap();
 

@@ -112,19 +112,9 @@ fn an_expectation_that_expires_is_told_and_filters_hold() {
         let helper = Some(&b"netbios-ns"[..]);
         table.create(&Flow { helper, timeout: Some(600), ..Flow::new(master, reply) }).unwrap();
         let all = "255.255.255.255".parse().unwrap();
-        let expected = Expectation {
-            master,
-            tuple: tuple(0, dport),
-            mask: Tuple { src: all, dst: all, layer4: Layer4::Ports { src: 0, dst: 0xffff }, ..master },
-            timeout: Some(1),
-            id: None,
-            helper,
-            flags: None,
-            class: None,
-            nat: None,
-            function: None,
-            unknown_attributes: 0,
-        };
+        let mask = Tuple { src: all, dst: all, layer4: Layer4::Ports { src: 0, dst: 0xffff }, ..master };
+        let expected =
+            Expectation { timeout: Some(1), helper, ..Expectation::new(master, tuple(0, dport), mask) };
         table.create_expectation(&expected).unwrap();
     }
     let mut told: Vec<_> = (0..4).map(|_| expectation(&mut stream)).collect();

@@ -127,17 +127,13 @@ fn expectations_are_listed_and_taken_back() {
     let mut table = helper.table();
     table.create(&Flow { helper: Some(b"ftp"), timeout: Some(600), ..Flow::new(master, reply) }).unwrap();
     let expected = Expectation {
-        master,
-        tuple: tuple("198.18.0.2", "198.18.0.1", 0, 5000),
-        mask: tuple("255.255.255.255", "255.255.255.255", 0, 0xffff),
         timeout: Some(300),
-        id: None,
         helper: Some(b"ftp"),
-        flags: None,
-        class: None,
-        nat: None,
-        function: None,
-        unknown_attributes: 0,
+        ..Expectation::new(
+            master,
+            tuple("198.18.0.2", "198.18.0.1", 0, 5000),
+            tuple("255.255.255.255", "255.255.255.255", 0, 0xffff),
+        )
     };
     table.create_expectation(&expected).unwrap();
 

@@ -2,39 +2,19 @@
 //! are numbered apart from those of flows.
 
 use crate::attribute::{Attribute, Attributes, Unknown};
+use crate::expectation::{
+    CTA_EXPECT_CLASS, CTA_EXPECT_FLAGS, CTA_EXPECT_FN, CTA_EXPECT_HELP_NAME, CTA_EXPECT_ID, CTA_EXPECT_MASK,
+    CTA_EXPECT_MASTER, CTA_EXPECT_NAT, CTA_EXPECT_TIMEOUT, CTA_EXPECT_TUPLE, CTA_EXPECT_ZONE,
+};
 use crate::{DecodeError, Expectation, ExpectationFlags, ExpectationNat, Tuple};
 
 use super::tuple;
-
-const CTA_EXPECT_MASTER: u16 = 1;
-const CTA_EXPECT_TUPLE: u16 = 2;
-const CTA_EXPECT_MASK: u16 = 3;
-const CTA_EXPECT_TIMEOUT: u16 = 4;
-const CTA_EXPECT_ID: u16 = 5;
-const CTA_EXPECT_HELP_NAME: u16 = 6;
-const CTA_EXPECT_ZONE: u16 = 7;
-const CTA_EXPECT_FLAGS: u16 = 8;
-const CTA_EXPECT_CLASS: u16 = 9;
-const CTA_EXPECT_NAT: u16 = 10;
-const CTA_EXPECT_FN: u16 = 11;
 
 /// The expectation that a message's attributes describe.
 pub(super) fn decode(mut attributes: Attributes<'_>) -> Result<Expectation<'_>, DecodeError> {
     let mut unknown = Unknown::default();
     let (mut master, mut expected, mut mask, mut zone) = (None, None, None, None);
-    let mut expectation = Expectation {
-        master: Tuple::UNSPECIFIED,
-        tuple: Tuple::UNSPECIFIED,
-        mask: Tuple::UNSPECIFIED,
-        timeout: None,
-        id: None,
-        helper: None,
-        flags: None,
-        class: None,
-        nat: None,
-        function: None,
-        unknown_attributes: 0,
-    };
+    let mut expectation = Expectation::new(Tuple::UNSPECIFIED, Tuple::UNSPECIFIED, Tuple::UNSPECIFIED);
     while let Some(attribute) = attributes.next()? {
         match attribute.kind {
             CTA_EXPECT_MASTER => master = Some(tuple::decode(attribute, "CTA_EXPECT_MASTER", &mut unknown)?),
