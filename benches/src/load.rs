@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ctnetlink::Socket;
-use flowbus_tests::{Namespace, burst};
+use flowbus_tests::{Namespace, burst, companion};
 
 /// The load comes in pieces this far apart.
 const TICK: Duration = Duration::from_millis(10);
@@ -17,21 +17,7 @@ const ALIVE: u32 = 5_000;
 /// `first` on, each used again and again. The number of events comes with the result of `work`; when this returns, the flows
 /// of the load are gone.
 pub(crate) fn during<T>(namespace: &Namespace, first: u32, rate: u32, work: impl FnOnce() -> T) -> (T, u64) {
-    struct Stop<'a>(&'a AtomicBool);
-    impl Drop for Stop<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-    let stop = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let load = scope.spawn(|| run(namespace, first, rate, &stop));
-        let result = {
-            let _stop = Stop(&stop);
-            work()
-        };
-        (result, load.join().expect("the load goes on"))
-    })
+    companion::during(|stop| run(namespace, first, rate, stop), work)
 }
 
 fn run(namespace: &Namespace, first: u32, rate: u32, stop: &AtomicBool) -> u64 {

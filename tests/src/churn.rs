@@ -1,9 +1,8 @@
 //! Flows that come, change and go while a test does something else.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
-use crate::{Namespace, burst};
+use crate::{Namespace, burst, companion};
 
 /// [`burst::create`] makes so many flows with one destination port, the first of which is 5000.
 const PER_PORT: u32 = 1 << 16;
@@ -53,21 +52,10 @@ pub const ROUND_CHANGES: u64 = (2 * ROUND + 3 * (ROUND / 2)) as u64;
 /// # Panics
 /// If `work` panics or a round cannot be made.
 pub fn during<T>(namespace: &Namespace, work: impl FnOnce() -> T) -> T {
-    struct Stop<'a>(&'a AtomicBool);
-    impl Drop for Stop<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
+    let rounds = |stop: &AtomicBool| {
+        while !stop.load(Ordering::Relaxed) {
+            round(namespace);
         }
-    }
-    let stop = AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                round(namespace);
-            }
-        });
-        // However `work` ends, the rounds do.
-        let _stop = Stop(&stop);
-        work()
-    })
+    };
+    companion::during(rounds, work).0
 }

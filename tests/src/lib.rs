@@ -13,6 +13,7 @@ pub mod bus;
 mod cgroup;
 pub mod churn;
 pub mod client;
+pub mod companion;
 pub mod conntrack;
 pub mod daemon;
 pub mod flow;

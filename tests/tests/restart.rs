@@ -2,14 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use flowbus_tests::flow::agreed;
 use flowbus_tests::kept::empty_state;
 use flowbus_tests::process::wait_for;
-use flowbus_tests::{Bus, Daemon, Kept, Namespace, burst};
+use flowbus_tests::{Bus, Daemon, Kept, Namespace, burst, companion};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -64,29 +64,28 @@ fn a_hundred_kills_under_churn_lose_double_and_renumber_nothing() {
     let epoch = property(&bus, "Epoch");
     kill(daemon);
 
-    let stop = AtomicBool::new(false);
-    let created = AtomicU32::new(PINNED);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                let first = created.fetch_add(100, Ordering::Relaxed);
-                burst::create(&namespace, first, 100);
-                // Some end: those to one address, whatever their port.
-                let [.., high, low] = first.to_be_bytes();
-                let line = format!("conntrack -D -p udp -d 198.19.{high}.{low}");
-                if first.is_multiple_of(200) {
-                    namespace.run(&line);
-                }
-                thread::sleep(Duration::from_millis(1));
+    let churn = |stop: &AtomicBool| {
+        let mut created = PINNED;
+        while !stop.load(Ordering::Relaxed) {
+            burst::create(&namespace, created, 100);
+            // Some end: those to one address, whatever their port.
+            let [.., high, low] = created.to_be_bytes();
+            let line = format!("conntrack -D -p udp -d 198.19.{high}.{low}");
+            if created.is_multiple_of(200) {
+                namespace.run(&line);
             }
-        });
+            created += 100;
+            thread::sleep(Duration::from_millis(1));
+        }
+        created
+    };
+    let ((), created) = companion::during(churn, || {
         for round in 0..100_u64 {
             let daemon = kept.spawn(&namespace, &bus);
             // At the beginning, in the middle, later: a different instant every time.
             thread::sleep(Duration::from_micros(round * 733 % 61_000));
             kill(daemon);
         }
-        stop.store(true, Ordering::Relaxed);
     });
 
     let daemon = start(&kept, &namespace, &bus);
@@ -98,7 +97,7 @@ fn a_hundred_kills_under_churn_lose_double_and_renumber_nothing() {
     let count = |name: &str| statistics[name].as_u64().unwrap();
     // Every event was one change: none was missed, none applied twice.
     assert_eq!(count("events_repeated"), 0);
-    assert_eq!(count("events_new"), u64::from(created.load(Ordering::Relaxed)));
+    assert_eq!(count("events_new"), u64::from(created));
     assert_eq!(
         number(&bus, "Sequence"),
         count("events_new") + count("events_update") + count("events_destroy")
