@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::output::stdout;
 
 /// The BPF programs' source, in the order in which it is read.
-const PROGRAM: [(&str, &str); 8] = [
+const PROGRAM: [(&str, &str); 9] = [
     ("attribution.bpf.c", include_str!("../../attribution/bpf/attribution.bpf.c")),
     ("kernel.h", include_str!("../../attribution/bpf/kernel.h")),
     ("record.h", include_str!("../../attribution/bpf/record.h")),
@@ -22,6 +22,7 @@ const PROGRAM: [(&str, &str); 8] = [
     ("accept.h", include_str!("../../attribution/bpf/accept.h")),
     ("udp.h", include_str!("../../attribution/bpf/udp.h")),
     ("cgroup.h", include_str!("../../attribution/bpf/cgroup.h")),
+    ("snapshot.h", include_str!("../../attribution/bpf/snapshot.h")),
 ];
 
 /// Prints the programs.
@@ -233,8 +234,12 @@ F  28944  telnet           4  192.168.1.2      192.168.1.1      59308  24    \n"
     fn the_program_is_the_one_that_is_built() {
         let text: String = PROGRAM.iter().map(|(_, text)| *text).collect();
         assert!(text.contains("Dual MIT/GPL"));
-        for (name, _) in PROGRAM.iter().skip(1) {
-            assert!(text.contains(&format!("#include \"{name}\"")), "{name} is included");
-        }
+        let included: Vec<_> = PROGRAM[0]
+            .1
+            .lines()
+            .filter_map(|line| line.strip_prefix("#include \"")?.strip_suffix('"'))
+            .collect();
+        let printed: Vec<_> = PROGRAM.iter().skip(1).map(|(name, _)| *name).collect();
+        assert_eq!(printed, included, "what attribution.bpf.c includes is printed, in its order");
     }
 }
