@@ -109,39 +109,8 @@ fn values(key: QueryKey, typed: &str) -> Vec<CompletionCandidate> {
 
 /// The values of a key that there are, with what is to be said of them.
 fn known(key: QueryKey) -> Vec<(String, Option<String>)> {
-    let fixed = |values: &[&str]| values.iter().map(|value| ((*value).to_owned(), None)).collect();
     match key {
-        QueryKey::Family => fixed(&["ipv4", "ipv6"]),
-        QueryKey::Protocol => fixed(&["tcp", "udp", "icmp", "icmpv6", "sctp", "dccp", "gre", "udplite"]),
-        QueryKey::Nat => fixed(&["source", "destination", "any", "none"]),
-        QueryKey::Vpn => fixed(&["none", "route", "bypass", "route+bypass"]),
-        QueryKey::Qos => fixed(&[
-            "default",
-            "realtime-interactive",
-            "multimedia-conferencing",
-            "network-control",
-            "webrtc",
-        ]),
-        QueryKey::Status => fixed(&[
-            "expected",
-            "seen-reply",
-            "assured",
-            "confirmed",
-            "src-nat",
-            "dst-nat",
-            "seq-adjust",
-            "src-nat-done",
-            "dst-nat-done",
-            "dying",
-            "fixed-timeout",
-            "template",
-            "untracked",
-            "helper",
-            "offload",
-            "hw-offload",
-        ]),
         QueryKey::Refresh => fixed(&["true", "false"]),
-        QueryKey::Events => fixed(&["new", "update", "destroy"]),
         QueryKey::Fields => {
             Key::ALL.iter().map(|key| (key.name().to_owned(), Some(key.description().to_owned()))).collect()
         }
@@ -171,8 +140,12 @@ fn known(key: QueryKey) -> Vec<(String, Option<String>)> {
             );
             Some((text(Key::Id), Some(help.trim_end().to_owned())))
         }),
-        _ => Vec::new(),
+        _ => fixed(&key.names()),
     }
+}
+
+fn fixed(values: &[&str]) -> Vec<(String, Option<String>)> {
+    values.iter().map(|value| ((*value).to_owned(), None)).collect()
 }
 
 /// The values of a field that flows have.

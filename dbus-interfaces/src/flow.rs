@@ -323,7 +323,7 @@ pub const fn event_name(event: EventKind) -> &'static str {
 }
 
 /// The protocols that conntrack knows, by number.
-const PROTOCOLS: [(u8, &str); 8] = [
+pub(crate) const PROTOCOLS: [(u8, &str); 8] = [
     (6, "tcp"),
     (17, "udp"),
     (1, "icmp"),

@@ -71,7 +71,7 @@ impl From<Value<'_>> for Variant<'static> {
 }
 
 /// `enum ip_conntrack_status`, as `status` names the bits; later kernels' bits are shown as numbers.
-const STATUS_NAMES: [&str; 32] = [
+pub(crate) const STATUS_NAMES: [&str; 32] = [
     "expected",
     "seen-reply",
     "assured",

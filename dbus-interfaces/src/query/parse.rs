@@ -6,8 +6,32 @@ use std::ops::RangeInclusive;
 use ctnetlink::{EventKind, Family};
 use ipnet::{IpNet, Ipv4Net};
 
-use super::{Argument, QueryError};
+use super::{Argument, QueryError, QueryKey};
+use crate::flow::PROTOCOLS;
+use crate::value::STATUS_NAMES;
 use crate::{FieldSet, Key, Mark, SourceNames, event_name, parse_number, protocol_number, status_bit};
+
+impl QueryKey {
+    /// The names that the key takes, to be offered; none where they are not fixed, such as traffic sources, to which a
+    /// configuration adds. Names that are but numbers, those of bits and values without a meaning, are left out.
+    pub fn names(self) -> Vec<&'static str> {
+        match self {
+            Self::Family => FAMILIES.map(|(name, _)| name).to_vec(),
+            Self::Protocol => PROTOCOLS.map(|(_, name)| name).to_vec(),
+            Self::Nat => NATS.map(|(name, _)| name).to_vec(),
+            Self::Vpn => Masked::names(Mark::VPN, Mark::vpn).map(|(_, name)| name).collect(),
+            Self::Qos => words(Masked::names(Mark::QOS, qos_name).map(|(_, name)| name)),
+            Self::Status => words(STATUS_NAMES.into_iter()),
+            Self::Events => EVENTS.map(event_name).to_vec(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Those that are no numbers.
+fn words(names: impl Iterator<Item = &'static str>) -> Vec<&'static str> {
+    names.filter(|name| !name.starts_with("0x")).collect()
+}
 
 /// The one value of a key.
 pub(super) fn one<T>(
@@ -89,18 +113,21 @@ pub(super) fn field(argument: &Argument) -> Option<Key> {
 }
 
 pub(super) fn fields(argument: &Argument) -> Result<FieldSet, QueryError> {
-    each("fields", super::QueryKey::Fields.takes(), argument, field)
+    each("fields", QueryKey::Fields.takes(), argument, field)
 }
+
+const EVENTS: [EventKind; 3] = [EventKind::New, EventKind::Update, EventKind::Destroy];
 
 /// One kind of change, or none.
 pub(super) fn event(argument: &Argument) -> Option<Option<EventKind>> {
-    let kinds = [EventKind::New, EventKind::Update, EventKind::Destroy];
-    let [new, update, destroy] = kinds.map(|kind| (event_name(kind), Some(kind)));
+    let [new, update, destroy] = EVENTS.map(|kind| (event_name(kind), Some(kind)));
     named(argument, &[new, update, destroy, ("none", None)])
 }
 
+const FAMILIES: [(&str, Family); 2] = [("ipv4", Family::Ipv4), ("ipv6", Family::Ipv6)];
+
 pub(super) fn family(argument: &Argument) -> Option<Family> {
-    named(argument, &[("ipv4", Family::Ipv4), ("ipv6", Family::Ipv6)])
+    named(argument, &FAMILIES)
 }
 
 pub(super) fn protocol(argument: &Argument) -> Option<u8> {
@@ -156,11 +183,16 @@ impl Masked {
         Self { value: value.into() << mask.trailing_zeros(), mask }
     }
 
-    /// A part of few bits that has a name for each of its values.
+    /// The names of a part of few bits that has one for each of its values.
+    fn names(mask: u32, name: fn(Mark) -> &'static str) -> impl Iterator<Item = (Self, &'static str)> {
+        let parts = (0..=mask >> mask.trailing_zeros()).map(move |value| Self::part(mask, value));
+        parts.map(move |part| (part, name(Mark(part.value))))
+    }
+
+    /// The value of a part that has such a name.
     fn named(mask: u32, argument: &Argument, name: fn(Mark) -> &'static str) -> Option<Self> {
         let text = text(argument)?;
-        let mut parts = (0..=mask >> mask.trailing_zeros()).map(|value| Self::part(mask, value));
-        parts.find(|part| name(Mark(part.value)).eq_ignore_ascii_case(text))
+        Self::names(mask, name).find(|(_, name)| name.eq_ignore_ascii_case(text)).map(|(part, _)| part)
     }
 }
 
@@ -185,8 +217,12 @@ pub(super) fn vpn(argument: &Argument) -> Option<Masked> {
     Masked::named(Mark::VPN, argument, Mark::vpn)
 }
 
+const fn qos_name(mark: Mark) -> &'static str {
+    mark.qos().name()
+}
+
 pub(super) fn qos(argument: &Argument) -> Option<Masked> {
-    Masked::named(Mark::QOS, argument, |mark| mark.qos().name())
+    Masked::named(Mark::QOS, argument, qos_name)
         .or_else(|| Some(Masked::part(Mark::QOS, number(argument, 7)?)))
 }
 
@@ -203,10 +239,11 @@ pub(super) enum Nat {
     None,
 }
 
+const NATS: [(&str, Nat); 4] =
+    [("source", Nat::Source), ("destination", Nat::Destination), ("any", Nat::Any), ("none", Nat::None)];
+
 pub(super) fn nat(argument: &Argument) -> Option<Nat> {
-    let names =
-        [("source", Nat::Source), ("destination", Nat::Destination), ("any", Nat::Any), ("none", Nat::None)];
-    named(argument, &names)
+    named(argument, &NATS)
 }
 
 /// A state's name as flows have it.

@@ -283,3 +283,26 @@ fn words_of_a_command_line_say_the_same_as_a_dictionary() {
         "src takes an address or CIDR, not \"\""
     );
 }
+
+#[test]
+fn every_name_that_a_key_offers_is_taken_and_told() {
+    let offering: Vec<_> = QueryKey::ALL.iter().filter(|key| !key.names().is_empty()).collect();
+    let filters = [
+        QueryKey::Family,
+        QueryKey::Protocol,
+        QueryKey::Nat,
+        QueryKey::Vpn,
+        QueryKey::Qos,
+        QueryKey::Status,
+        QueryKey::Events,
+    ];
+    assert_eq!(offering, filters.iter().collect::<Vec<_>>());
+    for key in offering {
+        for name in key.names() {
+            let raw = on_the_wire(&[(key.name(), name.into())]);
+            StreamQuery::parse(&raw, &SourceNames::default()).unwrap();
+            let told: Vec<_> = key.takes().split([' ', ',', ':']).collect();
+            assert!(told.contains(&name), "{key} takes {}, also {name}", key.takes());
+        }
+    }
+}
