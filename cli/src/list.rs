@@ -8,7 +8,7 @@ use crate::arguments::Listed;
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::format::{Kind, Printer};
-use crate::screen::{Look, Screen};
+use crate::screen::Screen;
 
 /// Flows that are asked for at once where pages are turned.
 const PAGE: u32 = 1000;
@@ -19,7 +19,7 @@ pub(crate) async fn list(daemon: &Daemon, listed: &Listed, paged: bool) -> Resul
     query.insert("follow", false.into());
     let mut stream = daemon.stream(&query).await?;
     let mut screen = Screen::open(paged)?;
-    let mut printer = printer(listed, Kind::Active);
+    let mut printer = Printer::of(&listed.query, &listed.output, Kind::Active);
     printer.begin(&mut screen)?;
     let (mut found, mut complete) = (false, false);
     while let Some(item) = stream.next().await.map_err(Error::Stream)? {
@@ -70,7 +70,7 @@ pub(crate) async fn closed(daemon: &Daemon, listed: &Listed, paged: bool) -> Res
         );
     }
     let mut screen = Screen::open(paged)?;
-    let mut printer = printer(listed, Kind::Closed);
+    let mut printer = Printer::of(&listed.query, &listed.output, Kind::Closed);
     printer.begin(&mut screen)?;
     loop {
         flows.iter().try_for_each(|flow| printer.flow(&mut screen, flow, None))?;
@@ -84,10 +84,6 @@ pub(crate) async fn closed(daemon: &Daemon, listed: &Listed, paged: bool) -> Res
     }
     printer.end(&mut screen)?;
     Ok(screen.close()?)
-}
-
-fn printer(Listed { query, output }: &Listed, kind: Kind) -> Printer {
-    Printer::new(output.format().clone(), kind, query.fields(), Look::new(output.numeric))
 }
 
 async fn is_synchronized(daemon: &Daemon) -> bool {

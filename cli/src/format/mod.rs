@@ -13,8 +13,10 @@ use clap::builder::{PossibleValue, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use flowbus_interfaces::{EventKind, Key, event_name};
 
+use crate::arguments::Output;
 use crate::cell;
 use crate::fields::Fields;
+use crate::query::Query;
 use crate::screen::Look;
 use conntrack::Modifiers;
 use labels::LabelNames;
@@ -144,6 +146,11 @@ enum Form {
 }
 
 impl Printer {
+    /// As the command line asks.
+    pub(crate) fn of(query: &Query, output: &Output, kind: Kind) -> Self {
+        Self::new(output.format().clone(), kind, query.fields(), Look::new(output.numeric))
+    }
+
     /// `fields` are the columns of a table and of CSV, where they were chosen.
     pub(crate) fn new(format: Format, kind: Kind, fields: Vec<Key>, look: Look) -> Self {
         let form = match format {

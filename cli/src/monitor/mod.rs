@@ -23,15 +23,9 @@ pub(crate) async fn monitor(daemon: &Daemon, monitored: &Monitored) -> Result<()
     let mut signals = Signals::new()?;
     // Watched from before the first stream on: a daemon that comes back in between is not missed.
     let mut owners = daemon.monitor.inner().receive_owner_changed().await.map_err(|e| daemon.failed(e))?;
-    let format = monitored.output.format();
     let mut session = Session {
-        printer: Printer::new(
-            format.clone(),
-            Kind::Events,
-            monitored.query.fields(),
-            Look::new(monitored.output.numeric),
-        ),
-        notices: Notices::new(format, Look::new(false).colors),
+        printer: Printer::of(&monitored.query, &monitored.output, Kind::Events),
+        notices: Notices::new(monitored.output.format(), Look::new(false).colors),
         screen: Screen::direct()?,
         quiet: monitored.quiet,
         totals: session::Totals::default(),

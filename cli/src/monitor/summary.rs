@@ -10,7 +10,7 @@ use crate::arguments::Monitored;
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::format::{Format, Kind, Printer};
-use crate::screen::{Look, Screen};
+use crate::screen::Screen;
 
 /// Prints both lists. The daemon remembers what ended, so nothing has to be kept here in the meantime.
 pub(super) async fn print(
@@ -22,7 +22,7 @@ pub(super) async fn print(
     title(monitored, screen, "Active connections:")?;
     let query = asked(monitored, false);
     let mut stream = daemon.stream(&query).await?;
-    let mut printer = printer(monitored, Kind::Active);
+    let mut printer = Printer::of(&monitored.query, &monitored.output, Kind::Active);
     let mut active = HashSet::new();
     let mut last = 0;
     printer.begin(screen)?;
@@ -41,7 +41,7 @@ pub(super) async fn print(
     title(monitored, screen, "Closed connections:")?;
     let query = asked(monitored, true);
     let mut stream = daemon.stream(&query).await?;
-    let mut printer = self::printer(monitored, Kind::Closed);
+    let mut printer = Printer::of(&monitored.query, &monitored.output, Kind::Closed);
     let mut since = 0;
     printer.begin(screen)?;
     while let Some(item) = stream.next().await.map_err(Error::Stream)? {
@@ -82,8 +82,4 @@ fn asked(monitored: &Monitored, closed: bool) -> QueryMap<'_> {
     let mut query = monitored.output.query(&monitored.query);
     query.extend([("follow", false.into()), ("snapshot", (!closed).into()), ("closed", closed.into())]);
     query
-}
-
-fn printer(Monitored { query, output, .. }: &Monitored, kind: Kind) -> Printer {
-    Printer::new(output.format().clone(), kind, query.fields(), Look::new(output.numeric))
 }
