@@ -1,8 +1,8 @@
-//! Every flow, for those who add them up.
+//! Lists of flows that come to an end: one to read, and every flow for those who add them up.
 
 use std::time::Duration;
 
-use flowbus_interfaces::{FlowRef, Key, QueryMap, StreamItem};
+use flowbus_interfaces::{FlowRef, FlowStream, Key, QueryMap, StreamItem};
 
 use crate::daemon::Daemon;
 use crate::error::Error;
@@ -10,6 +10,31 @@ use crate::stats;
 
 /// flowbusd takes a dump that is younger for new enough when it is asked to refresh counters.
 const REFRESH_AGE: Duration = Duration::from_secs(1);
+
+/// A stream that does not follow, item by item. One that ends before its end is an error.
+pub(crate) struct Listing(FlowStream);
+
+impl Listing {
+    /// Asks for the flows of `query`.
+    pub(crate) async fn open(daemon: &Daemon, mut query: QueryMap<'_>) -> Result<Self, Error> {
+        query.insert("follow", false.into());
+        Ok(Self(daemon.stream(&query).await?))
+    }
+
+    /// The next item; `None` after the last one, when all were there.
+    pub(crate) async fn next(&mut self) -> Result<Option<StreamItem<'_>>, Error> {
+        match self.0.next().await.map_err(Error::Stream)? {
+            Some(StreamItem::End { reason }) if reason == "complete" => Ok(None),
+            Some(StreamItem::End { .. }) | None => Err(Error::CutOff),
+            item => Ok(item),
+        }
+    }
+
+    /// Whether the next item is there, so that nothing has to be waited for.
+    pub(crate) fn has_line(&mut self) -> bool {
+        self.0.has_line()
+    }
+}
 
 /// Visits every flow that is alive and returns the number of the latest change that is in what it saw.
 pub(crate) async fn alive(
@@ -57,16 +82,43 @@ async fn each(
     mut visit: impl FnMut(&FlowRef<'_>),
 ) -> Result<u64, Error> {
     query.insert("fields", fields.iter().map(|key| key.name()).collect::<Vec<_>>().into());
-    query.insert("follow", false.into());
-    let mut stream = daemon.stream(&query).await?;
+    let mut listing = Listing::open(daemon, query).await?;
     let mut latest = 0;
-    while let Some(item) = stream.next().await.map_err(Error::Stream)? {
+    while let Some(item) = listing.next().await? {
         match item {
             StreamItem::Flow(flow) | StreamItem::Closed(flow) => visit(&flow),
             StreamItem::Begin { sequence, .. } | StreamItem::SnapshotEnd { sequence } => latest = sequence,
-            StreamItem::End { reason } if reason == "complete" => return Ok(latest),
             _ => {}
         }
     }
-    Err(Error::CutOff)
+    Ok(latest)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    async fn read(lines: &str) -> Result<usize, Error> {
+        let (reader, mut writer) = std::io::pipe()?;
+        writer.write_all(lines.as_bytes())?;
+        drop(writer);
+        let mut listing = Listing(FlowStream::from_fd(reader.into()).unwrap());
+        let mut items = 0;
+        while listing.next().await?.is_some() {
+            items += 1;
+        }
+        Ok(items)
+    }
+
+    #[tokio::test]
+    async fn a_listing_that_is_cut_off_is_an_error() {
+        const FLOWS: &str = "{\"type\":\"flow\",\"id\":7}\n{\"type\":\"flow\",\"id\":8}\n";
+        let end = |reason| format!("{FLOWS}{{\"type\":\"end\",\"reason\":\"{reason}\"}}\n");
+        assert_eq!(read(&end("complete")).await.unwrap(), 2);
+        for cut in [FLOWS, &end("stopping"), ""] {
+            assert!(matches!(read(cut).await, Err(Error::CutOff)), "{cut}");
+        }
+    }
 }

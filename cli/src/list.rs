@@ -7,6 +7,7 @@ use flowbus_interfaces::StreamItem;
 use crate::arguments::Listed;
 use crate::daemon::Daemon;
 use crate::error::Error;
+use crate::flows::Listing;
 use crate::format::{Kind, Printer};
 use crate::screen::Screen;
 
@@ -15,42 +16,38 @@ const PAGE: u32 = 1000;
 
 /// Prints the flows that are alive as they come.
 pub(crate) async fn list(daemon: &Daemon, listed: &Listed, paged: bool) -> Result<(), Error> {
-    let mut query = listed.output.query(&listed.query);
-    query.insert("follow", false.into());
-    let mut stream = daemon.stream(&query).await?;
+    let mut listing = Listing::open(daemon, listed.output.query(&listed.query)).await?;
     let mut screen = Screen::open(paged)?;
     let mut printer = Printer::of(&listed.query, &listed.output, Kind::Active);
     printer.begin(&mut screen)?;
-    let (mut found, mut complete) = (false, false);
-    while let Some(item) = stream.next().await.map_err(Error::Stream)? {
-        match item {
-            StreamItem::Flow(flow) => {
-                found = true;
-                printer.flow(&mut screen, &flow, None)?;
-            }
-            StreamItem::End { reason } => complete = reason == "complete",
-            _ => {}
+    let printed = print(&mut listing, &mut printer, &mut screen).await;
+    // What came of a list that was cut off is shown as well.
+    printer.end(&mut screen)?;
+    screen.close()?;
+    let found = printed?;
+    if !found && !listed.query.is_for_all() {
+        anstream::eprintln!("No flow matches.");
+    } else if !found {
+        anstream::eprintln!("{}", why_none(is_synchronized(daemon).await, kernel_count(daemon).await));
+    }
+    Ok(())
+}
+
+/// Prints flows as they come; whether there was one.
+async fn print(listing: &mut Listing, printer: &mut Printer, screen: &mut Screen) -> Result<bool, Error> {
+    let mut found = false;
+    while let Some(item) = listing.next().await? {
+        if let StreamItem::Flow(flow) = item {
+            found = true;
+            printer.flow(screen, &flow, None)?;
         }
-        if !stream.has_line() {
+        if !listing.has_line() {
             // Nothing is held back while more is waited for.
-            printer.flush(&mut screen)?;
+            printer.flush(screen)?;
             screen.flush()?;
         }
     }
-    printer.end(&mut screen)?;
-    screen.close()?;
-    match (complete, found) {
-        (false, _) => Err(Error::CutOff),
-        (true, true) => Ok(()),
-        (true, false) if !listed.query.is_for_all() => {
-            anstream::eprintln!("No flow matches.");
-            Ok(())
-        }
-        (true, false) => {
-            anstream::eprintln!("{}", why_none(is_synchronized(daemon).await, kernel_count(daemon).await));
-            Ok(())
-        }
-    }
+    Ok(found)
 }
 
 /// Prints the flows that ended, latest end first, page by page.

@@ -9,6 +9,7 @@ use super::session::Place;
 use crate::arguments::Monitored;
 use crate::daemon::Daemon;
 use crate::error::Error;
+use crate::flows::Listing;
 use crate::format::{Format, Kind, Printer};
 use crate::screen::Screen;
 
@@ -20,31 +21,58 @@ pub(super) async fn print(
     screen: &mut Screen,
 ) -> Result<(), Error> {
     title(monitored, screen, "Active connections:")?;
-    let query = asked(monitored, false);
-    let mut stream = daemon.stream(&query).await?;
+    let mut listing = Listing::open(daemon, asked(monitored, false)).await?;
     let mut printer = Printer::of(&monitored.query, &monitored.output, Kind::Active);
-    let mut active = HashSet::new();
-    let mut last = 0;
     printer.begin(screen)?;
-    while let Some(item) = stream.next().await.map_err(Error::Stream)? {
+    let printed = print_active(&mut listing, &mut printer, screen).await;
+    // What came of a list that was cut off is shown as well.
+    printer.end(screen)?;
+    let active = printed?;
+
+    title(monitored, screen, "Closed connections:")?;
+    let mut listing = Listing::open(daemon, asked(monitored, true)).await?;
+    let mut printer = Printer::of(&monitored.query, &monitored.output, Kind::Closed);
+    printer.begin(screen)?;
+    let printed = print_closed(&mut listing, &mut printer, screen, place, &active).await;
+    printer.end(screen)?;
+    printed
+}
+
+/// The flows that were alive.
+struct Active {
+    ids: HashSet<u64>,
+    /// The number of the last change that is in their list.
+    last: u64,
+}
+
+async fn print_active(
+    listing: &mut Listing,
+    printer: &mut Printer,
+    screen: &mut Screen,
+) -> Result<Active, Error> {
+    let mut active = Active { ids: HashSet::new(), last: 0 };
+    while let Some(item) = listing.next().await? {
         match item {
             StreamItem::Flow(flow) => {
-                active.extend(flow.number(Key::Id));
+                active.ids.extend(flow.number(Key::Id));
                 printer.flow(screen, &flow, None)?;
             }
-            StreamItem::SnapshotEnd { sequence } => last = sequence,
+            StreamItem::SnapshotEnd { sequence } => active.last = sequence,
             _ => {}
         }
     }
-    printer.end(screen)?;
+    Ok(active)
+}
 
-    title(monitored, screen, "Closed connections:")?;
-    let query = asked(monitored, true);
-    let mut stream = daemon.stream(&query).await?;
-    let mut printer = Printer::of(&monitored.query, &monitored.output, Kind::Closed);
+async fn print_closed(
+    listing: &mut Listing,
+    printer: &mut Printer,
+    screen: &mut Screen,
+    place: &Option<Place>,
+    active: &Active,
+) -> Result<(), Error> {
     let mut since = 0;
-    printer.begin(screen)?;
-    while let Some(item) = stream.next().await.map_err(Error::Stream)? {
+    while let Some(item) = listing.next().await? {
         match item {
             // In another epoch all that is remembered ended while we watched.
             StreamItem::Begin { epoch, .. } => {
@@ -52,16 +80,15 @@ pub(super) async fn print(
                 since = known.map_or(0, |place| place.begin);
             }
             StreamItem::Closed(flow) => {
-                let ended = flow.number(Key::Sequence).is_some_and(|end| end > since && end <= last);
+                let ended = flow.number(Key::Sequence).is_some_and(|end| end > since && end <= active.last);
                 // One that ended while the first list was made is in that.
-                if ended && flow.number(Key::Id).is_none_or(|id| !active.contains(&id)) {
+                if ended && flow.number(Key::Id).is_none_or(|id| !active.ids.contains(&id)) {
                     printer.flow(screen, &flow, None)?;
                 }
             }
             _ => {}
         }
     }
-    printer.end(screen)?;
     Ok(())
 }
 
@@ -80,6 +107,6 @@ fn title(monitored: &Monitored, screen: &mut Screen, title: &str) -> io::Result<
 
 fn asked(monitored: &Monitored, closed: bool) -> QueryMap<'_> {
     let mut query = monitored.output.query(&monitored.query);
-    query.extend([("follow", false.into()), ("snapshot", (!closed).into()), ("closed", closed.into())]);
+    query.extend([("snapshot", (!closed).into()), ("closed", closed.into())]);
     query
 }
