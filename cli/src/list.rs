@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::flows::Listing;
 use crate::format::{Kind, Printer};
 use crate::screen::Screen;
+use crate::stats;
 
 /// Flows that are asked for at once where pages are turned.
 const PAGE: u32 = 1000;
@@ -89,8 +90,7 @@ async fn is_synchronized(daemon: &Daemon) -> bool {
 
 /// How many flows the kernel has, if the daemon can tell.
 async fn kernel_count(daemon: &Daemon) -> Option<u64> {
-    let statistics = daemon.monitor.get_statistics().await.ok()?;
-    crate::status::number(statistics.get("kernel_count")?)
+    stats::ask(daemon).await.ok()?.get("kernel_count").copied()
 }
 
 /// Why there are no active flows.

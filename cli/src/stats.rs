@@ -6,12 +6,12 @@ use std::io::{self, Write};
 use anstyle::{AnsiColor, Style};
 use flowbus_interfaces::Statistic;
 use serde_json::{Map, Value};
+use zbus::{OwnedVariant, Variant};
 
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::openmetrics;
 use crate::output::{stdout, terminal_width};
-use crate::status::number;
 use crate::table::{Column, Row, Table};
 
 /// The statistics by name, also those of later versions.
@@ -50,6 +50,15 @@ pub(crate) async fn stats(daemon: &Daemon, form: Form) -> Result<(), Error> {
 pub(crate) async fn ask(daemon: &Daemon) -> Result<Statistics, Error> {
     let statistics = daemon.monitor.get_statistics().await.map_err(|error| daemon.refused(error))?;
     Ok(statistics.into_iter().filter_map(|(name, value)| Some((name, number(&value)?))).collect())
+}
+
+/// The value of a counter, which is an unsigned integer.
+fn number(value: &OwnedVariant) -> Option<u64> {
+    match **value {
+        Variant::U64(number) => Some(number),
+        Variant::U32(number) => Some(number.into()),
+        _ => None,
+    }
 }
 
 fn print(out: &mut dyn Write, statistics: &Statistics) -> io::Result<()> {

@@ -1,14 +1,13 @@
 //! `flowctl status`.
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use serde_json::{Map, Value, json};
-use zbus::{OwnedVariant, Variant};
 
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::output::stdout;
+use crate::stats::{self, Statistics};
 
 /// What the daemon says of itself.
 struct Status {
@@ -25,7 +24,7 @@ struct Status {
     resyncs: u64,
     accounting: bool,
     timestamping: bool,
-    statistics: BTreeMap<String, u64>,
+    statistics: Statistics,
 }
 
 /// Prints the properties of the daemon and its counters.
@@ -43,8 +42,7 @@ pub(crate) async fn status(daemon: &Daemon, as_json: bool) -> Result<(), Error> 
 async fn ask(daemon: &Daemon) -> Result<Status, Error> {
     let monitor = &daemon.monitor;
     let failed = |error| daemon.failed(error);
-    let statistics = monitor.get_statistics().await.map_err(|error| daemon.refused(error))?;
-    let numbers = statistics.into_iter().filter_map(|(name, value)| Some((name, number(&value)?)));
+    let statistics = stats::ask(daemon).await?;
     Ok(Status {
         version: monitor.version().await.map_err(failed)?,
         epoch: monitor.epoch().await.map_err(failed)?,
@@ -59,7 +57,7 @@ async fn ask(daemon: &Daemon) -> Result<Status, Error> {
         resyncs: monitor.resyncs().await.map_err(failed)?,
         accounting: monitor.accounting_enabled().await.map_err(failed)?,
         timestamping: monitor.timestamping_enabled().await.map_err(failed)?,
-        statistics: numbers.collect(),
+        statistics,
     })
 }
 
@@ -126,15 +124,6 @@ fn switch(on: bool, name: &str) -> String {
     }
 }
 
-/// The value of a counter, which is an unsigned integer.
-pub(crate) fn number(value: &OwnedVariant) -> Option<u64> {
-    match **value {
-        Variant::U64(number) => Some(number),
-        Variant::U32(number) => Some(number.into()),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,7 +143,7 @@ mod tests {
             resyncs: 1,
             accounting: true,
             timestamping: false,
-            statistics: BTreeMap::from([("kernel_count".into(), 3), ("kernel_max".into(), 262_144)]),
+            statistics: Statistics::from([("kernel_count".into(), 3), ("kernel_max".into(), 262_144)]),
         }
     }
 

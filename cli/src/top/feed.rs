@@ -15,7 +15,7 @@ use super::view::{Grouping, View};
 use crate::cell;
 use crate::daemon::Daemon;
 use crate::error::Error;
-use crate::status::number;
+use crate::stats;
 
 /// Between the end of one snapshot and the next. A dump is new enough for a second: any sooner and the counters
 /// would be those of before.
@@ -128,9 +128,8 @@ impl Feed {
         let pipe = self.open(view, accounting).await?;
         let mut counted = read(pipe, view.clone(), self.memory.clone()).await?;
         let shown = self.shown(&counted, view).await?;
-        let statistics =
-            self.daemon.monitor.get_statistics().await.map_err(|error| self.daemon.refused(error))?;
-        let kernel = |name| statistics.get(name).and_then(number);
+        let statistics = stats::ask(&self.daemon).await?;
+        let kernel = |name| statistics.get(name).copied();
         let kernel = kernel("kernel_count").zip(kernel("kernel_max"));
         if let Some(memory) = counted.memory.take() {
             self.memory = Some(Arc::new(memory));
