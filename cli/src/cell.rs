@@ -21,15 +21,17 @@ fn clean(text: Cow<'_, str>) -> String {
     if text.chars().any(char::is_control) { text.escape_debug().to_string() } else { text.into_owned() }
 }
 
-/// An address with its port: `198.18.0.2:443`, `[2001:2::1]:443`; empty without an address.
+/// An address of a flow with its port; empty without an address.
 pub(crate) fn endpoint(flow: &dyn Fields, address: Key, port: Key) -> String {
-    match (flow.text(address), flow.number(port)) {
-        (Some(address), Some(port)) if address.contains(':') => {
-            ["[", &address, "]:", &port.to_string()].concat()
-        }
-        (Some(address), Some(port)) => [&*address, ":", &port.to_string()].concat(),
-        (Some(address), None) => address.into_owned(),
-        (None, _) => String::new(),
+    flow.text(address).map(|address| address_and_port(&address, flow.number(port))).unwrap_or_default()
+}
+
+/// `198.18.0.2:443`, `[2001:2::1]:443`, or the address alone.
+pub(crate) fn address_and_port(address: &str, port: Option<u64>) -> String {
+    match port {
+        Some(port) if address.contains(':') => ["[", address, "]:", &port.to_string()].concat(),
+        Some(port) => [address, ":", &port.to_string()].concat(),
+        None => address.to_owned(),
     }
 }
 

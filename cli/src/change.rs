@@ -10,6 +10,7 @@ use flowbus_interfaces::{
 };
 use zbus::fdo;
 
+use crate::cell::endpoint;
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::output::{stdout, terminal_width};
@@ -123,12 +124,11 @@ fn show(flows: &[OwnedFlow], json: bool) -> Result<(), Error> {
     let columns = columns.map(|title| Column { title, width: 0, drop: 0 }).to_vec();
     let row = |flow: &OwnedFlow| {
         let text = |key| flow.text(key).unwrap_or_default();
-        let port = |key| flow.number(key).and_then(|port| u16::try_from(port).ok());
         let cells = vec![
             text(Key::Protocol).to_owned(),
             text(Key::State).to_owned(),
-            end(text(Key::Src), port(Key::Sport)),
-            end(text(Key::Dst), port(Key::Dport)),
+            endpoint(flow, Key::Src, Key::Sport),
+            endpoint(flow, Key::Dst, Key::Dport),
             format!("{:#x}", flow.number(Key::Mark).unwrap_or(0)),
             text(Key::Source).to_owned(),
         ];
@@ -137,15 +137,6 @@ fn show(flows: &[OwnedFlow], json: bool) -> Result<(), Error> {
     let rows: Vec<_> = flows.iter().map(row).collect();
     Table::new(columns, terminal_width()).print(&mut out, &rows)?;
     Ok(out.flush()?)
-}
-
-/// An address with its port.
-pub(crate) fn end(address: &str, port: Option<u16>) -> String {
-    match port {
-        Some(port) if address.contains(':') => format!("[{address}]:{port}"),
-        Some(port) => format!("{address}:{port}"),
-        None => address.to_owned(),
-    }
 }
 
 /// Deletes all flows, after asking.

@@ -6,7 +6,8 @@ use anstyle::Style;
 use clap::{Args, Subcommand};
 use flowbus_interfaces::{Changes, Expectation};
 
-use crate::change::{How, control, end, refused};
+use crate::cell::address_and_port;
+use crate::change::{How, control, refused};
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::output::{stdout, terminal_width};
@@ -92,6 +93,7 @@ fn print(expectations: &[Expectation], json: bool) -> Result<(), Error> {
 }
 
 fn row(expectation: &Expectation) -> Row {
+    let end = |address: &str, port: Option<u16>| address_and_port(address, port.map(u64::from));
     // A port that the mask leaves open is any.
     let sport = expectation.sport.filter(|_| expectation.mask_sport != Some(0));
     let master = format!(
