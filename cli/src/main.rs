@@ -15,6 +15,7 @@ mod format;
 mod list;
 #[cfg(test)]
 mod manual;
+mod moment;
 mod monitor;
 mod openmetrics;
 mod output;

@@ -1,10 +1,15 @@
 //! Which flows and which of their fields: the keys of a query as options and as words.
 
+use std::borrow::Cow;
+
 use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use flowbus_interfaces::{
     Argument, Key, Query as Checked, QueryError, QueryKey, QueryMap, QueryPart, RawQuery, SourceNames,
 };
+use jiff::Zoned;
+
+use crate::moment;
 
 /// A query of the command line: `--dport 443` or `dport=443`, with commas between the values of one key.
 #[derive(Clone, Debug, Default)]
@@ -57,14 +62,15 @@ impl Query {
     fn read(matches: &ArgMatches) -> Result<Self, String> {
         let wrong = |error: QueryError| error.to_string();
         let mut raw = RawQuery::default();
+        let now = Zoned::now();
         for key in keys() {
             if let Some(values) = matches.get_one::<String>(key.name()) {
-                raw.add(key, values).map_err(wrong)?;
+                raw.add(key, &values_of(key, values, &now).map_err(wrong)?).map_err(wrong)?;
             }
         }
         for word in matches.get_many::<String>(WORDS).into_iter().flatten() {
             check_key(word)?;
-            raw.add_word(word).map_err(wrong)?;
+            add_word(&mut raw, word, &now).map_err(wrong)?;
         }
         let query = Self(raw);
         match Checked::parse(&query.0, &SourceNames::default()) {
@@ -73,9 +79,38 @@ impl Query {
             Err(error @ QueryError::Value { key, .. }) if key == QueryKey::Fields.name() => {
                 Err(format!("{error}; there are {}", field_names()))
             }
+            // Both are times: they are told as such, and not as the microseconds that they became.
+            Err(QueryError::Value { key, .. }) if key == QueryKey::Until.name() => {
+                Err("until is a time before since".to_owned())
+            }
             other => other.map(|_| query).map_err(wrong),
         }
     }
+}
+
+/// Adds a word `key=value`. All of a query's times are told from the same `now`: `since=10m until=10m` is a moment.
+pub(crate) fn add_word(raw: &mut RawQuery, word: &str, now: &Zoned) -> Result<(), QueryError> {
+    match word.split_once('=').and_then(|(name, values)| Some((QueryKey::parse(name)?, values))) {
+        Some((key, values)) => raw.add(key, &values_of(key, values, now)?),
+        None => raw.add_word(word),
+    }
+}
+
+/// The values as the daemon takes them.
+fn values_of<'a>(key: QueryKey, values: &'a str, now: &Zoned) -> Result<Cow<'a, str>, QueryError> {
+    if !is_time(key) {
+        return Ok(values.into());
+    }
+    let wrong = || QueryError::Value {
+        key: key.name(),
+        takes: moment::TAKES.to_owned(),
+        value: Argument::Text(values.to_owned()).to_string(),
+    };
+    Ok(moment::parse(values, now).ok_or_else(wrong)?.to_string().into())
+}
+
+fn is_time(key: QueryKey) -> bool {
+    matches!(key, QueryKey::Since | QueryKey::Until)
 }
 
 /// Refuses a word whose key is none of flowctl's, and names those that are.
@@ -105,19 +140,21 @@ fn keys() -> impl Iterator<Item = QueryKey> {
 
 /// The option of a key: with hyphens as options have them, and as it is spelt everywhere else.
 fn option(key: QueryKey) -> Arg {
+    let takes = if is_time(key) { moment::TAKES } else { key.takes() };
     let arg = Arg::new(key.name())
         .long(key.name().replace('_', "-"))
         .alias(key.name())
         .value_name("VALUE,...")
         .help(key.description().trim_end_matches('.'))
-        .long_help(format!("{}\n\nTakes {}.", key.description(), key.takes()))
+        .long_help(format!("{}\n\nTakes {}.", key.description(), takes))
         .help_heading("Which connections, and what of them");
     match key {
         QueryKey::Refresh => {
             arg.num_args(0..=1).require_equals(true).default_missing_value("true").value_name("true|false")
         }
         QueryKey::Fields => arg.long_help(format!("{}\n\nThere are {}.", key.description(), field_names())),
-        QueryKey::MinBytes | QueryKey::Since | QueryKey::Until => arg.value_name("NUMBER"),
+        QueryKey::MinBytes => arg.value_name("NUMBER"),
+        QueryKey::Since | QueryKey::Until => arg.value_name("TIME"),
         _ => arg,
     }
 }
@@ -206,6 +243,30 @@ mod tests {
         assert!(checked("list --refresh source=USER").refresh);
         assert!(checked("list --refresh=true").refresh && checked("list refresh=true").refresh);
         assert!(!checked("list --refresh=false").refresh && !checked("list").refresh);
+    }
+
+    #[test]
+    fn times_reach_the_daemon_as_microseconds() {
+        let at = |query: &Query, key| match query.0.get(key) {
+            Some(Argument::Text(text)) => text.parse::<u64>().unwrap(),
+            other => panic!("{other:?}"),
+        };
+        const NOON: u64 = 1_795_348_800_000_000;
+        for line in ["list --since 2026-11-22T12:00Z", "list since=2026-11-22T12:00Z"] {
+            assert_eq!(at(&query(line), QueryKey::Since), NOON, "{line}");
+        }
+        assert_eq!(at(&query("list until=5"), QueryKey::Until), 5);
+        let both = query("list until=10m since=10m");
+        assert_eq!(at(&both, QueryKey::Since), at(&both, QueryKey::Until));
+        assert!(at(&both, QueryKey::Since) > at(&query("list --since 3d"), QueryKey::Since));
+        assert_eq!(checked("list since=7 until=8"), checked("list --since 7 --until 8"));
+        let wrong = refusal("list --since soon");
+        assert!(
+            wrong.contains("since takes how long ago it was, such as 30s") && wrong.contains("not \"soon\""),
+            "{wrong}"
+        );
+        assert!(refusal("list since=5m until=2h").contains("until is a time before since"));
+        assert!(refusal("list since=5m since=2h").contains("since is given twice"));
     }
 
     #[test]

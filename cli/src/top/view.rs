@@ -1,6 +1,9 @@
 //! What the screen is asked to show: which flows, grouped by what, in which order.
 
 use flowbus_interfaces::{Key, QueryError, QueryKey, QueryPart, RawQuery, SourceNames, StreamQuery};
+use jiff::Zoned;
+
+use crate::query::add_word;
 
 /// What the feed asks the daemon for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,9 +93,9 @@ fn step<T: Copy + PartialEq>(all: &[T], current: T, steps: usize) -> T {
 
 /// Reads the words of the filter line.
 pub(super) fn parse_filter(text: &str) -> Result<RawQuery, String> {
-    let mut raw = RawQuery::default();
+    let (mut raw, now) = (RawQuery::default(), Zoned::now());
     for word in text.split_whitespace() {
-        raw.add_word(word).map_err(|error| error.to_string())?;
+        add_word(&mut raw, word, &now).map_err(|error| error.to_string())?;
     }
     let not_of_filters = |key: &&QueryKey| key.part() != QueryPart::Filter && raw.get(**key).is_some();
     if let Some(key) = QueryKey::ALL.iter().find(not_of_filters) {
@@ -130,6 +133,7 @@ mod tests {
     fn a_filter_is_the_query_language_and_says_what_is_wrong() {
         assert_eq!(parse_filter("  "), Ok(RawQuery::default()));
         assert!(parse_filter("source=chrome dport=80,443").unwrap().get(QueryKey::Dport).is_some());
+        assert_eq!(parse_filter("since=1970-01-01T00:00:01Z"), parse_filter("since=1000000"));
         assert!(parse_filter("source=GUEST").is_ok(), "a source that only the daemon's configuration names");
         assert!(parse_filter("sou").unwrap_err().contains("write KEY=VALUE"));
         assert!(parse_filter("dport=x").unwrap_err().contains("a port from 0 to 65535"));
