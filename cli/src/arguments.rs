@@ -48,6 +48,7 @@ pub(crate) enum Command {
     /// Show all that is known of one connection
     Show {
         /// Its number, the first column of a list
+        #[arg(value_parser = flow_id)]
         id: u64,
         #[command(flatten)]
         output: Output,
@@ -96,6 +97,7 @@ pub(crate) enum Command {
     #[command(mut_arg("fields", |arg| arg.hide(true)), mut_arg("refresh", |arg| arg.hide(true)))]
     SetTimeout {
         /// Seconds
+        #[arg(value_parser = timeout)]
         seconds: u32,
         #[command(flatten)]
         changed: Changed,
@@ -154,7 +156,7 @@ pub(crate) struct Connections {
     #[arg(short, long)]
     pub(crate) timestamp: bool,
     /// Only this network namespace: its inode number, as in /proc/PID/ns/net
-    #[arg(short = 'N', long = "netns", value_name = "INODE")]
+    #[arg(short = 'N', long = "netns", value_name = "INODE", value_parser = inode)]
     pub(crate) network_namespace: Option<u32>,
     /// Print one JSON object a line
     #[arg(long)]
@@ -329,6 +331,20 @@ fn report_bytes(text: &str) -> Result<usize, String> {
     let range = ReportOptions::LEAST..=ReportOptions::MOST;
     let wrong = || format!("takes {} to {}", range.start(), range.end());
     text.parse().ok().filter(|bytes| range.contains(bytes)).ok_or_else(wrong)
+}
+
+fn flow_id(text: &str) -> Result<u64, String> {
+    let wrong = "takes the number of a flow, the first column of flowctl list and flowctl closed";
+    text.parse().map_err(|_| wrong.to_owned())
+}
+
+fn timeout(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "takes whole seconds, 0 to 4294967295".to_owned())
+}
+
+fn inode(text: &str) -> Result<u32, String> {
+    let wrong = "takes an inode number, as `stat -Lc %i /proc/PID/ns/net` prints it";
+    text.parse().map_err(|_| wrong.to_owned())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -87,6 +87,11 @@ pub(crate) fn state(flow: &dyn Fields) -> String {
     }
 }
 
+/// `1 resync`, `2 resyncs`.
+pub(crate) fn counted(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
 /// Three digits and a binary unit: `0`, `999`, `1.5K`, `23M`.
 pub(crate) fn short_bytes(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["K", "M", "G", "T", "P", "E"];

@@ -10,7 +10,7 @@ use flowbus_interfaces::{
 };
 use zbus::fdo;
 
-use crate::cell::endpoint;
+use crate::cell::{counted, endpoint};
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::output::{stdout, terminal_width};
@@ -203,7 +203,7 @@ impl How {
             return Err(nothing(what));
         }
         let left = if more == Some(true) { ", and more match than --limit lets through" } else { "" };
-        let counted = counted(matched, what);
+        let counted = counted(matched.into(), what);
         if self.dry_run {
             anstream::eprintln!("{counted} would be changed{left}. Nothing was.");
             return Ok(());
@@ -225,7 +225,7 @@ impl How {
             writeln!(out, "{object}")?;
             out.flush()?;
         } else if matched > 0 {
-            let mut text = format!("{} {verb}", counted(number, what));
+            let mut text = format!("{} {verb}", counted(number.into(), what));
             if gone > 0 {
                 text.push_str(&format!(", {gone} had ended already"));
             }
@@ -239,10 +239,6 @@ impl How {
         }
         if matched == 0 { Err(nothing(what)) } else { Ok(()) }
     }
-}
-
-fn counted(number: u32, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 fn nothing(what: &str) -> Error {

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use serde_json::{Map, Value, json};
 
+use crate::cell::counted;
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::output::stdout;
@@ -99,7 +100,15 @@ impl Status {
             ("synchronized", synchronized.to_owned()),
             ("active", format!("{}{kernel}", self.active)),
             ("closed", format!("{} remembered, at most {}", self.closed, self.closed_capacity)),
-            ("events", format!("{} received, {} lost, {} resyncs", self.received, self.lost, self.resyncs)),
+            (
+                "events",
+                format!(
+                    "{} received, {} lost, {}",
+                    self.received,
+                    self.lost,
+                    counted(self.resyncs, "resync")
+                ),
+            ),
             ("signals", self.signals()),
             ("counters", switch(self.accounting, "nf_conntrack_acct")),
             ("timestamps", switch(self.timestamping, "nf_conntrack_timestamp")),
@@ -110,9 +119,11 @@ impl Status {
     }
 
     fn signals(&self) -> String {
-        let number =
-            |name| self.statistics.get(name).map_or_else(|| "unknown".to_owned(), ToString::to_string);
-        format!("{} sent, {} changes not sent", number("signals_sent"), number("signals_lost"))
+        let number = |name| self.statistics.get(name);
+        let sent = number("signals_sent").map_or_else(|| "unknown".to_owned(), ToString::to_string);
+        let lost = number("signals_lost")
+            .map_or_else(|| "unknown changes".to_owned(), |&lost| counted(lost, "change"));
+        format!("{sent} sent, {lost} not sent")
     }
 }
 
@@ -156,7 +167,7 @@ flowbusd      0.1.0 on the system bus
 synchronized  yes
 active        3; the kernel has 3 of at most 262144
 closed        1 remembered, at most 20000
-events        12 received, 0 lost, 1 resyncs
+events        12 received, 0 lost, 1 resync
 signals       unknown sent, unknown changes not sent
 counters      on
 timestamps    not known to be on; for new flows: sysctl -w net.netfilter.nf_conntrack_timestamp=1

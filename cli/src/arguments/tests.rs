@@ -96,3 +96,19 @@ fn a_report_is_redacted_unless_asked_otherwise() {
         assert!(Arguments::try_parse_from(["flowctl", "report", "--max-bytes", wrong]).is_err(), "{wrong}");
     }
 }
+
+#[test]
+fn a_number_that_is_none_is_told_what_it_should_be() {
+    for (line, value, told) in [
+        ("flowctl show", "x", "the first column of flowctl list"),
+        ("flowctl show", "18446744073709551616", "the first column of flowctl list"),
+        ("flowctl set-timeout", "1h", "takes whole seconds, 0 to 4294967295"),
+        ("flowctl connections --netns", "host", "takes an inode number"),
+    ] {
+        let error = Arguments::try_parse_from(line.split(' ').chain([value])).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{line}");
+        let text = error.to_string();
+        assert!(text.contains(&format!("'{value}'")) && text.contains(told), "{text}");
+        assert!(!text.contains("digit"), "{text}");
+    }
+}
