@@ -48,7 +48,7 @@ fn run(namespace: &Namespace, first: u32, rate: u32, stop: &AtomicBool) -> u64 {
 }
 
 /// Deletes flows of [`burst`] by their numbers.
-fn delete(netlink: &Socket, numbers: impl Iterator<Item = u32>) {
+pub(crate) fn delete(netlink: &Socket, numbers: impl Iterator<Item = u32>) {
     let requests: Vec<_> = numbers.map(|number| delete_request(burst::tuple(number))).collect();
     // The kernel handles all requests of a datagram before it returns, and answers none of those that succeed.
     for requests in requests.chunks(64) {

@@ -43,7 +43,8 @@ struct Arguments {
     /// How often each figure is measured
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Only these measures, and their parts of the document: burst, memory, listing, start, latency, idle, restart
+    /// Only these measures, and their parts of the document: burst, steady, memory, listing, start, latency, idle, restart,
+    /// attribution
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// Where docs/performance.md is

@@ -21,14 +21,14 @@ const OF_FLOOR: f64 = 0.8;
 
 /// A reader of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Peer {
+pub(super) enum Peer {
     Floor(Floor),
     Flowbusd,
     Conntrack(&'static [&'static str]),
     Ulogd,
 }
 
-const PEERS: [(&str, Peer); 7] = [
+pub(super) const PEERS: [(&str, Peer); 7] = [
     ("floor: recv and count, blocking", Peer::Floor(Floor::Blocking)),
     ("floor: recv and count, napping", Peer::Floor(Floor::Napping)),
     ("flowbusd", Peer::Flowbusd),
@@ -40,21 +40,21 @@ const PEERS: [(&str, Peer); 7] = [
 
 /// What a reader did with the events of one kind.
 #[derive(Clone, Copy, Debug)]
-struct Part {
+pub(super) struct Part {
     received: u32,
     used: Duration,
 }
 
 impl Part {
     /// Microseconds for each event that it got.
-    fn each(self) -> f64 {
+    pub(super) fn each(self) -> f64 {
         self.used.as_secs_f64() * 1e6 / f64::from(self.received.max(1))
     }
 }
 
 /// What it did with a burst.
 #[derive(Clone, Copy, Debug)]
-struct Outcome {
+pub(super) struct Outcome {
     new: Part,
     destroy: Part,
     /// Of flowbusd: with the threads that talk to the bus.
@@ -64,8 +64,13 @@ struct Outcome {
 }
 
 impl Outcome {
-    fn all(self) -> Part {
+    pub(super) fn all(&self) -> Part {
         Part { received: self.new.received + self.destroy.received, used: self.new.used + self.destroy.used }
+    }
+
+    /// How many events a floor read each time it was woken.
+    pub(super) fn events_a_wake(&self) -> f64 {
+        f64::from(self.all().received) / self.woken.max(1) as f64
     }
 }
 
@@ -73,7 +78,9 @@ pub(crate) fn measure(size: Size) -> Section {
     let mut outcomes: Vec<Vec<Outcome>> = vec![Vec::new(); PEERS.len()];
     for _ in 0..size.rounds {
         for ((_, peer), outcomes) in PEERS.iter().zip(&mut outcomes) {
-            outcomes.push(run(*peer, size.flows));
+            let namespace = namespace();
+            let (create, end) = (|| burst::create(&namespace, 0, size.flows), || flush(&namespace));
+            outcomes.push(run(*peer, &namespace, size.flows, &create, &end));
         }
     }
     let flowbusd = PEERS.iter().position(|(_, peer)| *peer == Peer::Flowbusd).expect("it is one of them");
@@ -107,8 +114,7 @@ pub(crate) fn measure(size: Size) -> Section {
     section.figures.push(Figure::new("CPU a DESTROY: flowbusd", "us", of(&|outcome| outcome.destroy)));
     let whole = of(&|outcome| outcome.process.unwrap_or(outcome.all()));
     section.figures.push(Figure::new("CPU an event: flowbusd with its bus thread", "us", whole));
-    let woken = |o: &Outcome| f64::from(o.all().received) / o.woken.max(1) as f64;
-    let woken = outcomes[0].iter().map(woken).collect();
+    let woken = outcomes[0].iter().map(Outcome::events_a_wake).collect();
     section.figures.push(Figure::new("events read by the blocking floor each time it was woken", "", woken));
     // Each round against the floor of the same round.
     let ratios = outcomes[0]
@@ -128,18 +134,23 @@ pub(crate) fn measure(size: Size) -> Section {
     section
 }
 
-fn run(peer: Peer, flows: u32) -> Outcome {
-    let namespace = namespace();
-    let [create, flush]: [&dyn Fn(); 2] = [&|| burst::create(&namespace, 0, flows), &|| flush(&namespace)];
+/// Has this reader read the events of so many flows, all of which `create` makes and `flush` ends.
+pub(super) fn run(
+    peer: Peer,
+    namespace: &Namespace,
+    flows: u32,
+    create: &dyn Fn(),
+    flush: &dyn Fn(),
+) -> Outcome {
     match peer {
         Peer::Floor(floor) => {
-            let reader = Reader::start(&namespace, floor);
+            let reader = Reader::start(namespace, floor);
             let [new, destroy] = [create, flush].map(|send| reader.during(flows, send));
             let [new_part, destroy_part] =
                 [new, destroy].map(|Done { received, used, .. }| Part { received, used });
             Outcome { new: new_part, destroy: destroy_part, process: None, woken: new.woken + destroy.woken }
         }
-        Peer::Flowbusd => run_flowbusd(&namespace, create, flush),
+        Peer::Flowbusd => run_flowbusd(namespace, create, flush),
         Peer::Conntrack(arguments) => {
             let directory = Directory::new("events");
             let path = directory.file("out", "");
@@ -147,7 +158,7 @@ fn run(peer: Peer, flows: u32) -> Outcome {
             command.args(arguments).stdout(File::create(&path).expect("a file can be made"));
             let is_xml = arguments.contains(&"xml,timestamp,id");
             let words = if is_xml { ["type=\"new\"", "type=\"destroy\""] } else { ["[NEW]", "[DESTROY]"] };
-            run_program(&namespace, command, create, flush, || {
+            run_program(namespace, command, create, flush, || {
                 let lines =
                     BufReader::new(File::open(&path).expect("it is there")).lines().map_while(Result::ok);
                 count(lines, words)
@@ -159,7 +170,7 @@ fn run(peer: Peer, flows: u32) -> Outcome {
             let configuration = directory.file("ulogd.conf", &ulogd_configuration(&path.to_string_lossy()));
             let mut command = namespace.command("ulogd");
             command.arg("-c").arg(configuration).stdout(Stdio::null());
-            run_program(&namespace, command, create, flush, || {
+            run_program(namespace, command, create, flush, || {
                 let lines =
                     BufReader::new(File::open(&path).expect("it is there")).lines().map_while(Result::ok);
                 count(lines, ["[NEW]", "[DESTROY]"])

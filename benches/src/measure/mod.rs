@@ -1,5 +1,6 @@
 //! What is measured, a file each.
 
+mod attribution;
 mod burst;
 mod idle;
 mod latency;
@@ -7,6 +8,7 @@ mod listing;
 mod memory;
 mod restart;
 mod start;
+mod steady;
 
 use crate::Size;
 use crate::document::Section;
@@ -15,12 +17,14 @@ use crate::document::Section;
 type Measure = fn(Size) -> Section;
 
 /// By the names that `--only` takes, in the order of the document.
-pub(crate) const MEASURES: [(&str, Measure); 7] = [
+pub(crate) const MEASURES: [(&str, Measure); 9] = [
     ("burst", burst::measure),
+    ("steady", steady::measure),
     ("memory", memory::measure),
     ("listing", listing::measure),
     ("start", start::measure),
     ("latency", latency::measure),
     ("idle", idle::measure),
     ("restart", restart::measure),
+    ("attribution", attribution::measure),
 ];
