@@ -9,6 +9,7 @@ mod procfs;
 mod sockets;
 
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flowbus_attribution::Process;
 
@@ -18,6 +19,19 @@ pub(crate) use probe::{Probe, Source, start};
 pub(crate) use processes::{ProcessEntry, ProcessText, ProcessTexts, Processes};
 pub(crate) use procfs::Found;
 pub(crate) use sockets::{Sockets, direction};
+
+/// `IPPROTO_TCP`.
+pub(crate) const TCP: u8 = 6;
+/// `IPPROTO_UDP`.
+pub(crate) const UDP: u8 = 17;
+
+/// What a socket that speaks to nobody in particular has as its other end, in the family of an address.
+fn unspecified(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
 
 /// So many paths of control groups are kept.
 const MAXIMUM_PATHS: usize = 4096;

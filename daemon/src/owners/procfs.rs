@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -16,6 +16,7 @@ use ctnetlink::{Layer4, Tuple};
 use flowbus_attribution::{Confidence, Event, Kind, Process};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
+use super::{TCP, UDP, unspecified};
 use crate::handle::{Command, Handle};
 
 /// So many directions of flows wait to be looked up; what comes faster is not.
@@ -24,8 +25,6 @@ const WAITING: usize = 256;
 const PAUSE: Duration = Duration::from_millis(100);
 /// So many looks there are for one direction.
 const LOOKS: usize = 5;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 
 /// What a look has found.
 #[derive(Debug)]
@@ -194,13 +193,6 @@ impl Sockets {
             ]);
         }
         places.into_iter().find_map(|(local, remote)| self.0.get(&(protocol, local, remote)).copied())
-    }
-}
-
-fn unspecified(like: IpAddr) -> IpAddr {
-    match like {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     }
 }
 

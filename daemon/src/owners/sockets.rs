@@ -1,12 +1,13 @@
 //! The sockets that are known, by the ends that they have: whose they are.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use ctnetlink::{Layer4, Tuple};
 use flowbus_attribution::{Event, Kind};
 use foldhash::fast::RandomState;
 
+use super::{TCP, UDP, unspecified};
 use crate::flow::{Key, OwnerNumber};
 use crate::state::Counters;
 
@@ -158,7 +159,7 @@ impl Sockets {
         if direction.protocol == TCP {
             return self.take(&exact).unwrap_or_default();
         }
-        let nobody = unspecified(remote.ip());
+        let nobody = SocketAddr::new(unspecified(remote.ip()), 0);
         let found = self.take(&exact).or_else(|| self.take(&key(UDP, local, nobody)));
         found.or_else(|| self.wildcard(local, remote)).unwrap_or_default()
     }
@@ -170,7 +171,7 @@ impl Sockets {
         let any = |ip: IpAddr| SocketAddr::new(ip, port);
         let is_ours = self.is_ours(local.ip());
         if is_ours || self.addresses.is_none() {
-            let sent = self.take(&key(UDP, any(unspecified(remote.ip()).ip()), remote));
+            let sent = self.take(&key(UDP, any(unspecified(remote.ip())), remote));
             if sent.is_some() || !is_ours {
                 return sent;
             }
@@ -178,9 +179,9 @@ impl Sockets {
         if !is_ours {
             return None;
         }
-        let own = unspecified(remote.ip());
-        let both = unspecified(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
-        self.take(&key(UDP, any(own.ip()), own)).or_else(|| self.take(&key(UDP, any(both.ip()), both)))
+        let [own, both] = [unspecified(remote.ip()), Ipv6Addr::UNSPECIFIED.into()];
+        let mut bound = |ip| self.take(&key(UDP, any(ip), SocketAddr::new(ip, 0)));
+        bound(own).or_else(|| bound(both))
     }
 
     /// Whether an address is known to be one of this namespace.
@@ -210,14 +211,11 @@ impl Sockets {
     }
 }
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-
 /// The direction from one end to another.
 pub(crate) fn direction(protocol: u8, from: SocketAddr, to: SocketAddr) -> Tuple {
     let src = match (from.ip(), to.ip()) {
         // A socket of both families that speaks IPv4.
-        (IpAddr::V6(from), to @ IpAddr::V4(_)) if from.is_unspecified() => unspecified(to).ip(),
+        (IpAddr::V6(from), to @ IpAddr::V4(_)) if from.is_unspecified() => unspecified(to),
         (from, _) => from,
     };
     let layer4 = Layer4::Ports { src: from.port(), dst: to.port() };
@@ -226,13 +224,4 @@ pub(crate) fn direction(protocol: u8, from: SocketAddr, to: SocketAddr) -> Tuple
 
 fn key(protocol: u8, local: SocketAddr, remote: SocketAddr) -> Key {
     Key::new(&direction(protocol, local, remote))
-}
-
-/// What a socket that speaks to nobody in particular has as its other end.
-fn unspecified(like: IpAddr) -> SocketAddr {
-    let address = match like {
-        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    };
-    SocketAddr::new(address, 0)
 }

@@ -10,8 +10,7 @@ use super::Table;
 use crate::clock::Now;
 use crate::event::Change;
 use crate::flow::{Key, NO_EXTRA, Owners, Record, Snapshot, Start, inverted};
-
-const TCP: u8 = 6;
+use crate::owners::TCP;
 
 /// What a message did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,12 +6,11 @@ use flowbus_attribution::{Counters, Event, Kind, Message, Programs, Ring, Snapsh
 
 use crate::clock::Now;
 use crate::event::{Change, ConnectionEvent};
-use crate::owners::{Attribution, Probe, direction};
+use crate::owners::{Attribution, Probe, TCP, direction};
 use crate::table::Table;
 
 /// So many connection events wait for their flow; then they are told without it.
 const WAITING: usize = 4096;
-const TCP: u8 = 6;
 
 /// The ring's reader.
 pub(super) struct Sockets {
