@@ -1,6 +1,8 @@
 //! A machine: a Debian root booted by systemd-nspawn, with a real systemd, journald and system bus, and a network namespace of
 //! its own. The package is installed in it as a person would.
 
+mod layer;
+
 use std::fs::File;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -14,8 +16,10 @@ use serde_json::Value;
 use crate::bus::{self, CallError};
 use crate::cgroup::ControlGroup;
 use crate::daemon::binary;
-use crate::process::{Directory, output_of, wait_for};
+use crate::process::{output_of, wait_for};
 use crate::{Namespace, conntrack};
+
+use layer::Layer;
 
 /// Which program is the system bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,10 +41,6 @@ pub struct Machine {
     installed: bool,
     _group: ControlGroup,
 }
-
-/// A root of its own: what is written goes to a layer above the one that all tests share.
-#[derive(Debug)]
-struct Layer(Directory);
 
 /// The user who is in the group flowbus, made by [`Machine::install`].
 pub const MEMBER: &str = "member";
@@ -222,6 +222,28 @@ impl Machine {
         bus::list(|arguments| self.monitor_call(member, arguments), query)
     }
 
+    /// Gives a unit a drop-in `/run/systemd/system/UNIT.d/NAME.conf`. What runs has it from its next start.
+    ///
+    /// # Panics
+    /// If systemd does not read its units.
+    pub fn override_unit(&self, unit: &str, name: &str, text: &str) {
+        let directory = format!("/run/systemd/system/{unit}.d");
+        self.shell(&format!("mkdir -p {directory}\ncat >{directory}/{name}.conf <<'END'\n{text}\nEND"));
+        self.run("systemctl daemon-reload");
+    }
+
+    /// Gives both services a drop-in, and starts them anew: flowbusd at once, the helper when it is called.
+    ///
+    /// # Panics
+    /// If flowbusd does not start.
+    pub fn restart_with(&self, name: &str, text: &str) {
+        for unit in ["flowbusd.service", "flowbus-control.service"] {
+            self.override_unit(unit, name, text);
+        }
+        self.run("systemctl stop flowbus-control.service");
+        self.run("systemctl restart flowbusd.service");
+    }
+
     /// A property of a unit, as `systemctl show` prints it.
     ///
     /// # Panics
@@ -298,44 +320,6 @@ impl Drop for Machine {
             None => drop(self.process.kill()),
         }
         let _ = self.process.wait();
-    }
-}
-
-impl Layer {
-    fn new() -> Self {
-        static SHARED: OnceLock<PathBuf> = OnceLock::new();
-        let shared = SHARED.get_or_init(|| {
-            let tool = workspace().join("tools/test-root");
-            PathBuf::from(output_of(&mut Command::new(tool)).trim())
-        });
-        let layer = Self(Directory::new("machine"));
-        let path = |name: &str| layer.0.path().join(name);
-        for name in ["upper", "work", "root"] {
-            std::fs::create_dir(path(name)).expect("a directory of our own takes directories");
-        }
-        let options = format!(
-            "lowerdir={},upperdir={},workdir={}",
-            shared.display(),
-            path("upper").display(),
-            path("work").display()
-        );
-        output_of(Command::new("mount").args(["-t", "overlay", "-o", &options, "overlay"]).arg(path("root")));
-        layer
-    }
-
-    fn root(&self) -> PathBuf {
-        self.0.path().join("root")
-    }
-
-    fn console(&self) -> PathBuf {
-        self.0.path().join("console")
-    }
-}
-
-impl Drop for Layer {
-    fn drop(&mut self) {
-        // Lazily: the last process of the machine may still be on its way out.
-        let _ = Command::new("umount").arg("--lazy").arg(self.root()).status();
     }
 }
 

@@ -30,16 +30,13 @@ fn ids(flows: &[Value]) -> BTreeSet<u64> {
 
 /// While the file is there, flowbusd does not get past the start of its next life; `more` are other lines of [Service].
 fn hold(machine: &Machine, more: &str) {
-    machine.shell(&format!(
-        "mkdir -p /run/systemd/system/flowbusd.service.d
-        cat >/run/systemd/system/flowbusd.service.d/hold.conf <<END
-[Service]
+    let text = format!(
+        "[Service]
 ExecStartPre=+/bin/sh -c 'while [ -e /run/hold ]; do sleep 0.05; done'
-{more}
-END
-        systemctl daemon-reload
-        touch /run/hold"
-    ));
+{more}"
+    );
+    machine.override_unit("flowbusd.service", "hold", &text);
+    machine.run("touch /run/hold");
 }
 
 fn kill(machine: &Machine) {
@@ -142,15 +139,7 @@ fn it_starts_by_the_bus_and_by_an_event() {
 fn neither_process_makes_a_system_call_outside_its_list() {
     let machine = Machine::installed(SystemBus::Daemon);
     machine.wait_until_synchronized();
-    machine.shell(
-        "for unit in flowbusd flowbus-control; do
-            mkdir -p /run/systemd/system/$unit.service.d
-            printf '[Service]\nSystemCallErrorNumber=\n' >/run/systemd/system/$unit.service.d/kill.conf
-        done
-        systemctl daemon-reload
-        systemctl stop flowbus-control.service
-        systemctl restart flowbusd.service",
-    );
+    machine.restart_with("kill", "[Service]\nSystemCallErrorNumber=");
     let life = machine.unit("flowbusd.service", "InvocationID");
     table(&machine, 2_000);
     for (member, arguments) in [
@@ -267,12 +256,8 @@ fn it_outlives_the_bus() {
 #[test]
 fn a_daemon_that_hangs_is_killed_and_keeps_its_table() {
     let machine = Machine::installed(SystemBus::Daemon);
-    machine.shell(
-        "mkdir -p /run/systemd/system/flowbusd.service.d
-        printf '[Service]\\nWatchdogSec=1\\n' >/run/systemd/system/flowbusd.service.d/watchdog.conf
-        systemctl daemon-reload
-        systemctl restart flowbusd.service",
-    );
+    machine.override_unit("flowbusd.service", "watchdog", "[Service]\nWatchdogSec=1");
+    machine.run("systemctl restart flowbusd.service");
     let before = table(&machine, 100);
     let life = machine.unit("flowbusd.service", "InvocationID");
     machine.run("systemctl kill --signal=STOP --kill-whom=main flowbusd.service");

@@ -33,15 +33,7 @@ fn the_services_are_as_confined_as_promised() {
     let complaints = machine.shell(&format!("systemd-analyze verify --man=no {units} 2>&1"));
     assert_eq!(complaints, "");
     // And they confine themselves further.
-    machine.shell(
-        "for unit in flowbusd flowbus-control; do
-            mkdir -p /run/systemd/system/$unit.service.d
-            printf '[Service]\nEnvironment=RUST_LOG=debug\n' >/run/systemd/system/$unit.service.d/log.conf
-        done
-        systemctl daemon-reload
-        systemctl stop flowbus-control.service
-        systemctl restart flowbusd.service",
-    );
+    machine.restart_with("log", "[Service]\nEnvironment=RUST_LOG=debug");
     machine.wait_until_synchronized();
     for program in ["flowbusd", "flowbus-control"] {
         // The daemon is synchronized with the state of the life before, maybe before the helper has started.
@@ -116,18 +108,16 @@ fn nobody_else_may_have_the_names() {
 fn the_helper_leaves_when_idle_and_no_call_is_lost() {
     let machine = Machine::installed(SystemBus::Daemon);
     machine.run("systemctl stop flowbusd.socket");
-    machine.shell(
-        "mkdir -p /run/systemd/system/flowbus-control.service.d
-        cat >/run/systemd/system/flowbus-control.service.d/idle.conf <<END
-[Unit]
+    machine.override_unit(
+        "flowbus-control.service",
+        "idle",
+        "[Unit]
 StartLimitIntervalSec=0
 [Service]
 ExecStart=
-ExecStart=/usr/libexec/flowbus-control --idle 1
-END
-        systemctl daemon-reload
-        systemctl stop flowbus-control.service",
+ExecStart=/usr/libexec/flowbus-control --idle 1",
     );
+    machine.run("systemctl stop flowbus-control.service");
     let mut lives = std::collections::BTreeSet::new();
     // Calls about as far apart as the helper waits: some of them meet its end.
     for number in 0..12_u64 {
@@ -169,16 +159,14 @@ fn a_crash_loop_leaves_the_sockets_and_the_table_alone() {
     inject::udp(machine.namespace(), 53, 100);
     wait_for("the flows", || (machine.property("ActiveCount").unwrap() == 100).then_some(()));
     let (epoch, flows) = (machine.property("Epoch").unwrap(), machine.list("ListActive", &[]).unwrap());
-    machine.shell(
-        "mkdir -p /run/systemd/system/flowbusd.service.d
-        cat >/run/systemd/system/flowbusd.service.d/crash.conf <<END
-[Service]
+    machine.override_unit(
+        "flowbusd.service",
+        "crash",
+        "[Service]
 Type=simple
 ExecStart=
 ExecStart=/bin/false
-RestartSec=50ms
-END
-        systemctl daemon-reload",
+RestartSec=50ms",
     );
     let before = sockets_of_pid_1(&machine);
     assert_eq!(before.len(), SOCKETS.len(), "{before:?}");
