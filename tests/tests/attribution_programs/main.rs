@@ -1,21 +1,21 @@
 //! The BPF programs on this kernel: who connects, accepts, closes, sends.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod loading;
+mod processes;
+
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use flowbus_attribution::{Accept, Confidence, Event, Kind, LoadError, Outcome, Programs, load, unit_of};
-use flowbus_tests::process::{output_of, unique, wait_for};
+use flowbus_attribution::{Confidence, Event, Kind};
 use flowbus_tests::sockets::{by, name};
 use flowbus_tests::{Namespace, Sockets};
 use rustix::net::{AddressFamily, SocketType, sockopt};
-use rustix::thread::{CapabilitySet, CapabilitySets};
 
 const V4: [u8; 4] = [127, 0, 0, 1];
 
@@ -369,198 +369,4 @@ fn one_datagram_is_enough_connected_or_not() {
     assert_eq!((bind.local, by(&bind).pid), (to, this_process()));
     let gone = of(&events, |kind| kind == Kind::Release);
     assert!(gone.iter().any(|event| event.cookie == bind.cookie), "{gone:#?}");
-}
-
-/// A group in cgroup2 that a unit of systemd's would have.
-struct Group(PathBuf);
-
-impl Group {
-    fn new(name: &str) -> Self {
-        let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(PathBuf::from);
-        let root =
-            roots.into_iter().find(|root| root.join("cgroup.controllers").exists()).expect("a cgroup2");
-        let path = root.join(name);
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        wait_for("the group to be empty", || fs::remove_dir(&self.0).ok());
-    }
-}
-
-#[test]
-fn a_thousand_one_shot_processes_are_told_with_user_and_unit() {
-    const COUNT: usize = 1000;
-    const USER: u32 = 4242;
-    let namespace = Namespace::new("oneshot");
-    let old = Group::new(&format!("{}.service", unique("old")));
-    let mut sockets = Sockets::watch();
-    let new = Group::new(&format!("{}.scope", unique("new")));
-    let listener = listen(&namespace, "127.0.0.1:0");
-    let port = listener.local_addr().unwrap().port();
-    thread::spawn(move || (0..COUNT).for_each(|_| drop(listener.accept().unwrap())));
-    let run = |group: &Group| {
-        // Each turn is a process of its own, which connects and is gone.
-        let script = format!(
-            "for i in {{1..{}}}; do (exec 3<>/dev/tcp/127.0.0.1/{port}; echo $BASHPID); done",
-            COUNT / 2
-        );
-        let enter = format!(
-            "echo $$ >{}/cgroup.procs; exec setpriv --reuid={USER} --clear-groups bash -c '{script}'",
-            group.0.display()
-        );
-        let pids = output_of(namespace.command("bash").args(["-c", &enter]));
-        let unit = group.0.file_name().unwrap().to_str().unwrap();
-        pids.lines().map(|pid| (pid.parse::<u32>().unwrap(), unit.to_owned())).collect::<Vec<_>>()
-    };
-    // Read meanwhile: the ring is the whole machine's.
-    let (expected, events) = thread::scope(|scope| {
-        let running = scope.spawn(|| [&old, &new].map(run).concat());
-        let connected = |events: &[Event]| of(events, |kind| kind == Kind::Connect).len() * 100 >= 99 * COUNT;
-        let mut events = sockets.events_until(&namespace, connected);
-        let expected = running.join().unwrap();
-        if sockets.statistics().dropped == 0 {
-            events = sockets.events_with(&namespace, COUNT, |kind| kind == Kind::Connect);
-        }
-        (expected, events)
-    });
-    assert_eq!(expected.len(), COUNT);
-
-    let connects = of(&events, |kind| kind == Kind::Connect);
-    let is_right = |(pid, unit): &&(u32, String)| {
-        let of_process = connects.iter().find(|event| by(event).pid == *pid).map(by);
-        of_process.is_some_and(|process| {
-            let path = sockets.cgroup(process.cgroup);
-            process.uid == USER && path.as_deref().and_then(unit_of) == Some(unit)
-        })
-    };
-    let right = expected.iter().filter(is_right).count();
-    assert!(right * 100 >= 99 * COUNT, "{right} of {COUNT}");
-}
-
-#[test]
-fn what_the_ring_cannot_hold_is_counted() {
-    let namespace = Namespace::new("drops");
-    let mut sockets = Sockets::watch_with(4096);
-    // The ring is the whole machine's: others' sockets may have filled it already.
-    let before = sockets.statistics().dropped;
-    let listener = listen(&namespace, "127.0.0.1:0");
-    let server = listener.local_addr().unwrap();
-    for _ in 0..100 {
-        let client = namespace.enter(|| TcpStream::connect(server).unwrap());
-        drop((client, listener.accept().unwrap()));
-    }
-    let statistics = sockets.statistics();
-    assert!(statistics.dropped - before > 500 && statistics.written > 0, "{before} before: {statistics:?}");
-    // What was dropped does not come back, and when there is room again what comes is told.
-    drop(listener);
-    let read = sockets.events_until(&namespace, |_| true).len();
-    assert!(read < 40, "{read} events in 4096 bytes");
-    wait_for("a socket to be told of", || {
-        let port = listen(&namespace, "127.0.0.1:0").local_addr().unwrap().port();
-        let events = sockets.events_until(&namespace, |_| true);
-        events.iter().any(|event| event.kind == Kind::Listen && event.local.port() == port).then_some(())
-    });
-}
-
-#[test]
-fn the_report_names_each_program_and_the_way_of_accept() {
-    let sockets = Sockets::watch();
-    let report = sockets.report();
-    let outcome = |name: &str| {
-        let found = report.programs.iter().find(|program| program.name == name);
-        found.unwrap_or_else(|| panic!("{name} is not in {report:?}")).outcome.clone()
-    };
-    for program in [
-        "tcp_state",
-        "tcp_connect",
-        "udp_send4",
-        "udp_send6",
-        "udp_bind4",
-        "udp_bind6",
-        "udp_release",
-        "cgroup_made",
-        "open_sockets",
-    ] {
-        assert_eq!(outcome(program), Outcome::Attached, "{program}");
-    }
-    // By function or by system call, as the kernel has it: the weaker ones would lose who accepts.
-    match report.accept() {
-        Accept::Function => assert_eq!(outcome("accept_syscall"), Outcome::NotNeeded),
-        Accept::Syscall => {
-            assert!(matches!(outcome("accept_exact"), Outcome::Failed(reason) if !reason.is_empty()))
-        }
-        way => panic!("{way:?}: {report:?}"),
-    }
-    assert_eq!(sockets.statistics().missed, Some(0));
-}
-
-#[test]
-fn without_the_capability_the_error_says_what_is_needed() {
-    let refused = thread::spawn(|| {
-        let none = CapabilitySets {
-            effective: CapabilitySet::empty(),
-            permitted: CapabilitySet::empty(),
-            inheritable: CapabilitySet::empty(),
-        };
-        rustix::thread::set_capabilities(None, none).unwrap();
-        load(4096)
-    });
-    let error = refused.join().unwrap().map(|_| ()).unwrap_err();
-    assert!(matches!(error, LoadError::Object(_)), "{error:?}");
-    assert!(error.to_string().contains("CAP_BPF"), "{error}");
-}
-
-/// The numbers of our own programs, by what the kernel says of their descriptors.
-fn loaded_here(programs: &Programs) -> Vec<u32> {
-    let number = |descriptor: &std::os::fd::BorrowedFd<'_>| {
-        use std::os::fd::AsRawFd;
-        let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", descriptor.as_raw_fd())).unwrap();
-        text.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok())
-    };
-    programs.named().filter_map(|(_, descriptor)| number(&descriptor.as_fd())).collect()
-}
-
-fn loaded() -> Vec<u32> {
-    aya::programs::loaded_programs().filter_map(Result::ok).map(|program| program.id()).collect()
-}
-
-#[test]
-fn no_program_outlives_the_descriptors() {
-    let sockets = Sockets::watch();
-    let ours = loaded_here(sockets.programs());
-    assert!(ours.len() > 10 && ours.iter().all(|id| loaded().contains(id)), "{ours:?}");
-    let programs = sockets.into_programs();
-    assert!(ours.iter().all(|id| loaded().contains(id)), "whoever read the ring may go");
-    drop(programs);
-    wait_for("the kernel to unload them", || loaded().iter().all(|id| !ours.contains(id)).then_some(()));
-}
-
-#[test]
-fn a_process_without_capabilities_reads_all_of_it() {
-    let namespace = Namespace::new("unprivileged");
-    let server = thread::scope(|scope| {
-        let (programs, snapshot) = load(1 << 20).unwrap();
-        let reader = || {
-            let none = CapabilitySets {
-                effective: CapabilitySet::empty(),
-                permitted: CapabilitySet::empty(),
-                inheritable: CapabilitySet::empty(),
-            };
-            rustix::thread::set_capabilities(None, none).unwrap();
-            let mut sockets = Sockets::of(programs, snapshot);
-            sockets.open_before(&namespace);
-            let events = sockets.events_with(&namespace, 1, |kind| kind == Kind::Listen);
-            assert!(sockets.statistics().written > 0);
-            one(&events, |kind| kind == Kind::Listen).local
-        };
-        let reader = scope.spawn(reader);
-        let listener = listen(&namespace, "127.0.0.1:0");
-        assert_eq!(reader.join().unwrap(), listener.local_addr().unwrap());
-        listener
-    });
-    drop(server);
 }
