@@ -82,25 +82,17 @@ int udp_send6(struct bpf_sock_addr *address)
 	struct destination destination = {};
 	struct bpf_sock *sk = address->sk;
 	struct socket_record *record;
-	__u32 *remote = (__u32 *)destination.remote, *local;
 
 	if (!sk || address->protocol != IPPROTO_UDP)
 		return 1;
 	aim(&destination, address, sk);
-	remote[0] = address->user_ip6[0];
-	remote[1] = address->user_ip6[1];
-	remote[2] = address->user_ip6[2];
-	remote[3] = address->user_ip6[3];
+	copy_words(destination.remote, address->user_ip6, 4);
 	if (told_lately(&destination))
 		return 1;
 	record = begin_send(address, &destination, AF_INET6);
 	if (!record)
 		return 1;
-	local = (__u32 *)record->local;
-	local[0] = sk->src_ip6[0];
-	local[1] = sk->src_ip6[1];
-	local[2] = sk->src_ip6[2];
-	local[3] = sk->src_ip6[3];
+	copy_words(record->local, sk->src_ip6, 4);
 	finish(record);
 	return 1;
 }
@@ -194,15 +186,10 @@ SEC("cgroup/post_bind6")
 int udp_bind6(struct bpf_sock *sk)
 {
 	struct socket_record *record = begin_bind(sk, AF_INET6);
-	__u32 *local;
 
 	if (!record)
 		return 1;
-	local = (__u32 *)record->local;
-	local[0] = sk->src_ip6[0];
-	local[1] = sk->src_ip6[1];
-	local[2] = sk->src_ip6[2];
-	local[3] = sk->src_ip6[3];
+	copy_words(record->local, sk->src_ip6, 4);
 	finish(record);
 	return 1;
 }
