@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use ctnetlink::{Message, NLM_F_DUMP_INTR, Received, Socket, SocketError, dump_request};
+use ctnetlink::{DecodeError, Message, NLM_F_DUMP_INTR, Received, Socket, SocketError, dump_request};
 
+use super::events::flow_of;
 use crate::clock::Now;
 use crate::event::Change;
 use crate::requests::DumpRequest;
+use crate::state::BATCH;
 use crate::table::{Merged, Table};
 
 /// Dumps begin at least so far apart: each costs the kernel a walk over its whole table.
@@ -164,36 +166,51 @@ impl DumpReader {
         if let State::Merging { heard, .. } = &mut self.state {
             *heard = Instant::now();
         }
-        for message in ctnetlink::messages(datagram) {
-            let State::Merging { sequence: expected, complete, .. } = self.state else { break };
-            match message {
-                Ok(Message::Flow(header, _, flow)) if header.sequence == expected => {
-                    table.header_mut().counters.unknown_attributes += u64::from(flow.unknown_attributes);
-                    table.apply_dump_entry(&flow, now, changes);
-                    table.commit();
-                    if header.flags & NLM_F_DUMP_INTR != 0 {
-                        self.restart(table);
-                    }
+        let mut messages = ctnetlink::messages(datagram);
+        loop {
+            let batch: Vec<_> = messages.by_ref().take(BATCH).collect();
+            if batch.is_empty() {
+                return Ok(());
+            }
+            table.look_ahead(batch.iter().filter_map(flow_of));
+            for message in &batch {
+                self.merge_message(message, now, table, changes)?;
+            }
+            table.commit();
+        }
+    }
+
+    fn merge_message(
+        &mut self,
+        message: &Result<Message<'_>, DecodeError>,
+        now: Now,
+        table: &mut Table,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), SocketError> {
+        let State::Merging { sequence: expected, complete, .. } = self.state else { return Ok(()) };
+        match message {
+            Ok(Message::Flow(header, _, flow)) if header.sequence == expected => {
+                table.header_mut().counters.unknown_attributes += u64::from(flow.unknown_attributes);
+                table.apply_dump_entry(flow, now, changes);
+                if header.flags & NLM_F_DUMP_INTR != 0 {
+                    self.restart(table);
                 }
-                Ok(Message::Done(header, 0)) if header.sequence == expected => {
-                    if header.flags & NLM_F_DUMP_INTR == 0 {
-                        self.state = State::Ended { complete };
-                    } else {
-                        self.restart(table);
-                    }
+            }
+            Ok(Message::Done(header, 0)) if header.sequence == expected => {
+                if header.flags & NLM_F_DUMP_INTR == 0 {
+                    self.state = State::Ended { complete };
+                } else {
+                    self.restart(table);
                 }
-                Ok(Message::Done(header, code) | Message::Error(header, code))
-                    if header.sequence == expected =>
-                {
-                    self.fail_for_good(table, SocketError::refused("dump request", code))?;
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    table.header_mut().counters.events_invalid += 1;
-                    self.state =
-                        State::Merging { sequence: expected, complete: false, heard: Instant::now() };
-                    tracing::debug!(%error, "dump entry skipped");
-                }
+            }
+            Ok(Message::Done(header, code) | Message::Error(header, code)) if header.sequence == expected => {
+                self.fail_for_good(table, SocketError::refused("dump request", *code))?;
+            }
+            Ok(_) => {}
+            Err(error) => {
+                table.header_mut().counters.events_invalid += 1;
+                self.state = State::Merging { sequence: expected, complete: false, heard: Instant::now() };
+                tracing::debug!(%error, "dump entry skipped");
             }
         }
         Ok(())

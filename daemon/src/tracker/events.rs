@@ -1,6 +1,6 @@
 //! The kernel's events: read, and applied to the table.
 
-use ctnetlink::{DecodeError, EventKind, Message, Received};
+use ctnetlink::{DecodeError, EventKind, Flow, Message, Received};
 
 use super::sockets::Sockets;
 use super::{Tracker, TrackerError};
@@ -75,10 +75,7 @@ impl Tracker {
                 messages.push((number, message));
             }
         }
-        table.look_ahead(messages.iter().filter_map(|(_, message)| match message {
-            Ok(Message::Flow(_, kind, flow)) => Some((*kind, flow)),
-            _ => None,
-        }));
+        table.look_ahead(messages.iter().filter_map(|(_, message)| flow_of(message)));
         for (number, message) in &messages {
             apply(table, changes, publisher, sockets.as_mut(), message, now);
             table.header_mut().message = *number;
@@ -109,6 +106,16 @@ impl Tracker {
         self.table.commit();
         self.dump.restart(&mut self.table);
         Ok(())
+    }
+}
+
+/// What a message tells of a flow.
+pub(super) fn flow_of<'a>(
+    message: &'a Result<Message<'a>, DecodeError>,
+) -> Option<(EventKind, &'a Flow<'a>)> {
+    match message {
+        Ok(Message::Flow(_, kind, flow)) => Some((*kind, flow)),
+        _ => None,
     }
 }
 
