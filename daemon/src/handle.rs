@@ -1,4 +1,4 @@
-//! How everything else asks the tracker, and what the tracker publishes.
+//! How everything else asks the tracker and follows what it publishes.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -104,7 +104,7 @@ pub(crate) struct Handle {
     state: watch::Receiver<State>,
 }
 
-/// What the tracker publishes, once per batch of events.
+/// What the tracker publishes, once a turn.
 pub(crate) struct Shared {
     life: Life,
     published: Mutex<Published>,

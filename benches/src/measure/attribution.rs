@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use flowbus_attribution::{DEFAULT_RING_BYTES, Ring, load};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::Size;
@@ -25,9 +26,11 @@ const BAR: f64 = 1.10;
 /// Who does what to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ends {
-    /// A thread connects, another one accepts and closes.
-    TwoThreads,
-    /// One thread connects, accepts and closes, and never waits.
+    /// A thread connects, another one accepts and closes, each on a processor of its own: each waits until the other is woken.
+    TwoProcessors,
+    /// The same on one processor, which never waits.
+    OneProcessor,
+    /// One thread connects, accepts and closes.
     OneThread,
 }
 
@@ -44,11 +47,18 @@ pub(crate) fn measure(size: Size) -> Section {
         "Attribution",
         format!(
             "A connection over loopback is opened, accepted, closed by the server and then by the client, {CONNECTIONS} times with and \
-             {CONNECTIONS} times without the programs, in turns; with them a reader drains the ring as flowbusd does."
+             {CONNECTIONS} times without the programs, in turns; with them a reader drains the ring as flowbusd does. Who \
+             runs on which processor is fixed: where the scheduler puts them would count for more than the programs do."
         ),
     );
+    let all = sched_getaffinity(None).expect("a thread may know where it runs");
+    pin(CLIENT);
     let mut address = 0;
-    for (ends, name) in [(Ends::TwoThreads, "two threads"), (Ends::OneThread, "one thread, never waiting")] {
+    for (ends, name) in [
+        (Ends::TwoProcessors, "two processors"),
+        (Ends::OneProcessor, "two threads of one processor"),
+        (Ends::OneThread, "one thread"),
+    ] {
         let (mut without, mut with) = (Vec::new(), Vec::new());
         for _ in 0..size.rounds * SAMPLES {
             // An address of its own, so that no port of a connection that lingers is in the way.
@@ -70,14 +80,26 @@ pub(crate) fn measure(size: Size) -> Section {
         figures.push(Figure::new(format!("a connection, {name}: without"), "us", part(&without, wall)));
         figures.push(Figure::new(format!("a connection, {name}: with"), "us", part(&with, wall)));
         let ratio_wall = Figure::new(format!("with against without, {name}: wall clock"), "x", ratio(wall));
-        figures.push(if ends == Ends::TwoThreads { ratio_wall.bar(Bar::AtMost(BAR)) } else { ratio_wall });
+        figures.push(if ends == Ends::TwoProcessors { ratio_wall.bar(Bar::AtMost(BAR)) } else { ratio_wall });
         figures.push(Figure::new(
             format!("with against without, {name}: CPU, the reader's included"),
             "x",
             ratio(cpu),
         ));
     }
+    sched_setaffinity(None, &all).expect("a thread may go back to where it was");
     section
+}
+
+/// The processor of who connects, and that of the reader of the ring and, where it has one, of the other end.
+const CLIENT: usize = 0;
+const OTHER: usize = 1;
+
+/// Keeps this thread, and those that it starts, on one processor.
+fn pin(processor: usize) {
+    let mut set = CpuSet::new();
+    set.set(processor);
+    sched_setaffinity(None, &set).expect("there are two processors");
 }
 
 fn sample(ends: Ends, address: Ipv4Addr) -> Cost {
@@ -87,8 +109,9 @@ fn sample(ends: Ends, address: Ipv4Addr) -> Cost {
         Ends::OneThread => measured(|| {
             connect(server, || drop(listener.accept().expect("a connection waits")));
         }),
-        Ends::TwoThreads => thread::scope(|scope| {
+        Ends::TwoProcessors | Ends::OneProcessor => thread::scope(|scope| {
             scope.spawn(|| {
+                pin(if ends == Ends::TwoProcessors { OTHER } else { CLIENT });
                 for connection in listener.incoming().take(CONNECTIONS as usize) {
                     drop(connection.expect("a connection can be accepted"));
                 }
@@ -126,6 +149,7 @@ fn with_programs<T>(work: impl FnOnce() -> T) -> T {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
+            pin(OTHER);
             while !done.load(Ordering::Relaxed) {
                 let timeout = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
                 poll(&mut [PollFd::new(&ring.as_fd(), PollFlags::IN)], Some(&timeout))

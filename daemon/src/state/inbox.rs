@@ -6,15 +6,15 @@ use std::sync::atomic::{Ordering, compiler_fence};
 
 use rustix::io::Errno;
 
-use super::layout::{INBOX, INBOX_END};
+use super::layout::{BATCH, INBOX, INBOX_END};
 use super::mapping::Mapping;
 
-/// Where the kernel writes messages to, one behind the other, a batch at a time: what one of them needs is looked up for all
-/// before the first is applied.
+/// Where the kernel writes messages to, one behind the other, a batch of at most [`BATCH`] at a time: what they need is
+/// looked up for all of them before the first is applied.
 ///
-/// Each has a number, larger by one than the message before, which the header takes over when the message is applied. So
-/// the messages from the beginning on that have a length and numbers in a row, and larger ones than the header, were received and
-/// not applied.
+/// Each has a number, larger by one than that of the message before, which the header takes over when the message is
+/// applied. So those from the beginning on that have a length and numbers in a row, as far as these are larger than the
+/// header's, were received and not applied.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     map: Mapping,
@@ -24,8 +24,6 @@ pub(crate) struct Inbox {
     messages: Vec<Range<usize>>,
 }
 
-/// So many messages make a batch.
-pub(crate) const BATCH: usize = 64;
 /// Room for the longest datagram that the kernel makes is left before it is asked for one.
 const LONGEST: usize = 32 * 1024;
 /// A message stands behind its number, and begins with its length.
@@ -83,7 +81,7 @@ impl Inbox {
 
     /// The cleared place for the next message of the batch, if there is room for one.
     pub(crate) fn prepare(&mut self) -> Option<&mut [u8]> {
-        let place = self.messages.last().map_or(0, next_place);
+        let place = self.end();
         if self.map.len() < place + NUMBER + LONGEST {
             return None;
         }
@@ -96,7 +94,7 @@ impl Inbox {
 
     /// Keeps the message that was received into the prepared place.
     pub(crate) fn keep(&mut self, length: usize) {
-        let begin = self.messages.last().map_or(0, next_place) + NUMBER;
+        let begin = self.end() + NUMBER;
         let message = begin..(begin + length).min(self.map.len());
         self.clear_length(next_place(&message));
         self.messages.push(message);
@@ -106,7 +104,12 @@ impl Inbox {
     /// Forgets what was received: it is not from the kernel, or not whole. Whoever is killed before this may be one who
     /// believes it in the next life; only root can send such a message.
     pub(crate) fn discard(&mut self) {
-        self.clear_length(self.messages.last().map_or(0, next_place));
+        self.clear_length(self.end());
+    }
+
+    /// The place behind the messages of the batch.
+    fn end(&self) -> usize {
+        self.messages.last().map_or(0, next_place)
     }
 
     /// Ends the batch at a place.

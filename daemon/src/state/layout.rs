@@ -13,7 +13,10 @@ pub(super) const MAGIC: [u8; 8] = *b"flowbus\0";
 const PAGE: usize = 4096;
 const MIB: usize = 1024 * 1024;
 
-/// The header, then the undo log.
+/// So many messages are applied as one change, at most.
+pub(crate) const BATCH: usize = 64;
+
+/// The header, then the undo log: 60 KiB, of which one message takes at most 416 bytes.
 pub(super) const HEADER: usize = 0;
 pub(super) const UNDO: usize = PAGE;
 pub(super) const UNDO_END: usize = 16 * PAGE;
@@ -30,7 +33,7 @@ pub(super) const CLOSED: [usize; 2] =
     [EXTRAS + RECORDS_COUNT * size_of::<Extra>(), EXTRAS + RECORDS_COUNT * size_of::<Extra>() + CLOSED_BYTES];
 pub(super) const CLOSED_COUNT: usize = 1 << 20;
 /// So many places more than there are closed flows: the next ones are written beside those that a kill would leave.
-pub(super) const CLOSED_SPARE: usize = 64;
+pub(super) const CLOSED_SPARE: usize = BATCH;
 pub(super) const CLOSED_BYTES: usize =
     ((CLOSED_COUNT + CLOSED_SPARE) * size_of::<ClosedFlow>()).next_multiple_of(PAGE);
 /// The owners of the flow in the same place of `RECORDS`; not touched while no flow has one.

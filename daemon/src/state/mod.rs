@@ -25,12 +25,12 @@ use zerocopy::{FromBytes, FromZeros, Immutable, KnownLayout};
 use crate::flow::{Extra, Owners, Record};
 use crate::owners::ProcessEntry;
 use crate::table::ClosedFlow;
-pub(crate) use inbox::{BATCH, Inbox};
+pub(crate) use inbox::Inbox;
+pub(crate) use layout::{BATCH, Checked, Counters, Header, NameEntry};
 use layout::{
     CLOSED, CLOSED_BYTES, CLOSED_COUNT, CLOSED_SPARE, EXTRAS, HEADER, MAGIC, NAMES, OWNERS, OwnersEntry,
     PROCESSES, RECORDS, RECORDS_COUNT, TOTAL, UNDO, UNDO_END, VERSION,
 };
-pub(crate) use layout::{Checked, Counters, Header, NameEntry};
 use mapping::Mapping;
 pub(crate) use recovery::Refused;
 
@@ -204,8 +204,8 @@ impl State {
 
     /// Appends a string; there are fewer than [`MAXIMUM_NAMES`].
     pub(crate) fn push_name(&mut self, text: &[u8]) {
-        let offset = NAMES + self.header.names as usize * size_of::<NameEntry>();
-        self.write(offset, &NameEntry::new(text));
+        // Nothing refers to the place before the header counts it.
+        self.put(NAMES + self.header.names as usize * size_of::<NameEntry>(), &NameEntry::new(text));
         self.header.names += 1;
     }
 

@@ -2,8 +2,8 @@
 
 use hashbrown::HashTable;
 
-/// Hashes and slots. The hash is kept beside the slot, so that no flow is read to refuse it, to move it when the index grows, or to
-/// take it out.
+/// Hashes and slots. The hash is kept beside the slot, so that no flow is read to refuse it, to move it when the index
+/// grows, or to take it out.
 #[derive(Debug, Default)]
 pub(super) struct Index(HashTable<Entry>);
 
@@ -33,7 +33,7 @@ impl Index {
     }
 }
 
-/// The half of a hash that is kept: more than 2^32 flows there cannot be.
+/// The half of a hash that is kept: 2^24 flows need 25 bits for their group, seven more tell those of a group apart.
 fn short(hash: u64) -> u32 {
     u32::try_from(hash & u64::from(u32::MAX)).unwrap_or_default()
 }

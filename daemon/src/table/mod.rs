@@ -38,7 +38,7 @@ use owners::OtherTuples;
 pub(crate) struct Table {
     state: State,
     free_records: Vec<u32>,
-    /// Free with the next commit: until then the last life's flows may be brought back to them.
+    /// Free with the next commit: until then a kill may bring their flows back.
     released_records: Vec<u32>,
     free_extras: Vec<u32>,
     /// Key to record. Keys come from the network, so the hash is seeded.
@@ -201,15 +201,6 @@ impl Table {
         self.slots_after(after).map(|slot| self.snapshot(slot))
     }
 
-    fn slots_after(&self, after: u64) -> impl Iterator<Item = u32> + '_ {
-        self.order.from(after.saturating_add(1), |slot| self.state.record(slot).id)
-    }
-
-    /// The slot of the active flow with this id.
-    fn slot(&self, id: u64) -> Option<u32> {
-        self.order.slot(id, |slot| self.state.record(slot).id)
-    }
-
     /// Those of them that have this port at one of their ends. A look at every record takes a few nanoseconds, so an
     /// index would cost more memory than it saves time.
     pub(crate) fn active_with_port(&self, after: u64, port: u16) -> impl Iterator<Item = Snapshot> + '_ {
@@ -262,8 +253,9 @@ impl Table {
         self.commit();
     }
 
-    /// Looks up the flows of messages that are about to be applied, step by step: in each step the look-ups do not depend on
-    /// each other, so that the processor waits for the memory of many at once. Each message alone would wait three times.
+    /// Looks up the flows of messages that are about to be applied, step by step: in each step the look-ups do not depend
+    /// on each other, so that the processor waits for the memory of many at once. Each message alone would wait three
+    /// times. Any flow with the hash will do: this is a hint.
     pub(crate) fn look_ahead<'a>(
         &self,
         events: impl Iterator<Item = (EventKind, &'a ctnetlink::Flow<'a>)> + Clone,
@@ -275,6 +267,15 @@ impl Table {
             black_box(self.order.place(slot));
         }
         self.closed.look_ahead(events.filter(|(kind, _)| *kind == EventKind::Destroy).count());
+    }
+
+    fn slots_after(&self, after: u64) -> impl Iterator<Item = u32> + '_ {
+        self.order.from(after.saturating_add(1), |slot| self.state.record(slot).id)
+    }
+
+    /// The slot of the active flow with this id.
+    fn slot(&self, id: u64) -> Option<u32> {
+        self.order.slot(id, |slot| self.state.record(slot).id)
     }
 
     fn hash(&self, key: &Key) -> u64 {

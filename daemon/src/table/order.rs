@@ -8,10 +8,13 @@
 pub(super) struct Order {
     slots: Vec<u32>,
     places: Vec<u32>,
+    /// How many of each [`BLOCK`] of `slots` are no holes: thousands of holes in a row are not looked at one by one.
+    filled: Vec<u16>,
     holes: usize,
 }
 
 const HOLE: u32 = u32::MAX;
+const BLOCK: usize = 256;
 /// Below this many holes a compaction would cost more than the holes do.
 const HOLES_KEPT: usize = 1024;
 
@@ -25,12 +28,17 @@ impl Order {
             self.places.resize(index + 1, HOLE);
         }
         self.places[index] = place;
+        if self.slots.len().is_multiple_of(BLOCK) {
+            self.filled.push(0);
+        }
+        self.filled[self.slots.len() / BLOCK] += 1;
         self.slots.push(slot);
     }
 
     pub(super) fn remove(&mut self, slot: u32) {
         let Some(place) = self.place(slot) else { return };
         self.slots[place] = HOLE;
+        self.filled[place / BLOCK] -= 1;
         self.holes += 1;
         if self.holes > HOLES_KEPT.max(self.slots.len() / 2) {
             self.compact();
@@ -55,13 +63,21 @@ impl Order {
         while low < high {
             let middle = low + (high - low) / 2;
             // A hole has the id of the flow behind it.
-            let filled = self.slots[middle..high].iter().position(|slot| *slot != HOLE);
-            match filled {
-                Some(skipped) if id_of(self.slots[middle + skipped]) < first => low = middle + skipped + 1,
+            match self.filled_from(middle) {
+                place if place < high && id_of(self.slots[place]) < first => low = place + 1,
                 _ => high = middle,
             }
         }
         self.slots[low..].iter().copied().filter(|slot| *slot != HOLE)
+    }
+
+    /// The first place from here on that is no hole, or the end.
+    fn filled_from(&self, mut place: usize) -> usize {
+        while place < self.slots.len() && self.slots[place] == HOLE {
+            let block = place / BLOCK;
+            place = if self.filled[block] == 0 { (block + 1) * BLOCK } else { place + 1 };
+        }
+        place.min(self.slots.len())
     }
 
     /// All slots in use, in the order of the ids.
@@ -74,6 +90,8 @@ impl Order {
         for (place, slot) in (0..).zip(&self.slots) {
             self.places[*slot as usize] = place;
         }
+        let blocks = self.slots.chunks(BLOCK).map(|block| u16::try_from(block.len()).unwrap_or(u16::MAX));
+        self.filled = blocks.collect();
         self.holes = 0;
         if self.slots.capacity() > 4 * self.slots.len().max(HOLES_KEPT) {
             self.slots.shrink_to(2 * self.slots.len());

@@ -63,6 +63,14 @@ impl World {
         }
     }
 
+    /// Merges what came of a dump at once.
+    fn merge_batch<'a>(&mut self, entries: impl Iterator<Item = &'a Flow<'static>> + Clone) {
+        self.table.look_ahead(entries.clone().map(|flow| (EventKind::New, flow)));
+        for flow in entries {
+            self.table.apply_dump_entry(flow, NOW, &mut self.changes);
+        }
+    }
+
     /// Ends this life in the middle of a change, of which nobody has been told.
     fn restart(self, told: usize) -> Self {
         let Self { table, mut changes } = self;
@@ -321,8 +329,10 @@ enum Step {
     BeginDump,
     /// The kernel walks over so many tuples.
     Walk(usize),
-    /// The table reads so many dump entries.
+    /// The table reads so many dump entries, as one change.
     ReadDump(usize),
+    /// It reads so many and is killed before they are committed.
+    KillInDump(usize),
     /// The queue overflows.
     Overrun,
 }
@@ -339,6 +349,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::BeginDump),
         3 => (1_usize..8).prop_map(Step::Walk),
         3 => (1_usize..8).prop_map(Step::ReadDump),
+        1 => (1_usize..8).prop_map(Step::KillInDump),
         1 => Just(Step::Overrun),
     ]
 }
@@ -414,25 +425,19 @@ fn converge(steps: Vec<Step>, same_id: bool, repeats: bool) -> (World, Kernel, b
     };
     let read_dump = |world: &mut World, kernel: &mut Kernel, count: usize| -> bool {
         let Some((position, shown)) = &mut kernel.dump else { return false };
-        for _ in 0..count {
-            match shown.pop_front() {
-                Some(flow) => {
-                    world.table.apply_dump_entry(&flow, NOW, &mut world.changes);
-                    world.table.commit();
-                }
-                None if *position > 12 => {
-                    kernel.dump = None;
-                    // The tracker reads what the kernel sent until then before it ends the merge.
-                    while let Some((kind, flow)) = kernel.events.pop_front() {
-                        world.apply(kind, &flow);
-                    }
-                    world.table.end_dump(true, NOW, &mut world.changes);
-                    return true;
-                }
-                None => break,
-            }
+        let batch: Vec<_> = shown.drain(..count.min(shown.len())).collect();
+        world.merge_batch(batch.iter());
+        world.table.commit();
+        if batch.len() == count || *position <= 12 {
+            return false;
         }
-        false
+        kernel.dump = None;
+        // The tracker reads what the kernel sent until then before it ends the merge.
+        while let Some((kind, flow)) = kernel.events.pop_front() {
+            world.apply(kind, &flow);
+        }
+        world.table.end_dump(true, NOW, &mut world.changes);
+        true
     };
     for step in steps {
         match step {
@@ -445,6 +450,13 @@ fn converge(steps: Vec<Step>, same_id: bool, repeats: bool) -> (World, Kernel, b
                 world.apply_batch(kernel.events.iter().take(count));
                 world = world.restart(told);
                 kernel.dump = None;
+            }
+            Step::KillInDump(count) => {
+                let told = world.changes.len();
+                if let Some((_, shown)) = kernel.dump.take() {
+                    world.merge_batch(shown.iter().take(count));
+                }
+                world = world.restart(told);
             }
             Step::Repeat if repeats => kernel.events.extend(kernel.last.clone()),
             Step::Repeat => {}

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use ctnetlink::{DecodeError, Message, NLM_F_DUMP_INTR, Received, Socket, SocketError, dump_request};
 
-use super::events::flow_of;
+use super::flow_of;
 use crate::clock::Now;
 use crate::event::Change;
 use crate::requests::DumpRequest;
@@ -167,10 +167,11 @@ impl DumpReader {
             *heard = Instant::now();
         }
         let mut messages = ctnetlink::messages(datagram);
-        loop {
+        // What follows the end of a dump, or comes of one that was given up, tells nothing.
+        while matches!(self.state, State::Merging { .. }) {
             let batch: Vec<_> = messages.by_ref().take(BATCH).collect();
             if batch.is_empty() {
-                return Ok(());
+                break;
             }
             table.look_ahead(batch.iter().filter_map(flow_of));
             for message in &batch {
@@ -178,6 +179,7 @@ impl DumpReader {
             }
             table.commit();
         }
+        Ok(())
     }
 
     fn merge_message(

@@ -1,9 +1,9 @@
 //! The kernel's events: read, and applied to the table.
 
-use ctnetlink::{DecodeError, EventKind, Flow, Message, Received};
+use ctnetlink::{DecodeError, EventKind, Message, Received};
 
 use super::sockets::Sockets;
-use super::{Tracker, TrackerError};
+use super::{Tracker, TrackerError, flow_of};
 use crate::clock::Now;
 use crate::event::{Change, ExpectationEvent};
 use crate::handle::Publisher;
@@ -66,7 +66,7 @@ impl Tracker {
         Ok(BATCH)
     }
 
-    /// Applies what was received, as one change for the next life.
+    /// Applies what was received, as one change for the next life; or as several, where sockets are told of in between.
     pub(super) fn apply_received(&mut self, now: Now) {
         let Self { table, changes, publisher, sockets, inbox, .. } = self;
         let mut messages = Vec::with_capacity(BATCH);
@@ -106,16 +106,6 @@ impl Tracker {
         self.table.commit();
         self.dump.restart(&mut self.table);
         Ok(())
-    }
-}
-
-/// What a message tells of a flow.
-pub(super) fn flow_of<'a>(
-    message: &'a Result<Message<'a>, DecodeError>,
-) -> Option<(EventKind, &'a Flow<'a>)> {
-    match message {
-        Ok(Message::Flow(_, kind, flow)) => Some((*kind, flow)),
-        _ => None,
     }
 }
 

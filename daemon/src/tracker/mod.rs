@@ -1,6 +1,6 @@
 //! The thread that owns the table: reads the kernel's events, merges dumps, answers questions.
 //!
-//! It never waits for anyone but the kernel: it publishes once per batch, answers from the table, and sleeps
+//! It never waits for anyone but the kernel: it publishes once a turn, answers from the table, and sleeps
 //! in `poll` when nothing happens. After a busy read it naps, which halves the cost of a burst: what costs is
 //! being woken for every event.
 
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use ctnetlink::{Socket, SocketError, Tuple};
+use ctnetlink::{DecodeError, EventKind, Flow, Message, Socket, SocketError, Tuple};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -103,8 +103,7 @@ impl Tracker {
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let (sender, commands) = sync_channel(COMMANDS);
         let inbox = state.inbox()?;
-        let mut table = Table::new(state, closed_limits);
-        take_over(&mut table, &events, refused.as_ref())?;
+        let table = Table::new(state, closed_limits);
         let announced =
             State { synchronized: false, closed_capacity: closed_limits.capacity, attribution: Tier::None };
         let (publisher, handle) = Publisher::new(
@@ -139,8 +138,9 @@ impl Tracker {
             addresses: None,
             stop: false,
         };
-        // What the last life received and did not come to apply.
+        // What the last life received and did not come to apply: it comes before what was missed since.
         tracker.apply_received(Now::read());
+        take_over(&mut tracker.table, &tracker.events, refused.as_ref())?;
         // Events may have been lost while nobody read them: known before anybody is told that the table is right.
         tracker.count_losses()?;
         tracker.publish();
@@ -313,4 +313,12 @@ fn take_over(table: &mut Table, events: &Socket, refused: Option<&Refused>) -> R
     }
     table.commit();
     Ok(())
+}
+
+/// What a message tells of a flow.
+fn flow_of<'a>(message: &'a Result<Message<'a>, DecodeError>) -> Option<(EventKind, &'a Flow<'a>)> {
+    match message {
+        Ok(Message::Flow(_, kind, flow)) => Some((*kind, flow)),
+        _ => None,
+    }
 }
