@@ -8,6 +8,7 @@ use serde_json::json;
 use tokio::signal::ctrl_c;
 
 use crate::arguments::Connections;
+use crate::cell;
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::output::stdout;
@@ -162,7 +163,8 @@ impl Lines<'_> {
             return writeln!(out, "{}", json!({"type": "connection-gap", "lost": lost}));
         }
         out.flush()?;
-        anstream::eprintln!("flowctl: {lost} events are missing here: this reader was too slow");
+        let lost = cell::counted(lost, "event");
+        anstream::eprintln!("flowctl: {lost} missing here: this reader was too slow");
         Ok(())
     }
 }

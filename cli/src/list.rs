@@ -12,11 +12,16 @@ use crate::format::{Kind, Printer};
 use crate::screen::Screen;
 use crate::stats;
 
+/// What is said behind a list that began before the table was the kernel's.
+const INCOMPLETE: &str = "flowctl: flows may be missing here, or have ended: flowbusd has not read the kernel's table since it started, or \
+     since a loss. Try again in a moment; `flowctl status` says more.";
 /// Flows that are asked for at once where pages are turned.
 const PAGE: u32 = 1000;
 
 /// Prints the flows that are alive as they come.
 pub(crate) async fn list(daemon: &Daemon, listed: &Listed, paged: bool) -> Result<(), Error> {
+    // Asked first: a list that begins when the table is the kernel's is whole.
+    let synchronized = daemon.monitor.synchronized().await.unwrap_or(true);
     let mut listing = Listing::open(daemon, listed.output.query(&listed.query)).await?;
     let mut screen = Screen::open(paged)?;
     let mut printer = Printer::of(&listed.query, &listed.output, Kind::Active);
@@ -26,10 +31,15 @@ pub(crate) async fn list(daemon: &Daemon, listed: &Listed, paged: bool) -> Resul
     printer.end(&mut screen)?;
     screen.close()?;
     let found = printed?;
-    if !found && !listed.query.is_for_all() {
+    if !found && listed.query.is_for_all() {
+        anstream::eprintln!("{}", why_none(synchronized, kernel_count(daemon).await));
+        return Ok(());
+    }
+    if !found {
         anstream::eprintln!("No flow matches.");
-    } else if !found {
-        anstream::eprintln!("{}", why_none(is_synchronized(daemon).await, kernel_count(daemon).await));
+    }
+    if !synchronized {
+        anstream::eprintln!("{INCOMPLETE}");
     }
     Ok(())
 }
@@ -82,10 +92,6 @@ pub(crate) async fn closed(daemon: &Daemon, listed: &Listed, paged: bool) -> Res
     }
     printer.end(&mut screen)?;
     Ok(screen.close()?)
-}
-
-async fn is_synchronized(daemon: &Daemon) -> bool {
-    daemon.monitor.synchronized().await.unwrap_or(true)
 }
 
 /// How many flows the kernel has, if the daemon can tell.

@@ -32,7 +32,8 @@ impl Notice {
         match self {
             // What happened meanwhile is counted whatever the filter, so some of it may not be missed.
             Self::Gap { lost, reason, .. } if reason == "restart" => {
-                format!("up to {lost} changes are missing here: they happened while flowbusd was away")
+                let lost = cell::counted(*lost, "change");
+                format!("up to {lost} missing here: it happened while flowbusd was away")
             }
             Self::Gap { lost, reason, .. } => {
                 let why = match reason.as_str() {
@@ -40,10 +41,12 @@ impl Notice {
                     "overrun" => "the kernel's events came too fast for flowbusd",
                     other => other,
                 };
-                format!("{lost} changes are missing here: {why}")
+                format!("{} missing here: {why}", cell::counted(*lost, "change"))
             }
             Self::Resync { reason, lost, closed, added } => format!(
-                "in line with the kernel again ({reason}): {lost} events lost, {closed} flows closed, {added} added"
+                "in line with the kernel again ({reason}): {} lost, {} closed, {added} added",
+                cell::counted(*lost, "event"),
+                cell::counted((*closed).into(), "flow"),
             ),
             Self::Stopped { bus } => format!("flowbusd has left {bus}; waiting for it"),
             Self::Closed { bus } => format!("flowbusd on {bus} has cut the stream off; opening another"),
@@ -131,7 +134,7 @@ mod tests {
     #[test]
     fn a_loss_is_told_in_the_form_of_the_rest() {
         let gap = Notice::Gap { first: 3, last: 14, lost: 12, reason: "slow-reader".into() };
-        assert_eq!(told(&Format::Table, &gap), "-- 12 changes are missing here: this reader was too slow\n");
+        assert_eq!(told(&Format::Table, &gap), "-- 12 changes missing here: this reader was too slow\n");
         let object = "{\"first\":3,\"last\":14,\"lost\":12,\"reason\":\"slow-reader\",\"type\":\"gap\"}\n";
         assert_eq!(told(&Format::Json, &gap), object);
         assert_eq!(told(&Format::Awk, &gap), "");
