@@ -176,6 +176,11 @@ impl How {
         QueryMap::from([("dry_run", dry_run.into()), ("limit", self.limit.into())])
     }
 
+    /// The most that shall change.
+    pub(crate) fn limit(self) -> usize {
+        usize::try_from(self.limit).unwrap_or(usize::MAX)
+    }
+
     /// Whether somebody is to be asked.
     pub(crate) const fn asks(self) -> bool {
         !self.yes

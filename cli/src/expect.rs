@@ -62,7 +62,8 @@ pub(crate) async fn expect(daemon: &Daemon, expect: &Expect) -> Result<(), Error
             }
             how.must_have_terminal()?;
             if how.asks() {
-                let found = list(query).await?;
+                let mut found = list(query).await?;
+                found.truncate(how.limit());
                 print(&found, how.is_json())?;
                 let matched = u32::try_from(found.len()).unwrap_or(u32::MAX);
                 how.ask("Delete", "expectation", &Changes { matched, ..Changes::default() })?;

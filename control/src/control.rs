@@ -227,7 +227,7 @@ impl FlowControl {
 
     /// The expectations of the host's network namespace that match: connections that a helper has read about in another
     /// one, their master, and that have not come yet. For those whom polkit grants org.flowbus.control.list-expectations,
-    /// and root. At most 10000.
+    /// and root. More than 10000 are LimitExceeded.
     ///
     /// `query` takes `family`, `protocol`, `src`, `dst`, `sport`, `dport` (of the connection that is waited for), `zone` and
     /// `helper`, as ListActive does; empty, all are listed.

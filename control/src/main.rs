@@ -6,7 +6,6 @@
 mod caller;
 mod calls;
 mod control;
-mod logging;
 mod service;
 mod table;
 mod worker;
@@ -18,6 +17,7 @@ use clap::Parser;
 
 use caller::{Permitted, UserError};
 use flowbus_interfaces::BusAddress;
+use flowbus_logging::message_id;
 use service::ServiceError;
 
 /// Asks the kernel's connection tracking for flowbusd, which holds no capability itself, and changes it for those who may.
@@ -51,11 +51,11 @@ enum Error {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    logging::start();
+    flowbus_logging::start();
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(message_id = logging::CANNOT_SERVE, "{error}");
+            tracing::error!(message_id = message_id::CONTROL_CANNOT_SERVE, "{error}");
             ExitCode::FAILURE
         }
     }

@@ -11,7 +11,7 @@ use zbus::Variant;
 /// What a method answers, `a{sv}`.
 pub(crate) type Answer = HashMap<&'static str, Variant<'static>>;
 
-/// Expectations of an answer: more than kernels have by default.
+/// The most expectations of an answer: more than kernels have by default.
 const MOST_EXPECTATIONS: usize = 10_000;
 
 /// What is to become of flows.
@@ -148,11 +148,15 @@ pub(crate) fn flush() -> Result<u32, Error> {
 pub(crate) fn list_expectations(filter: &Filter) -> Result<Vec<Expectation>, Error> {
     let mut expectations = Vec::new();
     let dump = open()?.expectations(None, |expectation| {
-        if filter.matches(&Flow::of_expectation(expectation)) && expectations.len() < MOST_EXPECTATIONS {
+        if filter.matches(&Flow::of_expectation(expectation)) && expectations.len() <= MOST_EXPECTATIONS {
             expectations.push(expectation.into());
         }
     });
     dump.map_err(|error| unavailable(&error))?;
+    if expectations.len() > MOST_EXPECTATIONS {
+        let text = format!("more than {MOST_EXPECTATIONS} expectations match: narrow the query");
+        return Err(Error::LimitExceeded(text));
+    }
     Ok(expectations)
 }
 

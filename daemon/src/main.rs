@@ -16,7 +16,6 @@ mod handle;
 mod instructions;
 mod kernel;
 mod links;
-mod logging;
 mod names;
 mod owners;
 mod published;
@@ -44,6 +43,7 @@ use config::{Config, ConfigError, TierChoice};
 use descriptors::{DescriptorError, Descriptors};
 use dictionary::FlowNames;
 use flowbus_interfaces::BusAddress;
+use flowbus_logging::message_id;
 use handle::{Command, Handle};
 use kernel::Kernel;
 use links::Links;
@@ -91,11 +91,11 @@ enum Error {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    logging::start();
+    flowbus_logging::start();
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(message_id = logging::CANNOT_SERVE, "{error}");
+            tracing::error!(message_id = message_id::CANNOT_SERVE, "{error}");
             ExitCode::FAILURE
         }
     }

@@ -1,13 +1,13 @@
 //! The kernel's events: read, and applied to the table.
 
 use ctnetlink::{DecodeError, EventKind, Message, Received};
+use flowbus_logging::message_id;
 
 use super::sockets::Sockets;
 use super::{Tracker, TrackerError, flow_of};
 use crate::clock::Now;
 use crate::event::{Change, ExpectationEvent};
 use crate::handle::Publisher;
-use crate::logging::EVENTS_LOST;
 use crate::published::ResyncReason;
 use crate::state::BATCH;
 use crate::table::{Outcome, Table};
@@ -97,7 +97,7 @@ impl Tracker {
         if header.resync == 0 {
             header.resync = ResyncReason::Overrun as u32;
             tracing::warn!(
-                message_id = EVENTS_LOST,
+                message_id = message_id::EVENTS_LOST,
                 lost,
                 "events lost: the socket's buffer was full, resynchronizing"
             );

@@ -19,6 +19,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use ctnetlink::{DecodeError, EventKind, Flow, Message, Socket, SocketError, Tuple};
+use flowbus_logging::message_id;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -26,7 +27,6 @@ use rustix::io::Errno;
 use crate::clock::Now;
 use crate::event::{Change, ConnectionEvent};
 use crate::handle::{COMMANDS, Command, Handle, Publisher};
-use crate::logging::{STATE_REFUSED, SYNCHRONIZED};
 use crate::published::{Life, Resync, ResyncReason, State, Summary, Tier};
 use crate::state::{Inbox, Refused};
 use crate::table::{ClosedLimits, Merged, Table};
@@ -215,7 +215,14 @@ impl Tracker {
         if let Some(reason) = reason {
             self.publisher.publish_resync(Resync { reason, lost, closed, added, sequence }, self.summary());
             let reason = reason.name();
-            tracing::info!(message_id = SYNCHRONIZED, reason, lost, added, closed, "table synchronized");
+            tracing::info!(
+                message_id = message_id::SYNCHRONIZED,
+                reason,
+                lost,
+                added,
+                closed,
+                "table synchronized"
+            );
         } else {
             tracing::debug!(added, closed, "table swept");
         }
@@ -292,7 +299,7 @@ fn take_over(table: &mut Table, events: &Socket, refused: Option<&Refused>) -> R
     let header = table.header();
     let reason = if let Some(refused) = refused {
         tracing::warn!(
-            message_id = STATE_REFUSED,
+            message_id = message_id::STATE_REFUSED,
             "the state of the last run is refused, ignoring: {refused}"
         );
         Some(ResyncReason::StateRefused)
