@@ -1,7 +1,7 @@
 //! OpenStream: what its reader learns is what the daemon knows, whatever happens meanwhile, and nobody else pays for it.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::collections::BTreeMap;
+mod table;
 
 use flowbus_interfaces::{Error, QueryMap};
 use flowbus_tests::client::Stream;
@@ -9,6 +9,7 @@ use flowbus_tests::flow::agreed;
 use flowbus_tests::process::wait_for;
 use flowbus_tests::{Bus, Client, Daemon, Monitor, Namespace, burst, churn};
 use serde_json::{Value, json};
+use table::{Table, lasting};
 
 /// A namespace with flows to make, a bus, and the daemon.
 fn started() -> (Namespace, Bus, Daemon) {
@@ -36,69 +37,6 @@ fn id(flow: &Value) -> u64 {
 
 fn ids(flows: &[Value]) -> Vec<u64> {
     flows.iter().map(id).collect()
-}
-
-/// A line or an event without what says that it is one, and a flow without what changes unannounced.
-fn lasting(flow: &Value) -> Value {
-    const PASSING: [&str; 11] = [
-        "type",
-        "event",
-        "sequence",
-        "timeout",
-        "use",
-        "orig_packets",
-        "orig_bytes",
-        "reply_packets",
-        "reply_bytes",
-        "start_usec",
-        "start_source",
-    ];
-    let mut flow = flow.as_object().unwrap().clone();
-    flow.retain(|key, _| !PASSING.contains(&key.as_str()));
-    flow.into()
-}
-
-/// The flows that are alive, as a client puts them together.
-#[derive(Default)]
-struct Table(BTreeMap<u64, Value>);
-
-impl Table {
-    /// Takes in a flow of a snapshot or a listing, which must not be there yet.
-    fn insert(&mut self, flow: &Value) {
-        assert!(self.0.insert(id(flow), lasting(flow)).is_none(), "twice: {flow}");
-    }
-
-    /// Takes in an event that follows what the table holds.
-    fn apply(&mut self, kind: &str, flow: &Value) {
-        match kind {
-            "new" => self.insert(flow),
-            "update" => {
-                let before = self.0.insert(id(flow), lasting(flow));
-                assert!(before.is_some(), "an update of what was not told: {flow}");
-            }
-            "destroy" => {
-                assert!(self.0.remove(&id(flow)).is_some(), "the end of what was not told: {flow}");
-            }
-            _ => panic!("{kind} is no event: {flow}"),
-        }
-    }
-
-    /// Takes in an event that the listing may include already, as later pages of it do.
-    fn apply_again(&mut self, kind: &str, flow: &Value) {
-        match kind {
-            "new" | "update" => drop(self.0.insert(id(flow), lasting(flow))),
-            "destroy" => drop(self.0.remove(&id(flow))),
-            _ => panic!("{kind} is no event: {flow}"),
-        }
-    }
-
-    fn assert_is(&self, flows: &[Value]) {
-        let flows: BTreeMap<u64, Value> = flows.iter().map(|flow| (id(flow), lasting(flow))).collect();
-        for (id, flow) in &flows {
-            assert_eq!(self.0.get(id), Some(flow), "flow {id}");
-        }
-        assert_eq!(self.0.len(), flows.len(), "the client has flows that have ended");
-    }
 }
 
 /// The events up to the newest that the daemon has, in their order and without a gap line.
