@@ -225,8 +225,14 @@ fn an_overrun_while_it_is_down_is_told_and_the_socket_stays() {
     conntrack::delete(machine.namespace(), &format!("-p udp --orig-port-dst {NEW}"));
     machine.wait_for_unit("flowbusd.service", "SubState", "start-pre");
     assert_eq!(machine.unit("flowbusd.socket", "ActiveState"), "active");
+    // As long as nobody gives it the kernel's table, a list says what it may lack.
+    machine.run("systemctl mask --runtime --now flowbus-control.service");
     machine.run("rm /run/hold");
     wait_for("the new life", || machine.property("Epoch").ok());
+    let listed = machine.command("flowctl").args(["list", "--json"]).output().unwrap();
+    assert!(listed.status.success() && !listed.stdout.is_empty(), "{listed:?}");
+    assert!(String::from_utf8_lossy(&listed.stderr).contains("flows may be missing here"), "{listed:?}");
+    machine.run("systemctl unmask --runtime flowbus-control.service");
     machine.wait_until_synchronized();
     assert_eq!(machine.property("Epoch").unwrap(), before.0);
     assert_eq!(ids(&machine.list("ListActive", &[]).unwrap()), before.1);
