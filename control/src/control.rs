@@ -48,7 +48,7 @@ impl FlowControl {
         Ok((caller, call))
     }
 
-    /// Changes flows, and logs who did.
+    /// Changes flows.
     async fn change(
         &self,
         connection: &Connection,
@@ -61,37 +61,7 @@ impl FlowControl {
         let filter = Filter::of_change(query, Subject::Flows)?;
         let options = ChangeOptions::parse(options)?;
         let (Caller { uid, .. }, _call) = self.authorized(connection, header, action).await?;
-        let outcome = self.worker.run(move || table::change_flows(&filter, change, options)).await??;
-        let (matched, done, gone, failed) = (outcome.matched, outcome.done, outcome.gone, outcome.failed);
-        if options.dry_run {
-            return Ok(outcome.answer(done_name(change)));
-        }
-        match change {
-            Change::Delete => {
-                tracing::info!(caller = uid, matched, deleted = done, gone, failed, "flows deleted")
-            }
-            Change::Mark { value, mask } => tracing::info!(
-                caller = uid,
-                mark = format!("{value:#x}/{mask:#x}"),
-                matched,
-                changed = done,
-                gone,
-                failed,
-                "marks set"
-            ),
-            Change::Timeout { seconds } => {
-                tracing::info!(caller = uid, seconds, matched, changed = done, gone, failed, "timeouts set");
-            }
-        }
-        Ok(outcome.answer(done_name(change)))
-    }
-}
-
-/// What "done" is called in the answer.
-const fn done_name(change: Change) -> &'static str {
-    match change {
-        Change::Delete => "deleted",
-        Change::Mark { .. } | Change::Timeout { .. } => "changed",
+        self.worker.run(move |end| table::change_flows(&filter, change, options, uid, end)).await?
     }
 }
 
@@ -220,9 +190,7 @@ impl FlowControl {
             return Err(Error::InvalidArgument("confirm takes true: this ends every flow".into()));
         }
         let (Caller { uid, .. }, _call) = self.authorized(connection, &header, Action::Flush).await?;
-        let flows = self.worker.run(table::flush).await??;
-        tracing::info!(caller = uid, flows, "all flows deleted");
-        Ok(())
+        self.worker.run(move |_| table::flush(uid)).await?
     }
 
     /// The expectations of the host's network namespace that match: connections that a helper has read about in another
@@ -246,7 +214,7 @@ impl FlowControl {
     ) -> Result<Vec<Expectation>, Error> {
         let filter = Filter::of_kernel(&query, Subject::Expectations)?;
         let (_, _call) = self.authorized(connection, &header, Action::ListExpectations).await?;
-        self.worker.run(move || table::list_expectations(&filter)).await?
+        self.worker.run(move |_| table::list_expectations(&filter)).await?
     }
 
     /// Takes back the expectations that match: the connections that were waited for become ordinary ones. For those whom
@@ -266,13 +234,7 @@ impl FlowControl {
         let options = ChangeOptions::parse(&options)?;
         let action = Action::DeleteExpectations;
         let (Caller { uid, .. }, _call) = self.authorized(connection, &header, action).await?;
-        let outcome = self.worker.run(move || table::delete_expectations(&filter, options)).await??;
-        if !options.dry_run {
-            let (matched, deleted, gone, failed) =
-                (outcome.matched, outcome.done, outcome.gone, outcome.failed);
-            tracing::info!(caller = uid, matched, deleted, gone, failed, "expectations deleted");
-        }
-        Ok(outcome.answer("deleted"))
+        self.worker.run(move |end| table::delete_expectations(&filter, options, uid, end)).await?
     }
 
     /// What each CPU has counted since boot, in the host's network namespace. For root and the group of the daemon's user.
@@ -288,7 +250,7 @@ impl FlowControl {
         let caller = Caller::of(connection, &header).await?;
         let _call = self.calls.admit(Who::User(caller.uid))?;
         self.permitted.check_reader(&caller)?;
-        self.worker.run(table::cpu_statistics).await?
+        self.worker.run(|_| table::cpu_statistics()).await?
     }
 }
 

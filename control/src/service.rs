@@ -6,7 +6,7 @@ use std::time::Duration;
 use flowbus_interfaces::{BusAddress, FLOW_CONTROL_NAME, FLOW_CONTROL_PATH};
 use flowbus_seccomp::{MACHINE_ID, NETWORK_SETTINGS, Policy};
 use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 use zbus::Connection;
 use zbus::fdo::RequestNameFlags;
@@ -16,7 +16,7 @@ use crate::calls::Calls;
 use crate::control::FlowControl;
 use crate::worker::Worker;
 
-/// Nothing that a call does takes longer; a bus that stalls is not waited for on the way out.
+/// So long a call has on the way out: it may wait for a password, or the bus stall.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// Why the bus cannot be served.
@@ -42,22 +42,42 @@ pub(crate) async fn run(
 ) -> Result<(), ServiceError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(ServiceError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServiceError::Signals)?;
+    confine_files();
+    let worker = Worker::start().await.map_err(ServiceError::Worker)?;
+    let served = serve(address, permitted, idle, &worker, [&mut terminate, &mut interrupt]).await;
+    // Whatever has ended it: a change that was begun is logged as far as it came.
+    worker.finish();
+    served
+}
+
+async fn serve(
+    address: &BusAddress,
+    permitted: Permitted,
+    idle: Duration,
+    worker: &Worker,
+    [terminate, interrupt]: [&mut Signal; 2],
+) -> Result<(), ServiceError> {
     let calls = Arc::new(Calls::default());
-    let connection = connect(address, permitted, Arc::clone(&calls)).await?;
+    let object = FlowControl::new(permitted, Arc::clone(&calls), worker.clone());
+    let connection = connect(address, object).await?;
     notify(NotifyState::Ready);
     tracing::debug!(bus = %address, "serving");
-    loop {
+    let told = loop {
         tokio::select! {
             active = timeout(idle, connection.monitor_activity()) => {
                 // A call may wait for a password for long.
                 if active.is_err() && !calls.any() {
-                    break;
+                    break false;
                 }
             }
             () = connection.closed() => return Err(ServiceError::BusGone),
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break true,
+            _ = interrupt.recv() => break true,
         }
+    };
+    // Who ends it does not wait for a million flows. Where it was idle, what comes meanwhile is still done.
+    if told {
+        worker.stop();
     }
     if timeout(DRAIN, leave(connection)).await.is_err() {
         tracing::warn!("calls were still unanswered after {DRAIN:?}, ignoring");
@@ -66,16 +86,10 @@ pub(crate) async fn run(
 }
 
 /// Serves the object, then asks for the name: a call never finds the name without the object.
-async fn connect(
-    address: &BusAddress,
-    permitted: Permitted,
-    calls: Arc<Calls>,
-) -> Result<Connection, ServiceError> {
-    confine_files();
-    let worker = Worker::start().await.map_err(ServiceError::Worker)?;
-    let builder = address.connect();
-    let connection = builder
-        .serve_at(FLOW_CONTROL_PATH, FlowControl::new(permitted, calls, worker))
+async fn connect(address: &BusAddress, object: FlowControl) -> Result<Connection, ServiceError> {
+    let connection = address
+        .connect()
+        .serve_at(FLOW_CONTROL_PATH, object)
         .build()
         .await
         .map_err(|source| ServiceError::Unreachable { address: address.clone(), source })?;

@@ -8,6 +8,8 @@ use flowbus_interfaces::{
 };
 use zbus::Variant;
 
+use crate::worker::End;
+
 /// What a method answers, `a{sv}`.
 pub(crate) type Answer = HashMap<&'static str, Variant<'static>>;
 
@@ -27,11 +29,11 @@ pub(crate) enum Change {
 
 /// What became of the entries that matched.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Outcome {
-    pub(crate) matched: u32,
-    pub(crate) done: u32,
-    pub(crate) gone: u32,
-    pub(crate) failed: u32,
+struct Outcome {
+    matched: u32,
+    done: u32,
+    gone: u32,
+    failed: u32,
     more: bool,
     /// The flows of a dry run.
     shown: Option<Vec<HashMap<String, Variant<'static>>>>,
@@ -55,19 +57,46 @@ impl Outcome {
         }
     }
 
-    fn note(&mut self, result: Result<(), RequestError>) {
-        match result {
-            Ok(()) => self.done += 1,
-            Err(RequestError::NotFound) => self.gone += 1,
-            Err(error) => {
-                tracing::debug!(%error, "an entry was not changed");
-                self.failed += 1;
+    /// Changes each entry, as long as the process is not to end.
+    fn change<T>(
+        &mut self,
+        entries: Vec<T>,
+        end: &End,
+        mut change: impl FnMut(T) -> Result<(), RequestError>,
+    ) {
+        for entry in entries {
+            if end.has_begun() {
+                return;
+            }
+            match change(entry) {
+                Ok(()) => self.done += 1,
+                Err(RequestError::NotFound) => self.gone += 1,
+                Err(error) => {
+                    tracing::debug!(%error, "an entry was not changed");
+                    self.failed += 1;
+                }
             }
         }
     }
 
-    /// `done` is what "done" is called.
-    pub(crate) fn answer(self, done: &'static str) -> Answer {
+    /// How many were not come to, because the process is to end.
+    fn left(&self) -> Option<u32> {
+        let left = self.matched - self.done - self.gone - self.failed;
+        (left > 0).then_some(left)
+    }
+
+    /// The answer to a change; `done` is what "done" is called.
+    fn of_change(self, done: &'static str) -> Result<Answer, Error> {
+        match self.left() {
+            None => Ok(self.answer(done)),
+            Some(left) => Err(Error::Unavailable(format!(
+                "flowbus-control was ended meanwhile: {} are {done}, {left} of {} are left",
+                self.done, self.matched
+            ))),
+        }
+    }
+
+    fn answer(self, done: &'static str) -> Answer {
         let mut answer = Answer::from([
             ("matched", self.matched.into()),
             (done, self.done.into()),
@@ -84,12 +113,14 @@ impl Outcome {
     }
 }
 
-/// Changes the flows that pass the filter, or shows them in a dry run.
+/// Changes the flows that pass the filter for this user, or shows them in a dry run.
 pub(crate) fn change_flows(
     filter: &Filter,
     change: Change,
     options: ChangeOptions,
-) -> Result<Outcome, Error> {
+    caller: u32,
+    end: &End,
+) -> Result<Answer, Error> {
     let mut table = open()?;
     let mut outcome = Outcome { shown: options.dry_run.then(Vec::new), ..Outcome::default() };
     let mut found = Vec::new();
@@ -112,10 +143,35 @@ pub(crate) fn change_flows(
         });
     });
     dump.map_err(|error| unavailable(&error))?;
-    for (original, id) in found {
-        outcome.note(change_one(&mut table, &original, id, change));
+    // What "done" is called.
+    let done = match change {
+        Change::Delete => "deleted",
+        Change::Mark { .. } | Change::Timeout { .. } => "changed",
+    };
+    if options.dry_run {
+        return Ok(outcome.answer(done));
     }
-    Ok(outcome)
+    outcome.change(found, end, |(original, id)| change_one(&mut table, &original, id, change));
+    log(&outcome, change, caller);
+    outcome.of_change(done)
+}
+
+/// Logs who has changed what; here, so that it is done whoever still waits for the answer.
+fn log(outcome: &Outcome, change: Change, caller: u32) {
+    let left = outcome.left();
+    let Outcome { matched, done, gone, failed, .. } = *outcome;
+    match change {
+        Change::Delete => {
+            tracing::info!(caller, matched, deleted = done, gone, failed, left, "flows deleted");
+        }
+        Change::Mark { value, mask } => {
+            let mark = format!("{value:#x}/{mask:#x}");
+            tracing::info!(caller, mark, matched, changed = done, gone, failed, left, "marks set");
+        }
+        Change::Timeout { seconds } => {
+            tracing::info!(caller, seconds, matched, changed = done, gone, failed, left, "timeouts set");
+        }
+    }
 }
 
 fn change_one(
@@ -136,12 +192,13 @@ fn change_one(
     table.update(original, &update)
 }
 
-/// Ends all flows, and says how many there were.
-pub(crate) fn flush() -> Result<u32, Error> {
+/// Ends all flows for this user.
+pub(crate) fn flush(caller: u32) -> Result<(), Error> {
     let mut table = open()?;
-    let entries = table.stats().map_err(|error| unavailable(&error))?.entries;
+    let flows = table.stats().map_err(|error| unavailable(&error))?.entries;
     table.flush(None).map_err(|error| unavailable(&error))?;
-    Ok(entries)
+    tracing::info!(caller, flows, "all flows deleted");
+    Ok(())
 }
 
 /// The expectations that pass the filter.
@@ -160,8 +217,13 @@ pub(crate) fn list_expectations(filter: &Filter) -> Result<Vec<Expectation>, Err
     Ok(expectations)
 }
 
-/// Takes the expectations back that pass the filter, or counts them in a dry run.
-pub(crate) fn delete_expectations(filter: &Filter, options: ChangeOptions) -> Result<Outcome, Error> {
+/// Takes the expectations back that pass the filter for this user, or counts them in a dry run.
+pub(crate) fn delete_expectations(
+    filter: &Filter,
+    options: ChangeOptions,
+    caller: u32,
+    end: &End,
+) -> Result<Answer, Error> {
     let mut table = open()?;
     let mut outcome = Outcome::default();
     let mut found = Vec::new();
@@ -174,10 +236,14 @@ pub(crate) fn delete_expectations(filter: &Filter, options: ChangeOptions) -> Re
         }
     });
     dump.map_err(|error| unavailable(&error))?;
-    for (tuple, id) in found {
-        outcome.note(table.delete_expectation(&tuple, id));
+    if options.dry_run {
+        return Ok(outcome.answer("deleted"));
     }
-    Ok(outcome)
+    outcome.change(found, end, |(tuple, id)| table.delete_expectation(&tuple, id));
+    let left = outcome.left();
+    let Outcome { matched, done: deleted, gone, failed, .. } = outcome;
+    tracing::info!(caller, matched, deleted, gone, failed, left, "expectations deleted");
+    outcome.of_change("deleted")
 }
 
 /// What each CPU has counted.

@@ -1,7 +1,9 @@
 //! The thread that talks to the kernel, so that a large dump holds up no other call. One piece of work after another: two
 //! changes at once would meet each other's flows.
 
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use flowbus_interfaces::Error;
@@ -9,37 +11,79 @@ use tokio::sync::oneshot;
 
 use crate::calls::OTHERS;
 
-type Work = Box<dyn FnOnce() + Send>;
+type Work = Box<dyn FnOnce(&End) + Send>;
 
 /// So many pieces of work wait at most: all that the calls in flight can bring.
 const WAITING: usize = OTHERS;
 
 /// The way to the thread. It ends with the process.
 #[derive(Clone, Debug)]
-pub(crate) struct Worker(SyncSender<Work>);
+pub(crate) struct Worker {
+    queue: SyncSender<Work>,
+    end: Arc<End>,
+}
+
+/// Whether the process is to end, which work of many steps looks at before each.
+#[derive(Debug, Default)]
+pub(crate) struct End {
+    begun: AtomicBool,
+    /// Held while work is done.
+    working: Mutex<()>,
+}
+
+impl End {
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    fn hold(&self) -> MutexGuard<'_, ()> {
+        self.working.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Worker {
     /// Starts the thread and returns when it runs.
     pub(crate) async fn start() -> std::io::Result<Self> {
-        let (sender, receiver) = sync_channel::<Work>(WAITING);
-        thread::Builder::new()
-            .name("worker".into())
-            .spawn(move || receiver.into_iter().for_each(|work| work()))?;
-        let worker = Self(sender);
+        let (queue, receiver) = sync_channel::<Work>(WAITING);
+        let end = Arc::new(End::default());
+        let seen = Arc::clone(&end);
+        thread::Builder::new().name("worker".into()).spawn(move || {
+            for work in receiver {
+                let _working = seen.hold();
+                if !seen.has_begun() {
+                    work(&seen);
+                }
+            }
+        })?;
+        let worker = Self { queue, end };
         // A thread that is still being started needs system calls that are soon refused.
-        worker.run(|| ()).await.map_err(std::io::Error::other)?;
+        worker.run(|_| ()).await.map_err(std::io::Error::other)?;
         Ok(worker)
     }
 
     /// Has it do some work, and waits for the result.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> T + Send + 'static,
+        work: impl FnOnce(&End) -> T + Send + 'static,
     ) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
         // Who asked may have gone; the work is done all the same.
-        let work = Box::new(move || drop(reply.send(work())));
-        self.0.try_send(work).map_err(|_| Error::LimitExceeded(format!("{WAITING} calls wait already")))?;
-        answer.await.map_err(|_| Error::Unavailable("the worker's thread has ended".into()))
+        let work = Box::new(move |end: &End| drop(reply.send(work(end))));
+        self.queue.try_send(work).map_err(|error| match error {
+            TrySendError::Full(_) => Error::LimitExceeded(format!("{WAITING} calls wait already")),
+            TrySendError::Disconnected(_) => Error::Unavailable("the worker's thread has ended".into()),
+        })?;
+        answer.await.map_err(|_| Error::Unavailable("flowbus-control is being ended, ask again".into()))
+    }
+
+    /// From now on no work begins, and what is being done ends at its next step.
+    pub(crate) fn stop(&self) {
+        self.end.begun.store(true, Ordering::Relaxed);
+    }
+
+    /// Stops, and returns when nothing is being done: what was, is logged.
+    pub(crate) fn finish(&self) {
+        self.stop();
+        drop(self.end.hold());
     }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +12,7 @@ use flowbus_interfaces::{Changes, Error, Key, QueryMap};
 use flowbus_tests::bus::call;
 use flowbus_tests::helper::CONTROL;
 use flowbus_tests::{CallError, Helper, inject};
+use rustix::process::Signal;
 use serde_json::Value;
 
 fn tuple(src: &str, dst: &str, protocol: u8, sport: u16, dport: u16) -> Tuple {
@@ -197,6 +199,51 @@ async fn what_was_recreated_meanwhile_is_gone_and_left_alone() {
         }
     }
     panic!("no tuple was ever used again under a delete");
+}
+
+#[tokio::test]
+async fn a_change_that_meets_the_end_of_the_helper_is_logged_as_far_as_it_came() {
+    const FLOWS: u32 = 30_000;
+    for _ in 0..10 {
+        let mut helper = Helper::start(&["--user", "nobody"]);
+        inject::udp(&helper.namespace, 53, FLOWS);
+        let (control, mut table) = (helper.proxy().await, helper.table());
+        let (query, limit) =
+            (QueryMap::from([("dport", 53_u16.into())]), QueryMap::from([("limit", FLOWS.into())]));
+        let mut delete = pin!(control.delete_flows(&query, &limit));
+        let mut told = false;
+        let answer = loop {
+            tokio::select! {
+                answer = &mut delete => break answer,
+                () = tokio::task::yield_now() => {}
+            }
+            if !told && table.stats().unwrap().entries < FLOWS {
+                helper.process.signal(Signal::TERM);
+                told = true;
+            }
+        };
+        if !told {
+            helper.process.signal(Signal::TERM);
+        }
+        let (status, log) = helper.process.ended();
+        assert!(status.success(), "{log}");
+        let line = log.lines().find(|line| line.contains("flows deleted")).unwrap_or_else(|| panic!("{log}"));
+        let left = u32::try_from(marks(&mut table).len()).unwrap();
+        let deleted = FLOWS - left;
+        assert!(
+            line.contains(&format!("caller=0 matched={FLOWS} deleted={deleted} gone=0 failed=0")),
+            "{line}"
+        );
+        if left == 0 {
+            // It was done before the signal came.
+            continue;
+        }
+        assert!(line.contains(&format!("left={left}")), "{line}");
+        let told = format!("{deleted} are deleted, {left} of {FLOWS} are left");
+        assert!(matches!(&answer, Err(Error::Unavailable(text)) if text.contains(&told)), "{answer:?}");
+        return;
+    }
+    panic!("no delete was ever under way when the signal came");
 }
 
 #[tokio::test]
