@@ -30,11 +30,15 @@ pub(crate) struct Published {
 }
 
 impl Published {
-    /// The resyncs since `told` of them were told, as far as they are kept; `told` is brought up to date.
-    pub(crate) fn resyncs_since(&self, told: &mut u64) -> Vec<Resync> {
+    /// The resyncs since `told` of them were told, as far as they are kept, for whoever has been told of the changes up to
+    /// `sequence`: what a resync did comes before it. `told` is brought up to date.
+    pub(crate) fn resyncs_since(&self, told: &mut u64, sequence: u64) -> Vec<Resync> {
         let total = self.summary.counters.resyncs;
-        let untold = usize::try_from(total - std::mem::replace(told, total)).unwrap_or(usize::MAX);
-        self.resyncs.iter().skip(self.resyncs.len().saturating_sub(untold)).copied().collect()
+        let untold = usize::try_from(total - *told).unwrap_or(usize::MAX);
+        let kept = self.resyncs.iter().skip(self.resyncs.len().saturating_sub(untold));
+        let due = kept.clone().take_while(|resync| resync.sequence <= sequence);
+        *told = total - (kept.len() - due.clone().count()) as u64;
+        due.copied().collect()
     }
 }
 
@@ -130,5 +134,29 @@ impl Summary {
     pub(crate) fn events_received(&self) -> u64 {
         let Counters { events_new, events_update, events_destroy, events_invalid, .. } = self.counters;
         events_new + events_update + events_destroy + events_invalid
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resync_is_for_those_who_know_what_it_did() {
+        let mut published = Published::default();
+        let resync =
+            |sequence| Resync { reason: ResyncReason::Overrun, lost: 1, closed: 0, added: 0, sequence };
+        published.resyncs.extend([10, 20, 30].map(resync));
+        published.summary.counters.resyncs = 5;
+        let mut told = 0;
+        let mut due = |sequence| -> Vec<u64> {
+            let resyncs = published.resyncs_since(&mut told, sequence);
+            resyncs.iter().map(|resync| resync.sequence).collect()
+        };
+        assert_eq!(due(9), [0; 0]);
+        assert_eq!(due(29), [10, 20]);
+        assert_eq!(due(29), [0; 0]);
+        assert_eq!(due(30), [30]);
+        assert_eq!(due(99), [0; 0]);
     }
 }

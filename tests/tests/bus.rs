@@ -8,7 +8,7 @@ use flowbus_tests::conntrack;
 use flowbus_tests::flow::agreed;
 use flowbus_tests::network::{PLAIN, SERVER_V4, socket_address};
 use flowbus_tests::process::{Directory, wait_for};
-use flowbus_tests::{Bus, CallError, Daemon, Monitor, Namespace, Network};
+use flowbus_tests::{Bus, CallError, Daemon, Monitor, Namespace, Network, inject};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -83,6 +83,23 @@ fn fields_choose_keys_and_getflow_finds_active_and_closed_flows() {
     assert_eq!(bus.monitor_call("GetFlow", &["t", &id]).unwrap()[0]["end_reason"], "destroyed");
     let error = bus.monitor_call("GetFlow", &["t", "18446744073709551615"]).unwrap_err();
     assert_eq!(error.name, "org.flowbus.Error.NotFound", "{error}");
+    daemon.stop();
+}
+
+#[test]
+fn a_resync_is_told_after_what_it_did() {
+    const COUNT: u32 = 2_000;
+    let namespace = Namespace::tracked("before");
+    inject::udp(&namespace, 7000, COUNT);
+    let bus = Bus::start();
+    let monitor = Monitor::start(&bus, "org.flowbus.FlowEvents1");
+    let daemon = Daemon::start(&namespace, &bus);
+    // A Resynced among them would be passed over, and missed below.
+    let (events, lost) = monitor.events_until(|events| events.len() >= COUNT as usize);
+    assert_eq!((events.len(), lost), (COUNT as usize, 0));
+    assert!(events.iter().all(|event| event["event"] == "new"));
+    let resync = &monitor.signal("Resynced")[0];
+    assert_eq!(*resync, json!({ "reason": "start", "lost": 0, "closed": 0, "added": COUNT }));
     daemon.stop();
 }
 

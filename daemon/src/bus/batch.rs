@@ -30,8 +30,8 @@ pub(super) trait Batch<T>: Default {
 pub(super) struct ChangeBatch {
     /// `None` where a newer update of the same flow has taken over.
     items: Vec<Option<Item>>,
-    /// Where each flow's last update stands.
-    updates: HashMap<u64, usize>,
+    /// Where each flow's last update stands, and its bytes.
+    updates: HashMap<u64, (usize, usize)>,
     events: usize,
     bytes: usize,
 }
@@ -49,20 +49,21 @@ impl Batch<Change> for ChangeBatch {
         if self.items.len() >= REPLACED * limits.batch_events {
             return false;
         }
-        if is_update && let Some(at) = self.updates.insert(id, self.items.len()) {
-            // The last update wins: it carries the whole flow.
-            self.items[at] = None;
-            self.items.push(Some(item));
-            return true;
-        }
         let size = names.show(&item, |flow| names.size_of(flow, FieldSet::ALL));
-        let full = self.events == limits.batch_events || self.bytes + size > limits.batch_bytes;
-        if full && !self.is_empty() {
-            self.updates.remove(&id);
+        // The last update wins: it carries the whole flow.
+        let replaced = self.updates.get(&id).filter(|_| is_update).copied();
+        let bytes = self.bytes + size - replaced.map_or(0, |(_, size)| size);
+        let events = self.events + usize::from(replaced.is_none());
+        if (events > limits.batch_events || bytes > limits.batch_bytes) && !self.is_empty() {
             return false;
         }
-        self.events += 1;
-        self.bytes += size;
+        if let Some((at, _)) = replaced {
+            self.items[at] = None;
+        }
+        if is_update {
+            self.updates.insert(id, (self.items.len(), size));
+        }
+        (self.events, self.bytes) = (events, bytes);
         self.items.push(Some(item));
         true
     }

@@ -2,8 +2,8 @@
 //! ConnectionEvents, by the same rules.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use flowbus_interfaces::FLOW_EVENTS_PATH;
@@ -52,8 +52,8 @@ pub(super) trait Topic: Numbered {
     /// Whether more resyncs than so many are to be told with it.
     fn has_resyncs(published: &Published, told: u64) -> bool;
 
-    /// The resyncs since so many were told, which is brought up to date.
-    fn resyncs(handle: &Handle, told: &mut u64) -> Vec<Resync>;
+    /// The resyncs since so many were told, which is brought up to date, for those who know all up to this entry.
+    fn resyncs(handle: &Handle, told: &mut u64, sequence: u64) -> Vec<Resync>;
 }
 
 impl Topic for Change {
@@ -85,8 +85,8 @@ impl Topic for Change {
         published.summary.counters.resyncs > told
     }
 
-    fn resyncs(handle: &Handle, told: &mut u64) -> Vec<Resync> {
-        handle.published().resyncs_since(told)
+    fn resyncs(handle: &Handle, told: &mut u64, sequence: u64) -> Vec<Resync> {
+        handle.published().resyncs_since(told, sequence)
     }
 }
 
@@ -119,10 +119,35 @@ impl Topic for ConnectionEvent {
         false
     }
 
-    fn resyncs(_handle: &Handle, _told: &mut u64) -> Vec<Resync> {
+    fn resyncs(_handle: &Handle, _told: &mut u64, _sequence: u64) -> Vec<Resync> {
         Vec::new()
     }
 }
+
+/// Keeps signals apart, of whichever emitter they are.
+#[derive(Clone, Debug)]
+pub(super) struct Pace(Arc<Mutex<Instant>>);
+
+impl Pace {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    /// Waits until one more may be sent.
+    async fn turn(&self, per_second: u32) {
+        let turn = {
+            let mut next = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let turn = (*next).max(Instant::now());
+            *next = turn + Duration::from_secs(1) / per_second;
+            turn
+        };
+        sleep_until(turn).await;
+    }
+}
+
+/// A connection that sends nothing any more.
+#[derive(Debug)]
+struct Broken;
 
 /// Follows a log, which is its queue: what it falls behind by more than the log keeps is lost, and told.
 #[derive(Debug)]
@@ -141,8 +166,7 @@ pub(super) struct Emitter<T> {
     sent: u64,
     /// Whether an earlier connection may have left entries that were not sent.
     again: bool,
-    /// The next signal waits until then.
-    not_before: Instant,
+    pace: Pace,
     entries: Vec<T>,
 }
 
@@ -152,6 +176,7 @@ impl<T: Topic> Emitter<T> {
         names: FlowNames,
         counters: Arc<BusCounters>,
         config: watch::Receiver<Arc<Config>>,
+        pace: Pace,
     ) -> Self {
         Self {
             cursor: T::first(&handle),
@@ -163,7 +188,7 @@ impl<T: Topic> Emitter<T> {
             resyncs: 0,
             lost: 0,
             again: false,
-            not_before: Instant::now(),
+            pace,
             entries: Vec::new(),
         }
     }
@@ -181,19 +206,8 @@ impl<T: Topic> Emitter<T> {
                 }
             }
             let batch = self.collect(&mut news).await;
-            sleep_until(self.not_before).await;
-            self.not_before =
-                Instant::now() + Duration::from_secs(1) / self.config.borrow().signals.per_second;
-            match timeout(STUCK, self.send(&emitter, batch)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    tracing::debug!(%error, "signals cannot be sent");
-                    break;
-                }
-                Err(_) => {
-                    tracing::warn!("a signal could not be written for {STUCK:?}: opening a new connection");
-                    break;
-                }
+            if self.send(&emitter, batch).await.is_err() {
+                return;
             }
         }
     }
@@ -257,23 +271,38 @@ impl<T: Topic> Emitter<T> {
         }
     }
 
-    async fn send(&mut self, emitter: &SignalEmitter<'_>, batch: T::Batch) -> zbus::Result<()> {
+    async fn send(&mut self, emitter: &SignalEmitter<'_>, batch: T::Batch) -> Result<(), Broken> {
         if !batch.is_empty() || self.lost > 0 {
             let sequence = batch.sequence().unwrap_or(self.cursor + 1);
-            T::send(emitter, &self.names, sequence, batch, self.lost).await?;
+            self.write(T::send(emitter, &self.names, sequence, batch, self.lost)).await?;
             (self.sent, self.lost) = (self.cursor, 0);
-            BusCounters::add(&self.counters.signals_sent, 1);
         }
-        for resync in T::resyncs(&self.handle, &mut self.resyncs) {
+        for resync in T::resyncs(&self.handle, &mut self.resyncs, self.cursor) {
             let details = HashMap::from([
                 ("reason", Variant::from(resync.reason.name())),
                 ("lost", Variant::from(resync.lost)),
                 ("closed", Variant::from(resync.closed)),
                 ("added", Variant::from(resync.added)),
             ]);
-            FlowEvents::resynced(emitter, details).await?;
-            BusCounters::add(&self.counters.signals_sent, 1);
+            self.write(FlowEvents::resynced(emitter, details)).await?;
         }
         Ok(())
+    }
+
+    /// Writes a signal when it is its turn.
+    async fn write(&self, signal: impl Future<Output = zbus::Result<()>>) -> Result<(), Broken> {
+        let per_second = self.config.borrow().signals.per_second;
+        self.pace.turn(per_second).await;
+        match timeout(STUCK, signal).await {
+            Ok(Ok(())) => {
+                BusCounters::add(&self.counters.signals_sent, 1);
+                return Ok(());
+            }
+            Ok(Err(error)) => tracing::debug!(%error, "signals cannot be sent"),
+            Err(_) => {
+                tracing::warn!("a signal could not be written for {STUCK:?}: opening a new connection");
+            }
+        }
+        Err(Broken)
     }
 }

@@ -29,7 +29,7 @@ use crate::kernel::{self, Kernel};
 use crate::published::State;
 use crate::streams::Streams;
 use crate::{confinement, service};
-use emitter::Emitter;
+use emitter::{Emitter, Pace};
 use flow_events::FlowEvents;
 use flow_monitor::FlowMonitor;
 
@@ -93,9 +93,16 @@ pub(crate) async fn serve(
 ) -> Result<(), BusError> {
     let counters = Arc::new(BusCounters::default());
     let Face { handle, names, .. } = &face;
+    let pace = Pace::new();
     let mut emitters = Emitters {
-        changes: Emitter::new(handle.clone(), names.clone(), Arc::clone(&counters), config.clone()),
-        connections: Emitter::new(handle.clone(), names.clone(), Arc::clone(&counters), config),
+        changes: Emitter::new(
+            handle.clone(),
+            names.clone(),
+            Arc::clone(&counters),
+            config.clone(),
+            pace.clone(),
+        ),
+        connections: Emitter::new(handle.clone(), names.clone(), Arc::clone(&counters), config, pace),
     };
     let mut first = true;
     let mut wait = FIRST_WAIT;

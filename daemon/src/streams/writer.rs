@@ -322,7 +322,7 @@ impl Writer {
 
     /// Tells the resyncs, and what the kernel lost before them.
     fn push_resyncs(&mut self, gaps: &AtomicU64) {
-        let resyncs: Vec<Resync> = self.handle.published().resyncs_since(&mut self.resyncs);
+        let resyncs: Vec<Resync> = self.handle.published().resyncs_since(&mut self.resyncs, self.cursor);
         for resync in resyncs {
             if resync.lost > 0 {
                 gaps.fetch_add(1, Ordering::Relaxed);
