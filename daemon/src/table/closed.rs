@@ -93,6 +93,8 @@ pub(super) struct Closed {
     index: HashTable<u64>,
     /// The hash of each, oldest first: who is forgotten need not be looked at again.
     hashes: VecDeque<u64>,
+    /// Our id of each, oldest first: a look at all of them reads no flow.
+    ids: VecDeque<u64>,
     hasher: RandomState,
 }
 
@@ -103,6 +105,7 @@ impl Closed {
             maximum_age_usec: 0,
             index: HashTable::new(),
             hashes: VecDeque::new(),
+            ids: VecDeque::new(),
             hasher: RandomState::default(),
         };
         closed.set_limits(state, limits);
@@ -118,6 +121,7 @@ impl Closed {
         }
         self.index.clear();
         self.hashes.clear();
+        self.ids.clear();
         for number in numbers(state) {
             self.insert_index(state, number, &state.closed(number).record);
         }
@@ -162,11 +166,18 @@ impl Closed {
         self.index.find(hash, is_it).map(|number| state.closed(*number).record.seen)
     }
 
+    /// A closed flow by our id.
+    pub(super) fn get(&self, state: &State, id: u64) -> Option<Snapshot> {
+        let older = self.ids.iter().rposition(|other| *other == id)?;
+        numbers(state).nth(older).map(|number| state.closed(number).snapshot())
+    }
+
     fn insert_index(&mut self, state: &State, number: u64, record: &Record) {
-        let Self { index, hashes, hasher, .. } = self;
+        let Self { index, hashes, ids, hasher, .. } = self;
         let hash_of = |record: &Record| hasher.hash_one((&record.key, record.conntrack_id()));
         let hash = hash_of(record);
         hashes.push_back(hash);
+        ids.push_back(record.id);
         let is_it = |other: &u64| state.closed(*other).is_incarnation(&record.key, record.conntrack_id());
         match index.entry(hash, is_it, |other| hash_of(&state.closed(*other).record)) {
             Entry::Occupied(mut entry) => *entry.get_mut() = number,
@@ -178,6 +189,7 @@ impl Closed {
 
     fn drop_oldest(&mut self, state: &mut State) {
         let (Some(oldest), Some(hash)) = (numbers(state).next(), self.hashes.pop_front()) else { return };
+        self.ids.pop_front();
         // A newer flow of the same key and CTA_ID keeps the entry.
         if let Ok(entry) = self.index.find_entry(hash, |number| *number == oldest) {
             entry.remove();
@@ -213,15 +225,6 @@ fn position(state: &State, sequence: u64) -> u64 {
         }
     }
     low
-}
-
-/// A closed flow by our id.
-pub(super) fn get(state: &State, id: u64) -> Option<Snapshot> {
-    numbers(state)
-        .rev()
-        .map(|number| state.closed(number))
-        .find(|flow| flow.record.id == id)
-        .map(ClosedFlow::snapshot)
 }
 
 fn numbers(state: &State) -> std::ops::Range<u64> {

@@ -243,7 +243,7 @@ impl Table {
         match self.slot(id) {
             Some(slot) => Some(self.snapshot(slot)),
             None if id > self.state.header.last_id => None,
-            None => closed::get(&self.state, id),
+            None => self.closed.get(&self.state, id),
         }
     }
 
