@@ -31,8 +31,10 @@ pub(super) enum Message<'a> {
     Address(IpAddr),
     /// An address is gone; another interface may have the same.
     AddressDeleted,
-    /// The dump has ended, well or not.
+    /// The dump has ended.
     Done,
+    /// There is no such dump: another one runs, of whoever had this socket before.
+    Refused,
 }
 
 const NLMSG_ERROR: u16 = 2;
@@ -61,7 +63,8 @@ pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
         RTM_DELLINK => Some(Message::Deleted { index: index(body)? }),
         RTM_NEWADDR => Some(Message::Address(address(body)?)),
         RTM_DELADDR => Some(Message::AddressDeleted),
-        NLMSG_DONE | NLMSG_ERROR => Some(Message::Done),
+        NLMSG_DONE => Some(Message::Done),
+        NLMSG_ERROR => Some(Message::Refused),
         _ => None,
     })
 }

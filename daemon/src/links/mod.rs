@@ -51,12 +51,13 @@ impl Links {
         let mut buffer = vec![0; BUFFER];
         // The socket has joined its groups before the dumps: what is born in between is told.
         let mut addresses = HashSet::new();
-        let (mut wanted, mut running) = (vec![&ADDRESSES_REQUEST, &LINKS_REQUEST], false);
+        let mut wanted = vec![&ADDRESSES_REQUEST, &LINKS_REQUEST];
+        let (mut running, mut asked) = (false, None);
         loop {
             // One dump at a time.
             if !running && let Some(request) = wanted.pop() {
                 socket.send(request).await?;
-                running = true;
+                (running, asked) = (true, Some(request));
                 if *request == ADDRESSES_REQUEST {
                     addresses.clear();
                 }
@@ -75,6 +76,8 @@ impl Links {
                                 running = false;
                                 changed = true;
                             }
+                            // Asked for again when that dump has ended.
+                            Message::Refused => wanted.extend(asked.take()),
                         }
                     }
                     // While addresses are being asked for, not all are known.
