@@ -207,9 +207,20 @@ impl Handle {
             TrySendError::Full(_) => AskError::Busy,
             TrySendError::Disconnected(_) => AskError::Unanswered,
         })?;
+        self.wake();
+        Ok(())
+    }
+
+    /// The same, from where it is right to wait until the tracker has time for it.
+    pub(crate) fn order_patiently(&self, command: Command) -> Result<(), AskError> {
+        self.commands.send(command).map_err(|_| AskError::Unanswered)?;
+        self.wake();
+        Ok(())
+    }
+
+    fn wake(&self) {
         // A full eventfd counter would mean that the tracker is already being woken.
         let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
-        Ok(())
     }
 }
 

@@ -151,7 +151,7 @@ fn receive_once(handle: &Handle, listener: &OwnedFd, request: Request) -> Result
             service::store_programs(&probe.programs);
             hand_on(handle, probe)
         }
-        None => handle.order(Command::ReadSnapshot(snapshot)).map_err(|_| ProbeError::Tracker),
+        None => handle.order_patiently(Command::ReadSnapshot(snapshot)).map_err(|_| ProbeError::Tracker),
     }
 }
 
@@ -170,5 +170,5 @@ fn hand_on(handle: &Handle, probe: Probe) -> Result<(), ProbeError> {
         tracing::info!(program = name, reason, "a BPF program does not run, going on without");
     }
     tracing::info!(accept = probe.report.accept().name(), "flows get their owners by BPF");
-    handle.order(Command::Attribute(Box::new(probe))).map_err(|_| ProbeError::Tracker)
+    handle.order_patiently(Command::Attribute(Box::new(probe))).map_err(|_| ProbeError::Tracker)
 }

@@ -19,6 +19,8 @@ use crate::state::{Checked, MAXIMUM_PROCESSES, State};
 
 /// So many places are taken before unused ones are looked for.
 const ENOUGH: usize = 4096;
+/// Unused ones are looked for no sooner after the last time: every flow is looked at.
+const SPACING_USEC: u64 = 1_000_000;
 /// So many free places wait before the first of them is used again.
 const RESTING: usize = 1024;
 
@@ -134,6 +136,8 @@ pub(crate) struct Processes {
     texts: ProcessTexts,
     /// Look for unused places when so many are taken.
     enough: usize,
+    /// And not before this time, in CLOCK_BOOTTIME microseconds.
+    not_before: u64,
 }
 
 /// Everyone's side: the processes behind the numbers.
@@ -156,6 +160,7 @@ impl Processes {
             free: VecDeque::new(),
             texts: ProcessTexts::default(),
             enough: ENOUGH,
+            not_before: 0,
         };
         for place in 0..state.header.processes {
             processes.show(state, place);
@@ -194,13 +199,13 @@ impl Processes {
         Some(ProcessNumber::new(place, state.process(place).uses))
     }
 
-    /// True when it is time to free what is not used.
-    pub(crate) fn are_many(&self, state: &State) -> bool {
-        state.header.processes as usize - self.free.len() >= self.enough
+    /// True when it is time to free what is not used; `now` is in CLOCK_BOOTTIME microseconds.
+    pub(crate) fn are_many(&self, state: &State, now: u64) -> bool {
+        state.header.processes as usize - self.free.len() >= self.enough && now >= self.not_before
     }
 
     /// Frees the places that are not among `used`.
-    pub(crate) fn free_unused(&mut self, state: &State, used: impl Iterator<Item = ProcessNumber>) {
+    pub(crate) fn free_unused(&mut self, state: &State, now: u64, used: impl Iterator<Item = ProcessNumber>) {
         let mut is_used = vec![false; state.header.processes as usize];
         for process in used {
             if let Some(is_used) = is_used.get_mut(process.place()) {
@@ -220,6 +225,7 @@ impl Processes {
         }
         let taken = state.header.processes as usize - self.free.len();
         self.enough = (2 * taken).clamp(ENOUGH, MAXIMUM_PROCESSES);
+        self.not_before = now + SPACING_USEC;
     }
 
     /// The side to share.

@@ -46,7 +46,7 @@ pub(super) fn run(handle: &Handle) {
     let Ok(namespace) = fs::metadata("/proc/self/ns/net") else { return };
     let network_namespace = u32::try_from(namespace.ino()).unwrap_or(0);
     let (questions, asked) = sync_channel(WAITING);
-    if handle.order(Command::LookUp { network_namespace, questions }).is_err() {
+    if handle.order_patiently(Command::LookUp { network_namespace, questions }).is_err() {
         return;
     }
     // What a look did not find is looked for again: a connection has no process before it is accepted.
@@ -63,7 +63,7 @@ pub(super) fn run(handle: &Handle) {
         if waiting.iter().all(Vec::is_empty) {
             waiting.clear();
         }
-        if !found.is_empty() && handle.order(Command::Found(found)).is_err() {
+        if !found.is_empty() && handle.order_patiently(Command::Found(found)).is_err() {
             tracing::debug!("the tracker does not take what was found");
         }
         sleep(PAUSE);

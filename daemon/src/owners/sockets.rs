@@ -24,7 +24,7 @@ pub(crate) struct Sockets {
     sockets: HashMap<Key, Socket, RandomState>,
     /// Where each UDP server is bound, by its cookie: what is told of its end may be another address.
     bound: HashMap<u64, Key, RandomState>,
-    /// What is forgotten at a time, soonest first: sockets that ended, and datagrams sent.
+    /// What is forgotten at a time, soonest first: what goes soon, and what goes later. A socket stands there once.
     ending: [VecDeque<(u64, Key)>; 2],
     /// The addresses of this namespace; `None` while they are not known.
     addresses: Option<HashSet<IpAddr>>,
@@ -40,6 +40,8 @@ struct Socket {
     until: u64,
     /// Whether a flow of it is waited for.
     pending: bool,
+    /// Whether it stands among those that are forgotten at a time.
+    ending: bool,
 }
 
 impl Sockets {
@@ -53,38 +55,29 @@ impl Sockets {
                 if event.protocol == TCP && event.remote.port() == 0 => {}
             Kind::Snapshot if self.sockets.contains_key(&key) => {}
             Kind::Bind | Kind::Snapshot => {
-                self.put(key, event.cookie, owner, u64::MAX, false, counters);
+                self.put(key, event.cookie, owner, false, counters);
                 if event.remote.port() == 0 && self.bound.len() < MAXIMUM {
                     self.bound.insert(event.cookie, key);
                 }
             }
             Kind::Syn | Kind::Connect | Kind::Incoming | Kind::Accept => {
-                self.put(key, event.cookie, owner, u64::MAX, true, counters);
+                self.put(key, event.cookie, owner, true, counters);
             }
             Kind::Send => {
-                let until = now + SENT_USEC;
-                self.put(key, event.cookie, owner, until, true, counters);
-                self.ending[1].push_back((until, key));
+                self.put(key, event.cookie, owner, true, counters);
+                self.end(key, event.cookie, now, SENT_USEC);
             }
             Kind::ConnectFailed { .. } | Kind::Close { .. } | Kind::Release => {
                 let key = self.bound.remove(&event.cookie).unwrap_or(key);
                 if !self.sockets.contains_key(&key) && event.protocol == TCP {
-                    self.put(key, event.cookie, owner, u64::MAX, true, counters);
+                    self.put(key, event.cookie, owner, true, counters);
                 }
-                self.end(key, event.cookie, now + ENDED_USEC);
+                self.end(key, event.cookie, now, ENDED_USEC);
             }
         }
     }
 
-    fn put(
-        &mut self,
-        key: Key,
-        cookie: u64,
-        owner: OwnerNumber,
-        until: u64,
-        pending: bool,
-        counters: &mut Counters,
-    ) {
+    fn put(&mut self, key: Key, cookie: u64, owner: OwnerNumber, pending: bool, counters: &mut Counters) {
         let room = self.sockets.len() < MAXIMUM;
         match self.sockets.get_mut(&key) {
             Some(socket) if socket.cookie == cookie => {
@@ -96,49 +89,57 @@ impl Sockets {
                 if surer {
                     socket.owner = owner;
                 }
-                socket.until = until;
+                socket.until = u64::MAX;
             }
             // The tuple's newest socket is the one that its next flow belongs to.
             Some(socket) => {
-                let was_pending = std::mem::replace(socket, Socket { cookie, owner, until, pending }).pending;
+                let was_pending = socket.pending;
+                *socket = Socket { cookie, owner, until: u64::MAX, pending, ending: socket.ending };
                 counters.owners_unmatched_sockets += u64::from(was_pending);
                 self.pending = self.pending + u64::from(pending) - u64::from(was_pending);
             }
             None if room => {
-                self.sockets.insert(key, Socket { cookie, owner, until, pending });
+                let socket = Socket { cookie, owner, until: u64::MAX, pending, ending: false };
+                self.sockets.insert(key, socket);
                 self.pending += u64::from(pending);
             }
             None => counters.owners_refused += 1,
         }
     }
 
-    fn end(&mut self, key: Key, cookie: u64, until: u64) {
+    /// A socket is forgotten after so many microseconds, unless there is another word of it.
+    fn end(&mut self, key: Key, cookie: u64, now: u64, after: u64) {
         if let Some(socket) = self.sockets.get_mut(&key)
             && socket.cookie == cookie
         {
-            socket.until = until;
-            self.ending[0].push_back((until, key));
+            socket.until = now + after;
+            if !std::mem::replace(&mut socket.ending, true) {
+                self.ending[usize::from(after > ENDED_USEC)].push_back((socket.until, key));
+            }
         }
     }
 
     /// Forgets what has ended.
     pub(crate) fn expire(&mut self, now: u64, counters: &mut Counters) {
-        for ending in &mut self.ending {
-            while let Some((until, key)) = ending.front().copied()
+        for which in 0..self.ending.len() {
+            while let Some(&(until, key)) = self.ending[which].front()
                 && until <= now
             {
-                ending.pop_front();
+                self.ending[which].pop_front();
+                let Some(socket) = self.sockets.get_mut(&key) else { continue };
                 // A later word of the socket, or another one, keeps the place.
-                if self.sockets.get(&key).is_some_and(|socket| socket.until <= now)
-                    && let Some(socket) = self.sockets.remove(&key)
-                {
+                if socket.until == u64::MAX {
+                    socket.ending = false;
+                } else if socket.until > now {
+                    self.ending[usize::from(socket.until > now + ENDED_USEC)].push_back((socket.until, key));
+                } else if let Some(socket) = self.sockets.remove(&key) {
                     counters.owners_expired += 1;
                     counters.owners_unmatched_sockets += u64::from(socket.pending);
                     self.pending -= u64::from(socket.pending);
                 }
             }
-            if ending.is_empty() {
-                *ending = VecDeque::new(); // A burst's memory.
+            if self.ending[which].is_empty() {
+                self.ending[which] = VecDeque::new(); // A burst's memory.
             }
         }
         if self.sockets.capacity() > 4 * self.sockets.len().max(1024) {
@@ -224,4 +225,49 @@ pub(crate) fn direction(protocol: u8, from: SocketAddr, to: SocketAddr) -> Tuple
 
 fn key(protocol: u8, local: SocketAddr, remote: SocketAddr) -> Key {
     Key::new(&direction(protocol, local, remote))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn send(sockets: &mut Sockets, port: u16, cookie: u64, now: u64, counters: &mut Counters) {
+        let server = SocketAddr::from(([198, 18, 0, 2], port));
+        let key = key(UDP, SocketAddr::from(([198, 18, 0, 1], 5000)), server);
+        sockets.put(key, cookie, OwnerNumber::default(), true, counters);
+        sockets.end(key, cookie, now, SENT_USEC);
+    }
+
+    fn waiting(sockets: &Sockets) -> usize {
+        sockets.ending.iter().map(VecDeque::len).sum()
+    }
+
+    #[test]
+    fn a_socket_waits_for_its_end_once_whatever_is_told_of_it() {
+        let (mut sockets, mut counters) = (Sockets::default(), Counters::default());
+        // For a second, each millisecond, a datagram; every other one of another socket with the same ends.
+        for now in (0..1_000_000).step_by(1_000) {
+            send(&mut sockets, 53, now / 2_000, now, &mut counters);
+            sockets.expire(now, &mut counters);
+            assert_eq!((sockets.sockets.len(), waiting(&sockets)), (1, 1));
+        }
+        // It is asked for its end where the first datagram would have been forgotten, and goes on.
+        sockets.expire(SENT_USEC, &mut counters);
+        assert_eq!((sockets.sockets.len(), waiting(&sockets)), (1, 1));
+        sockets.expire(2 * SENT_USEC, &mut counters);
+        assert_eq!((sockets.sockets.len(), waiting(&sockets), sockets.pending()), (0, 0, 0));
+    }
+
+    #[test]
+    fn what_there_is_no_room_for_is_not_waited_for() {
+        let (mut sockets, mut counters) = (Sockets::default(), Counters::default());
+        for number in 0..2 * MAXIMUM as u64 {
+            let remote = SocketAddr::from((u32::try_from(number).unwrap().to_be_bytes(), 53));
+            let key = key(UDP, SocketAddr::from(([198, 18, 0, 1], 5000)), remote);
+            sockets.put(key, number, OwnerNumber::default(), true, &mut counters);
+            sockets.end(key, number, 0, SENT_USEC);
+        }
+        assert_eq!((sockets.sockets.len(), waiting(&sockets)), (MAXIMUM, MAXIMUM));
+        assert_eq!(counters.owners_refused, MAXIMUM as u64);
+    }
 }

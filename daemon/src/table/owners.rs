@@ -88,8 +88,8 @@ impl Table {
 
     /// Notes what an event tells of a socket, and gives the flows that have its ends their owner.
     pub(crate) fn apply_socket(&mut self, event: &Event, now: Now, changes: &mut Vec<Change>) {
-        if self.processes.are_many(&self.state) {
-            self.free_processes();
+        if self.processes.are_many(&self.state, now.boottime_usec) {
+            self.free_processes(now);
         }
         let Self { attribution, processes, state, .. } = self;
         let Some(attribution) = attribution else { return };
@@ -258,14 +258,14 @@ impl Table {
         }
     }
 
-    fn free_processes(&mut self) {
+    fn free_processes(&mut self, now: Now) {
         let active = self.order.all().map(|slot| self.snapshot(slot).owners);
         let closed = super::closed::before(&self.state, u64::MAX).map(|flow| flow.owners);
         let sockets = self.attribution.iter().flat_map(|attribution| attribution.sockets.owners());
         let owners = active.chain(closed).flat_map(|owners| [owners.initiator, owners.responder]);
         let used: Vec<ProcessNumber> =
             owners.chain(sockets).filter_map(|owner| Some(owner.get()?.0)).collect();
-        self.processes.free_unused(&self.state, used.into_iter());
+        self.processes.free_unused(&self.state, now.boottime_usec, used.into_iter());
     }
 }
 
