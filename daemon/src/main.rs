@@ -141,7 +141,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     let result = runtime.block_on(serving);
     // Closed before the tracker: a call that came late is refused, not left without an answer.
     drop(runtime);
-    let _ = handle.order(Command::Stop);
+    let _ = handle.order_patiently(Command::Stop);
     let joined = thread.join().map_err(|_| Error::TrackerGone);
     result.and(joined)
 }
@@ -258,8 +258,9 @@ fn reload(arguments: &Arguments, configuration: &watch::Sender<Arc<Config>>, han
             return;
         }
     };
-    if new.events != configuration.borrow().events {
-        tracing::warn!("the options of [events] change with a restart only");
+    let old = Arc::clone(&configuration.borrow());
+    if new.events != old.events || new.attribution != old.attribution {
+        tracing::warn!("the options of [events] and [attribution] change with a restart only");
     }
     if let Err(error) = handle.order(Command::SetClosedLimits(new.closed_limits())) {
         tracing::error!("configuration: {error}; the limits of closed flows stay");

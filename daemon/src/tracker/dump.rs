@@ -210,7 +210,6 @@ impl DumpReader {
             }
             Ok(_) => {}
             Err(error) => {
-                table.header_mut().counters.events_invalid += 1;
                 self.state = State::Merging { sequence: expected, complete: false, heard: Instant::now() };
                 tracing::debug!(%error, "dump entry skipped");
             }

@@ -162,7 +162,7 @@ impl Tracker {
             self.tell_connections(reading);
             self.publish();
             self.answer();
-            if !self.stop && reading != Reading::Unfinished {
+            if !self.stop && reading != Reading::Unfinished && !self.has_untold() {
                 self.wait(reading, told)?;
             }
         }
@@ -258,6 +258,11 @@ impl Tracker {
                 (None, None) => Tier::None,
             },
         });
+    }
+
+    /// True when an answer has changed something.
+    fn has_untold(&self) -> bool {
+        !self.changes.is_empty() || self.sockets.as_ref().is_some_and(Sockets::has_untold)
     }
 
     /// Sleeps until there is something to do.

@@ -93,6 +93,11 @@ impl Sockets {
         read || !drained
     }
 
+    /// True when connections did something that has not been told.
+    pub(super) fn has_untold(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Tells what connections did. `drained` says that all events of flows that the kernel has sent are read, and so
     /// the flows of these are known.
     pub(super) fn tell(&mut self, drained: bool, table: &mut Table, told: &mut Vec<ConnectionEvent>) {
