@@ -76,13 +76,13 @@ const PROGRAMS: [(&str, Place); 16] = [
     ("cgroup_removed", Place::Tracepoint("cgroup_rmdir")),
 ];
 
-/// The other ways to the same end, of which one is enough: a program is not needed where all of these run.
-const INSTEAD: [(&str, &[&str]); 5] = [
-    ("accept_syscall", &["accept_exact"]),
-    ("accept4_syscall", &["accept_exact"]),
-    ("accept_reader", &["accept_exact", "accept_syscall"]),
-    ("udp_sent4", &["udp_sent"]),
-    ("udp_sent6", &["udp_sent"]),
+/// The other ways to the same end: a program is not needed where all of one of them run.
+const INSTEAD: [(&str, &[&[&str]]); 5] = [
+    ("accept_syscall", &[&["accept_exact"]]),
+    ("accept4_syscall", &[&["accept_exact"]]),
+    ("accept_reader", &[&["accept_exact"], &["accept_syscall", "accept4_syscall"]]),
+    ("udp_sent4", &[&["udp_sent"]]),
+    ("udp_sent6", &[&["udp_sent"]]),
 ];
 
 /// Loads and attaches the programs, then takes the snapshot of what was open before. Needs CAP_BPF, CAP_PERFMON and
@@ -145,7 +145,8 @@ const OPEN_SOCKETS: &str = "open_sockets";
 
 fn is_needed(name: &str, tried: &[Program]) -> bool {
     let runs = |other: &&str| tried.iter().any(|one| one.name == **other && one.outcome == Outcome::Attached);
-    !INSTEAD.iter().any(|(program, others)| *program == name && others.iter().any(&runs))
+    let ways = INSTEAD.iter().filter(|(program, _)| *program == name).flat_map(|(_, ways)| *ways);
+    !ways.into_iter().any(|way| way.iter().all(runs))
 }
 
 fn network_namespace() -> Result<u32, LoadError> {
@@ -272,5 +273,32 @@ fn reason(error: impl Into<ProgramError>) -> String {
             }
         }
         error => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Outcome, Program, is_needed};
+
+    fn tried(outcomes: [Outcome; 3]) -> Vec<Program> {
+        let names = ["accept_exact", "accept_syscall", "accept4_syscall"].map(str::to_owned);
+        names.into_iter().zip(outcomes).map(|(name, outcome)| Program { name, outcome }).collect()
+    }
+
+    #[test]
+    fn who_reads_is_asked_where_nothing_else_sees_every_accept() {
+        use Outcome::{Attached, NotNeeded};
+        let failed = || Outcome::Failed("Cannot allocate memory".to_owned());
+        for (outcomes, needed) in [
+            ([Attached, NotNeeded, NotNeeded], false),
+            ([failed(), Attached, Attached], false),
+            ([failed(), Attached, failed()], true),
+            ([failed(), failed(), Attached], true),
+            ([failed(), failed(), failed()], true),
+        ] {
+            assert_eq!(is_needed("accept_reader", &tried(outcomes.clone())), needed, "{outcomes:?}");
+        }
+        assert!(!is_needed("accept4_syscall", &tried([Attached, NotNeeded, NotNeeded])));
+        assert!(is_needed("tcp_state", &[]));
     }
 }

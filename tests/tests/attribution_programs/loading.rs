@@ -1,16 +1,18 @@
 //! The programs as such: how they are attached and go, who may load and read them, and what they count.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 
-use flowbus_attribution::{Accept, Kind, LoadError, Outcome, Programs, load};
+use flowbus_attribution::{Accept, Confidence, Kind, LoadError, Outcome, Programs, load};
 use flowbus_tests::process::wait_for;
+use flowbus_tests::sockets::by;
 use flowbus_tests::{Namespace, Sockets};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use super::{listen, one};
+use super::{is_close, listen, one, shell, this_process};
 
 #[test]
 fn what_the_ring_cannot_hold_is_counted() {
@@ -69,15 +71,54 @@ fn the_report_names_each_program_and_the_way_of_accept() {
     assert_eq!(sockets.statistics().missed, Some(0));
 }
 
+/// Leaves this thread these capabilities.
+fn keep(capabilities: CapabilitySet) {
+    let sets = CapabilitySets {
+        effective: capabilities,
+        permitted: capabilities,
+        inheritable: CapabilitySet::empty(),
+    };
+    rustix::thread::set_capabilities(None, sets).unwrap();
+}
+
+#[test]
+fn who_reads_first_is_told_where_no_accept_is_seen() {
+    let namespace = Namespace::new("reader");
+    // They do not mount the directory that tells where system calls can be seen.
+    let loaded = thread::spawn(|| {
+        keep(CapabilitySet::BPF | CapabilitySet::PERFMON | CapabilitySet::NET_ADMIN);
+        load(1 << 20).unwrap()
+    });
+    let (programs, snapshot) = loaded.join().unwrap();
+    let mut sockets = Sockets::of(programs, snapshot);
+    match sockets.report().accept() {
+        Accept::Reader => {}
+        // This machine has a better way that nothing can take away.
+        Accept::Function | Accept::Syscall => return,
+        Accept::Inherited => panic!("{:?}", sockets.report()),
+    }
+    let listener = listen(&namespace, "127.0.0.1:0");
+    let script =
+        "exec perl -e 'accept(C, STDIN); sysread(C, $x, 1); syswrite(STDOUT, $x); sysread(C, $x, 1)'";
+    let mut worker = shell(&namespace, script, OwnedFd::from(listener.try_clone().unwrap()));
+    let mut client = namespace.enter(|| TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+    client.write_all(b"x").unwrap();
+    worker.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+    drop(client);
+    assert!(worker.wait().unwrap().success());
+
+    let events = sockets.events_with(&namespace, 2, is_close);
+    let incoming = one(&events, |kind| kind == Kind::Incoming);
+    assert_eq!((by(&incoming).pid, by(&incoming).confidence), (this_process(), Confidence::Inherited));
+    let accept = one(&events, |kind| kind == Kind::Accept);
+    assert_eq!((by(&accept).pid, by(&accept).confidence), (worker.id(), Confidence::Reader));
+    assert_eq!(accept.cookie, incoming.cookie);
+}
+
 #[test]
 fn without_the_capability_the_error_says_what_is_needed() {
     let refused = thread::spawn(|| {
-        let none = CapabilitySets {
-            effective: CapabilitySet::empty(),
-            permitted: CapabilitySet::empty(),
-            inheritable: CapabilitySet::empty(),
-        };
-        rustix::thread::set_capabilities(None, none).unwrap();
+        keep(CapabilitySet::empty());
         load(4096)
     });
     let error = refused.join().unwrap().map(|_| ()).unwrap_err();
@@ -116,12 +157,7 @@ fn a_process_without_capabilities_reads_all_of_it() {
     let server = thread::scope(|scope| {
         let (programs, snapshot) = load(1 << 20).unwrap();
         let reader = || {
-            let none = CapabilitySets {
-                effective: CapabilitySet::empty(),
-                permitted: CapabilitySet::empty(),
-                inheritable: CapabilitySet::empty(),
-            };
-            rustix::thread::set_capabilities(None, none).unwrap();
+            keep(CapabilitySet::empty());
             let mut sockets = Sockets::of(programs, snapshot);
             sockets.open_before(&namespace);
             let events = sockets.events_with(&namespace, 1, |kind| kind == Kind::Listen);
