@@ -7,37 +7,14 @@ use crate::expectation::{
     CTA_EXPECT_CLASS, CTA_EXPECT_FLAGS, CTA_EXPECT_FN, CTA_EXPECT_HELP_NAME, CTA_EXPECT_ID, CTA_EXPECT_MASK,
     CTA_EXPECT_MASTER, CTA_EXPECT_TIMEOUT, CTA_EXPECT_TUPLE, CTA_EXPECT_ZONE,
 };
+use crate::flow::{
+    CTA_HELP, CTA_ID, CTA_LABELS, CTA_LABELS_MASK, CTA_MARK, CTA_MARK_MASK, CTA_PROTOINFO, CTA_STATUS,
+    CTA_TIMEOUT, CTA_TUPLE_MASTER, CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_ZONE,
+};
+use crate::request::{
+    CT_DELETE, CT_GET, CT_NEW, EXP_DELETE, EXP_GET, EXP_NEW, NLM_F_ACK, NLM_F_DUMP, NLM_F_NEW, NLM_F_REQUEST,
+};
 use crate::{Expectation, Family, Flow, ProtocolInfo, Status, Tuple};
-
-const NLM_F_REQUEST: u16 = 0x01;
-const NLM_F_ACK: u16 = 0x04;
-const NLM_F_DUMP: u16 = 0x300;
-/// `NLM_F_EXCL | NLM_F_CREATE`.
-const NLM_F_NEW: u16 = 0x600;
-
-/// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_*`.
-const CT_NEW: u16 = 0x100;
-const CT_GET: u16 = 0x101;
-const CT_DELETE: u16 = 0x102;
-/// `NFNL_SUBSYS_CTNETLINK_EXP << 8 | IPCTNL_MSG_EXP_*`.
-const EXP_NEW: u16 = 0x200;
-const EXP_GET: u16 = 0x201;
-const EXP_DELETE: u16 = 0x202;
-
-/// `enum ctattr_type`, as `decode/flow` has them.
-const CTA_TUPLE_ORIG: u16 = 1;
-const CTA_TUPLE_REPLY: u16 = 2;
-const CTA_STATUS: u16 = 3;
-const CTA_PROTOINFO: u16 = 4;
-const CTA_HELP: u16 = 5;
-const CTA_TIMEOUT: u16 = 7;
-const CTA_MARK: u16 = 8;
-const CTA_ID: u16 = 12;
-const CTA_TUPLE_MASTER: u16 = 14;
-const CTA_ZONE: u16 = 18;
-const CTA_MARK_MASK: u16 = 21;
-const CTA_LABELS: u16 = 22;
-const CTA_LABELS_MASK: u16 = 23;
 
 /// What shall become of a flow; what is `None` stays as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,12 +26,13 @@ pub struct Update<'a> {
     /// Bits that shall be set, such as [`Status::ASSURED`] and [`Status::FIXED_TIMEOUT`]. The kernel answers EBUSY where
     /// one of EXPECTED, CONFIRMED, DYING would change, or SEEN_REPLY or ASSURED be taken away: give the flow's with more.
     pub status: Option<Status>,
-    /// Labels and their mask, in native words: the bits of the mask become those of the labels. Needs a rule that uses
-    /// labels, else the kernel answers EOPNOTSUPP.
+    /// Labels and their mask, in native words: the bits of the mask become those of the labels. Needs a rule that used
+    /// labels when the flow was made, else the kernel answers ENOSPC; EOPNOTSUPP if it knows none.
     pub labels: Option<(&'a [u8], &'a [u8])>,
     /// The state of the protocol; of TCP the window scales and flags too.
     pub protocol_info: Option<ProtocolInfo>,
-    /// A helper's name; the kernel lets a flow have one that has none, or none ("") that has one.
+    /// A helper's name; the kernel lets a flow have one that has none, or none ("") that has one. EOPNOTSUPP where it knows no
+    /// such helper.
     pub helper: Option<&'a [u8]>,
 }
 

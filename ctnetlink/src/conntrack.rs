@@ -1,5 +1,7 @@
 //! The table, for programs that list and change it: requests sent, their answers read, in one call each.
 
+use rustix::io::Errno;
+
 use crate::change::{
     create_request, delete_request, expectation_create_request, expectation_delete_request,
     expectation_dump_request, expectation_flush_request, flush_request, get_request, update_request,
@@ -106,8 +108,9 @@ impl Conntrack {
     /// # Errors
     /// [`RequestError::NotFound`] where there is none.
     pub fn get(&mut self, original: &Tuple) -> Result<Flow<'_>, RequestError> {
-        match self.single(|sequence| get_request(sequence, original), "IPCTNL_MSG_CT_GET")? {
+        match self.single(|sequence| get_request(sequence, original))? {
             Message::Flow(_, _, flow) => Ok(flow),
+            Message::Error(_, code) => Err(refused("IPCTNL_MSG_CT_GET", code)),
             _ => Err(RequestError::Unanswered),
         }
     }
@@ -222,8 +225,9 @@ impl Conntrack {
     /// # Errors
     /// When the kernel refuses.
     pub fn stats(&mut self) -> Result<Stats, RequestError> {
-        match self.single(|sequence| stats_request(sequence).to_vec(), "IPCTNL_MSG_CT_GET_STATS")? {
+        match self.single(|sequence| stats_request(sequence).to_vec())? {
             Message::Stats(_, stats) => Ok(stats),
+            Message::Error(_, code) => Err(SocketError::refused("IPCTNL_MSG_CT_GET_STATS", code).into()),
             _ => Err(RequestError::Unanswered),
         }
     }
@@ -252,31 +256,26 @@ impl Conntrack {
         request: impl FnOnce(u32) -> Vec<u8>,
         name: &'static str,
     ) -> Result<(), RequestError> {
-        match self.single(request, name)? {
+        match self.single(request)? {
             Message::Error(_, 0) => Ok(()),
+            Message::Error(_, code) => Err(refused(name, code)),
             _ => Err(RequestError::Unanswered),
         }
     }
 
     /// Sends a request that has one answer, and returns it.
-    fn single(
-        &mut self,
-        request: impl FnOnce(u32) -> Vec<u8>,
-        name: &'static str,
-    ) -> Result<Message<'_>, RequestError> {
+    fn single(&mut self, request: impl FnOnce(u32) -> Vec<u8>) -> Result<Message<'_>, RequestError> {
         let sequence = self.send(request)?;
         // The kernel answers while it is asked: there is nothing to wait for.
         let length = loop {
             let length = self.receive()?;
-            // What is left of an answer that was given up.
-            if messages(&self.buffer[..length]).flatten().any(|message| of(&message) == Some(sequence)) {
+            // Any other is what is left of an answer that was given up. nlmsg_seq, which an answer that cannot be
+            // decoded has too.
+            if self.buffer[..length].get(8..12) == Some(&sequence.to_ne_bytes()) {
                 break length;
             }
         };
-        match messages(&self.buffer[..length]).next().ok_or(RequestError::Unanswered)?? {
-            Message::Error(_, code) if code != 0 => Err(refused(name, code)),
-            message => Ok(message),
-        }
+        Ok(messages(&self.buffer[..length]).next().ok_or(RequestError::Unanswered)??)
     }
 
     /// Sends a request that has many answers and an end, and shows them.
@@ -300,7 +299,9 @@ impl Conntrack {
                 match message {
                     Message::Done(_, 0) if interrupted => return Err(RequestError::Interrupted),
                     Message::Done(_, 0) => return Ok(()),
-                    Message::Done(_, code) | Message::Error(_, code) => return Err(refused(name, code)),
+                    Message::Done(_, code) | Message::Error(_, code) => {
+                        return Err(SocketError::refused(name, code).into());
+                    }
                     message => show(message),
                 }
             }
@@ -338,15 +339,13 @@ fn header(message: &Message<'_>) -> Option<Header> {
     }
 }
 
-fn of(message: &Message<'_>) -> Option<u32> {
-    header(message).map(|header| header.sequence)
-}
-
-/// What a negative errno of the kernel means.
-fn refused(request: &'static str, code: i32) -> RequestError {
-    match -code {
-        libc::ENOENT => RequestError::NotFound,
-        libc::EEXIST => RequestError::Exists,
-        _ => SocketError::refused(request, code).into(),
+/// What a negative errno means that answers a request about one entry. EINVAL and EOPNOTSUPP are of what was asked for here,
+/// not of a missing module as where the table is dumped.
+fn refused(call: &'static str, code: i32) -> RequestError {
+    match Errno::from_raw_os_error(code.saturating_neg()) {
+        Errno::NOENT => RequestError::NotFound,
+        Errno::EXIST => RequestError::Exists,
+        errno @ (Errno::PERM | Errno::ACCESS) => SocketError::PermissionDenied { call, errno }.into(),
+        errno => SocketError::System { call, errno }.into(),
     }
 }

@@ -10,25 +10,16 @@ mod stats;
 mod tuple;
 
 use crate::attribute::{Attributes, align};
+use crate::request::{CT_DELETE, CT_GET_STATS, CT_GET_STATS_CPU, CT_NEW, EXP_DELETE, EXP_NEW, NLM_F_NEW};
 use crate::{DecodeError, EventKind, Header, Message};
 
 /// `sizeof(struct nlmsghdr)`.
 const HEADER: usize = 16;
 /// `sizeof(struct nfgenmsg)` (linux/netfilter/nfnetlink.h): family, version, `res_id` in network order.
 const NFGENMSG: usize = 4;
-/// `NLM_F_EXCL | NLM_F_CREATE`: the two flags that tell NEW from UPDATE.
-const NLM_F_NEW: u16 = 0x600;
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-/// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_*` (linux/netfilter/nfnetlink_conntrack.h).
-const CT_NEW: u16 = 0x100;
-const CT_DELETE: u16 = 0x102;
-const CT_GET_STATS_CPU: u16 = 0x104;
-const CT_GET_STATS: u16 = 0x105;
-/// `NFNL_SUBSYS_CTNETLINK_EXP << 8 | IPCTNL_MSG_EXP_*`.
-const EXP_NEW: u16 = 0x200;
-const EXP_DELETE: u16 = 0x202;
 
 /// The messages of one datagram: an event brings one, the reply to a dump many.
 ///

@@ -3,12 +3,11 @@
 use std::net::IpAddr;
 
 use crate::attribute::align;
+use crate::request::request;
 use crate::{Family, Layer4, Tuple};
 
 /// `NLA_F_NESTED`.
 const NESTED: u16 = 0x8000;
-/// `sizeof(struct nlmsghdr) + sizeof(struct nfgenmsg)`.
-const HEADERS: usize = 20;
 
 /// The zone of both directions, `CTA_ZONE` and `CTA_EXPECT_ZONE`, is told beside the tuple.
 const CTA_TUPLE_IP: u16 = 1;
@@ -19,16 +18,10 @@ const CTA_TUPLE_PROTO: u16 = 2;
 pub(crate) struct Encoder(Vec<u8>);
 
 impl Encoder {
-    /// `kind` is the `nlmsg_type`, `family` that of the `nfgenmsg`: `None` is AF_UNSPEC.
+    /// The headers are those of [`request`]; its `nlmsg_len` becomes right by [`Encoder::finish`].
     pub(crate) fn new(kind: u16, flags: u16, sequence: u32, family: Option<Family>) -> Self {
         let mut bytes = Vec::with_capacity(256);
-        bytes.extend([0; 4]); // nlmsg_len, by `finish`
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(flags.to_ne_bytes());
-        bytes.extend(sequence.to_ne_bytes());
-        bytes.extend([0; 4]); // nlmsg_pid: the kernel fills in the sender's port
-        bytes.extend([family.map_or(0, Family::number), 0, 0, 0]); // NFNETLINK_V0, res_id 0
-        debug_assert_eq!(bytes.len(), HEADERS);
+        bytes.extend(request(kind, flags, sequence, family));
         Self(bytes)
     }
 

@@ -2,6 +2,35 @@
 
 use crate::{ProtocolInfo, Status, Tuple};
 
+/// `enum ctattr_type` (linux/netfilter/nfnetlink_conntrack.h).
+pub(crate) const CTA_TUPLE_ORIG: u16 = 1;
+pub(crate) const CTA_TUPLE_REPLY: u16 = 2;
+pub(crate) const CTA_STATUS: u16 = 3;
+pub(crate) const CTA_PROTOINFO: u16 = 4;
+pub(crate) const CTA_HELP: u16 = 5;
+pub(crate) const CTA_NAT_SRC: u16 = 6;
+pub(crate) const CTA_TIMEOUT: u16 = 7;
+pub(crate) const CTA_MARK: u16 = 8;
+pub(crate) const CTA_COUNTERS_ORIG: u16 = 9;
+pub(crate) const CTA_COUNTERS_REPLY: u16 = 10;
+pub(crate) const CTA_USE: u16 = 11;
+pub(crate) const CTA_ID: u16 = 12;
+pub(crate) const CTA_NAT_DST: u16 = 13;
+pub(crate) const CTA_TUPLE_MASTER: u16 = 14;
+pub(crate) const CTA_SEQ_ADJ_ORIG: u16 = 15;
+pub(crate) const CTA_SEQ_ADJ_REPLY: u16 = 16;
+pub(crate) const CTA_SECMARK: u16 = 17;
+pub(crate) const CTA_ZONE: u16 = 18;
+pub(crate) const CTA_SECCTX: u16 = 19;
+pub(crate) const CTA_TIMESTAMP: u16 = 20;
+pub(crate) const CTA_MARK_MASK: u16 = 21;
+pub(crate) const CTA_LABELS: u16 = 22;
+pub(crate) const CTA_LABELS_MASK: u16 = 23;
+pub(crate) const CTA_SYNPROXY: u16 = 24;
+pub(crate) const CTA_FILTER: u16 = 25;
+pub(crate) const CTA_STATUS_MASK: u16 = 26;
+pub(crate) const CTA_TIMESTAMP_EVENT: u16 = 27;
+
 /// What one message says of one flow. A field that the message does not carry is `None`: absent is not zero.
 /// Byte strings borrow from the message, so that decoding allocates nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -77,7 +77,7 @@ pub enum SocketError {
     /// Any other failure.
     #[error("{call}: {errno}")]
     System {
-        /// The system call.
+        /// The system call or request.
         call: &'static str,
         /// What it answered.
         errno: Errno,

@@ -114,6 +114,21 @@ fn a_flow_of_every_kind_is_made_got_changed_and_ended() {
 }
 
 #[test]
+fn a_change_that_the_kernel_does_not_take_is_told_by_its_errno_alone() {
+    in_namespace(|| {
+        let mut table = Conntrack::open().unwrap();
+        table.create(&udp(1, 2)).unwrap();
+        let update = Update { helper: Some(b"nosuchhelper"), ..Update::default() };
+        let error = table.update(&udp(1, 2).original, &update).unwrap_err();
+        assert_eq!(error.to_string(), "IPCTNL_MSG_CT_NEW: Operation not supported (os error 95)");
+        // No rule used labels when the flow was made, so it has no room for them.
+        let update = Update { labels: Some((&[1; 16], &[1; 16])), ..Update::default() };
+        let error = table.update(&udp(1, 2).original, &update).unwrap_err();
+        assert_eq!(error.to_string(), "IPCTNL_MSG_CT_NEW: No space left on device (os error 28)");
+    });
+}
+
+#[test]
 fn a_flush_takes_one_family_or_all() {
     in_namespace(|| {
         let mut table = Conntrack::open().unwrap();

@@ -1,37 +1,15 @@
 //! One flow: the attributes of `IPCTNL_MSG_CT_NEW` and `IPCTNL_MSG_CT_DELETE` (`enum ctattr_type`).
 
 use crate::attribute::{Attribute, Attributes, Unknown};
+use crate::flow::{
+    CTA_COUNTERS_ORIG, CTA_COUNTERS_REPLY, CTA_FILTER, CTA_HELP, CTA_ID, CTA_LABELS, CTA_LABELS_MASK,
+    CTA_MARK, CTA_MARK_MASK, CTA_NAT_DST, CTA_NAT_SRC, CTA_PROTOINFO, CTA_SECCTX, CTA_SECMARK,
+    CTA_SEQ_ADJ_ORIG, CTA_SEQ_ADJ_REPLY, CTA_STATUS, CTA_STATUS_MASK, CTA_SYNPROXY, CTA_TIMEOUT,
+    CTA_TIMESTAMP, CTA_TIMESTAMP_EVENT, CTA_TUPLE_MASTER, CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_USE, CTA_ZONE,
+};
 use crate::{Counters, DecodeError, Flow, SequenceAdjust, Status, Synproxy, Tuple};
 
 use super::{protocol, tuple};
-
-const CTA_TUPLE_ORIG: u16 = 1;
-const CTA_TUPLE_REPLY: u16 = 2;
-const CTA_STATUS: u16 = 3;
-const CTA_PROTOINFO: u16 = 4;
-const CTA_HELP: u16 = 5;
-const CTA_NAT_SRC: u16 = 6;
-const CTA_TIMEOUT: u16 = 7;
-const CTA_MARK: u16 = 8;
-const CTA_COUNTERS_ORIG: u16 = 9;
-const CTA_COUNTERS_REPLY: u16 = 10;
-const CTA_USE: u16 = 11;
-const CTA_ID: u16 = 12;
-const CTA_NAT_DST: u16 = 13;
-const CTA_TUPLE_MASTER: u16 = 14;
-const CTA_SEQ_ADJ_ORIG: u16 = 15;
-const CTA_SEQ_ADJ_REPLY: u16 = 16;
-const CTA_SECMARK: u16 = 17;
-const CTA_ZONE: u16 = 18;
-const CTA_SECCTX: u16 = 19;
-const CTA_TIMESTAMP: u16 = 20;
-const CTA_MARK_MASK: u16 = 21;
-const CTA_LABELS: u16 = 22;
-const CTA_LABELS_MASK: u16 = 23;
-const CTA_SYNPROXY: u16 = 24;
-const CTA_FILTER: u16 = 25;
-const CTA_STATUS_MASK: u16 = 26;
-const CTA_TIMESTAMP_EVENT: u16 = 27;
 
 /// `NF_CT_LABELS_MAX_SIZE`.
 const LABELS_MAX_SIZE: usize = 16;
