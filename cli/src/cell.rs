@@ -10,15 +10,15 @@ use crate::fields::Fields;
 /// Text or a number as it is; empty where the flow does not have it.
 pub(crate) fn plain(flow: &dyn Fields, key: Key) -> String {
     match (flow.text(key), flow.number(key)) {
-        (Some(text), _) => clean(text),
+        (Some(text), _) => clean(text).into_owned(),
         (None, Some(number)) => number.to_string(),
         (None, None) => String::new(),
     }
 }
 
 /// What a terminal would take for a command is shown and not sent: a process can call itself anything.
-fn clean(text: Cow<'_, str>) -> String {
-    if text.chars().any(char::is_control) { text.escape_debug().to_string() } else { text.into_owned() }
+pub(crate) fn clean(text: Cow<'_, str>) -> Cow<'_, str> {
+    if text.chars().any(char::is_control) { text.escape_debug().to_string().into() } else { text }
 }
 
 /// An address of a flow with its port; empty without an address.
@@ -48,7 +48,7 @@ pub(crate) fn process(flow: &dyn Fields) -> String {
 /// `curl[1234]`, or what of it is known: the name is that of the process, not of its thread.
 pub(crate) fn owner_name(owner: &OwnedValue) -> String {
     let OwnedValue::Dictionary(fields) = owner else { return String::new() };
-    let text = |name: &str| fields.get(name).map(|value| clean(value.to_string().into()));
+    let text = |name: &str| fields.get(name).map(|value| clean(value.to_string().into()).into_owned());
     match (text("leader_comm").or_else(|| text("comm")), text("pid")) {
         (name, Some(pid)) => format!("{}[{pid}]", name.as_deref().unwrap_or("?")),
         (name, None) => name.unwrap_or_default(),
@@ -166,12 +166,12 @@ impl Cells {
     /// A value as people read it.
     pub(crate) fn value(self, key: Key, value: &OwnedValue) -> String {
         match (key, value) {
-            _ if self.numeric => clean(value.to_string().into()),
+            _ if self.numeric => clean(value.to_string().into()).into_owned(),
             (Key::StartUsec | Key::EndUsec, OwnedValue::Number(usec)) => exactly(*usec),
             (Key::DurationUsec, OwnedValue::Number(usec)) => duration(*usec),
             (Key::Mark, OwnedValue::Number(mark)) => format!("{mark} ({mark:#010x})"),
             (Key::Timeout, OwnedValue::Number(seconds)) => format!("{seconds}s"),
-            _ => clean(value.to_string().into()),
+            _ => clean(value.to_string().into()).into_owned(),
         }
     }
 }

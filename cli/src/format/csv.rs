@@ -1,9 +1,11 @@
 //! Comma-separated values, as RFC 4180 has them but for the line's end, which is a newline alone.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 use flowbus_interfaces::{Key, OwnedValue};
 
+use crate::cell::clean;
 use crate::fields::Fields;
 
 /// The line of names.
@@ -29,11 +31,11 @@ pub(super) fn line(
             (Key::Event, Some(event)) => out.write_all(event.as_bytes())?,
             _ => match (flow.number(key), flow.text(key)) {
                 (Some(number), _) => write!(out, "{number}")?,
-                (None, Some(text)) => cell(out, &text)?,
+                (None, Some(text)) => cell(out, text)?,
                 (None, None) => match flow.value(key).as_deref() {
                     None => {}
                     Some(OwnedValue::Bool(value)) => write!(out, "{value}")?,
-                    Some(value) => cell(out, &value.to_string())?,
+                    Some(value) => cell(out, value.to_string().into())?,
                 },
             },
         }
@@ -41,8 +43,10 @@ pub(super) fn line(
     writeln!(out)
 }
 
-fn cell(out: &mut dyn Write, text: &str) -> io::Result<()> {
-    if text.contains([',', '"', '\n', '\r']) {
+/// What a terminal would take for a command is escaped, ends of lines as well: a row is a line.
+fn cell(out: &mut dyn Write, text: Cow<'_, str>) -> io::Result<()> {
+    let text = clean(text);
+    if text.contains([',', '"']) {
         write!(out, "\"{}\"", text.replace('"', "\"\""))
     } else {
         out.write_all(text.as_bytes())
@@ -66,5 +70,14 @@ mod tests {
         line(&mut out, &columns, &flow.unwrap(), Some("new")).unwrap();
         let expected = "event,id,status,helper,mark,legacy_snat\nnew,7,\"assured,dying\",\"a\"\"b\",,true\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_a_process_calls_itself_is_no_command_to_a_terminal() {
+        let flow = OwnedFlow::from_json(r#"{"initiator":{"comm":"\u001b]0;\n,\u009b"},"helper":"\u001bc"}"#)
+            .unwrap();
+        let mut out = Vec::new();
+        line(&mut out, &[Key::Initiator, Key::Helper], &flow, None).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "\"comm=\\u{1b}]0;\\n,\\u{9b}\",\\u{1b}c\n");
     }
 }
