@@ -21,7 +21,7 @@ pub(crate) struct Config {
     pub(crate) closed: Closed,
     pub(crate) signals: Signals,
     pub(crate) attribution: Attribution,
-    /// More traffic sources for the mark decoder: name = number (0 to 63).
+    /// More traffic sources for the mark decoder: name = number (1 to 63).
     sources: BTreeMap<String, u8>,
     /// Patchpanel's names and those.
     #[serde(skip)]

@@ -117,7 +117,8 @@ impl Serialize for Json<'_> {
 pub struct MarkDictionary<'a> {
     /// The mark.
     pub mark: Mark,
-    /// The interface with index [`Mark::interface_index`], while it exists.
+    /// The interface with index [`Mark::interface_index`], also when it is gone, until the
+    /// index is used again.
     pub interface: Option<&'a str>,
     /// The names of sources.
     pub names: &'a SourceNames,

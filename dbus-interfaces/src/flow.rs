@@ -33,7 +33,8 @@ pub struct Flow<'a> {
     pub use_count: Option<u32>,
     /// `CTA_MARK`; 0 where the kernel sends none.
     pub mark: u32,
-    /// The name of the interface with index [`Mark::interface_index`], while it exists.
+    /// The name of the interface with index [`Mark::interface_index`], also when it is gone, until the
+    /// index is used again.
     pub interface: Option<&'a str>,
     /// `CTA_LABELS`.
     pub labels: Option<&'a [u8]>,

@@ -78,7 +78,7 @@ keys! {
     Vpn "vpn" "s" "VPN intent of the mark: none, route, bypass or route+bypass."
     Qos "qos" "s" "QoS category of the mark by name, or 0x5 for one without a name."
     RoutingTable "routing_table" "q" "Routing table of the mark; absent below 1000."
-    Interface "interface" "s" "The network interface whose table that is, while it exists."
+    Interface "interface" "s" "The network interface whose table that is, also when it is gone, until its index is used again."
     LegacySnat "legacy_snat" "b" "Legacy SNAT bit of the mark."
     Labels "labels" "ay" "Connection labels, a bit mask in native words; hexadecimal in JSON."
     Helper "helper" "s" "Connection tracking helper, such as ftp."

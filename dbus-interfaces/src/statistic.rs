@@ -28,7 +28,10 @@ impl Statistic {
         gauge("kernel_max", "The most flows that the kernel keeps, absent where that cannot be read."),
         gauge("active", "Flows that are alive."),
         gauge("closed", "Ended flows that are remembered."),
-        counter("closed_evicted", "Ended flows forgotten to make room."),
+        counter(
+            "closed_evicted",
+            "Ended flows forgotten: the oldest where there are too many, and those that are too old.",
+        ),
         counter("events_new", "Events of new flows."),
         counter("events_update", "Events of changed flows."),
         counter("events_destroy", "Events of ended flows."),
@@ -49,7 +52,10 @@ impl Statistic {
         ),
         counter("signals_sent", "Signals sent."),
         counter("signals_lost", "Changes that came faster than signals may be sent."),
-        counter("calls_refused", "Method calls refused by a limit."),
+        counter(
+            "calls_refused",
+            "Method calls refused by a limit, for an argument, or to a caller who may not.",
+        ),
         gauge("streams", "Streams that are open."),
         counter("stream_gaps", "Gaps told to readers of streams."),
         counter("connection_events", "Connects, accepts, closes and failed connects that were told."),

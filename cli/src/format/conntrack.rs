@@ -128,7 +128,7 @@ pub(super) fn family_number(family: &str) -> u8 {
     if family == "ipv6" { 10 } else { 2 }
 }
 
-/// Whole seconds since 1970 of the kernel's own stamp; what was seen otherwise is no stamp of the kernel.
+/// Microseconds since 1970 of the kernel's own stamp; what was seen otherwise is no stamp of the kernel.
 pub(super) fn stamp(flow: &dyn Fields, time: Key, source: Key) -> Option<u64> {
     (flow.text(source)? == "kernel").then(|| flow.number(time)).flatten()
 }

@@ -210,8 +210,8 @@ impl FlowMonitor {
     }
 
     /// The fields of a flow that follow from a mark: `mark`, `source`, `source_id`, `vpn`, `qos`,
-    /// `routing_table` (absent below 1000), `interface` (while it exists) and `legacy_snat`. Every value
-    /// decodes.
+    /// `routing_table` (absent below 1000), `interface` (also when it is gone, until its index is used again) and
+    /// `legacy_snat`. Every value decodes.
     #[zbus(out_args("fields"))]
     fn decode_mark(&self, mark: u32) -> DecodedMark {
         DecodedMark::new(&self.face.names, mark)
@@ -222,10 +222,10 @@ impl FlowMonitor {
     /// Events: `events_new`, `events_update`, `events_destroy`, `events_lost` (the kernel says that it
     /// dropped them), `events_invalid`, `events_foreign` (not sent by the kernel), `events_repeated`,
     /// `unknown_attributes`. Receive buffer: `buffer_bytes` as the kernel counts them, `buffer_events` (about so many
-    /// events fit). Table: `active`, `closed`, `closed_evicted`, `dumps`, `resyncs`, `sweeps` (dumps that were not
-    /// resyncs), `flows_refused` and `names_refused` (beyond what the table has room for). Bus: `signals_sent`,
-    /// `signals_lost`, `calls_refused`, `streams`, `stream_gaps`. Kernel: `kernel_count` and `kernel_max` flows, absent
-    /// where they cannot be read.
+    /// events fit). Table: `active`, `closed`, `closed_evicted` (forgotten: too many, or too old), `dumps`, `resyncs`,
+    /// `sweeps` (dumps that were not resyncs), `flows_refused` and `names_refused` (beyond what the table has room for).
+    /// Bus: `signals_sent`, `signals_lost`, `calls_refused` (by a limit, for an argument, or to a caller who may not),
+    /// `streams`, `stream_gaps`. Kernel: `kernel_count` and `kernel_max` flows, absent where they cannot be read.
     ///
     /// Processes: `connection_events`, `connection_events_lost` (as `signals_lost`); `owners_pending` (sockets whose flow
     /// has not been seen yet), `owners_unmatched_sockets` (those that ended before), `owners_unmatched_flows` (flows that
@@ -234,6 +234,8 @@ impl FlowMonitor {
     /// `bpf_dropped` (records; dropped when the ring was full), `bpf_no_storage`, `bpf_no_owner` (events of sockets that
     /// nobody was seen to open), `bpf_recursion_misses` (runs that the kernel left out), and `bpf_accept` (s: function,
     /// syscall, reader or inherited: how they learn who accepts). Later versions add more.
+    ///
+    /// Errors: org.flowbus.Error.LimitExceeded.
     #[zbus(out_args("statistics"))]
     async fn get_statistics(&self, #[zbus(header)] header: Header<'_>) -> Result<Dictionary, Error> {
         let _call = self.begin(&header)?;
