@@ -26,7 +26,7 @@ pub(super) struct FlowPage {
 pub(super) async fn active(handle: &Handle, names: &FlowNames, query: &Query) -> Result<FlowPage, AskError> {
     let candidates = match query.filter.lookup() {
         Some(Lookup::Ids(ids)) => Candidates::Ids(ids.into()),
-        Some(Lookup::Port(port) | Lookup::Endpoint(_, port)) => Candidates::Port(port),
+        Some(Lookup::Port(port)) => Candidates::Port(port),
         None if query.filter.asks_for_owner() => Candidates::Owned,
         None => Candidates::All,
     };

@@ -1,6 +1,6 @@
 //! Which flows a query is about.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use ctnetlink::{Layer4, Tuple};
 
@@ -21,9 +21,6 @@ pub struct Filter {
 pub enum Lookup<'a> {
     /// Their ids are among these.
     Ids(&'a [u64]),
-    /// This address with this port is one of their four ends, original or reply, source or destination. The
-    /// address is canonical; that of a flow is to be compared by [`IpAddr::to_canonical`].
-    Endpoint(IpAddr, u16),
     /// This is one of their four ports, original or reply, source or destination.
     Port(u16),
 }
@@ -108,38 +105,25 @@ impl Filter {
         [QueryKey::Pid, QueryKey::Comm, QueryKey::Uid, QueryKey::Unit].into_iter().any(|key| self.has(key))
     }
 
-    /// What an index can find the flows by, the best first; `None` where all flows have to be asked.
+    /// What an index can find the flows by; `None` where all flows have to be asked.
     pub fn lookup(&self) -> Option<Lookup<'_>> {
-        const ENDS: [(QueryKey, QueryKey); 6] = [
-            (QueryKey::Src, QueryKey::Sport),
-            (QueryKey::Dst, QueryKey::Dport),
-            (QueryKey::ReplySrc, QueryKey::ReplySport),
-            (QueryKey::ReplyDst, QueryKey::ReplyDport),
-            (QueryKey::NatSrc, QueryKey::NatSport),
-            (QueryKey::NatDst, QueryKey::NatDport),
+        const PORTS: [QueryKey; 7] = [
+            QueryKey::Sport,
+            QueryKey::Dport,
+            QueryKey::ReplySport,
+            QueryKey::ReplyDport,
+            QueryKey::NatSport,
+            QueryKey::NatDport,
+            QueryKey::Port,
         ];
         if let Some(Condition::Ids(ids)) = self.condition(QueryKey::Id) {
             return Some(Lookup::Ids(ids));
         }
-        let endpoint = |(address, port)| Some(Lookup::Endpoint(self.address(address)?, self.port(port)?));
-        let ports = || ENDS.into_iter().map(|(_, port)| port).chain([QueryKey::Port]);
-        let port = || ports().find_map(|key| self.port(key)).map(Lookup::Port);
-        ENDS.into_iter().find_map(endpoint).or_else(port)
+        PORTS.into_iter().find_map(|key| self.port(key)).map(Lookup::Port)
     }
 
     fn condition(&self, key: QueryKey) -> Option<&Condition> {
         self.conditions.iter().find(|(other, _)| *other == key).map(|(_, condition)| condition)
-    }
-
-    /// The one address that a key asks for.
-    fn address(&self, key: QueryKey) -> Option<IpAddr> {
-        match self.condition(key)? {
-            Condition::Addresses(_, networks) => match **networks {
-                [network] if network.prefix_len() == network.max_prefix_len() => Some(network.addr()),
-                _ => None,
-            },
-            _ => None,
-        }
     }
 
     /// The one port that a key asks for.
