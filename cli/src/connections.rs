@@ -66,7 +66,9 @@ pub(crate) async fn connections(daemon: &Daemon, asked: &Connections) -> Result<
             Some(StreamItem::Connection(connection)) if lines.shows(&connection) => {
                 lines.print(&mut out, &connection)?;
             }
-            Some(StreamItem::ConnectionGap { lost, .. }) => lines.gap(&mut out, lost)?,
+            Some(StreamItem::ConnectionGap { first, last, lost, reason }) => {
+                lines.gap(&mut out, [first, last, lost], &reason)?;
+            }
             Some(StreamItem::End { .. }) | None => {
                 out.flush()?;
                 return Err(Error::CutOff);
@@ -139,7 +141,7 @@ impl Lines<'_> {
         };
         write!(out, "{word:<width$} ", width = self.type_width())?;
         let pid = connection.pid.map(|pid| pid.to_string()).unwrap_or_else(|| "-".to_owned());
-        let comm = connection.comm.as_deref().unwrap_or("-");
+        let comm = cell::clean(connection.comm.as_deref().unwrap_or("-").into());
         let version = if connection.src.is_ipv4() { 4 } else { 6 };
         let (src, dst) = (address(connection.src), address(connection.dst));
         write!(
@@ -158,9 +160,12 @@ impl Lines<'_> {
         writeln!(out)
     }
 
-    fn gap(&self, out: &mut dyn Write, lost: u64) -> std::io::Result<()> {
+    fn gap(&self, out: &mut dyn Write, [first, last, lost]: [u64; 3], reason: &str) -> std::io::Result<()> {
         if self.asked.json {
-            return writeln!(out, "{}", json!({"type": "connection-gap", "lost": lost}));
+            let gap = json!({
+                "type": "connection-gap", "first": first, "last": last, "lost": lost, "reason": reason,
+            });
+            return writeln!(out, "{gap}");
         }
         out.flush()?;
         let lost = cell::counted(lost, "event");
@@ -185,21 +190,25 @@ mod tests {
     use crate::arguments::{Arguments, Command};
 
     fn lines(options: &str) -> String {
+        let events = [
+            r#"{"type":"connect","sequence":1,"flow":7,"family":"ipv4","protocol":"tcp","src":"192.168.1.2","sport":59306,"dst":"192.168.1.1","dport":23,"network_namespace":4026531840,"monotonic_nsec":5000000000,"time_usec":1,"pid":28943,"tid":28943,"comm":"telnet","uid":0}"#,
+            r#"{"type":"accept","sequence":2,"family":"ipv6","protocol":"tcp","src":"::1","sport":80,"dst":"::1","dport":55758,"network_namespace":4026532000,"monotonic_nsec":8546000000,"time_usec":1,"pid":28817,"comm":"nc"}"#,
+            r#"{"type":"connect-failed","sequence":3,"family":"ipv4","protocol":"tcp","src":"192.168.1.2","sport":59308,"dst":"192.168.1.1","dport":24,"network_namespace":4026531840,"monotonic_nsec":9000000000,"time_usec":1,"pid":28944,"comm":"telnet","error":"ECONNREFUSED"}"#,
+        ];
+        printed(options, &events)
+    }
+
+    fn printed(options: &str, events: &[&str]) -> String {
         let line = format!("flowctl connections {options}");
         let asked = match Arguments::try_parse_from(line.split_whitespace()).unwrap().command {
             Command::Connections(asked) => asked,
             other => panic!("{other:?}"),
         };
         let event = |json: &str| serde_json::from_str::<OwnedConnection>(json).unwrap();
-        let events = [
-            r#"{"type":"connect","sequence":1,"flow":7,"family":"ipv4","protocol":"tcp","src":"192.168.1.2","sport":59306,"dst":"192.168.1.1","dport":23,"network_namespace":4026531840,"monotonic_nsec":5000000000,"time_usec":1,"pid":28943,"tid":28943,"comm":"telnet","uid":0}"#,
-            r#"{"type":"accept","sequence":2,"family":"ipv6","protocol":"tcp","src":"::1","sport":80,"dst":"::1","dport":55758,"network_namespace":4026532000,"monotonic_nsec":8546000000,"time_usec":1,"pid":28817,"comm":"nc"}"#,
-            r#"{"type":"connect-failed","sequence":3,"family":"ipv4","protocol":"tcp","src":"192.168.1.2","sport":59308,"dst":"192.168.1.1","dport":24,"network_namespace":4026531840,"monotonic_nsec":9000000000,"time_usec":1,"pid":28944,"comm":"telnet","error":"ECONNREFUSED"}"#,
-        ];
         let mut out = Vec::new();
         let mut lines = Lines { asked: &asked, first_nsec: None };
         lines.header(&mut out).unwrap();
-        for event in events.map(event) {
+        for event in events.iter().map(|json| event(json)) {
             if lines.shows(&event) {
                 lines.print(&mut out, &event).unwrap();
             }
@@ -230,6 +239,33 @@ F  28944  telnet           4  192.168.1.2      192.168.1.1      59308  24    \n"
         );
         let text = lines("-N 4026532000");
         assert_eq!(text.lines().count(), 2, "{text}");
+    }
+
+    #[test]
+    fn what_a_process_calls_itself_is_no_command_to_a_terminal() {
+        let event = r#"{"type":"accept","sequence":2,"family":"ipv6","protocol":"tcp","src":"::1","sport":80,"dst":"::1","dport":55758,"monotonic_nsec":8546000000,"time_usec":1,"pid":28817,"comm":"\u001b]0;x\u0007\n"}"#;
+        for options in ["", "-v -t"] {
+            let text = printed(options, &[event]);
+            assert!(
+                text.contains(r"\u{1b}]0;x\u{7}\n") && !text.contains('\x1b') && text.lines().count() == 2,
+                "{text}"
+            );
+        }
+        assert!(!printed("--json", &[event]).contains('\x1b'));
+    }
+
+    #[test]
+    fn a_gap_of_json_is_that_of_the_stream() {
+        let Command::Connections(asked) =
+            Arguments::try_parse_from(["flowctl", "connections", "--json"]).unwrap().command
+        else {
+            panic!("another command");
+        };
+        let mut out = Vec::new();
+        Lines { asked: &asked, first_nsec: None }.gap(&mut out, [4, 6, 3], "slow-reader").unwrap();
+        let gap =
+            json!({"type": "connection-gap", "first": 4, "last": 6, "lost": 3, "reason": "slow-reader"});
+        assert_eq!(serde_json::from_slice::<serde_json::Value>(&out).unwrap(), gap);
     }
 
     #[test]

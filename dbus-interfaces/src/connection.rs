@@ -1,12 +1,15 @@
 //! What a socket did, as the bus tells it.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
+use serde::de::{Deserializer, Error as _};
 use serde::ser::{Serialize, Serializer};
 use serde::{Deserialize, Serialize as SerializeStruct};
-use zbus::{Signature, Type};
+use zbus::{Signature, Type, Variant};
 
 use crate::dictionary::{DICTIONARY, Size, write};
+use crate::owned::from_variant;
 use crate::text::Text;
 use crate::value::{JsonForm, VariantForm};
 use crate::{Owner, Value, protocol_name};
@@ -152,11 +155,14 @@ impl Serialize for ConnectionJson<'_> {
     }
 }
 
-/// A connection event as a client reads it from a line of a stream. What the daemon does not know is absent.
+/// A connection event as a client reads it, from a line of a stream or from ConnectionEvents. What the daemon does not
+/// know is absent.
 #[derive(Clone, Debug, PartialEq, Eq, SerializeStruct, Deserialize)]
+// What is derived reads and writes JSON, and is called by the traits below: a dictionary is read by a detour.
+#[serde(remote = "Self")]
 pub struct OwnedConnection {
     /// What happened.
-    #[serde(rename = "type")]
+    #[serde(rename = "type", alias = "event")]
     pub kind: ConnectionKind,
     /// The event's number.
     pub sequence: u64,
@@ -220,6 +226,31 @@ pub struct OwnedConnection {
     pub received_bytes: Option<u64>,
 }
 
+impl Type for OwnedConnection {
+    const SIGNATURE: &'static Signature = DICTIONARY;
+}
+
+impl Serialize for OwnedConnection {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for OwnedConnection {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if deserializer.is_human_readable() {
+            return Self::deserialize(deserializer);
+        }
+        let fields = HashMap::<String, Variant<'_>>::deserialize(deserializer)?.into_iter();
+        let known = fields.filter_map(|(name, value)| Some((name, from_variant(value)?)));
+        let json = known.map(|(name, value)| Ok((name, serde_json::to_value(value)?)));
+        let object = json.collect::<Result<serde_json::Map<_, _>, serde_json::Error>>();
+        object
+            .and_then(|object| Self::deserialize(serde_json::Value::Object(object)))
+            .map_err(D::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -255,6 +286,16 @@ mod tests {
         assert_eq!(read.error.as_deref(), Some("ECONNREFUSED"));
         let object: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(serde_json::to_value(&read).unwrap(), object);
+    }
+
+    #[test]
+    fn a_dictionary_is_read_as_its_line_is() {
+        let context = zbus::wire::serialized::Context::new(zbus::wire::LE, 0);
+        let bytes = zbus::wire::to_bytes(context, &[event().dictionary()][..]).unwrap();
+        let (read, _): (Vec<OwnedConnection>, _) = bytes.deserialize().unwrap();
+        let line = serde_json::to_string(&event().json()).unwrap();
+        let line = line.replacen('{', "{\"type\":\"connect-failed\",", 1);
+        assert_eq!(read, [serde_json::from_str(&line).unwrap()]);
     }
 
     #[test]

@@ -208,7 +208,7 @@ impl<'de> Visitor<'de> for DictionaryVisitor {
 }
 
 /// `None` for a type that no field has.
-fn from_variant(value: Variant<'_>) -> Option<OwnedValue> {
+pub(crate) fn from_variant(value: Variant<'_>) -> Option<OwnedValue> {
     Some(match value {
         Variant::Bool(value) => OwnedValue::Bool(value),
         Variant::U8(value) => OwnedValue::Number(value.into()),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use zbus::{OwnedVariant, Variant};
 
-use crate::{Error, OwnedFlow, Page};
+use crate::{Error, OwnedConnection, OwnedFlow, Page};
 
 /// A query as a client writes it, by key.
 pub type QueryMap<'a> = HashMap<&'a str, Variant<'a>>;
@@ -91,7 +91,7 @@ pub trait FlowMonitor {
 }
 
 /// `org.flowbus.FlowEvents1`: what changes. Anyone on the bus can send a signal of this name; the streams of this
-/// proxy (`receive_flow_events`, `receive_resynced`) yield those of the name's owner alone, whose unique name zbus
+/// proxy (`receive_flow_events` and its like) yield those of the name's owner alone, whose unique name zbus
 /// looks up and follows, so a signal that someone else makes up is not seen. They stay open while the service
 /// restarts.
 #[zbus::proxy(
@@ -103,6 +103,10 @@ pub trait FlowEvents {
     /// A batch of changes, in order; `lost` counts those before it that were dropped.
     #[zbus(signal)]
     fn flow_events(&self, sequence: u64, events: Vec<OwnedFlow>, lost: u64) -> zbus::Result<()>;
+
+    /// What TCP connections did, numbered apart from the changes of flows; `lost` as of `flow_events`.
+    #[zbus(signal)]
+    fn connection_events(&self, sequence: u64, events: Vec<OwnedConnection>, lost: u64) -> zbus::Result<()>;
 
     /// The table agrees with the kernel's again.
     #[zbus(signal)]

@@ -8,8 +8,10 @@ use crate::{Flow, protocol_name};
 
 /// A connection that a helper of the kernel has read about in another one, its master, and that will belong to it: `a{sv}`
 /// with these names. A key without a value is absent.
-#[derive(Clone, Debug, Default, PartialEq, Eq, SerializeDict, DeserializeDict, Type)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, SerializeDict, DeserializeDict, Type, serde::Deserialize)]
 #[zbus(signature = "a{sv}")]
+// The trait is for dictionaries, as DeserializeDict reads them; this makes the reader of `from_json`.
+#[serde(remote = "Self")]
 pub struct Expectation {
     /// `CTA_EXPECT_ID`, a hash.
     pub expectation_id: Option<u32>,
@@ -105,6 +107,16 @@ impl Expectation {
 }
 
 impl Expectation {
+    /// Reads a JSON object, such as a line of a stream. Keys that this version does not know are left out.
+    ///
+    /// # Errors
+    /// If the text is no JSON object, lacks what every expectation has, or has a value of another type.
+    pub fn from_json(line: &str) -> Result<Self, serde_json::Error> {
+        let mut reader = serde_json::Deserializer::from_str(line);
+        let expectation = Self::deserialize(&mut reader)?;
+        reader.end().map(|()| expectation)
+    }
+
     /// As a JSON object, which is how streams have it.
     pub fn to_json(&self) -> serde_json::Value {
         let json = |value| -> serde_json::Value {

@@ -4,7 +4,7 @@ use ctnetlink::EventKind;
 use serde::Deserialize;
 
 use super::FlowRef;
-use crate::OwnedConnection;
+use crate::{Expectation, Key, OwnedConnection};
 
 /// A line of a stream.
 #[derive(Clone, Debug)]
@@ -55,6 +55,22 @@ pub enum StreamItem<'a> {
         last: u64,
         /// How many.
         lost: u64,
+        /// `slow-reader`.
+        reason: String,
+    },
+    /// What became of an expectation.
+    Expectation {
+        /// It was made, or it is gone.
+        kind: EventKind,
+        /// What is waited for, and for which connection.
+        expectation: Box<Expectation>,
+    },
+    /// Events of expectations that this stream does not have; they have no numbers.
+    ExpectationGap {
+        /// How many.
+        lost: u64,
+        /// `slow-reader`.
+        reason: String,
     },
     /// The table agrees with the kernel's again.
     Resync {
@@ -97,6 +113,11 @@ enum Notice {
         first: u64,
         last: u64,
         lost: u64,
+        reason: String,
+    },
+    ExpectationGap {
+        lost: u64,
+        reason: String,
     },
     Resync {
         reason: String,
@@ -129,11 +150,24 @@ impl<'a> StreamItem<'a> {
             "connect" | "accept" | "close" | "connect-failed" => {
                 serde_json::from_str(line).map(Self::Connection)
             }
+            "expectation" => {
+                let kind = match flow.text(Key::Event).as_deref() {
+                    Some("new") => EventKind::New,
+                    Some("destroy") => EventKind::Destroy,
+                    // As of a type that is not known.
+                    _ => return Ok(Self::Other(line)),
+                };
+                let expectation = Box::new(Expectation::from_json(line)?);
+                Ok(Self::Expectation { kind, expectation })
+            }
             _ => Ok(match serde_json::from_str(line)? {
                 Notice::Begin { epoch, sequence } => Self::Begin { epoch, sequence },
                 Notice::SnapshotEnd { sequence } => Self::SnapshotEnd { sequence },
                 Notice::Gap { first, last, lost, reason } => Self::Gap { first, last, lost, reason },
-                Notice::ConnectionGap { first, last, lost } => Self::ConnectionGap { first, last, lost },
+                Notice::ConnectionGap { first, last, lost, reason } => {
+                    Self::ConnectionGap { first, last, lost, reason }
+                }
+                Notice::ExpectationGap { lost, reason } => Self::ExpectationGap { lost, reason },
                 Notice::Resync { reason, lost, closed, added } => {
                     Self::Resync { reason, lost, closed, added }
                 }

@@ -111,7 +111,7 @@ impl FlowStream {
     /// The next line without its end, as the daemon wrote it.
     ///
     /// # Errors
-    /// If the pipe fails or a line is not UTF-8.
+    /// If the pipe fails, or a line is longer than any that the daemon writes ([`StreamError::TooLong`]).
     pub async fn next_line(&mut self) -> Result<Option<&[u8]>, StreamError> {
         while !self.has_line() {
             if !self.read().await? {

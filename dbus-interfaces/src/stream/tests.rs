@@ -1,9 +1,9 @@
 use std::io::{PipeWriter, Write};
 
-use ctnetlink::EventKind;
+use ctnetlink::{EventKind, ExpectationFlags, Layer4, Tuple};
 
 use super::{FlowRef, FlowStream, StreamError, StreamItem};
-use crate::{Key, OwnedValue};
+use crate::{Expectation, Key, OwnedValue};
 
 const FLOW: &str = r#"{"type":"flow","id":7,"protocol":"udp","sport":53,"future":{"x":[1]},"status":["seen-reply","assured"],"legacy_snat":true,"helper":"a\"b","initiator":{"pid":9,"comm":"dig"}}"#;
 
@@ -61,11 +61,55 @@ fn every_kind_of_line_is_an_item() {
         StreamItem::SnapshotEnd { sequence: 9 }
     ));
     assert!(matches!(item(r#"{"type":"end","reason":"complete"}"#), StreamItem::End { .. }));
-    assert!(matches!(item(r#"{"type":"expectation","pid":1}"#), StreamItem::Other(_)));
+    let gap = item(r#"{"type":"connection-gap","first":4,"last":6,"lost":3,"reason":"slow-reader"}"#);
+    assert!(
+        matches!(&gap, StreamItem::ConnectionGap { first: 4, last: 6, lost: 3, reason } if reason == "slow-reader"),
+        "{gap:?}"
+    );
+    let gap = item(r#"{"type":"expectation-gap","lost":3,"reason":"slow-reader"}"#);
+    assert!(
+        matches!(&gap, StreamItem::ExpectationGap { lost: 3, reason } if reason == "slow-reader"),
+        "{gap:?}"
+    );
+    assert!(matches!(item(r#"{"type":"later","pid":1}"#), StreamItem::Other(_)));
+    assert!(matches!(item(r#"{"type":"expectation","event":"later"}"#), StreamItem::Other(_)));
     for wrong in ["", "[]", "{", r#"{"type":"gap"}"#, r#"{"id":1}"#] {
         assert!(StreamItem::parse(wrong.as_bytes()).is_err(), "{wrong}");
     }
     assert!(StreamItem::parse(b"{\"type\":\"\xff\"}").is_err());
+}
+
+#[test]
+fn an_expectation_is_read_as_it_is_written() {
+    let tuple = |src: &str, dst: &str, ports: (u16, u16)| Tuple {
+        src: src.parse().unwrap(),
+        dst: dst.parse().unwrap(),
+        protocol: 6,
+        layer4: Layer4::Ports { src: ports.0, dst: ports.1 },
+        zone: 0,
+    };
+    let written = Expectation::from(&ctnetlink::Expectation {
+        timeout: Some(300),
+        helper: Some(b"ftp"),
+        flags: Some(ExpectationFlags::PERMANENT),
+        ..ctnetlink::Expectation::new(
+            tuple("198.18.0.1", "198.18.0.2", (4000, 21)),
+            tuple("198.18.0.2", "198.18.0.1", (0, 5000)),
+            tuple("255.255.255.255", "255.255.255.255", (0, 0xffff)),
+        )
+    });
+    let mut object = written.to_json();
+    object["type"] = "expectation".into();
+    for (event, expected) in [("new", EventKind::New), ("destroy", EventKind::Destroy)] {
+        object["event"] = event.into();
+        let line = object.to_string();
+        match StreamItem::parse(line.as_bytes()).unwrap() {
+            StreamItem::Expectation { kind, expectation } => {
+                assert_eq!((kind, *expectation), (expected, written.clone()));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[tokio::test]
