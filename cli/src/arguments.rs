@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use flowbus_interfaces::{Mark, QueryMap, ReportOptions, parse_number};
+use flowbus_interfaces::{BusAddress, Mark, QueryMap, ReportOptions, parse_number};
 
 use crate::change::{Changed, MaskedMark, masked_mark};
 use crate::completion::Shell;
@@ -18,8 +18,8 @@ use crate::stats::Form;
 #[command(version, max_term_width = 100, after_help = "Exit status: 0 done, 1 failed, 2 wrong usage.")]
 pub(crate) struct Arguments {
     /// The bus that flowbusd is on: "system", or an address such as unix:path=/run/my-bus
-    #[arg(long, global = true, default_value = "system", value_name = "system|ADDRESS", value_parser = bus)]
-    pub(crate) bus: String,
+    #[arg(long, global = true, default_value = "system", value_name = "system|ADDRESS")]
+    pub(crate) bus: BusAddress,
 
     /// Print to the terminal and not to a pager ($SYSTEMD_PAGER, $PAGER or less)
     #[arg(long, global = true)]
@@ -350,16 +350,6 @@ fn inode(text: &str) -> Result<u32, String> {
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().filter(|seconds| *seconds <= 86_400);
     seconds.map(Duration::from_secs).ok_or_else(|| "takes 0 to 86400".to_owned())
-}
-
-fn bus(text: &str) -> Result<String, String> {
-    match text {
-        "system" => Ok(text.to_owned()),
-        address => match zbus::Address::try_from(address) {
-            Ok(_) => Ok(text.to_owned()),
-            Err(_) => Err("takes system, or a D-Bus address such as unix:path=/run/my-bus".to_owned()),
-        },
-    }
 }
 
 fn mark(text: &str) -> Result<Mark, String> {

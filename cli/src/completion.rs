@@ -11,7 +11,7 @@ use clap::{Arg, Command, CommandFactory, ValueEnum};
 use clap_complete::CompleteEnv;
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 use clap_complete::env::{self, EnvCompleter, Shells};
-use flowbus_interfaces::{Key, OwnedFlow, QueryKey, QueryMap, QueryPart, SourceNames};
+use flowbus_interfaces::{BusAddress, Key, OwnedFlow, QueryKey, QueryMap, QueryPart, SourceNames};
 
 use crate::arguments::Arguments;
 use crate::daemon::Daemon;
@@ -168,7 +168,7 @@ fn interfaces() -> Vec<(String, Option<String>)> {
 /// What one page of flows has to offer; nothing where the daemon cannot be asked, because a shell cannot show why.
 fn live<T: Send>(fields: &[Key], offer: impl Fn(&OwnedFlow) -> Option<T> + Send) -> Vec<T> {
     let ask = async {
-        let daemon = Daemon::connect(&bus()).await.ok()?;
+        let daemon = Daemon::connect(&bus().ok()?).await.ok()?;
         let names: Vec<_> = fields.iter().map(|key| key.name()).collect();
         let query = QueryMap::from([("fields", names.into()), ("limit", 1000_u32.into())]);
         let (flows, _) = daemon.monitor.list_active(&query).await.ok()?;
@@ -186,9 +186,9 @@ fn live<T: Send>(fields: &[Key], offer: impl Fn(&OwnedFlow) -> Option<T> + Send)
 }
 
 /// The bus of the command line that is being typed.
-fn bus() -> String {
+fn bus() -> Result<BusAddress, String> {
     let mut words = std::env::args().skip_while(|word| word != "--bus").skip(1);
-    words.next().filter(|word| !word.is_empty()).unwrap_or_else(|| "system".to_owned())
+    words.next().filter(|word| !word.is_empty()).as_deref().unwrap_or("system").parse()
 }
 
 /// A shell whose script is ours: clap's for bash leaves `key=value` in pieces, and its for zsh puts a space after `key=`.

@@ -1,7 +1,6 @@
 //! The daemon, over the bus.
 
-use flowbus_interfaces::{FlowMonitorProxy, FlowStream, QueryMap, StreamError};
-use zbus::connection;
+use flowbus_interfaces::{BusAddress, FlowMonitorProxy, FlowStream, QueryMap, StreamError};
 use zbus::proxy::CacheProperties;
 
 use crate::error::{Error, SYSTEM_BUS};
@@ -13,17 +12,17 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Connects to `system` or an address. Whether the daemon is there shows at the first call.
-    pub(crate) async fn connect(bus: &str) -> Result<Self, Error> {
-        let (name, builder) = match bus {
-            "system" => (SYSTEM_BUS, connection::Builder::system()),
-            address => (address, connection::Builder::address(address)),
+    /// Connects to a bus. Whether the daemon is there shows at the first call.
+    pub(crate) async fn connect(bus: &BusAddress) -> Result<Self, Error> {
+        let name = match bus {
+            BusAddress::System => SYSTEM_BUS.to_owned(),
+            BusAddress::Address(address) => address.to_string(),
         };
-        let failed = |source| Error::Bus { bus: name.to_owned(), source };
-        let connection = builder.build().await.map_err(failed)?;
+        let failed = |source| Error::Bus { bus: name.clone(), source };
+        let connection = bus.connect().build().await.map_err(failed)?;
         let builder = FlowMonitorProxy::builder(&connection).cache_properties(CacheProperties::No);
         let monitor = builder.build().await.map_err(failed)?;
-        Ok(Self { bus: name.to_owned(), monitor })
+        Ok(Self { bus: name, monitor })
     }
 
     /// How messages call the bus.

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use anstyle::Style;
 use clap::{Args, Subcommand};
-use flowbus_interfaces::{Changes, Expectation};
+use flowbus_interfaces::{Error as FlowError, Expectation};
 
 use crate::cell::address_and_port;
 use crate::change::{How, control, refused};
@@ -41,12 +41,10 @@ pub(crate) struct Deleted {
 /// Lists or deletes expectations.
 pub(crate) async fn expect(daemon: &Daemon, expect: &Expect) -> Result<(), Error> {
     let control = control(daemon).await?;
-    let list = async |query: &Query| {
-        control.list_expectations(&query.to_map()).await.map_err(|error| refused(daemon, error))
-    };
     match expect {
         Expect::List { query, json } => {
-            let found = list(query).await?;
+            let found = control.list_expectations(&query.to_map()).await;
+            let found = found.map_err(|error| refused(daemon, error))?;
             if found.is_empty() {
                 anstream::eprintln!(
                     "No connection is expected{}.",
@@ -61,19 +59,30 @@ pub(crate) async fn expect(daemon: &Daemon, expect: &Expect) -> Result<(), Error
                 return Err(Error::Usage(text.to_owned()));
             }
             how.must_have_terminal()?;
+            let query = query.to_map();
+            let call = async |dry_run: bool| {
+                let answer = control.delete_expectations(&query, &how.options(dry_run)).await;
+                answer.map_err(|error| refused(daemon, error))
+            };
             if how.asks() {
-                let mut found = list(query).await?;
-                found.truncate(how.limit());
-                print(&found, how.is_json())?;
-                let matched = u32::try_from(found.len()).unwrap_or(u32::MAX);
-                how.ask("Delete", "expectation", &Changes { matched, ..Changes::default() })?;
+                let seen = call(true).await?;
+                match control.list_expectations(&query).await {
+                    Ok(mut found) => {
+                        found.truncate(how.limit());
+                        print(&found, how.is_json())?;
+                    }
+                    // Their number does to go on: not all who may delete may list, and not all that match fit in a list.
+                    Err(FlowError::NotAuthorized(text) | FlowError::LimitExceeded(text)) => {
+                        anstream::eprintln!("flowctl: which they are is not shown: {text}");
+                    }
+                    Err(error) => return Err(refused(daemon, error)),
+                }
+                how.ask("Delete", "expectation", &seen)?;
                 if how.is_dry() {
                     return Ok(());
                 }
             }
-            let options = how.options(false);
-            let done = control.delete_expectations(&query.to_map(), &options).await;
-            how.tell("expectation", &done.map_err(|error| refused(daemon, error))?)
+            how.tell("expectation", &call(false).await?)
         }
     }
 }

@@ -89,7 +89,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_daemon_a_report_says_why() {
-        let bus = "unix:path=/nonexistent/198.18.7.11";
+        let bus = &"unix:path=/nonexistent/198.18.7.11".parse().unwrap();
         let error = ask(Daemon::connect(bus), ReportOptions::default()).await.unwrap_err();
         let text = without_daemon(&reason(&error));
         assert!(text.starts_with("flowbus report\nflowbusd cannot be asked: there is no bus"), "{text}");

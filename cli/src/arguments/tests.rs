@@ -28,8 +28,8 @@ fn json_has_a_short_form_and_the_bus_goes_anywhere() {
     assert_eq!(format("flowctl list -o json"), Format::Json);
     assert_eq!(format("flowctl list -o awk"), Format::Awk);
     assert!(parse("flowctl list --json -o awk").is_err());
-    assert_eq!(parse("flowctl list --bus unix:path=/x").unwrap().bus, "unix:path=/x");
-    assert_eq!(parse("flowctl list").unwrap().bus, "system");
+    assert_eq!(parse("flowctl list --bus unix:path=/x").unwrap().bus.to_string(), "unix:path=/x");
+    assert_eq!(parse("flowctl list").unwrap().bus.to_string(), "system");
     for wrong in ["/run/my-bus", "session", ""] {
         assert!(Arguments::try_parse_from(["flowctl", "--bus", wrong, "list"]).is_err(), "{wrong}");
     }
