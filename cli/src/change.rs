@@ -12,7 +12,7 @@ use zbus::fdo;
 
 use crate::cell::{counted, endpoint};
 use crate::daemon::Daemon;
-use crate::error::Error;
+use crate::error::{Error, bus_option};
 use crate::output::{stdout, terminal_width};
 use crate::query::Query;
 use crate::table::{Column, Row, Table};
@@ -160,10 +160,12 @@ pub(crate) fn refused(daemon: &Daemon, error: FlowError) -> Error {
             "access denied: {text}\nTry again with sudo, or have an administrator grant it by a rule of polkit."
         )),
         FlowError::ZBus(zbus::Error::FDO(named)) if matches!(*named, fdo::Error::ServiceUnknown(_)) => {
+            let bus = daemon.bus();
             Error::Refused(format!(
-                "flowbus-control is not on {}: nobody owns {FLOW_CONTROL_NAME}.\nThe bus starts it where flowbus is \
-                 installed; by hand it is /usr/libexec/flowbus-control --bus ADDRESS, as root.",
-                daemon.bus()
+                "flowbus-control is not on {bus}: nobody owns {FLOW_CONTROL_NAME}.\nThe bus starts it where flowbus is \
+                 installed; next to a flowbusd that root has started by hand, start it as root with\n\
+                 `flowbus-control --bus {} --user root`.",
+                bus_option(bus)
             ))
         }
         error => daemon.refused(error),

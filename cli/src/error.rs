@@ -72,7 +72,7 @@ pub(crate) enum Error {
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// How `bus` would be given on the command line.
-fn bus_option(bus: &str) -> &str {
+pub(crate) fn bus_option(bus: &str) -> &str {
     if bus == SYSTEM_BUS { "system" } else { bus }
 }
 

@@ -215,7 +215,7 @@ impl FlowFilter {
             && self.zone.is_none_or(|zone| flow.original.zone == zone)
             && self.mark.is_none_or(|(value, mask)| (flow.mark.unwrap_or(0) ^ value) & mask == 0)
             && self.status.is_none_or(|(set, unset)| status.contains(set) && !status.intersects(unset))
-            && self.labels.is_none_or(|labels| label_bits(flow.labels) & labels == labels)
+            && self.labels.is_none_or(|labels| label_bits(flow.labels.unwrap_or_default()) & labels == labels)
             && self.addresses.iter().all(|(end, network)| end.any(flow, addresses, |a| network.contains(a)))
             && self.ports.iter().all(|(end, port)| end.any(flow, ports, |p| p == *port))
     }
@@ -231,13 +231,13 @@ fn once<T>(place: &mut Option<T>, value: T, name: &'static str) -> Result<(), Fi
     }
 }
 
-/// Labels as the kernel numbers them: its words are `unsigned long`, of 64 bits where this runs.
-fn label_bits(labels: Option<&[u8]>) -> u128 {
-    let mut words = [0_u64; 2];
-    for (word, bytes) in words.iter_mut().zip(labels.unwrap_or_default().chunks(8)) {
-        let mut native = [0; 8];
-        native[..bytes.len()].copy_from_slice(bytes);
-        *word = u64::from_ne_bytes(native);
+/// Labels as the kernel numbers them, lowest bit first: its words are `unsigned long`, of 64 bits where it runs. What is
+/// beyond 128 bits is left out.
+pub fn label_bits(labels: &[u8]) -> u128 {
+    let mut words = [[0; 8]; 2];
+    for (word, bytes) in words.iter_mut().zip(labels.chunks(8)) {
+        word[..bytes.len()].copy_from_slice(bytes);
     }
-    u128::from(words[1]) << 64 | u128::from(words[0])
+    let [low, high] = words.map(u64::from_ne_bytes);
+    u128::from(high) << 64 | u128::from(low)
 }

@@ -67,10 +67,12 @@ pub use decode::{Messages, messages};
 pub use error::DecodeError;
 pub use event::{EventKind, Header, Message, NLM_F_DUMP_INTR, NLM_F_MULTI};
 pub use expectation::{Expectation, ExpectationFlags, ExpectationNat};
-pub use filter::{End, FilterError, FlowFilter, Network};
+pub use filter::{End, FilterError, FlowFilter, Network, label_bits};
 pub use flow::{Counters, Flow, SequenceAdjust, Synproxy};
 pub use kernel::KernelState;
-pub use protocol::{DccpInfo, ProtocolInfo, SctpInfo, TcpInfo, state_name, state_names};
+pub use protocol::{
+    DccpInfo, PROTOCOLS, ProtocolInfo, SctpInfo, TcpInfo, protocol_name, state_name, state_names,
+};
 pub use request::{Request, cpu_stats_request, dump_request, stats_request};
 pub use socket::{Groups, Received, Socket, SocketError};
 pub use stats::{CpuStats, Stats};

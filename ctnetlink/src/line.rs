@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Counters, Flow, Layer4, ProtocolInfo, Status, Tuple, state_name};
+use crate::{Counters, Flow, Layer4, ProtocolInfo, Status, Tuple, protocol_name, state_name};
 
 impl fmt::Display for Flow<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -63,19 +63,4 @@ fn write_counters(f: &mut fmt::Formatter<'_>, counters: Option<Counters>) -> fmt
         Some(Counters { packets, bytes }) => write!(f, " packets={packets} bytes={bytes}"),
         None => Ok(()),
     }
-}
-
-/// The protocols that the kernel tracks by name.
-const fn protocol_name(protocol: u8) -> Option<&'static str> {
-    Some(match protocol {
-        1 => "icmp",
-        6 => "tcp",
-        17 => "udp",
-        33 => "dccp",
-        47 => "gre",
-        58 => "icmpv6",
-        132 => "sctp",
-        136 => "udplite",
-        _ => return None,
-    })
 }

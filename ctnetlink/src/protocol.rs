@@ -1,4 +1,4 @@
-//! `CTA_PROTOINFO`: what the kernel knows of a TCP, SCTP or DCCP connection.
+//! The protocols by name, and `CTA_PROTOINFO`: what the kernel knows of a TCP, SCTP or DCCP connection.
 
 /// The protocol's part of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +57,23 @@ impl ProtocolInfo {
             Self::Sctp(sctp) => sctp.state,
         }
     }
+}
+
+/// The IP protocols that conntrack knows by name, with their numbers.
+pub const PROTOCOLS: [(u8, &str); 8] = [
+    (6, "tcp"),
+    (17, "udp"),
+    (1, "icmp"),
+    (58, "icmpv6"),
+    (132, "sctp"),
+    (33, "dccp"),
+    (47, "gre"),
+    (136, "udplite"),
+];
+
+/// The name of an IP protocol; `None` for one that conntrack shows as a number.
+pub fn protocol_name(number: u8) -> Option<&'static str> {
+    PROTOCOLS.iter().find(|(known, _)| *known == number).map(|&(_, name)| name)
 }
 
 /// The name that `conntrack -L` prints for a state of `protocol` (an IP protocol number), or `None` where the

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ctnetlink::{Counters, EventKind, Family, Layer4, Status, Tuple};
+use ctnetlink::{Counters, EventKind, Family, Layer4, PROTOCOLS, Status, Tuple, protocol_name};
 
 use crate::text::Text;
 use crate::{EndReason, FieldSet, Key, Mark, Owner, SourceNames, Time, TimeSource, Value};
@@ -321,23 +321,6 @@ pub const fn event_name(event: EventKind) -> &'static str {
         EventKind::Update => "update",
         EventKind::Destroy => "destroy",
     }
-}
-
-/// The protocols that conntrack knows, by number.
-pub(crate) const PROTOCOLS: [(u8, &str); 8] = [
-    (6, "tcp"),
-    (17, "udp"),
-    (1, "icmp"),
-    (58, "icmpv6"),
-    (132, "sctp"),
-    (33, "dccp"),
-    (47, "gre"),
-    (136, "udplite"),
-];
-
-/// The name of an IP protocol, as `protocol` shows it; `None` for one that is shown as a number.
-pub fn protocol_name(number: u8) -> Option<&'static str> {
-    PROTOCOLS.iter().find(|(known, _)| *known == number).map(|&(_, name)| name)
 }
 
 /// The number of an IP protocol by its name, without regard to case.

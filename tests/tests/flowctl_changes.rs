@@ -169,7 +169,11 @@ fn who_may_not_is_told_who_may_and_where_the_helper_is_missing_how_it_starts() {
     helper.process.ended();
     for line in ["delete dport=53 --yes", "flush --yes", "expect list", "stats --cpu"] {
         let (code, _, said) = answer(&helper, line);
-        assert!(code == 1 && said.contains("flowbus-control is not on"), "{line}: {said}");
+        let start = format!("flowbus-control --bus {address} --user root");
+        assert!(
+            code == 1 && said.contains("flowbus-control is not on") && said.contains(&start),
+            "{line}: {said}"
+        );
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use ctnetlink::{Family, Layer4, Tuple};
+use ctnetlink::{Family, Layer4, Tuple, label_bits};
 use ipnet::IpNet;
 
 use super::parse::{self, Masked, Nat, each, one};
@@ -269,16 +269,6 @@ fn contain(networks: &[IpNet], address: IpAddr) -> bool {
     networks.iter().any(|network| {
         network.contains(&address) || inner.as_ref().is_some_and(|inner| network.contains(inner))
     })
-}
-
-/// Labels as the kernel numbers them: its words are `unsigned long`, of 64 bits where it runs.
-fn label_bits(labels: &[u8]) -> u128 {
-    let mut words = [[0; 8]; 2];
-    for (word, bytes) in words.iter_mut().zip(labels.chunks(8)) {
-        word[..bytes.len()].copy_from_slice(bytes);
-    }
-    let [low, high] = words.map(u64::from_ne_bytes);
-    u128::from(high) << 64 | u128::from(low)
 }
 
 fn is_one_of(name: Option<&str>, names: &[Box<str>]) -> bool {

@@ -3,11 +3,10 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use ctnetlink::{EventKind, Family};
+use ctnetlink::{EventKind, Family, PROTOCOLS};
 use ipnet::{IpNet, Ipv4Net};
 
 use super::{Argument, QueryError, QueryKey};
-use crate::flow::PROTOCOLS;
 use crate::value::STATUS_NAMES;
 use crate::{FieldSet, Key, Mark, SourceNames, event_name, parse_number, protocol_number, status_bit};
 
