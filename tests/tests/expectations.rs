@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 
 use ctnetlink::{Conntrack, Expectation, Flow, Layer4, Tuple};
-use flowbus_interfaces::QueryMap;
+use flowbus_interfaces::{EventKind, QueryMap, StreamItem};
 use flowbus_tests::client::Stream;
 use flowbus_tests::{Bus, Client, Daemon, Helper, Namespace};
 use serde_json::Value;
@@ -66,6 +66,12 @@ fn what_an_ftp_client_announces_is_told_with_master_and_helper() {
     assert_eq!(new["master_sport"], control.local_addr().unwrap().port());
     assert_eq!((&new["sport"], &new["mask_sport"]), (&0.into(), &0.into()));
     assert!(new["timeout"].as_u64().unwrap() > 0 && new["expectation_id"].is_u64(), "{new}");
+
+    let read = match StreamItem::parse(new.to_string().as_bytes()).unwrap() {
+        StreamItem::Expectation { kind: EventKind::New, expectation } => expectation,
+        other => panic!("{other:?}"),
+    };
+    assert!(read.to_json().as_object().unwrap().iter().all(|(key, value)| new[key] == *value), "{read:?}");
 
     // The connection comes, and nothing is waited for any more.
     let listener = namespace.enter(|| TcpListener::bind(("127.0.0.1", port)).unwrap());

@@ -147,12 +147,22 @@ fn expectations_are_listed_and_taken_back() {
     assert_eq!(answer(&helper, "expect delete --yes").0, 2);
     let (code, _, said) = answer(&helper, "expect delete dport=5000 --dry-run");
     assert!(code == 0 && said.contains("1 expectation would be changed"), "{said}");
+    // The helper keeps one expectation of a connection.
+    let (master, reply) =
+        (tuple("198.18.0.1", "198.18.0.2", 4001, 21), tuple("198.18.0.2", "198.18.0.1", 21, 4001));
+    table.create(&Flow { helper: Some(b"ftp"), timeout: Some(600), ..Flow::new(master, reply) }).unwrap();
+    let other = tuple("198.18.0.2", "198.18.0.1", 0, 5001);
+    table.create_expectation(&Expectation { master, tuple: other, ..expected }).unwrap();
+    let (code, shown, said) = answer(&helper, "expect delete helper=ftp --dry-run --limit 1");
+    assert_eq!((code, shown.lines().count()), (0, 2), "{shown}");
+    assert!(said.contains("1 expectation would be changed, and more match than --limit"), "{said}");
     let (_, shown, _) = answer(&helper, "expect delete dport=5000 --dry-run --json");
     assert_eq!(json(shown.trim())["dport"], 5000);
     let (code, shown, said) = answer(&helper, "expect delete dport=5000");
     assert!(code == 2 && shown.is_empty() && said.contains("--yes"), "{shown}{said}");
     let (code, _, said) = answer(&helper, "expect delete dport=5000 --yes");
     assert_eq!((code, said.as_str()), (0, "1 expectation deleted.\n"));
+    assert_eq!(answer(&helper, "expect delete dport=5001 --yes").0, 0);
     table.expectations(None, |left| panic!("{left:?}")).unwrap();
 }
 

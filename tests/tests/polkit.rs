@@ -1,6 +1,9 @@
 //! Who may change the kernel's table on a booted Debian: root, those whom polkit grants it, and nobody else.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use std::process::Stdio;
+
+use ctnetlink::{Conntrack, Expectation, Flow, Layer4, Tuple};
 use flowbus_tests::booted::{MEMBER, STRANGER, control};
 use flowbus_tests::process::wait_for;
 use flowbus_tests::{Machine, SystemBus, conntrack, inject};
@@ -75,6 +78,9 @@ polkit.addRule(function(action, subject) {{
 END"
             ));
             wait_for("polkit to read the rule", || machine.call(STRANGER, control(member), arguments).ok());
+            if member == "DeleteExpectations" {
+                who_may_not_list_expectations_is_told_how_many_would_go(&machine);
+            }
             refused(MEMBER, member, arguments);
             for (other, _, arguments) in METHODS.iter().filter(|(other, ..)| *other != member) {
                 refused(STRANGER, other, arguments);
@@ -84,4 +90,39 @@ END"
         let told = machine.journal(&["--identifier=flowbus-control", "MESSAGE=flows deleted"]);
         assert_eq!((&told[0]["CALLER"], &told[0]["DELETED"]), (&uid.trim().into(), &"30".into()));
     }
+}
+
+fn who_may_not_list_expectations_is_told_how_many_would_go(machine: &Machine) {
+    let tuple = |src: &str, dst: &str, ports: (u16, u16)| Tuple {
+        src: src.parse().unwrap(),
+        dst: dst.parse().unwrap(),
+        protocol: 6,
+        layer4: Layer4::Ports { src: ports.0, dst: ports.1 },
+        zone: 0,
+    };
+    let mask = tuple("255.255.255.255", "255.255.255.255", (0, 0xffff));
+    let mut table = machine.namespace().enter(|| Conntrack::open().unwrap());
+    // The helper keeps one expectation of a connection.
+    for port in 4000..4003 {
+        let master = tuple("198.18.0.1", "198.18.0.2", (port, 21));
+        let flow = Flow::new(master, tuple("198.18.0.2", "198.18.0.1", (21, port)));
+        table.create(&Flow { helper: Some(b"ftp"), timeout: Some(600), ..flow }).unwrap();
+        let expected = Expectation::new(master, tuple("198.18.0.2", "198.18.0.1", (0, port)), mask);
+        let expected = Expectation { timeout: Some(300), helper: Some(b"ftp"), ..expected };
+        table.create_expectation(&expected).unwrap();
+    }
+    let mut flowctl = machine.command_as(STRANGER, "flowctl");
+    let output = flowctl
+        .args(["expect", "delete", "helper=ftp", "--dry-run", "--limit", "2"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    table.flush(None).unwrap();
+    assert!(output.status.success() && output.stdout.is_empty(), "{said}");
+    assert!(said.contains("org.flowbus.control.list-expectations"), "{said}");
+    assert!(
+        said.contains("2 expectations would be changed, and more match than --limit lets through"),
+        "{said}"
+    );
 }
