@@ -6,12 +6,12 @@ use std::process::{Child, Command, Stdio};
 
 use ctnetlink::{Layer4, Tuple};
 use flowbus_interfaces::{
-    Dictionary, Error, FLOW_EVENTS_INTERFACE, FLOW_EVENTS_NAME, FLOW_EVENTS_PATH, FLOW_MONITOR_NAME,
-    FLOW_MONITOR_PATH, FieldSet, Flow, FlowEventsProxy, FlowMonitorProxy, Key, Page, Query, QueryMap,
-    RawQuery, SourceNames,
+    Connection, ConnectionKind, Dictionary, Error, FLOW_EVENTS_INTERFACE, FLOW_EVENTS_NAME, FLOW_EVENTS_PATH,
+    FLOW_MONITOR_NAME, FLOW_MONITOR_PATH, FieldSet, Flow, FlowEventsProxy, FlowMonitorProxy, Key, Owner,
+    Page, Query, QueryMap, RawQuery, SourceNames,
 };
 use futures_util::StreamExt;
-use zbus::connection::{Builder, Connection};
+use zbus::connection::{Builder, Connection as BusConnection};
 
 /// A dbus-daemon of the test's own.
 struct Bus {
@@ -32,7 +32,7 @@ impl Bus {
         Self { process, address: address.trim().to_owned() }
     }
 
-    async fn connect(&self) -> Connection {
+    async fn connect(&self) -> BusConnection {
         Builder::address(self.address.as_str()).build().await.unwrap()
     }
 }
@@ -124,4 +124,40 @@ async fn a_signal_that_someone_else_makes_up_is_not_seen() {
     let batch = batch.args().unwrap();
     assert_eq!((batch.sequence, batch.lost), (1, 0));
     assert_eq!(batch.events[0].number(Key::Id), Some(7));
+}
+
+#[tokio::test]
+async fn what_connections_do_reaches_the_client() {
+    let bus = Bus::start();
+    let (service, client) = (bus.connect().await, bus.connect().await);
+    service.request_name(FLOW_EVENTS_NAME).await.unwrap();
+    let mut batches = FlowEventsProxy::new(&client).await.unwrap().receive_connection_events().await.unwrap();
+    let event = Connection {
+        kind: ConnectionKind::Close,
+        sequence: 9,
+        flow: Some(7),
+        protocol: 6,
+        local: "198.18.0.2:40000".parse().unwrap(),
+        remote: "[2001:2::1]:443".parse().unwrap(),
+        network_namespace: None,
+        monotonic_nsec: 1,
+        time_usec: 2,
+        owner: Some(Owner { pid: Some(42), comm: Some("curl"), ..Owner::default() }),
+        tid: None,
+        error: None,
+        reset: Some(true),
+        sent_bytes: Some(5),
+        received_bytes: None,
+    };
+    let body = (9_u64, vec![event.dictionary()], 3_u64);
+    let signal =
+        service.emit_signal(None::<&str>, FLOW_EVENTS_PATH, FLOW_EVENTS_INTERFACE, "ConnectionEvents", &body);
+    signal.await.unwrap();
+    let batch = batches.next().await.unwrap();
+    let batch = batch.args().unwrap();
+    assert_eq!((batch.sequence, batch.lost), (9, 3));
+    let read = &batch.events[0];
+    assert_eq!((read.kind, read.flow, read.pid, read.tid), (ConnectionKind::Close, Some(7), Some(42), None));
+    assert_eq!((read.dst, read.dport), (event.remote.ip(), 443));
+    assert_eq!((read.reset, read.sent_bytes, read.received_bytes), (Some(true), Some(5), None));
 }
