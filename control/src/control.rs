@@ -122,7 +122,8 @@ impl FlowControl {
     /// limit was met, else absent; `flows` aa{sv}, of a dry run, are those that matched, without `id`, at most 1000. A flow
     /// is `gone` if it ended meanwhile, also where its tuple belongs to another flow by then, which is left alone; one
     /// that got the same conntrack_id, as often happens when a tuple is used again at once, the kernel cannot tell from
-    /// it. A flow is `failed` if the kernel refuses.
+    /// it. A flow is `failed` if the kernel refuses. When flowbus-control is ended meanwhile, as by an upgrade, it stops
+    /// at the next flow: Unavailable says how many were done and how many are left.
     #[zbus(out_args("result"))]
     async fn delete_flows(
         &self,
