@@ -22,7 +22,7 @@ const BATCH: u32 = 256;
 const ADDRESSES: u32 = 1 << 16;
 const FIRST_PORT: u16 = 5000;
 
-/// Gives the namespace a network that swallows what is sent to it.
+/// Gives the namespace a network that swallows what is sent to it, and flows that do not end by themselves.
 ///
 /// # Panics
 /// If the namespace has one already.
@@ -33,6 +33,7 @@ pub fn prepare(namespace: &Namespace) {
     namespace.run("ip link set sink up");
     namespace.run("ip neighbor add 198.18.0.2 lladdr 02:00:00:00:00:02 nud permanent dev sink");
     namespace.run("ip route add 198.19.0.0/16 via 198.18.0.2 dev sink onlink");
+    namespace.sysctl("net.netfilter.nf_conntrack_udp_timeout", "600");
 }
 
 /// Sends one UDP packet for each of the flows numbered `first` to `first + count`, every number being a tuple of its

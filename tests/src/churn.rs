@@ -22,14 +22,13 @@ table inet churn {
 }
 ";
 
-/// Gives the namespace the network of [`burst`], and flows that do not end by themselves.
+/// Gives the namespace the network of [`burst`], and rules that mark flows.
 ///
 /// # Panics
 /// If the namespace has a network already, or does not count packets.
 pub fn prepare(namespace: &Namespace) {
     burst::prepare(namespace);
     namespace.nft(RULES);
-    namespace.sysctl("net.netfilter.nf_conntrack_udp_timeout", "600");
 }
 
 /// One round: flows are made, some are marked, and all of them end again. The next round makes the same ones anew.
@@ -46,6 +45,14 @@ pub fn round(namespace: &Namespace) {
 
 /// How many changes a round is: each flow is made and ended, and some are marked in between.
 pub const ROUND_CHANGES: u64 = (2 * ROUND + 3 * (ROUND / 2)) as u64;
+
+/// Does `work` while so many rounds follow each other on another thread; all are complete when this returns.
+///
+/// # Panics
+/// If `work` panics or a round cannot be made.
+pub fn during_rounds<T>(namespace: &Namespace, count: u64, work: impl FnOnce() -> T) -> T {
+    companion::during(|_| (0..count).for_each(|_| round(namespace)), work).0
+}
 
 /// Does `work` while round follows round on another thread; the last one is complete when this returns.
 ///

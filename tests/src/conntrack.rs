@@ -212,14 +212,16 @@ impl Events {
         });
         let events = Self { process, seen };
         // conntrack does not say when it has joined the groups: make flows until it reports one.
+        let mut last = 0;
         wait_for("conntrack -E to report events", || {
-            let probe = "-p udp -s 198.19.255.1 -d 198.19.255.2 --sport 1 --dport 1";
+            last += 1;
+            let probe = format!("-p udp -s 198.19.255.1 -d 198.19.255.2 --sport {last} --dport 1");
             namespace.run(&format!("conntrack -I {probe} -t 60"));
             namespace.run(&format!("conntrack -D {probe}"));
             (!events.seen().is_empty()).then_some(())
         });
         events.wait_for("the last probe's end", |seen| {
-            seen.last().is_some_and(|event| event.event == "DESTROY")
+            seen.last().is_some_and(|event| event.event == "DESTROY" && event.original.sport == Some(last))
         });
         events.seen.lock().expect("no one panics with the list in hand").clear();
         events

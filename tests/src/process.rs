@@ -3,9 +3,10 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use rustix::process::{Pid, Signal};
 
@@ -14,14 +15,17 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
-/// A name that no other test, thread or run on this machine has: `label`, the process and a number.
+/// A name that no other test, thread or run on this machine has: the process, when it began, a number, and `label`.
 ///
 /// # Panics
 /// If the label makes the name longer than the 15 bytes of an interface name would leave room for a namespace's own names.
 #[must_use]
 pub fn unique(label: &str) -> String {
+    // Process numbers are used again, and what a killed run leaves behind keeps its name.
+    static BEGIN: LazyLock<u128> =
+        LazyLock::new(|| UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis() % 100_000_000));
     let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-    format!("flowbus-{}-{number}-{label}", std::process::id())
+    format!("flowbus-{}-{:x}-{number}-{label}", std::process::id(), *BEGIN)
 }
 
 /// Runs a command to its end and returns its standard output.

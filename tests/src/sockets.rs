@@ -102,9 +102,13 @@ impl Sockets {
     /// # Panics
     /// If that does not come.
     pub fn events_until(&mut self, namespace: &Namespace, enough: impl Fn(&[Event]) -> bool) -> Vec<Event> {
-        let (inode, end) = (inode(namespace), Instant::now() + DEADLINE);
+        let (inode, mut end, mut known) = (inode(namespace), Instant::now() + DEADLINE, 0);
         loop {
             self.drain();
+            // As long as something comes it is worth waiting.
+            if std::mem::replace(&mut known, self.events.len()) < self.events.len() {
+                end = Instant::now() + DEADLINE;
+            }
             let events: Vec<_> =
                 self.events.iter().filter(|event| event.network_namespace == inode).copied().collect();
             if enough(&events) {

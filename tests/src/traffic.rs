@@ -91,11 +91,12 @@ impl UdpService {
         Self(namespace.enter(|| bound(address)))
     }
 
-    /// From each of `count` new sockets in `namespace` sends a request to `address` and waits for the answer.
+    /// From each of `count` new sockets in `namespace` sends a request to `address` and waits for the answer. As long as the
+    /// sockets are kept, no other one gets their ports: another flow to this address is another one.
     ///
     /// # Panics
     /// If the network does not carry it.
-    pub fn exchange(&self, namespace: &Namespace, address: SocketAddr, count: usize) {
+    pub fn exchange(&self, namespace: &Namespace, address: SocketAddr, count: usize) -> Vec<UdpSocket> {
         let exchange = || {
             let client = bound(unspecified(address.ip()));
             let mut buffer = [0; 16];
@@ -106,8 +107,7 @@ impl UdpService {
             client.recv(&mut buffer).expect("the answer arrives");
             client
         };
-        // All stay open until the last is done, so that no port serves twice.
-        let _open: Vec<UdpSocket> = namespace.enter(|| (0..count).map(|_| exchange()).collect());
+        namespace.enter(|| (0..count).map(|_| exchange()).collect())
     }
 }
 

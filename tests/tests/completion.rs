@@ -69,11 +69,16 @@ fn ids_and_the_sources_that_a_configuration_names_come_from_the_daemon() {
     };
     let mut ids: Vec<_> = flows.iter().map(|flow| flow["id"].to_string()).collect();
     ids.sort();
-    let mut offered = on_the_bus(&["show", ""]);
-    offered.retain(|word| !word.starts_with('-'));
-    offered.sort();
-    assert_eq!(offered, ids);
-    assert_eq!(on_the_bus(&["list", "--source", "ba"]), ["backup"]);
+    // A shell is not kept waiting for a daemon that has no time.
+    wait_for("the ids to be offered", || {
+        let mut offered = on_the_bus(&["show", ""]);
+        offered.retain(|word| !word.starts_with('-'));
+        offered.sort();
+        (offered == ids).then_some(())
+    });
+    wait_for("the source to be offered", || {
+        (on_the_bus(&["list", "--source", "ba"]) == ["backup"]).then_some(())
+    });
     daemon.stop();
 }
 

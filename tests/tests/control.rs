@@ -130,7 +130,7 @@ fn an_unknown_user_ends_the_helper_with_advice() {
 async fn it_is_confined_from_its_first_answer_to_its_end() {
     let (namespace, bus) = (Namespace::tracked("host"), Bus::start());
     let process = Daemon::spawn(
-        Helper::command(&namespace, &bus).args(["--user", "root", "--idle", "1"]).env("RUST_LOG", "debug"),
+        Helper::command(&namespace, &bus).args(["--user", "root", "--idle", "5"]).env("RUST_LOG", "debug"),
     );
     let mut helper = Helper { namespace, bus, process };
     wait_for("the helper to be on the bus", || helper.has_name().then_some(()));
@@ -152,7 +152,7 @@ async fn it_is_confined_from_its_first_answer_to_its_end() {
 
 #[test]
 fn the_helper_exits_when_nobody_calls() {
-    let mut helper = Helper::start(&["--user", "root", "--idle", "1"]);
+    let mut helper = Helper::start(&["--user", "root", "--idle", "5"]);
     let (status, log) = helper.process.ended();
     assert!(status.success(), "{log}");
     assert!(!helper.has_name());

@@ -168,7 +168,7 @@ fn expectations_are_listed_and_taken_back() {
 
 #[test]
 fn who_may_not_is_told_who_may_and_where_the_helper_is_missing_how_it_starts() {
-    let mut helper = Helper::start(&["--user", "root", "--idle", "1"]);
+    let mut helper = Helper::start(&["--user", "root", "--idle", "5"]);
     let mut nobody = Command::new("setpriv");
     nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(binary("flowctl"));
     let address = helper.bus.address();

@@ -44,12 +44,12 @@ fn the_table_outlives_the_bus() {
     let mut bus = Bus::start();
     let mut daemon = Daemon::start(&network.router, &bus);
     let service = network.udp_service(SERVER_V4, PLAIN);
-    service.exchange(&network.client, socket_address(SERVER_V4, PLAIN), 5);
+    let _before = service.exchange(&network.client, socket_address(SERVER_V4, PLAIN), 5);
     let (before, _) = agreed(&bus, &network.router);
     let epoch = bus.property("Epoch").unwrap();
 
     bus.stop();
-    service.exchange(&network.client, socket_address(SERVER_V4, PLAIN), 5);
+    let _meanwhile = service.exchange(&network.client, socket_address(SERVER_V4, PLAIN), 5);
     bus.restart();
     daemon.wait_until_synchronized(&bus);
     let (after, _) = agreed(&bus, &network.router);

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 
 use flowbus_tests::conntrack::{self, Events};
 use flowbus_tests::flow::{self, agreed};
@@ -58,8 +58,8 @@ impl Services {
     }
 
     /// 100 TCP connections, held open, 25 UDP exchanges, and 5 pings whose identifiers start at `first`.
-    fn half_of_the_traffic(&self, network: &Network, first: u16) -> Vec<Connection> {
-        let mut open = Vec::new();
+    fn half_of_the_traffic(&self, network: &Network, first: u16) -> (Vec<Connection>, Vec<UdpSocket>) {
+        let (mut open, mut asked) = (Vec::new(), Vec::new());
         let destination = |way: &Way| -> SocketAddr { socket_address(way.0, way.1) };
         for (service, ways) in &self.tcp {
             open.extend(
@@ -67,14 +67,16 @@ impl Services {
             );
         }
         for (service, ways) in &self.udp {
-            ways.iter().for_each(|way| service.exchange(&network.client, destination(way), way.2));
+            asked.extend(
+                ways.iter().flat_map(|way| service.exchange(&network.client, destination(way), way.2)),
+            );
         }
         let pinged = [SERVER_V4, SERVER_V6, MASQUERADED_SERVER_V4, SERVER_V6, MASQUERADED_SERVER_V4];
         for (address, id) in pinged.iter().zip(first..) {
             traffic::ping(&network.client, ip_address(address), id);
         }
         assert_eq!(open.len(), 100);
-        open
+        (open, asked)
     }
 }
 
@@ -105,13 +107,14 @@ fn the_daemon_has_exactly_the_kernels_flows_and_tells_each_birth_and_end_once() 
     let witness = Events::listen(&network.router);
     let monitor = Monitor::start(&bus, "org.flowbus.FlowEvents1");
 
-    let mut open = services.half_of_the_traffic(&network, 100);
+    let (mut open, _asked) = services.half_of_the_traffic(&network, 100);
     witness.wait_for("the new flows", |seen| {
         seen.iter().filter(|event| event.event == "NEW").count() == 100 + 25 + 5
     });
     let before = witness.count("NEW");
     let daemon = Daemon::start(&network.router, &bus);
-    open.extend(services.half_of_the_traffic(&network, 200));
+    let (more, _asked_later) = services.half_of_the_traffic(&network, 200);
+    open.extend(more);
 
     let (flows, table) = agreed(&bus, &network.router);
     assert_eq!(table.len(), 2 * (100 + 25 + 5));

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
 use flowbus_tests::process::{DEADLINE, output_of};
-use flowbus_tests::{Bus, Daemon, Namespace, conntrack, inject};
+use flowbus_tests::{Bus, Daemon, Monitor, Namespace, conntrack, inject};
 use serde_json::Value;
 
 fn example(name: &str) -> PathBuf {
@@ -27,11 +27,13 @@ fn rust_example() -> PathBuf {
     path
 }
 
-/// More flows than a page has, and a daemon that has them.
+/// More flows than a page has, and a daemon that has them and has told of them.
 fn started() -> (Namespace, Bus, Daemon) {
     let (namespace, bus) = (Namespace::tracked("host"), Bus::start());
     inject::udp(&namespace, 53, 1_100);
+    let monitor = Monitor::start(&bus, "org.flowbus.FlowEvents1");
     let daemon = Daemon::start(&namespace, &bus);
+    let _ = monitor.signal("Resynced");
     (namespace, bus, daemon)
 }
 

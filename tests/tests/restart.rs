@@ -145,12 +145,17 @@ fn a_kill_in_the_middle_of_a_dump_closes_nothing() {
     let (namespace, bus) = (burst_namespace(), Bus::start());
     burst::create(&namespace, 0, 20_000);
     let kept = Kept::open(&namespace, BUFFER);
-    for round in 0..30_u64 {
-        let daemon = kept.spawn(&namespace, &bus);
-        thread::sleep(Duration::from_millis(round));
-        kill(daemon);
+    // Each lives a little longer, until one comes to the end of its dump.
+    for life in 0.. {
+        let mut daemon = kept.spawn(&namespace, &bus);
+        thread::sleep(Duration::from_millis(2 * life));
+        daemon.signal(Signal::KILL);
+        if daemon.ended().1.contains("table synchronized") {
+            break;
+        }
     }
     let daemon = start(&kept, &namespace, &bus);
+    assert!(statistics(&bus)["dumps"].as_u64() > Some(1), "no kill was in a dump");
     assert_eq!((number(&bus, "ActiveCount"), number(&bus, "ClosedCount")), (20_000, 0));
     daemon.stop();
 }

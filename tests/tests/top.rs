@@ -117,6 +117,9 @@ fn a_paused_picture_holds_until_it_goes_on() {
     // Whoever looks at another screen sees the new flow; by then this one would have shown it too.
     let other = world.top("dport=7050");
     other.wait_for("198.18.1.2:7050");
+    other.wait("rates, which take a second snapshot", |text| {
+        text.lines().any(|line| line.starts_with("bytes/s") && line.contains('0'))
+    });
     other.press(&["q"]);
     other.wait_for("ended with 0");
     assert_eq!(screen.text(), held);

@@ -28,12 +28,12 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let end = Instant::now() + Duration::from_secs(options.seconds);
+    let duration = Duration::from_secs(options.seconds);
     let stop = stopped();
     if options.host {
-        show_host(end, &stop)
+        show_host(duration, &stop)
     } else {
-        show_network(end, &stop)
+        show_network(duration, &stop)
     }
     ExitCode::SUCCESS
 }
@@ -77,7 +77,7 @@ fn wait(stop: &Receiver<()>, duration: Duration) -> bool {
     matches!(stop.recv_timeout(duration), Err(RecvTimeoutError::Timeout))
 }
 
-fn show_network(end: Instant, stop: &Receiver<()>) {
+fn show_network(duration: Duration, stop: &Receiver<()>) {
     println!("A client, a router and a server, each in a network namespace; flowbusd runs on the router.");
     let network = Network::new();
     // So that flows end while one looks on: a dump takes out what has timed out, which the kernel would do half a minute later.
@@ -104,6 +104,7 @@ fn show_network(end: Instant, stop: &Receiver<()>) {
     let udp = [(SERVER_V4, PLAIN), (SERVER_V6, CROSTINI), (SERVER_V4, UNKNOWN_SOURCE)]
         .map(|(address, port)| (network.udp_service(address, port), address, port));
     let mut open = Vec::new();
+    let end = Instant::now() + duration;
     for round in 0.. {
         let (service, address, port) = &tcp[round % tcp.len()];
         open.extend(service.connect(&network.client, socket_address(address, *port), 1));
@@ -128,14 +129,13 @@ fn show_network(end: Instant, stop: &Receiver<()>) {
     daemon.stop();
 }
 
-fn show_host(end: Instant, stop: &Receiver<()>) {
+fn show_host(duration: Duration, stop: &Receiver<()>) {
     let changes = HostChanges::make();
     let bus = Bus::start();
     let daemon = Daemon::start(&Namespace::host(), &bus);
     println!("\nThis machine's connections, as they appear, change and end. Open some in another terminal.");
     let events = Events::show(&bus);
-    let left = end.saturating_duration_since(Instant::now());
-    let _ = wait(stop, left);
+    let _ = wait(stop, duration);
     events.end();
     tables(&bus);
     daemon.stop();

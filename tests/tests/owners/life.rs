@@ -99,6 +99,7 @@ fn the_service_gets_its_programs_from_the_loader_and_keeps_them_over_a_restart()
     machine.namespace().nft(
         "table inet track { chain output { type filter hook output priority 0; ct state new accept; }; }",
     );
+    machine.namespace().sysctl("net.netfilter.nf_conntrack_udp_timeout", "600");
     // The machine's control groups lie below one of ours, and the kernel names them by the whole path.
     let flow = |unit: &str, port: u16| {
         machine.shell(&format!("systemd-run --wait --unit={unit} bash -c 'echo >/dev/udp/127.0.0.1/{port}'"));

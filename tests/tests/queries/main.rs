@@ -183,7 +183,9 @@ fn the_flow_that_held_a_translated_port_at_a_time_is_found_active_or_closed() {
     assert_eq!(found(bus, "ListActive", &held(started - 1)), [0; 0]);
     assert_eq!(found(bus, "ListClosed", &held(started)), [0; 0]);
 
-    conntrack::delete(&everything.network.router, &format!("-p tcp --orig-port-src {}", behind[0]["sport"]));
+    let (sport, dport) = (&behind[0]["sport"], &behind[0]["dport"]);
+    let tuple = format!("-p tcp --orig-port-src {sport} --orig-port-dst {dport}");
+    conntrack::delete(&everything.network.router, &tuple);
     wait_for("its end", || (bus.property("ClosedCount").unwrap() == 1).then_some(()));
     assert_eq!(found(bus, "ListActive", &held(started)), [0; 0]);
     assert_eq!(found(bus, "ListClosed", &held(started)), one);
