@@ -38,6 +38,13 @@ impl World {
     }
 }
 
+/// Waits for the second snapshot: rates are what came since the first.
+fn wait_for_rates(screen: &Screen) {
+    screen.wait("rates, which take a second snapshot", |text| {
+        text.lines().any(|line| line.starts_with("bytes/s") && line.contains('0'))
+    });
+}
+
 /// The lines of the table: those of its rows that have this word.
 fn rows<'a>(text: &'a str, word: &str) -> Vec<&'a str> {
     text.lines().filter(|line| line.contains(word)).collect()
@@ -117,9 +124,7 @@ fn a_paused_picture_holds_until_it_goes_on() {
     // Whoever looks at another screen sees the new flow; by then this one would have shown it too.
     let other = world.top("dport=7050");
     other.wait_for("198.18.1.2:7050");
-    other.wait("rates, which take a second snapshot", |text| {
-        text.lines().any(|line| line.starts_with("bytes/s") && line.contains('0'))
-    });
+    wait_for_rates(&other);
     other.press(&["q"]);
     other.wait_for("ended with 0");
     assert_eq!(screen.text(), held);
@@ -249,9 +254,7 @@ fn of_200000_flows_it_shows_the_first_answers_keys_and_keeps_little() {
     screen.wait_for("udp");
     screen.press(&["g", "g", "g"]);
     screen.wait_for("in 65536 groups");
-    screen.wait("rates, which take a second snapshot", |text| {
-        text.lines().any(|line| line.starts_with("bytes/s") && line.contains('0'))
-    });
+    wait_for_rates(&screen);
     let status = std::fs::read_to_string(format!("/proc/{}/status", screen.child().unwrap())).unwrap();
     let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     let kibibytes: u32 = most.trim().trim_end_matches(" kB").parse().unwrap();
