@@ -12,9 +12,9 @@ use crate::format::{Kind, Printer};
 use crate::screen::Screen;
 use crate::stats;
 
-/// What is said behind a list that began before the table was the kernel's.
-const INCOMPLETE: &str = "flowctl: flows may be missing here, or have ended: flowbusd has not read the kernel's table since it started, or \
-     since a loss. Try again in a moment; `flowctl status` says more.";
+/// Why the table is not the kernel's.
+const NOT_SYNCHRONIZED: &str = "flowbusd has not read the kernel's table since it started, or since a loss. \
+     Try again in a moment; `flowctl status` says more.";
 /// Flows that are asked for at once where pages are turned.
 const PAGE: u32 = 1000;
 
@@ -39,7 +39,7 @@ pub(crate) async fn list(daemon: &Daemon, listed: &Listed, paged: bool) -> Resul
         anstream::eprintln!("No flow matches.");
     }
     if !synchronized {
-        anstream::eprintln!("{INCOMPLETE}");
+        anstream::eprintln!("flowctl: flows may be missing here, or have ended: {NOT_SYNCHRONIZED}");
     }
     Ok(())
 }
@@ -102,11 +102,7 @@ async fn kernel_count(daemon: &Daemon) -> Option<u64> {
 /// Why there are no active flows.
 fn why_none(synchronized: bool, kernel_count: Option<u64>) -> String {
     match kernel_count {
-        _ if !synchronized => {
-            "No flows yet: flowbusd has not read the kernel's table since it started, or since a loss. \
-             Try again in a moment; `flowctl status` says more."
-                .to_owned()
-        }
+        _ if !synchronized => format!("No flows yet: {NOT_SYNCHRONIZED}"),
         Some(count @ 1..) => format!(
             "No flows, though the kernel counts {count}: they have just begun or ended, or they belong to another \
              network namespace than flowbusd's."
