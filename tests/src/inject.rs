@@ -2,8 +2,21 @@
 
 use std::fmt::Write as _;
 
+use ctnetlink::{Layer4, Tuple};
+
 use crate::Namespace;
 use crate::process::{Directory, output_of};
+
+/// One direction of a flow of a protocol with ports.
+///
+/// # Panics
+/// If one of the addresses is none.
+#[must_use]
+pub fn tuple(src: &str, dst: &str, protocol: u8, sport: u16, dport: u16) -> Tuple {
+    let address = |text: &str| text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+    let layer4 = Layer4::Ports { src: sport, dst: dport };
+    Tuple { src: address(src), dst: address(dst), protocol, layer4, zone: 0 }
+}
 
 /// Puts `count` UDP flows with destination port `port` into the table of a namespace; each lives for an hour. The port is what
 /// [`conntrack::delete`](crate::conntrack::delete) can take to end them.

@@ -11,14 +11,10 @@ use ctnetlink::{Conntrack, Expectation, Flow, Layer4, ProtocolInfo, RequestError
 use flowbus_interfaces::{Changes, Error, Key, QueryMap};
 use flowbus_tests::bus::call;
 use flowbus_tests::helper::CONTROL;
+use flowbus_tests::inject::tuple;
 use flowbus_tests::{CallError, Helper, inject};
 use rustix::process::Signal;
 use serde_json::Value;
-
-fn tuple(src: &str, dst: &str, protocol: u8, sport: u16, dport: u16) -> Tuple {
-    let layer4 = Layer4::Ports { src: sport, dst: dport };
-    Tuple { src: src.parse().unwrap(), dst: dst.parse().unwrap(), protocol, layer4, zone: 0 }
-}
 
 fn inverted(tuple: &Tuple) -> Tuple {
     let Layer4::Ports { src, dst } = tuple.layer4 else { unreachable!("made above") };

@@ -4,9 +4,10 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 
-use ctnetlink::{Conntrack, Expectation, Flow, Layer4, Tuple};
+use ctnetlink::{Conntrack, Expectation, Flow};
 use flowbus_interfaces::{EventKind, QueryMap, StreamItem};
 use flowbus_tests::client::Stream;
+use flowbus_tests::inject::tuple;
 use flowbus_tests::{Bus, Client, Daemon, Helper, Namespace};
 use serde_json::Value;
 
@@ -105,22 +106,14 @@ fn an_expectation_that_expires_is_told_and_filters_hold() {
     ]);
     let mut filtered = client.open_stream(&filtered).unwrap();
     let mut table: Conntrack = helper.table();
-    let tuple = |sport, dport| Tuple {
-        src: "198.18.0.1".parse().unwrap(),
-        dst: "198.18.0.2".parse().unwrap(),
-        protocol: 17,
-        layer4: Layer4::Ports { src: sport, dst: dport },
-        zone: 0,
-    };
+    let sent = |sport, dport| tuple("198.18.0.1", "198.18.0.2", 17, sport, dport);
     for (sport, dport) in [(4_000, 5_000), (4_001, 5_001)] {
-        let (master, reply) = (tuple(sport, 137), tuple(137, sport));
-        let reply = Tuple { src: master.dst, dst: master.src, ..reply };
+        let (master, reply) = (sent(sport, 137), tuple("198.18.0.2", "198.18.0.1", 17, 137, sport));
         let helper = Some(&b"netbios-ns"[..]);
         table.create(&Flow { helper, timeout: Some(600), ..Flow::new(master, reply) }).unwrap();
-        let all = "255.255.255.255".parse().unwrap();
-        let mask = Tuple { src: all, dst: all, layer4: Layer4::Ports { src: 0, dst: 0xffff }, ..master };
+        let mask = tuple("255.255.255.255", "255.255.255.255", 17, 0, 0xffff);
         let expected =
-            Expectation { timeout: Some(1), helper, ..Expectation::new(master, tuple(0, dport), mask) };
+            Expectation { timeout: Some(1), helper, ..Expectation::new(master, sent(0, dport), mask) };
         table.create_expectation(&expected).unwrap();
     }
     let mut told: Vec<_> = (0..4).map(|_| expectation(&mut stream)).collect();

@@ -4,8 +4,9 @@
 use std::collections::BTreeSet;
 use std::process::{Command, Output, Stdio};
 
-use ctnetlink::{Conntrack, Expectation, Flow, Layer4, Tuple, Update};
+use ctnetlink::{Conntrack, Expectation, Flow, Layer4, Update};
 use flowbus_tests::daemon::binary;
+use flowbus_tests::inject::tuple;
 use flowbus_tests::{Helper, Screen, conntrack, inject};
 use serde_json::Value;
 
@@ -115,15 +116,8 @@ fn expectations_are_listed_and_taken_back() {
     let helper = Helper::start(&["--user", "nobody"]);
     let (code, shown, said) = answer(&helper, "expect list");
     assert_eq!((code, shown.as_str(), said.as_str()), (0, "", "No connection is expected.\n"));
-    let tuple = |src: &str, dst: &str, sport, dport| Tuple {
-        src: src.parse().unwrap(),
-        dst: dst.parse().unwrap(),
-        protocol: 6,
-        layer4: Layer4::Ports { src: sport, dst: dport },
-        zone: 0,
-    };
     let (master, reply) =
-        (tuple("198.18.0.1", "198.18.0.2", 4000, 21), tuple("198.18.0.2", "198.18.0.1", 21, 4000));
+        (tuple("198.18.0.1", "198.18.0.2", 6, 4000, 21), tuple("198.18.0.2", "198.18.0.1", 6, 21, 4000));
     let mut table = helper.table();
     table.create(&Flow { helper: Some(b"ftp"), timeout: Some(600), ..Flow::new(master, reply) }).unwrap();
     let expected = Expectation {
@@ -131,8 +125,8 @@ fn expectations_are_listed_and_taken_back() {
         helper: Some(b"ftp"),
         ..Expectation::new(
             master,
-            tuple("198.18.0.2", "198.18.0.1", 0, 5000),
-            tuple("255.255.255.255", "255.255.255.255", 0, 0xffff),
+            tuple("198.18.0.2", "198.18.0.1", 6, 0, 5000),
+            tuple("255.255.255.255", "255.255.255.255", 6, 0, 0xffff),
         )
     };
     table.create_expectation(&expected).unwrap();
@@ -149,9 +143,9 @@ fn expectations_are_listed_and_taken_back() {
     assert!(code == 0 && said.contains("1 expectation would be changed"), "{said}");
     // The helper keeps one expectation of a connection.
     let (master, reply) =
-        (tuple("198.18.0.1", "198.18.0.2", 4001, 21), tuple("198.18.0.2", "198.18.0.1", 21, 4001));
+        (tuple("198.18.0.1", "198.18.0.2", 6, 4001, 21), tuple("198.18.0.2", "198.18.0.1", 6, 21, 4001));
     table.create(&Flow { helper: Some(b"ftp"), timeout: Some(600), ..Flow::new(master, reply) }).unwrap();
-    let other = tuple("198.18.0.2", "198.18.0.1", 0, 5001);
+    let other = tuple("198.18.0.2", "198.18.0.1", 6, 0, 5001);
     table.create_expectation(&Expectation { master, tuple: other, ..expected }).unwrap();
     let (code, shown, said) = answer(&helper, "expect delete helper=ftp --dry-run --limit 1");
     assert_eq!((code, shown.lines().count()), (0, 2), "{shown}");

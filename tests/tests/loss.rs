@@ -2,9 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use ctnetlink::{Conntrack, Layer4, Socket, Tuple};
+use ctnetlink::{Conntrack, Socket};
 use flowbus_tests::conntrack;
 use flowbus_tests::flow::agreed;
+use flowbus_tests::inject::tuple;
 use flowbus_tests::process::wait_for;
 use flowbus_tests::{Bus, Daemon, Kept, Namespace, burst};
 use rustix::process::Signal;
@@ -236,8 +237,7 @@ fn the_same_tuple_recreated_20000_times_is_20000_flows() {
     let daemon = Daemon::start(&namespace, &bus);
     let mut table = namespace.enter(|| Conntrack::open().unwrap());
     let (src, dst) = burst::tuple(0);
-    let layer4 = Layer4::Ports { src: src.port(), dst: dst.port() };
-    let tuple = Tuple { src: (*src.ip()).into(), dst: (*dst.ip()).into(), protocol: 17, layer4, zone: 0 };
+    let tuple = tuple(&src.ip().to_string(), &dst.ip().to_string(), 17, src.port(), dst.port());
     for _ in 0..TIMES {
         burst::create(&namespace, 0, 1);
         table.delete(&tuple, None).unwrap();

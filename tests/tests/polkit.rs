@@ -3,8 +3,9 @@
 
 use std::process::Stdio;
 
-use ctnetlink::{Conntrack, Expectation, Flow, Layer4, Tuple};
+use ctnetlink::{Conntrack, Expectation, Flow};
 use flowbus_tests::booted::{MEMBER, STRANGER, control};
+use flowbus_tests::inject::tuple;
 use flowbus_tests::process::wait_for;
 use flowbus_tests::{Machine, SystemBus, conntrack, inject};
 
@@ -93,21 +94,14 @@ END"
 }
 
 fn who_may_not_list_expectations_is_told_how_many_would_go(machine: &Machine) {
-    let tuple = |src: &str, dst: &str, ports: (u16, u16)| Tuple {
-        src: src.parse().unwrap(),
-        dst: dst.parse().unwrap(),
-        protocol: 6,
-        layer4: Layer4::Ports { src: ports.0, dst: ports.1 },
-        zone: 0,
-    };
-    let mask = tuple("255.255.255.255", "255.255.255.255", (0, 0xffff));
+    let mask = tuple("255.255.255.255", "255.255.255.255", 6, 0, 0xffff);
     let mut table = machine.namespace().enter(|| Conntrack::open().unwrap());
     // The helper keeps one expectation of a connection.
     for port in 4000..4003 {
-        let master = tuple("198.18.0.1", "198.18.0.2", (port, 21));
-        let flow = Flow::new(master, tuple("198.18.0.2", "198.18.0.1", (21, port)));
+        let master = tuple("198.18.0.1", "198.18.0.2", 6, port, 21);
+        let flow = Flow::new(master, tuple("198.18.0.2", "198.18.0.1", 6, 21, port));
         table.create(&Flow { helper: Some(b"ftp"), timeout: Some(600), ..flow }).unwrap();
-        let expected = Expectation::new(master, tuple("198.18.0.2", "198.18.0.1", (0, port)), mask);
+        let expected = Expectation::new(master, tuple("198.18.0.2", "198.18.0.1", 6, 0, port), mask);
         let expected = Expectation { timeout: Some(300), helper: Some(b"ftp"), ..expected };
         table.create_expectation(&expected).unwrap();
     }
