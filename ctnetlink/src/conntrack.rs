@@ -93,7 +93,7 @@ impl Conntrack {
         mut show: impl FnMut(&Flow<'_>),
     ) -> Result<(), RequestError> {
         self.multiple(
-            |sequence| dump_request(sequence, family).to_vec(),
+            |sequence| dump_request(sequence, family),
             "IPCTNL_MSG_CT_GET",
             |message| {
                 if let Message::Flow(_, _, flow) = message {
@@ -225,7 +225,7 @@ impl Conntrack {
     /// # Errors
     /// When the kernel refuses.
     pub fn stats(&mut self) -> Result<Stats, RequestError> {
-        match self.single(|sequence| stats_request(sequence).to_vec())? {
+        match self.single(stats_request)? {
             Message::Stats(_, stats) => Ok(stats),
             Message::Error(_, code) => Err(SocketError::refused("IPCTNL_MSG_CT_GET_STATS", code).into()),
             _ => Err(RequestError::Unanswered),
@@ -238,15 +238,11 @@ impl Conntrack {
     /// When the kernel refuses.
     pub fn cpu_stats(&mut self) -> Result<Vec<CpuStats>, RequestError> {
         let mut cpus = Vec::new();
-        self.multiple(
-            |sequence| cpu_stats_request(sequence).to_vec(),
-            "IPCTNL_MSG_CT_GET_STATS_CPU",
-            |message| {
-                if let Message::CpuStats(_, cpu) = message {
-                    cpus.push(cpu);
-                }
-            },
-        )?;
+        self.multiple(cpu_stats_request, "IPCTNL_MSG_CT_GET_STATS_CPU", |message| {
+            if let Message::CpuStats(_, cpu) = message {
+                cpus.push(cpu);
+            }
+        })?;
         Ok(cpus)
     }
 

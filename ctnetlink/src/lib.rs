@@ -73,7 +73,7 @@ pub use kernel::KernelState;
 pub use protocol::{
     DccpInfo, PROTOCOLS, ProtocolInfo, SctpInfo, TcpInfo, protocol_name, state_name, state_names,
 };
-pub use request::{Request, cpu_stats_request, dump_request, stats_request};
+pub use request::{cpu_stats_request, dump_request, stats_request};
 pub use socket::{Groups, Received, Socket, SocketError};
 pub use stats::{CpuStats, Stats};
 pub use status::Status;

@@ -189,19 +189,3 @@ fn each_error_says_what_was_wrong_and_what_would_be_right() {
         assert_eq!(error(&bytes).to_string(), says);
     }
 }
-
-#[test]
-fn requests_are_what_the_kernel_reads() {
-    use ctnetlink::{Family, cpu_stats_request, dump_request, stats_request};
-    let request = |kind: u16, flags: u16, family: u8| {
-        let mut bytes = message(kind, flags, &[]);
-        bytes[8..12].copy_from_slice(&7u32.to_ne_bytes());
-        bytes[16] = family;
-        bytes
-    };
-    assert_eq!(dump_request(7, None).to_vec(), request(0x101, 0x301, 0));
-    assert_eq!(dump_request(7, Some(Family::Ipv4)).to_vec(), request(0x101, 0x301, 2));
-    assert_eq!(dump_request(7, Some(Family::Ipv6)).to_vec(), request(0x101, 0x301, 10));
-    assert_eq!(stats_request(7).to_vec(), request(0x105, 0x001, 0));
-    assert_eq!(cpu_stats_request(7).to_vec(), request(0x104, 0x301, 0));
-}

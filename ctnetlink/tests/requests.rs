@@ -56,10 +56,8 @@ fn tuples(requests: &mut Vec<(String, Vec<u8>)>) {
         let flow = Flow::new(*original, reply(original));
         requests.push((format!("create-{name}"), create_request(SEQUENCE, &flow)));
         let id = (*name == "tcp4").then_some(0x0506_0708);
-        requests.push((
-            format!("expectation-delete-{name}"),
-            expectation_delete_request(SEQUENCE, original, id),
-        ));
+        requests
+            .push((format!("expectation-delete-{name}"), expectation_delete_request(SEQUENCE, original, id)));
     }
 }
 
@@ -165,12 +163,10 @@ fn expectations(requests: &mut Vec<(String, Vec<u8>)>) {
 }
 
 fn requests() -> Vec<(String, Vec<u8>)> {
-    let mut requests = vec![
-        ("stats".into(), stats_request(SEQUENCE).to_vec()),
-        ("cpu-stats".into(), cpu_stats_request(SEQUENCE).to_vec()),
-    ];
+    let mut requests =
+        vec![("stats".into(), stats_request(SEQUENCE)), ("cpu-stats".into(), cpu_stats_request(SEQUENCE))];
     for (name, family) in [("all", None), ("ipv4", Some(Family::Ipv4)), ("ipv6", Some(Family::Ipv6))] {
-        requests.push((format!("dump-{name}"), dump_request(SEQUENCE, family).to_vec()));
+        requests.push((format!("dump-{name}"), dump_request(SEQUENCE, family)));
         requests.push((format!("flush-{name}"), flush_request(SEQUENCE, family)));
         let expectations = expectation_dump_request(SEQUENCE, family);
         requests.push((format!("expectation-dump-{name}"), expectations));
@@ -202,4 +198,33 @@ fn every_request_is_sent_as_it_always_was() {
         assert_eq!((name.as_str(), hex(bytes).as_str()), (*known, *expected));
     }
     assert_eq!(requests.len(), fixtures.len());
+}
+
+/// The crate names some protocols and numbers the others.
+#[test]
+fn every_protocol_number_is_sent_as_it_is() {
+    for protocol in 0..=u8::MAX {
+        let numbered = |protocol| get_request(SEQUENCE, &tuple(V4, protocol, ports(1, 2), 0));
+        let (request, other) = (numbered(protocol), numbered(!protocol));
+        let differing: Vec<_> = (0..request.len()).filter(|at| request[*at] != other[*at]).collect();
+        assert_eq!(differing.len(), 1, "{protocol}");
+        assert_eq!(request[differing[0]], protocol);
+    }
+}
+
+/// A length that its field cannot hold would make the rest of the message something else.
+#[test]
+fn what_no_attribute_can_hold_is_cut() {
+    let long = vec![b'x'; 70_000];
+    for length in [32_766, 32_767, 32_768, 65_523, 65_531, 65_532, 65_536, 70_000] {
+        let long = &long[..length];
+        let update = Update { labels: Some((long, long)), helper: Some(long), ..Update::default() };
+        let request = update_request(SEQUENCE, &tcp(), &update);
+        assert_eq!(u32::from_ne_bytes(*request.first_chunk().unwrap()) as usize, request.len());
+        let mut kinds = Vec::new();
+        for attribute in netlink_packet_core::NlasIterator::new(&request[20..]) {
+            kinds.push(attribute.expect("the lengths are right").kind());
+        }
+        assert_eq!(kinds, [1, 22, 23, 5], "CTA_TUPLE_ORIG, CTA_LABELS, CTA_LABELS_MASK, CTA_HELP");
+    }
 }
