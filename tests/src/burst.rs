@@ -16,6 +16,8 @@ use crate::Namespace;
 /// The source of all packets.
 const SOURCE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const SOURCE_PORT: u16 = 4000;
+/// No test has more flows than so many.
+const LARGEST: u32 = 262_144;
 /// So many packets go with one system call.
 const BATCH: u32 = 256;
 /// Destinations are 198.19.0.0/16, one destination port after the other.
@@ -25,8 +27,13 @@ const FIRST_PORT: u16 = 5000;
 /// Gives the namespace a network that swallows what is sent to it, and flows that do not end by themselves.
 ///
 /// # Panics
-/// If the namespace has one already.
+/// If the namespace has one already, or the kernel takes fewer flows than a burst has: a limit of the whole machine.
 pub fn prepare(namespace: &Namespace) {
+    let maximum = namespace.sysctl_value("net.netfilter.nf_conntrack_max");
+    assert!(
+        maximum.parse::<u32>().is_ok_and(|flows| flows >= LARGEST),
+        "nf_conntrack_max is {maximum}, as on a machine of less than 4 GB: ./test makes it {LARGEST} while it runs"
+    );
     // The other end stays down: packets have made their flow when they are dropped there.
     namespace.run("ip link add sink type veth peer name void");
     namespace.run(&format!("ip address add {SOURCE}/32 dev sink"));

@@ -47,33 +47,29 @@ fn flush(namespace: &Namespace) {
     namespace.run("conntrack -F");
 }
 
+/// How much of a burst is read on its way depends on the machine, and ./bench measures it. Whatever the machine, nothing is lost of
+/// what the event socket holds: about 50,000 events.
 #[test]
-fn of_a_burst_of_200000_flows_made_and_flushed_nothing_is_lost() {
-    // On a machine that has no time for the daemon for a fifth of a second, events are lost, and counted.
-    assert!((0..5).any(|_| burst_was_read()), "five bursts overran the event socket");
-}
-
-/// Makes a burst and ends it. False when some of it was lost.
-fn burst_was_read() -> bool {
+fn of_200000_flows_that_begin_and_end_in_bursts_that_fit_nothing_is_lost() {
+    const PIECES: u32 = 8;
     let (namespace, bus) = (burst_namespace(), Bus::start());
     let daemon = Daemon::start(&namespace, &bus);
-    burst::create(&namespace, 0, BURST);
-    wait_for_events(&bus, u64::from(BURST));
-    if number(&bus, "EventsLost") > 0 {
-        return false;
+    for piece in 0..PIECES {
+        burst::create(&namespace, piece * (BURST / PIECES), BURST / PIECES);
+        wait_for_events(&bus, u64::from((piece + 1) * (BURST / PIECES)));
     }
-    assert_eq!(number(&bus, "ActiveCount"), u64::from(BURST));
+    assert_eq!((number(&bus, "EventsLost"), number(&bus, "ActiveCount")), (0, u64::from(BURST)));
     assert_eq!(namespace.sysctl_value("net.netfilter.nf_conntrack_count"), BURST.to_string());
-    flush(&namespace);
-    wait_for_events(&bus, 2 * u64::from(BURST));
-    if number(&bus, "EventsLost") > 0 {
-        return false;
+    for piece in 0..PIECES {
+        // An eighth of the addresses.
+        namespace.run(&format!("conntrack -D -p udp -d 198.19.{}.0/19", piece * (256 / PIECES)));
+        let left = namespace.sysctl_value("net.netfilter.nf_conntrack_count").parse::<u32>().unwrap();
+        wait_for_events(&bus, u64::from(2 * BURST - left));
     }
-    assert_eq!(number(&bus, "ActiveCount"), 0);
+    assert_eq!((number(&bus, "EventsLost"), number(&bus, "ActiveCount")), (0, 0));
     assert_eq!(number(&bus, "ClosedCount") + statistic(&bus, "closed_evicted"), u64::from(BURST));
     assert_eq!(number(&bus, "Sequence"), 2 * u64::from(BURST));
     daemon.stop();
-    true
 }
 
 #[test]

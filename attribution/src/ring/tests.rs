@@ -9,7 +9,10 @@ use crate::memfd;
 use crate::record::LAYOUT;
 use crate::report::Report;
 
-const SIZE: usize = 4096;
+/// The smallest ring that there can be.
+fn size() -> usize {
+    rustix::param::page_size()
+}
 
 /// A ring as the kernel lays it out, which the test writes in its place.
 struct Writer {
@@ -23,8 +26,9 @@ impl Writer {
     fn new(position: u64) -> (Self, Ring) {
         let page = rustix::param::page_size();
         let memory = rustix::fs::memfd_create("ring", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-        rustix::fs::ftruncate(&memory, (2 * page + SIZE) as u64).unwrap();
-        let report = Report { layout: LAYOUT, ring_bytes: SIZE, network_namespace: 0, programs: Vec::new() };
+        rustix::fs::ftruncate(&memory, (2 * page + size()) as u64).unwrap();
+        let report =
+            Report { layout: LAYOUT, ring_bytes: size(), network_namespace: 0, programs: Vec::new() };
         let programs = Programs {
             ring: memory.try_clone().unwrap(),
             statistics: memory.try_clone().unwrap(),
@@ -42,7 +46,7 @@ impl Writer {
 
     fn put(&self, position: u64, bytes: &[u8]) {
         for (index, byte) in (0..).zip(bytes) {
-            let offset = 2 * self.page + position.wrapping_add(index) % SIZE as u64;
+            let offset = 2 * self.page + position.wrapping_add(index) % size() as u64;
             self.memory.write_all_at(&[*byte], offset).unwrap();
         }
     }
@@ -87,7 +91,7 @@ fn drained(ring: &mut Ring) -> (Vec<String>, bool) {
 
 #[test]
 fn records_go_on_where_the_data_begins_again() {
-    let (mut writer, mut ring) = Writer::new((SIZE - 32) as u64);
+    let (mut writer, mut ring) = Writer::new((size() - 32) as u64);
     writer.write(0, &made(1, "/a/path/that/wraps.service"));
     writer.write(0, &removed(2));
     assert_eq!(drained(&mut ring), (vec!["1 /a/path/that/wraps.service".to_owned(), "2".to_owned()], true));
@@ -119,16 +123,16 @@ fn a_discarded_record_is_passed_over() {
 fn a_full_ring_is_read_in_one_go_and_says_that_more_may_be_there() {
     let (mut writer, mut ring) = Writer::new(u64::MAX - 1023);
     let before = writer.position;
-    for id in 0..SIZE as u64 / 24 {
+    for id in 0..size() as u64 / 24 {
         writer.put(writer.position, &16_u32.to_ne_bytes());
         writer.put(writer.position.wrapping_add(HEADER_BYTES), &removed(id));
         writer.position = writer.position.wrapping_add(24);
     }
     writer.put(writer.position, &(8 | DISCARDED).to_ne_bytes());
-    writer.position = before.wrapping_add(SIZE as u64);
+    writer.position = before.wrapping_add(size() as u64);
     writer.advance(0);
     let (seen, all) = drained(&mut ring);
-    assert_eq!((seen.len(), all), (SIZE / 24, false));
+    assert_eq!((seen.len(), all), (size() / 24, false));
     assert_eq!(drained(&mut ring), (vec![], true));
 }
 
@@ -137,7 +141,7 @@ fn bytes_that_are_no_records_are_counted_and_left_behind() {
     for seed in 0..64_u64 {
         let (mut writer, mut ring) = Writer::new(0);
         let mut state = seed;
-        let garbage: Vec<u8> = (0..SIZE)
+        let garbage: Vec<u8> = (0..size())
             .map(|_| {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 state.to_be_bytes()[0]
@@ -146,7 +150,7 @@ fn bytes_that_are_no_records_are_counted_and_left_behind() {
         writer.put(0, &garbage);
         // No writer is at work: nothing may hold the reader back.
         writer.put(0, &(u32::from_ne_bytes([garbage[0], garbage[1], 0, 0])).to_ne_bytes());
-        writer.advance(SIZE as u64);
+        writer.advance(size() as u64);
         let _ = drained(&mut ring);
         assert!(ring.unreadable() > 0, "seed {seed}");
     }

@@ -14,24 +14,32 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::{is_close, listen, one, shell, this_process};
 
+/// The smallest ring that there can be.
+fn page() -> u32 {
+    rustix::param::page_size().try_into().unwrap()
+}
+
 #[test]
 fn what_the_ring_cannot_hold_is_counted() {
     let namespace = Namespace::new("drops");
-    let mut sockets = Sockets::watch_with(4096);
+    let ring = page();
+    let mut sockets = Sockets::watch_with(ring);
     // The ring is the whole machine's: others' sockets may have filled it already.
     let before = sockets.statistics().dropped;
     let listener = listen(&namespace, "127.0.0.1:0");
     let server = listener.local_addr().unwrap();
-    for _ in 0..100 {
+    // About 500 bytes of records each.
+    for _ in 0..ring / 40 {
         let client = namespace.enter(|| TcpStream::connect(server).unwrap());
         drop((client, listener.accept().unwrap()));
     }
     let statistics = sockets.statistics();
-    assert!(statistics.dropped - before > 500 && statistics.written > 0, "{before} before: {statistics:?}");
+    let dropped = statistics.dropped - before;
+    assert!(dropped > u64::from(ring / 80) && statistics.written > 0, "{before} before: {statistics:?}");
     // What was dropped does not come back, and when there is room again what comes is told.
     drop(listener);
     let read = sockets.events_until(&namespace, |_| true).len();
-    assert!(read < 40, "{read} events in 4096 bytes");
+    assert!(read < ring as usize / 60, "{read} events in {ring} bytes");
     wait_for("a socket to be told of", || {
         let port = listen(&namespace, "127.0.0.1:0").local_addr().unwrap().port();
         let events = sockets.events_until(&namespace, |_| true);
@@ -119,7 +127,7 @@ fn who_reads_first_is_told_where_no_accept_is_seen() {
 fn without_the_capability_the_error_says_what_is_needed() {
     let refused = thread::spawn(|| {
         keep(CapabilitySet::empty());
-        load(4096)
+        load(page())
     });
     let error = refused.join().unwrap().map(|_| ()).unwrap_err();
     assert!(matches!(error, LoadError::Object(_)), "{error:?}");
