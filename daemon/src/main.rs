@@ -230,7 +230,7 @@ async fn serve(
     tokio::pin!(bus);
     loop {
         tokio::select! {
-            result = &mut bus => return Ok(result?),
+            result = &mut bus => match result? {},
             ended = &mut tracker_ended => return Ok(ended.map_err(|_| Error::TrackerGone)??),
             ended = &mut following, if links_live => {
                 links_live = false;

@@ -3,9 +3,11 @@
 use std::io::{Read, Write};
 use std::num::NonZeroU32;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use flowbus_interfaces::{FLOW_MONITOR_INTERFACE, FLOW_MONITOR_NAME, FLOW_MONITOR_PATH, QueryMap};
 use zbus::Message;
+use zbus::message::Flags;
 
 use crate::Bus;
 use crate::process::DEADLINE;
@@ -32,8 +34,17 @@ impl RawConnection {
     #[must_use]
     pub fn connect(bus: &Bus) -> Self {
         let address = bus.address();
-        let path = address.strip_prefix("unix:path=").expect("a bus of a test is at a path");
-        let mut socket = UnixStream::connect(path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        Self::connect_to(Path::new(address.strip_prefix("unix:path=").expect("a bus of a test is at a path")))
+    }
+
+    /// As [`RawConnection::connect`], to the socket of a bus.
+    ///
+    /// # Panics
+    /// As there.
+    #[must_use]
+    pub fn connect_to(path: &Path) -> Self {
+        let mut socket =
+            UnixStream::connect(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         socket.set_read_timeout(Some(DEADLINE)).expect("sockets take a timeout");
         socket.set_write_timeout(Some(DEADLINE)).expect("sockets take a timeout");
         let user = rustix::process::getuid().as_raw().to_string();
@@ -70,6 +81,18 @@ impl RawConnection {
         self.send(|serial| {
             let call = Message::method_call(FLOW_MONITOR_PATH, "ListActive");
             call.destination(FLOW_MONITOR_NAME).interface(FLOW_MONITOR_INTERFACE).serial(serial).build(query)
+        })
+    }
+
+    /// Sends a call without arguments of a destination's interface and member at a path, and returns its serial.
+    ///
+    /// # Panics
+    /// If the bus does not take it.
+    pub fn call(&mut self, [destination, path, interface, member]: [&str; 4], wants_reply: bool) -> u32 {
+        self.send(|serial| {
+            let call = Message::method_call(path, member);
+            let call = if wants_reply { call } else { call.with_flags(Flags::NO_REPLY_EXPECTED) };
+            call.destination(destination).interface(interface).serial(serial).build(&())
         })
     }
 
@@ -147,6 +170,20 @@ impl Received {
     #[must_use]
     pub fn has(&self, text: &str) -> bool {
         self.0.windows(text.len()).any(|window| window == text.as_bytes())
+    }
+
+    /// Of a FlowEvents signal: how many events it has, and how many it says were lost before.
+    ///
+    /// # Panics
+    /// Never: a message is longer than that.
+    #[must_use]
+    pub fn flow_events(&self) -> Option<(u64, u64)> {
+        // The body ends with `lost`; each event has its kind.
+        let (_, lost) = self.0.split_last_chunk().expect("a message is longer");
+        let text = self.text();
+        let is_signal = self.0[1] == 4 && text.contains("FlowEvents\0");
+        let events = text.matches("\u{5}\0\0\0event\0").count();
+        is_signal.then(|| (events as u64, u64::from_le_bytes(*lost)))
     }
 
     /// Its length.

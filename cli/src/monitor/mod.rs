@@ -35,11 +35,20 @@ pub(crate) async fn monitor(daemon: &Daemon, monitored: &Monitored) -> Result<()
     let query = asked(monitored);
     let mut stream = daemon.stream(&query).await?;
     loop {
-        let ended = tokio::select! {
-            biased;
-            () = signals.wait() => break,
-            ended = session.follow(&mut stream) => ended?,
+        let ended = {
+            let following = session.follow(&mut stream);
+            tokio::pin!(following);
+            loop {
+                tokio::select! {
+                    biased;
+                    () = signals.wait() => break None,
+                    ended = &mut following => break Some(ended?),
+                    // flowbusd changes its connection now and then; what nobody receives would fill ours.
+                    Some(_) = owners.next() => {}
+                }
+            }
         };
+        let Some(ended) = ended else { break };
         session.note_end(&ended, daemon.bus())?;
         stream = loop {
             match daemon.stream(&query).await {

@@ -6,24 +6,21 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use flowbus_interfaces::FLOW_EVENTS_PATH;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
-use zbus::Connection;
+use tokio::time::{Instant, sleep_until, timeout_at};
 use zbus::object_server::SignalEmitter;
 use zbus::wire::Variant;
 
 use super::BusCounters;
 use super::batch::{Batch, ChangeBatch, ConnectionBatch};
 use super::flow_events::FlowEvents;
+use super::outlet::Outlet;
 use crate::config::Config;
 use crate::dictionary::FlowNames;
 use crate::event::{Change, ConnectionEvent, Log, Numbered};
 use crate::handle::Handle;
 use crate::published::{Published, Resync};
 
-/// A write that takes longer means that somebody who reads nothing holds the connection up.
-const STUCK: Duration = Duration::from_secs(5);
 /// So many changes are copied out of the log at once.
 const CHANGES_AT_ONCE: usize = 256;
 
@@ -194,19 +191,17 @@ impl<T: Topic> Emitter<T> {
     }
 
     /// Sends until the connection is stuck or closed.
-    pub(super) async fn run(&mut self, connection: &Connection) {
-        let Ok(emitter) = SignalEmitter::new(connection, FLOW_EVENTS_PATH) else { return };
+    pub(super) async fn run(&mut self, outlet: &Outlet) {
         self.skip_backlog();
         let mut news = self.handle.news();
         loop {
             while !self.has_news() {
-                tokio::select! {
-                    changed = news.changed() => if changed.is_err() { return },
-                    () = connection.closed() => return,
+                if news.changed().await.is_err() {
+                    return;
                 }
             }
             let batch = self.collect(&mut news).await;
-            if self.send(&emitter, batch).await.is_err() {
+            if self.send(outlet, batch).await.is_err() {
                 return;
             }
         }
@@ -271,10 +266,13 @@ impl<T: Topic> Emitter<T> {
         }
     }
 
-    async fn send(&mut self, emitter: &SignalEmitter<'_>, batch: T::Batch) -> Result<(), Broken> {
+    async fn send(&mut self, outlet: &Outlet, batch: T::Batch) -> Result<(), Broken> {
         if !batch.is_empty() || self.lost > 0 {
             let sequence = batch.sequence().unwrap_or(self.cursor + 1);
-            self.write(T::send(emitter, &self.names, sequence, batch, self.lost)).await?;
+            let signal = async |emitter: &SignalEmitter<'_>| {
+                T::send(emitter, &self.names, sequence, batch, self.lost).await
+            };
+            self.write(outlet, signal).await?;
             (self.sent, self.lost) = (self.cursor, 0);
         }
         for resync in T::resyncs(&self.handle, &mut self.resyncs, self.cursor) {
@@ -284,25 +282,25 @@ impl<T: Topic> Emitter<T> {
                 ("closed", Variant::from(resync.closed)),
                 ("added", Variant::from(resync.added)),
             ]);
-            self.write(FlowEvents::resynced(emitter, details)).await?;
+            let signal = async |emitter: &SignalEmitter<'_>| FlowEvents::resynced(emitter, details).await;
+            self.write(outlet, signal).await?;
         }
         Ok(())
     }
 
-    /// Writes a signal when it is its turn.
-    async fn write(&self, signal: impl Future<Output = zbus::Result<()>>) -> Result<(), Broken> {
+    /// Sends a signal when it is its turn.
+    async fn write(
+        &self,
+        outlet: &Outlet,
+        signal: impl AsyncFnOnce(&SignalEmitter<'_>) -> zbus::Result<()>,
+    ) -> Result<(), Broken> {
         let per_second = self.config.borrow().signals.per_second;
         self.pace.turn(per_second).await;
-        match timeout(STUCK, signal).await {
-            Ok(Ok(())) => {
-                BusCounters::add(&self.counters.signals_sent, 1);
-                return Ok(());
-            }
-            Ok(Err(error)) => tracing::debug!(%error, "signals cannot be sent"),
-            Err(_) => {
-                tracing::warn!("a signal could not be written for {STUCK:?}: opening a new connection");
-            }
+        if let Err(error) = outlet.send(signal).await {
+            tracing::debug!(%error, "signals cannot be sent");
+            return Err(Broken);
         }
-        Err(Broken)
+        BusCounters::add(&self.counters.signals_sent, 1);
+        Ok(())
     }
 }

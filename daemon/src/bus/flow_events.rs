@@ -10,7 +10,7 @@ use super::batch::ConnectionListing;
 use crate::dictionary::Listing;
 
 /// The object; it has no state.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct FlowEvents;
 
 #[interface(name = "org.flowbus.FlowEvents1")]

@@ -10,7 +10,6 @@ use zbus::message::Header;
 use zbus::wire::{OwnedFd, Variant};
 use zbus::{Connection, interface};
 
-use super::calls::{Answer, Call, Calls};
 use super::feedback;
 use super::listing::{self, FlowPage};
 use super::{BusCounters, Face, VERSION};
@@ -25,25 +24,20 @@ const EVENT_BYTES: u64 = 1_280;
 type Dictionary = HashMap<&'static str, Variant<'static>>;
 
 /// The object.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct FlowMonitor {
     face: Face,
     started: Instant,
     counters: Arc<BusCounters>,
-    calls: Calls,
 }
 
 impl FlowMonitor {
     pub(super) fn new(face: Face, counters: Arc<BusCounters>) -> Self {
-        Self { face, started: Instant::now(), counters, calls: Calls::default() }
+        Self { face, started: Instant::now(), counters }
     }
 
     /// A page as the bus has it.
-    fn page(
-        &self,
-        call: Call,
-        page: Result<FlowPage, AskError>,
-    ) -> Result<(Answer<Listing>, Dictionary), Error> {
+    fn page(&self, page: Result<FlowPage, AskError>) -> Result<(Listing, Dictionary), Error> {
         let FlowPage { listing, next, sequence, synchronized } =
             page.map_err(|error| self.unanswered(&error))?;
         let mut details = Dictionary::from([
@@ -52,12 +46,7 @@ impl FlowMonitor {
             ("synchronized", Variant::from(synchronized)),
         ]);
         details.extend(next.map(|next| ("next", Variant::from(next))));
-        Ok((call.answer(listing), details))
-    }
-
-    /// Counts a call that takes work, for as long as the result, or its answer, lives.
-    fn begin(&self, header: &Header<'_>) -> Result<Call, Error> {
-        self.calls.begin(header).map_err(|error| self.refuse(error))
+        Ok((listing, details))
     }
 
     fn refuse(&self, error: Error) -> Error {
@@ -104,14 +93,9 @@ impl FlowMonitor {
     ///
     /// Errors: org.flowbus.Error.InvalidArgument, LimitExceeded, Unavailable.
     #[zbus(out_args("flows", "page"))]
-    async fn list_active(
-        &self,
-        #[zbus(header)] header: Header<'_>,
-        query: RawQuery,
-    ) -> Result<(Answer<Listing>, Dictionary), Error> {
-        let call = self.begin(&header)?;
+    async fn list_active(&self, query: RawQuery) -> Result<(Listing, Dictionary), Error> {
         let query = self.parse(&query)?;
-        self.page(call, listing::active(&self.face.handle, &self.face.names, &query).await)
+        self.page(listing::active(&self.face.handle, &self.face.names, &query).await)
     }
 
     /// One page of the flows that ended and are still remembered, latest end first.
@@ -119,14 +103,9 @@ impl FlowMonitor {
     /// Each flow carries the `sequence` of its end. `next` is such a number, and `after` continues with
     /// smaller ones. Otherwise as ListActive.
     #[zbus(out_args("flows", "page"))]
-    async fn list_closed(
-        &self,
-        #[zbus(header)] header: Header<'_>,
-        query: RawQuery,
-    ) -> Result<(Answer<Listing>, Dictionary), Error> {
-        let call = self.begin(&header)?;
+    async fn list_closed(&self, query: RawQuery) -> Result<(Listing, Dictionary), Error> {
         let query = self.parse(&query)?;
-        self.page(call, listing::closed(&self.face.handle, &self.face.names, &query).await)
+        self.page(listing::closed(&self.face.handle, &self.face.names, &query).await)
     }
 
     /// The flow with this id, alive or ended.
@@ -134,10 +113,9 @@ impl FlowMonitor {
     /// Errors: org.flowbus.Error.NotFound if there never was one or it is forgotten, LimitExceeded,
     /// Unavailable.
     #[zbus(out_args("flow"))]
-    async fn get_flow(&self, #[zbus(header)] header: Header<'_>, id: u64) -> Result<Answer<Single>, Error> {
-        let call = self.begin(&header)?;
+    async fn get_flow(&self, id: u64) -> Result<Single, Error> {
         match self.face.handle.flow(id).await.map_err(|error| self.unanswered(&error))? {
-            Some(flow) => Ok(call.answer(Single::new(&self.face.names, flow))),
+            Some(flow) => Ok(Single::new(&self.face.names, flow)),
             None => {
                 Err(Error::NotFound(format!("no flow has the id {id}: it was never given or is forgotten")))
             }
@@ -172,7 +150,6 @@ impl FlowMonitor {
         #[zbus(connection)] connection: &Connection,
         query: RawQuery,
     ) -> Result<OwnedFd, Error> {
-        let _call = self.begin(&header)?;
         let config = self.face.names.config();
         let query =
             StreamQuery::parse(&query, &config.source_names).map_err(|error| self.refuse(error.into()))?;
@@ -198,15 +175,14 @@ impl FlowMonitor {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
         options: RawQuery,
-    ) -> Result<Answer<String>, Error> {
-        let call = self.begin(&header)?;
+    ) -> Result<String, Error> {
         let options = ReportOptions::parse(&options).map_err(|error| self.refuse(error.into()))?;
         if !options.redact && sender_uid(connection, &header).await? != 0 {
             let reason = "only root gets a report that is not redacted; leave `redact` out".to_owned();
             return Err(self.refuse(Error::NotAuthorized(reason)));
         }
         let report = feedback::report(&self.face, self.started, options).await;
-        Ok(call.answer(report.map_err(|error| self.unanswered(&error))?))
+        report.map_err(|error| self.unanswered(&error))
     }
 
     /// The fields of a flow that follow from a mark: `mark`, `source`, `source_id`, `vpn`, `qos`,
@@ -237,8 +213,7 @@ impl FlowMonitor {
     ///
     /// Errors: org.flowbus.Error.LimitExceeded.
     #[zbus(out_args("statistics"))]
-    async fn get_statistics(&self, #[zbus(header)] header: Header<'_>) -> Result<Dictionary, Error> {
-        let _call = self.begin(&header)?;
+    async fn get_statistics(&self) -> Result<Dictionary, Error> {
         let summary = self.face.handle.published().summary;
         let counters = summary.counters;
         let kernel = self.face.kernel.state().await;

@@ -2,13 +2,20 @@
 //! stops reading never delays a method call.
 
 mod batch;
+mod budget;
 mod calls;
 mod emitter;
 mod feedback;
 mod flow_events;
 mod flow_monitor;
+mod gate;
+mod link;
 mod listing;
+mod name;
+mod outlet;
+mod transport;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -32,6 +39,9 @@ use crate::{confinement, service};
 use emitter::{Emitter, Pace};
 use flow_events::FlowEvents;
 use flow_monitor::FlowMonitor;
+use gate::Limits;
+use link::{End, Link, Service};
+use outlet::Outlet;
 
 /// The version of the daemon.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -51,6 +61,8 @@ pub(crate) enum BusError {
     NotAllowed { name: &'static str, address: BusAddress, source: zbus::Error },
     #[error("the bus {address} failed: {source}")]
     Failed { address: BusAddress, source: zbus::Error },
+    #[error("another process has taken the name {name} on the bus {address}")]
+    NameLost { name: &'static str, address: BusAddress },
 }
 
 /// What the methods answer from.
@@ -81,20 +93,20 @@ impl BusCounters {
     }
 }
 
-/// Serves the table on the bus, again after the bus went away; ends with an error only when the first attempt
-/// fails. `connection` shows the
-/// methods' connection to those who call others.
+/// Serves the table on the bus, again after the bus went away; ends with an error when the first attempt fails, or when another
+/// process takes the name for methods. `connection` shows the methods' connection to those who call others.
 pub(crate) async fn serve(
     address: &BusAddress,
     face: Face,
     connection: watch::Sender<Option<Connection>>,
-    mut loading: Option<oneshot::Receiver<()>>,
+    loading: Option<oneshot::Receiver<()>>,
     config: watch::Receiver<Arc<Config>>,
-) -> Result<(), BusError> {
+) -> Result<Infallible, BusError> {
     let counters = Arc::new(BusCounters::default());
+    let limits = Arc::new(Limits::new(Arc::clone(&counters)));
     let Face { handle, names, .. } = &face;
     let pace = Pace::new();
-    let mut emitters = Emitters {
+    let emitters = Emitters {
         changes: Emitter::new(
             handle.clone(),
             names.clone(),
@@ -104,29 +116,28 @@ pub(crate) async fn serve(
         ),
         connections: Emitter::new(handle.clone(), names.clone(), Arc::clone(&counters), config, pace),
     };
-    let mut first = true;
-    let mut wait = FIRST_WAIT;
-    loop {
-        let monitor = FlowMonitor::new(face.clone(), Arc::clone(&counters));
-        match connect(address, monitor).await {
-            Ok((methods, signals)) => {
-                tracing::info!(bus = %address, "serving");
-                if std::mem::take(&mut first) {
-                    tokio::spawn(confine(loading.take(), handle.clone()));
-                }
-                wait = FIRST_WAIT;
-                connection.send_replace(Some(methods.clone()));
-                tokio::spawn(kernel::warn_if_silent(face.kernel.clone()));
-                serve_connected(address, &methods, signals, handle, &mut emitters).await;
-                connection.send_replace(None);
-                tracing::warn!(bus = %address, "the bus went away; the table is kept, reconnecting");
-            }
-            Err(error) if first => return Err(error),
-            Err(error) if wait == FIRST_WAIT => tracing::warn!("{error}; trying again until it works"),
-            Err(error) => tracing::debug!("{error}"),
-        }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(LONGEST_WAIT);
+    let monitor = Service {
+        address: address.clone(),
+        name: FLOW_MONITOR_NAME,
+        path: FLOW_MONITOR_PATH,
+        interface: FlowMonitor::new(face.clone(), counters),
+        limits: Arc::clone(&limits),
+    };
+    let events = Service {
+        address: address.clone(),
+        name: FLOW_EVENTS_NAME,
+        path: FLOW_EVENTS_PATH,
+        interface: FlowEvents,
+        limits,
+    };
+    let methods = monitor.open().await?;
+    // Without signals, methods are answered all the same.
+    let signals = events.open().await;
+    tracing::info!(bus = %address, "serving");
+    tokio::spawn(confine(loading, handle.clone()));
+    tokio::select! {
+        error = serve_methods(&monitor, methods, &face, &connection) => Err(error),
+        never = serve_signals(&events, signals, emitters) => match never {},
     }
 }
 
@@ -145,90 +156,88 @@ struct Emitters {
     connections: Emitter<ConnectionEvent>,
 }
 
-/// Serves until the bus closes the methods' connection.
-async fn serve_connected(
-    address: &BusAddress,
-    methods: &Connection,
-    signals: Connection,
-    handle: &Handle,
-    emitters: &mut Emitters,
-) {
-    tokio::select! {
-        () = methods.closed() => {}
-        () = emit(address, signals, emitters) => {}
-        error = announce_state(methods, handle.state()) => {
-            tracing::debug!(%error, "property changes are not announced");
+/// Answers methods until another process takes the name.
+async fn serve_methods(
+    service: &Service<FlowMonitor>,
+    mut link: Link,
+    face: &Face,
+    current: &watch::Sender<Option<Connection>>,
+) -> BusError {
+    let mut states = face.handle.state();
+    let mut announced = *states.borrow_and_update();
+    let mut is_new_bus = true;
+    loop {
+        current.send_replace(Some(link.connection.clone()));
+        if std::mem::take(&mut is_new_bus) {
+            tokio::spawn(kernel::warn_if_silent(face.kernel.clone()));
+        }
+        let end = tokio::select! {
+            end = link.ended() => end,
+            error = announce_state(&link.connection, &mut states, &mut announced) => {
+                tracing::debug!(%error, "property changes are not announced");
+                link.ended().await
+            }
+        };
+        match end {
+            End::Full => match service.renew(&link).await {
+                Ok(new) => link = new,
+                Err(error) => {
+                    tracing::debug!(%error, "the connection stays");
+                    tokio::time::sleep(FIRST_WAIT * 10).await;
+                }
+            },
+            End::Closed => {
+                current.send_replace(None);
+                tracing::warn!(bus = %service.address, "the bus went away; the table is kept, reconnecting");
+                link.close().await;
+                link = service.open_patiently(None).await;
+                tracing::info!(bus = %service.address, "serving");
+                is_new_bus = true;
+            }
+            End::NameLost => {
+                return BusError::NameLost { name: service.name, address: service.address.clone() };
+            }
         }
     }
 }
 
 /// Sends signals, over a new connection where a subscriber holds the old one up or the bus has closed it. The methods'
 /// connection has no part in this.
-async fn emit(address: &BusAddress, mut signals: Connection, emitters: &mut Emitters) {
+async fn serve_signals(
+    service: &Service<FlowEvents>,
+    first: Result<Link, BusError>,
+    mut emitters: Emitters,
+) -> Infallible {
+    let mut next = first.map_err(Some);
     loop {
-        tokio::select! {
-            () = emitters.changes.run(&signals) => {}
-            () = emitters.connections.run(&signals) => {}
-        }
-        let _ = signals.close().await;
-        let mut wait = FIRST_WAIT;
-        signals = loop {
-            match connect_signals(address).await {
-                Ok(connection) => break connection,
-                // Also while the bus still counts the name as the old connection's.
-                Err(error) => tracing::debug!("{error}"),
-            }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(LONGEST_WAIT);
+        let link = match next {
+            Ok(link) => link,
+            Err(error) => service.open_patiently(error).await,
         };
-    }
-}
-
-/// Both connections, each serving its object before it asks for its name.
-async fn connect(address: &BusAddress, monitor: FlowMonitor) -> Result<(Connection, Connection), BusError> {
-    let signals = connect_signals(address).await?;
-    let methods =
-        own(address, address.connect().serve_at(FLOW_MONITOR_PATH, monitor), FLOW_MONITOR_NAME).await?;
-    Ok((methods, signals))
-}
-
-async fn connect_signals(address: &BusAddress) -> Result<Connection, BusError> {
-    own(address, address.connect().serve_at(FLOW_EVENTS_PATH, FlowEvents), FLOW_EVENTS_NAME).await
-}
-
-async fn own(
-    address: &BusAddress,
-    builder: zbus::connection::Builder<'_>,
-    name: &'static str,
-) -> Result<Connection, BusError> {
-    let address = address.clone();
-    let connection =
-        builder.build().await.map_err(|source| BusError::Unreachable { address: address.clone(), source })?;
-    // Neither replacing nor replaceable: a second daemon is told, the first goes on.
-    let flags = zbus::fdo::RequestNameFlags::DO_NOT_QUEUE;
-    match connection.request_name_with_flags(name, flags).await {
-        Ok(_) => Ok(connection),
-        Err(zbus::Error::NameTaken) => Err(BusError::NameTaken { name, address }),
-        Err(zbus::Error::FDO(error)) if matches!(*error, zbus::fdo::Error::AccessDenied(_)) => {
-            Err(BusError::NotAllowed { name, address, source: zbus::Error::FDO(error) })
+        let outlet = Outlet::new(link);
+        tokio::select! {
+            () = emitters.changes.run(&outlet) => {}
+            () = emitters.connections.run(&outlet) => {}
+            () = outlet.renew(service) => {}
         }
-        Err(source) => Err(BusError::Failed { address, source }),
+        outlet.close().await;
+        next = Err(None);
     }
 }
 
 /// Announces the properties that promise it, as they change.
-async fn announce_state(methods: &Connection, mut state: watch::Receiver<State>) -> zbus::Error {
+async fn announce_state(
+    methods: &Connection,
+    states: &mut watch::Receiver<State>,
+    announced: &mut State,
+) -> zbus::Error {
     let interface: InterfaceRef<FlowMonitor> =
         match methods.object_server().interface(FLOW_MONITOR_PATH).await {
             Ok(interface) => interface,
             Err(error) => return error,
         };
-    let mut announced = *state.borrow_and_update();
     loop {
-        if state.changed().await.is_err() {
-            return zbus::Error::Failure("the tracker has ended".into());
-        }
-        let new = *state.borrow_and_update();
+        let new = *states.borrow_and_update();
         let monitor = interface.get().await;
         let emitter = interface.signal_emitter();
         let result = async {
@@ -246,6 +255,10 @@ async fn announce_state(methods: &Connection, mut state: watch::Receiver<State>)
         if let Err(error) = result.await {
             return error;
         }
-        announced = new;
+        *announced = new;
+        drop(monitor);
+        if states.changed().await.is_err() {
+            return zbus::Error::Failure("the tracker has ended".into());
+        }
     }
 }

@@ -1,0 +1,169 @@
+//! A connection to the bus that serves an object and owns a name, and the change to a new one before the bus stops reading it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flowbus_interfaces::BusAddress;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use zbus::connection::{Builder, socket::Split};
+use zbus::object_server::Interface;
+use zbus::{Connection, Message};
+
+use super::gate::{Gate, Limits};
+use super::transport::{self, within_reason};
+use super::{BusError, FIRST_WAIT, LONGEST_WAIT, name};
+
+/// A connection is changed for a new one when it has sent this many bytes. dbus-daemon reads no more of a connection of which 127 MiB
+/// wait for readers; calls in flight add at most 64 MiB.
+const RENEWAL: u64 = 32 << 20;
+/// Calls in flight have this long to be answered on the old connection.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often the bus is asked whether it reads a connection that is written to.
+const CHECK: Duration = Duration::from_secs(1);
+
+/// What is served, and where.
+#[derive(Debug)]
+pub(super) struct Service<I> {
+    pub(super) address: BusAddress,
+    pub(super) name: &'static str,
+    pub(super) path: &'static str,
+    pub(super) interface: I,
+    pub(super) limits: Arc<Limits>,
+}
+
+/// A connection.
+#[derive(Clone, Debug)]
+pub(super) struct Link {
+    pub(super) connection: Connection,
+    gate: Gate,
+}
+
+/// Why a connection is not to be used any longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Closed,
+    /// It has sent as much as a connection should.
+    Full,
+    /// Another process has taken the name.
+    NameLost,
+}
+
+impl<I: Interface + Clone> Service<I> {
+    /// Connects, serves the object, then requests the name.
+    pub(super) async fn open(&self) -> Result<Link, BusError> {
+        let unreachable = |source| BusError::Unreachable { address: self.address.clone(), source };
+        let stream = transport::connect(&self.address).await.map_err(unreachable)?;
+        let (gate, reader, writer, outgoing) = Gate::around(stream, self.name, Arc::clone(&self.limits));
+        let builder = Builder::socket(Split::new(Box::new(reader) as _, Box::new(writer) as _));
+        let connection =
+            builder.serve_at(self.path, self.interface.clone()).build().await.map_err(unreachable)?;
+        tokio::spawn(send(connection.clone(), outgoing));
+        let link = Link { connection, gate };
+        tokio::spawn(link.clone().check());
+        match name::acquire(&link.connection, self.name, &self.address).await {
+            Ok(()) => Ok(link),
+            Err(error) => {
+                link.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// As [`Service::open`], again until it works. `failure` is logged once, if there is one already.
+    pub(super) async fn open_patiently(&self, mut failure: Option<BusError>) -> Link {
+        let mut wait = FIRST_WAIT;
+        loop {
+            match &failure {
+                Some(error) if wait == FIRST_WAIT => tracing::warn!("{error}; retrying with backoff"),
+                Some(error) => tracing::debug!("{error}"),
+                None => {}
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(LONGEST_WAIT);
+            match self.open().await {
+                Ok(link) => return link,
+                Err(error) => failure = Some(error),
+            }
+        }
+    }
+
+    /// Moves the name to a new connection. Nothing may be sent on the old one meanwhile that goes by the name.
+    pub(super) async fn renew(&self, old: &Link) -> Result<Link, BusError> {
+        // The bus hands out by name what was sent, so it has to do that while the old connection has the name. One that it
+        // does not read loses the name all the same.
+        let _ = old.confirm().await;
+        let new = self.open().await?;
+        tracing::debug!(name = self.name, "changed the connection");
+        tokio::spawn(old.clone().retire());
+        Ok(new)
+    }
+}
+
+impl Link {
+    /// Waits until the connection is not to be used any longer.
+    pub(super) async fn ended(&self) -> End {
+        let is_over = |gate: &Gate| gate.has_lost_name() || gate.written() >= RENEWAL;
+        tokio::select! {
+            () = self.connection.closed() => End::Closed,
+            () = self.gate.wait(is_over) => if self.gate.has_lost_name() { End::NameLost } else { End::Full },
+        }
+    }
+
+    /// Returns once the bus has read everything that was sent before.
+    pub(super) async fn confirm(&self) -> zbus::Result<()> {
+        const BUS: &str = "org.freedesktop.DBus";
+        let answer = self.connection.call_method(Some(BUS), "/org/freedesktop/DBus", Some(BUS), "GetId", &());
+        match within_reason(answer, || self.gate.written()).await {
+            Some(answer) => answer.map(drop),
+            None => {
+                self.gate.hang_up();
+                Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into())
+            }
+        }
+    }
+
+    /// Finds out that the bus does not read the connection, as long as something is written to it.
+    async fn check(self) {
+        let mut confirmed = 0;
+        loop {
+            tokio::select! {
+                () = self.connection.closed() => return,
+                () = self.gate.wait(|gate| gate.written() > confirmed) => {}
+            }
+            if self.confirm().await.is_err() {
+                return;
+            }
+            confirmed = self.gate.written();
+            tokio::time::sleep(CHECK).await;
+        }
+    }
+
+    /// Closes a connection that has lost its name to a new one of ours, when the calls that it got before are answered.
+    async fn retire(self) {
+        // What the bus has delivered comes before its answer.
+        let answered = async {
+            self.confirm().await?;
+            self.gate.wait(Gate::is_idle).await;
+            zbus::Result::Ok(())
+        };
+        if timeout(PATIENCE, answered).await.is_err() {
+            tracing::debug!("calls of an old connection are not answered");
+        }
+        self.close().await;
+    }
+
+    pub(super) async fn close(self) {
+        // One that is closed already is fine.
+        let _ = self.connection.close().await;
+    }
+}
+
+/// Sends what the gate has to say, until the connection ends.
+async fn send(connection: Connection, mut messages: mpsc::Receiver<Message>) {
+    while let Some(message) = messages.recv().await {
+        if let Err(error) = connection.send(&message).await {
+            tracing::debug!(%error, "an error cannot be sent");
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The socket of a connection to the bus. It takes no descriptors, and a write without progress ends it.
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flowbus_interfaces::BusAddress;
+use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, sendmsg, shutdown};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+use zbus::Address;
+use zbus::address::Transport;
+use zbus::address::transport::UnixSocket;
+use zbus::conn::socket::{ReadHalf, WriteHalf};
+use zbus::export::async_trait::async_trait;
+
+/// A bus that takes nothing for this long has stopped reading the connection: somebody does not read what was sent on it.
+pub(super) const STUCK: Duration = Duration::from_secs(5);
+/// That is waited for in steps: while this process is busy, what the bus did is not seen, and one wait would end too early.
+const STEP: Duration = Duration::from_secs(1);
+/// Steps that are waited for at most: the socket's buffer takes small messages for a while when nobody reads it.
+const LONGEST: u32 = 30;
+/// The bus takes no more descriptors with one message.
+const DESCRIPTORS: usize = 16;
+
+/// Connects to the bus.
+pub(super) async fn connect(address: &BusAddress) -> zbus::Result<Arc<UnixStream>> {
+    let address = match address {
+        BusAddress::System => Address::system()?,
+        BusAddress::Address(address) => (**address).clone(),
+    };
+    let Transport::Unix(unix) = address.transport() else { return Err(zbus::Error::Unsupported) };
+    let stream = match unix.path() {
+        UnixSocket::File(path) => UnixStream::connect(path).await?,
+        UnixSocket::Abstract(name) => {
+            let address = SocketAddr::from_abstract_name(name.as_bytes())?;
+            let stream = std::os::unix::net::UnixStream::connect_addr(&address)?;
+            stream.set_nonblocking(true)?;
+            UnixStream::from_std(stream)?
+        }
+        _ => return Err(zbus::Error::Unsupported),
+    };
+    Ok(Arc::new(stream))
+}
+
+/// Waits for something that the bus does; `None` if it has stopped reading. While `progress` grows it reads, and what we wait for may be
+/// behind much else that we have to read.
+pub(super) async fn within_reason<T>(deed: impl Future<Output = T>, progress: impl Fn() -> u64) -> Option<T> {
+    tokio::pin!(deed);
+    let (mut idle, mut before) = (0, progress());
+    for _ in 0..LONGEST {
+        if let Ok(output) = timeout(STEP, &mut deed).await {
+            return Some(output);
+        }
+        let now = progress();
+        idle = if now == before { idle + 1 } else { 0 };
+        before = now;
+        if idle == STUCK.as_secs() {
+            break;
+        }
+    }
+    None
+}
+
+/// Ends a connection for both of its halves, whatever they wait for.
+pub(super) fn hang_up(stream: &UnixStream) {
+    // One that has ended already needs no more.
+    let _ = shutdown(stream, Shutdown::Both);
+}
+
+/// The half that receives.
+#[derive(Debug)]
+pub(super) struct Reader(pub(super) Arc<UnixStream>);
+
+/// The half that sends.
+#[derive(Debug)]
+pub(super) struct Writer(pub(super) Arc<UnixStream>);
+
+#[async_trait]
+impl ReadHalf for Reader {
+    /// Receives bytes alone: no method takes a descriptor, and the kernel closes those that nobody receives.
+    async fn recvmsg(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+        loop {
+            self.0.readable().await?;
+            match self.0.try_read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Ok((result?, Vec::new())),
+            }
+        }
+    }
+
+    /// Also asks the bus whether we may send them.
+    fn can_pass_unix_fd(&self) -> bool {
+        true
+    }
+}
+
+#[async_trait]
+impl WriteHalf for Writer {
+    async fn sendmsg(&mut self, buffer: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
+        let send = || {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            Ok(sendmsg(&self.0, &[IoSlice::new(buffer)], &mut control, SendFlags::NOSIGNAL)?)
+        };
+        loop {
+            let Some(writable) = within_reason(self.0.writable(), || 0).await else {
+                hang_up(&self.0);
+                return Err(io::ErrorKind::TimedOut.into());
+            };
+            writable?;
+            match self.0.try_io(Interest::WRITABLE, send) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+        }
+    }
+
+    async fn close(&mut self) -> io::Result<()> {
+        hang_up(&self.0);
+        Ok(())
+    }
+
+    fn can_pass_unix_fd(&self) -> bool {
+        true
+    }
+}

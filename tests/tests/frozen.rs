@@ -1,0 +1,310 @@
+//! Clients that freeze: they subscribe or call, and read nothing. Others hear and are answered, and flowbusd can be restarted.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+
+use flowbus_interfaces::QueryMap;
+use flowbus_tests::process::{Directory, wait_for};
+use flowbus_tests::{Bus, Daemon, Namespace, RawConnection, burst};
+use rustix::process::Signal;
+use zbus::fdo::RequestNameFlags;
+
+const MONITOR: &str = "org.flowbus.FlowMonitor1";
+const MONITOR_PATH: &str = "/org/flowbus/FlowMonitor1";
+const EVENTS: &str = "org.flowbus.FlowEvents1";
+const EVENTS_PATH: &str = "/org/flowbus/FlowEvents1";
+const SUBSCRIPTION: &str = "type='signal',sender='org.flowbus.FlowEvents1',member='FlowEvents'";
+const LIMIT_EXCEEDED: &str = "org.flowbus.Error.LimitExceeded";
+/// As many signals as flowbusd can send, in place of twenty a second.
+const LOUD: &str = "[attribution]\ntier = \"none\"\n[signals]\nper_second = 1000\nbatch_msec = 10\n";
+
+fn namespace() -> Namespace {
+    let namespace = Namespace::tracked("frozen");
+    burst::prepare(&namespace);
+    namespace
+}
+
+/// A bus that reads no more of a connection of which this many bytes wait for readers, in place of 127 MiB.
+fn bus_with(bytes: u64) -> Bus {
+    Bus::start_with(&format!(r#"<limit name="max_incoming_bytes">{bytes}</limit>"#))
+}
+
+fn start(namespace: &Namespace, bus: &Bus, files: &Directory) -> Daemon {
+    let configuration = files.file("loud.toml", LOUD);
+    Daemon::start_with(namespace, bus, &["--config", configuration.to_str().unwrap()])
+}
+
+/// Subscribes and never reads.
+fn frozen_subscriber(bus: &Bus) -> RawConnection {
+    let mut connection = RawConnection::connect(bus);
+    connection.add_match(SUBSCRIPTION);
+    connection
+}
+
+fn sequence(bus: &Bus) -> u64 {
+    bus.property("Sequence").unwrap().as_u64().unwrap()
+}
+
+fn statistic(bus: &Bus, name: &str) -> u64 {
+    bus.monitor_call("GetStatistics", &[]).unwrap()[0][name].as_u64().unwrap()
+}
+
+/// The unique name behind a name.
+fn owner(bus: &Bus, name: &str) -> String {
+    let target = ["org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "GetNameOwner"];
+    bus.call(target, &["s", name]).unwrap()[0].as_str().unwrap().to_owned()
+}
+
+/// A subscriber that reads, on a thread of its own.
+struct Listener {
+    heard: Arc<Heard>,
+    thread: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Heard {
+    events: AtomicU64,
+    lost: AtomicU64,
+    bytes: AtomicU64,
+    enough: AtomicBool,
+}
+
+impl Listener {
+    fn start(bus: &Bus) -> Self {
+        let mut connection = RawConnection::connect(bus);
+        connection.add_match(SUBSCRIPTION);
+        let heard = Arc::new(Heard::default());
+        let ours = Arc::clone(&heard);
+        let thread = thread::spawn(move || {
+            while !ours.enough.load(Ordering::SeqCst) {
+                let message = connection.receive();
+                let Some((events, lost)) = message.flow_events() else { continue };
+                ours.bytes.fetch_add(message.bytes() as u64, Ordering::SeqCst);
+                ours.lost.fetch_add(lost, Ordering::SeqCst);
+                ours.events.fetch_add(events, Ordering::SeqCst);
+            }
+        });
+        Self { heard, thread }
+    }
+
+    fn events(&self) -> u64 {
+        self.heard.events.load(Ordering::SeqCst)
+    }
+
+    fn lost(&self) -> u64 {
+        self.heard.lost.load(Ordering::SeqCst)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.heard.bytes.load(Ordering::SeqCst)
+    }
+
+    /// Ends with the next signal, which has to come.
+    fn hears_one_more(self, namespace: &Namespace) {
+        self.heard.enough.store(true, Ordering::SeqCst);
+        namespace.run("conntrack -F");
+        burst::create(namespace, 0, 1);
+        self.thread.join().unwrap();
+    }
+}
+
+/// Flows that come and go, while methods answer.
+fn load(namespace: &Namespace, bus: &Bus) {
+    let before = sequence(bus);
+    burst::create(namespace, 0, 4_000);
+    wait_for("new flows", || (sequence(bus) == before + 4_000).then_some(()));
+    namespace.run("conntrack -F");
+    wait_for("the end of the flows", || (sequence(bus) == before + 8_000).then_some(()));
+}
+
+#[test]
+fn a_frozen_subscriber_keeps_nothing_from_another_and_flowbusd_can_be_restarted() {
+    const LIMIT: u64 = 40 << 20;
+    let (namespace, bus, files) = (namespace(), bus_with(LIMIT), Directory::new("loud"));
+    let daemon = start(&namespace, &bus, &files);
+    let _frozen = frozen_subscriber(&bus);
+    let listener = Listener::start(&bus);
+    let (mut last, mut owners) = (owner(&bus, EVENTS), 1);
+    while listener.bytes() < 3 * LIMIT {
+        load(&namespace, &bus);
+        let all = sequence(&bus);
+        // Else the bus drops what is too much for a slow listener.
+        wait_for("each event, or its loss", || (listener.events() + listener.lost() == all).then_some(()));
+        let now = owner(&bus, EVENTS);
+        owners += u32::from(now != last);
+        last = now;
+    }
+    assert_eq!(statistic(&bus, "signals_lost"), listener.lost());
+    // The connection was changed before the bus stopped reading it.
+    assert!(owners > 2, "{owners}");
+    assert!(!daemon.log().contains("the bus read nothing"), "{}", daemon.log());
+    daemon.signal(Signal::KILL);
+    drop(daemon);
+    let next = start(&namespace, &bus, &files);
+    listener.hears_one_more(&namespace);
+    next.stop();
+}
+
+#[test]
+fn a_connection_that_the_bus_does_not_read_is_left_with_its_name() {
+    // Much less than the bytes after which flowbusd changes the connection by itself.
+    const LIMIT: u64 = 1 << 20;
+    let (namespace, bus, files) = (namespace(), bus_with(LIMIT), Directory::new("loud"));
+    let daemon = start(&namespace, &bus, &files);
+    let _frozen = frozen_subscriber(&bus);
+    let listener = Listener::start(&bus);
+    load(&namespace, &bus);
+    wait_for("the stuck connection to be left", || {
+        daemon.log().contains("the bus read nothing").then_some(())
+    });
+    wait_for("an event on a new one", || {
+        let before = listener.events();
+        burst::create(&namespace, 0, 1);
+        namespace.run("conntrack -F");
+        (listener.events() > before).then_some(())
+    });
+    assert!(statistic(&bus, "signals_lost") > 0);
+    // Killed while the bus reads nothing of its connection, and so does not see its end.
+    load(&namespace, &bus);
+    daemon.signal(Signal::KILL);
+    drop(daemon);
+    let next = start(&namespace, &bus, &files);
+    listener.hears_one_more(&namespace);
+    next.stop();
+}
+
+#[test]
+fn callers_that_read_nothing_keep_no_answer_from_another_and_flowbusd_can_be_restarted() {
+    // The bus's own limits.
+    let (namespace, bus, files) = (namespace(), Bus::start(), Directory::new("loud"));
+    let daemon = start(&namespace, &bus, &files);
+    burst::create(&namespace, 0, 3_000);
+    wait_for("the flows", || (bus.property("ActiveCount").unwrap() == 3_000).then_some(()));
+    let mut frozen: Vec<RawConnection> = (0..12).map(|_| RawConnection::connect(&bus)).collect();
+    let query = QueryMap::from([("limit", 250_u32.into())]);
+    let (mut last, mut owners) = (owner(&bus, MONITOR), HashSet::new());
+    // Five times 32 MiB: more than the bus lets wait of one connection.
+    while owners.len() < 5 {
+        for connection in &mut frozen {
+            (0..4).for_each(|_| _ = connection.list_active(&query));
+        }
+        bus.monitor_call("DecodeMark", &["u", "0"]).unwrap();
+        let now = owner(&bus, MONITOR);
+        if now != last {
+            owners.insert(std::mem::replace(&mut last, now));
+        }
+    }
+    assert!(!daemon.log().contains("the bus read nothing"), "{}", daemon.log());
+    daemon.signal(Signal::KILL);
+    drop(daemon);
+    let next = start(&namespace, &bus, &files);
+    bus.monitor_call("DecodeMark", &["u", "0"]).unwrap();
+    drop(frozen);
+    next.stop();
+}
+
+#[test]
+fn a_methods_connection_that_the_bus_does_not_read_is_left_with_its_name() {
+    let (namespace, bus, files) = (namespace(), bus_with(1 << 20), Directory::new("loud"));
+    let daemon = start(&namespace, &bus, &files);
+    burst::create(&namespace, 0, 3_000);
+    wait_for("the flows", || (bus.property("ActiveCount").unwrap() == 3_000).then_some(()));
+    let mut frozen = RawConnection::connect(&bus);
+    let query = QueryMap::from([("limit", 250_u32.into())]);
+    (0..8).for_each(|_| _ = frozen.list_active(&query));
+    wait_for("the stuck connection to be left", || {
+        daemon.log().contains("the bus read nothing").then_some(())
+    });
+    wait_for("an answer", || bus.monitor_call("DecodeMark", &["u", "0"]).ok());
+    daemon.signal(Signal::KILL);
+    drop(daemon);
+    let next = start(&namespace, &bus, &files);
+    next.stop();
+}
+
+#[test]
+fn calls_of_standard_interfaces_count_as_calls() {
+    let (namespace, bus, files) = (namespace(), Bus::start(), Directory::new("loud"));
+    let daemon = start(&namespace, &bus, &files);
+    let mut refused = 0;
+    for (name, path) in [(MONITOR, MONITOR_PATH), (EVENTS, EVENTS_PATH)] {
+        for (interface, member) in [
+            ("org.freedesktop.DBus.Introspectable", "Introspect"),
+            ("org.freedesktop.DBus.Peer", "Ping"),
+            ("org.flowbus.FlowMonitor1", "GetStatistics"),
+        ] {
+            let mut connection = RawConnection::connect(&bus);
+            let mut calls: HashSet<u32> =
+                (0..120).map(|_| connection.call([name, path, interface, member], true)).collect();
+            while !calls.is_empty() {
+                let received = connection.receive();
+                if received.reply_serial().is_some_and(|serial| calls.remove(&serial))
+                    && received.is_error()
+                    && received.has(LIMIT_EXCEEDED)
+                {
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert!(refused > 0);
+    assert_eq!(statistic(&bus, "calls_refused"), refused);
+    daemon.stop();
+}
+
+#[test]
+fn calls_that_want_no_reply_cost_nothing() {
+    let (namespace, bus, files) = (namespace(), Bus::start(), Directory::new("loud"));
+    let daemon = start(&namespace, &bus, &files);
+    let mut connection = RawConnection::connect(&bus);
+    (0..1_000).for_each(|_| _ = connection.call([MONITOR, MONITOR_PATH, MONITOR, "GetStatistics"], false));
+    let serial = connection.call([MONITOR, MONITOR_PATH, "org.freedesktop.DBus.Peer", "Ping"], true);
+    while connection.receive().reply_serial() != Some(serial) {}
+    assert_eq!(statistic(&bus, "calls_refused"), 1_000);
+    daemon.stop();
+}
+
+#[test]
+fn methods_do_not_wait_for_the_name_of_signals() {
+    let (namespace, bus, files) = (namespace(), Bus::start(), Directory::new("loud"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let own = |name: &'static str, flags| {
+        runtime.block_on(async {
+            let address = bus.address();
+            let builder = zbus::connection::Builder::address(address.as_str());
+            let connection = builder.build().await.unwrap();
+            let bus = zbus::fdo::DBusProxy::new(&connection).await.unwrap();
+            bus.request_name(name.try_into().unwrap(), flags).await.unwrap();
+            connection
+        })
+    };
+    let other = own(EVENTS, RequestNameFlags::DO_NOT_QUEUE);
+    let configuration = files.file("loud.toml", LOUD);
+    let mut command = Daemon::command(&namespace, &bus);
+    let mut daemon = Daemon::spawn(command.args(["--config", configuration.to_str().unwrap()]));
+    daemon.wait_until_synchronized(&bus);
+    assert_ne!(owner(&bus, EVENTS), owner(&bus, MONITOR));
+    runtime.block_on(other.close()).unwrap();
+    let log = daemon.log();
+    wait_for("the name of signals", || {
+        let pid = [
+            "org.freedesktop.DBus",
+            "/org/freedesktop/DBus",
+            "org.freedesktop.DBus",
+            "GetConnectionUnixProcessID",
+        ];
+        let owner = bus.call(pid, &["s", EVENTS]).ok()?[0].as_u64()?;
+        (owner == u64::from(daemon.pid())).then_some(())
+    });
+    assert_eq!(log.matches("already owned").count(), 1, "{log}");
+    let listener = Listener::start(&bus);
+    listener.hears_one_more(&namespace);
+    // Where the bus lets others have the name for methods, one who takes it ends the daemon, which says so.
+    let _thief = own(MONITOR, RequestNameFlags::REPLACE_EXISTING);
+    let (status, log) = daemon.ended();
+    assert!(!status.success());
+    assert!(log.contains("another process has taken the name org.flowbus.FlowMonitor1"), "{log}");
+}
