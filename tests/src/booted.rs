@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::bus::{self, CallError};
 use crate::cgroup::ControlGroup;
 use crate::daemon::binary;
-use crate::process::{output_of, wait_for};
+use crate::process::{complain, output_of, wait_for};
 use crate::{Namespace, conntrack};
 
 use layer::Layer;
@@ -312,7 +312,7 @@ impl Drop for Machine {
         if thread::panicking() && self.leader != 0 {
             let journal = self.command("journalctl").args(["--no-pager", "--lines=60"]).output();
             let journal = journal.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-            eprintln!("the machine's journal:\n{}", journal.unwrap_or_default());
+            complain(&format!("the machine's journal:\n{}", journal.unwrap_or_default()));
         }
         // All of the machine ends with its PID 1, and nspawn with that.
         match i32::try_from(self.leader).ok().and_then(Pid::from_raw) {

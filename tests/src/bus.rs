@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use crate::process::Directory;
+use crate::process::{Directory, tied};
 
 const MONITOR: &str = "org.flowbus.FlowMonitor1";
 const MONITOR_PATH: &str = "/org/flowbus/FlowMonitor1";
@@ -91,9 +91,10 @@ impl Bus {
     /// If dbus-daemon cannot be started.
     pub fn restart(&mut self) {
         self.stop();
-        let mut process = Command::new("dbus-daemon")
-            .arg(format!("--config-file={}/bus.conf", self.directory.path().display()))
-            .args(["--nofork", "--nopidfile", "--print-address=1"])
+        let configuration = self.directory.path().join("bus.conf");
+        let mut command = Command::new("dbus-daemon");
+        command.arg(format!("--config-file={}", configuration.display()));
+        let mut process = tied(command.args(["--nofork", "--nopidfile", "--print-address=1"]))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::process::{DEADLINE, signal, wait_for};
+use crate::process::{DEADLINE, complain, signal, wait_for};
 use crate::{Bus, Namespace};
 
 /// The environment variable that names a directory of binaries to test, in place of those next to the test.
@@ -196,7 +196,7 @@ impl Drop for Daemon {
         let _ = self.process.kill();
         let _ = self.process.wait();
         if thread::panicking() {
-            eprintln!("the log of flowbusd {}:\n{}", self.process.id(), self.finished_log());
+            complain(&format!("the log of flowbusd {}:\n{}", self.process.id(), self.finished_log()));
         }
     }
 }

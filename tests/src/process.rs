@@ -78,6 +78,26 @@ pub fn signal(child: &Child, signal: Signal) {
     rustix::process::kill_process(Pid::from_child(child), signal).expect("a child can be signalled");
 }
 
+/// A command that the kernel kills when the thread that started it has ended, however it ended: SIGKILL too.
+#[must_use]
+pub fn tied(command: &Command) -> Command {
+    let mut tied = Command::new("setpriv");
+    tied.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => tied.env(name, value),
+            None => tied.env_remove(name),
+        };
+    }
+    tied
+}
+
+/// Writes to standard error, whether or not anybody is left to read it: `eprintln!` panics without a reader, which in a
+/// destructor would keep the destructors that follow from running.
+pub fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// Asks until there is an answer; `what` is what the test was waiting for if there never is one.
 ///
 /// # Panics

@@ -64,10 +64,10 @@ fn decode_addresses(
     let (mut src, mut dst) = (None, None);
     while let Some(attribute) = attributes.next()? {
         match attribute.kind {
-            CTA_IP_V4_SRC => src = Some(IpAddr::V4(Ipv4Addr::from_octets(attribute.bytes("CTA_IP_V4_SRC")?))),
-            CTA_IP_V4_DST => dst = Some(IpAddr::V4(Ipv4Addr::from_octets(attribute.bytes("CTA_IP_V4_DST")?))),
-            CTA_IP_V6_SRC => src = Some(IpAddr::V6(Ipv6Addr::from_octets(attribute.bytes("CTA_IP_V6_SRC")?))),
-            CTA_IP_V6_DST => dst = Some(IpAddr::V6(Ipv6Addr::from_octets(attribute.bytes("CTA_IP_V6_DST")?))),
+            CTA_IP_V4_SRC => src = Some(IpAddr::V4(Ipv4Addr::from(attribute.bytes::<4>("CTA_IP_V4_SRC")?))),
+            CTA_IP_V4_DST => dst = Some(IpAddr::V4(Ipv4Addr::from(attribute.bytes::<4>("CTA_IP_V4_DST")?))),
+            CTA_IP_V6_SRC => src = Some(IpAddr::V6(Ipv6Addr::from(attribute.bytes::<16>("CTA_IP_V6_SRC")?))),
+            CTA_IP_V6_DST => dst = Some(IpAddr::V6(Ipv6Addr::from(attribute.bytes::<16>("CTA_IP_V6_DST")?))),
             kind => unknown.skip(kind),
         }
     }
