@@ -216,7 +216,9 @@ impl<T: Numbered> Log<T> {
         self.count += piece.len();
         self.pieces.push_back(piece);
         let mut dropped = Vec::new();
-        while let Some(oldest) = self.pieces.pop_front_if(|oldest| self.count - oldest.len() >= T::KEPT) {
+        while self.pieces.front().is_some_and(|oldest| self.count - oldest.len() >= T::KEPT)
+            && let Some(oldest) = self.pieces.pop_front()
+        {
             self.count -= oldest.len();
             dropped = oldest;
         }
