@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::flows::Listing;
 use crate::format::{Kind, Printer};
 use crate::screen::Screen;
+use crate::silence;
 use crate::stats;
 
 /// Why the table is not the kernel's.
@@ -32,7 +33,9 @@ pub(crate) async fn list(daemon: &Daemon, listed: &Listed, paged: bool) -> Resul
     screen.close()?;
     let found = printed?;
     if !found && listed.query.is_for_all() {
-        anstream::eprintln!("{}", why_none(synchronized, kernel_count(daemon).await));
+        let (statistics, texts) = stats::ask_all(daemon).await.unwrap_or_default();
+        let silence = silence::reasons(&statistics, &texts);
+        anstream::eprintln!("{}", why_none(synchronized, statistics.get("kernel_count").copied(), &silence));
         return Ok(());
     }
     if !found {
@@ -94,15 +97,13 @@ pub(crate) async fn closed(daemon: &Daemon, listed: &Listed, paged: bool) -> Res
     Ok(screen.close()?)
 }
 
-/// How many flows the kernel has, if the daemon can tell.
-async fn kernel_count(daemon: &Daemon) -> Option<u64> {
-    stats::ask(daemon).await.ok()?.get("kernel_count").copied()
-}
-
 /// Why there are no active flows.
-fn why_none(synchronized: bool, kernel_count: Option<u64>) -> String {
+fn why_none(synchronized: bool, kernel_count: Option<u64>, silence: &[String]) -> String {
     match kernel_count {
         _ if !synchronized => format!("No flows yet: {NOT_SYNCHRONIZED}"),
+        Some(count @ 1..) if !silence.is_empty() => {
+            format!("No flows yet, though the kernel counts {count}: {}", silence.join("; "))
+        }
         Some(count @ 1..) => format!(
             "No flows, though the kernel counts {count}: they have just begun or ended, or they belong to another \
              network namespace than flowbusd's."
@@ -127,13 +128,15 @@ mod tests {
 
     #[test]
     fn an_empty_list_says_why() {
-        assert!(why_none(false, Some(0)).starts_with("No flows yet"));
-        assert!(why_none(true, Some(3)).contains("the kernel counts 3"));
-        let off = why_none(true, Some(0));
+        assert!(why_none(false, Some(0), &[]).starts_with("No flows yet"));
+        assert!(why_none(true, Some(3), &[]).contains("the kernel counts 3"));
+        let muted = why_none(true, Some(3), &["events are off".to_owned()]);
+        assert!(muted.contains("counts 3: events are off"), "{muted}");
+        let off = why_none(true, Some(0), &[]);
         assert!(
             off.contains("nft 'add chain inet track watch { type filter hook prerouting priority raw; }'"),
             "{off}"
         );
-        assert!(why_none(true, None).contains("as far as it can tell"));
+        assert!(why_none(true, None, &[]).contains("as far as it can tell"));
     }
 }

@@ -23,6 +23,7 @@ mod query;
 mod report;
 mod screen;
 mod show;
+mod silence;
 mod sources;
 mod stats;
 mod status;

@@ -17,6 +17,9 @@ use crate::table::{Column, Row, Table};
 /// The statistics by name, also those of later versions.
 pub(crate) type Statistics = BTreeMap<String, u64>;
 
+/// What is said in words, by name.
+pub(crate) type Texts = BTreeMap<String, String>;
+
 /// The form in which they are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
@@ -48,8 +51,18 @@ pub(crate) async fn stats(daemon: &Daemon, form: Form) -> Result<(), Error> {
 
 /// The statistics.
 pub(crate) async fn ask(daemon: &Daemon) -> Result<Statistics, Error> {
-    let statistics = daemon.monitor.get_statistics().await.map_err(|error| daemon.refused(error))?;
-    Ok(statistics.into_iter().filter_map(|(name, value)| Some((name, number(&value)?))).collect())
+    Ok(ask_all(daemon).await?.0)
+}
+
+/// The statistics, and the texts among them.
+pub(crate) async fn ask_all(daemon: &Daemon) -> Result<(Statistics, Texts), Error> {
+    let all = daemon.monitor.get_statistics().await.map_err(|error| daemon.refused(error))?;
+    let text = |(name, value): (&String, &OwnedVariant)| match &**value {
+        Variant::Str(text) => Some((name.clone(), text.to_string())),
+        _ => None,
+    };
+    let texts = all.iter().filter_map(text).collect();
+    Ok((all.into_iter().filter_map(|(name, value)| Some((name, number(&value)?))).collect(), texts))
 }
 
 /// The value of a counter, which is an unsigned integer.

@@ -4,11 +4,12 @@ use std::io::{self, Write};
 
 use serde_json::{Map, Value, json};
 
-use crate::cell::counted;
+use crate::cell::{clean, counted};
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::output::stdout;
-use crate::stats::{self, Statistics};
+use crate::silence;
+use crate::stats::{self, Statistics, Texts};
 
 /// What the daemon says of itself.
 struct Status {
@@ -26,6 +27,7 @@ struct Status {
     accounting: bool,
     timestamping: bool,
     statistics: Statistics,
+    texts: Texts,
 }
 
 /// Prints the properties of the daemon and its counters.
@@ -43,7 +45,7 @@ pub(crate) async fn status(daemon: &Daemon, as_json: bool) -> Result<(), Error> 
 async fn ask(daemon: &Daemon) -> Result<Status, Error> {
     let monitor = &daemon.monitor;
     let failed = |error| daemon.failed(error);
-    let statistics = stats::ask(daemon).await?;
+    let (statistics, texts) = stats::ask_all(daemon).await?;
     Ok(Status {
         version: monitor.version().await.map_err(failed)?,
         epoch: monitor.epoch().await.map_err(failed)?,
@@ -59,13 +61,15 @@ async fn ask(daemon: &Daemon) -> Result<Status, Error> {
         accounting: monitor.accounting_enabled().await.map_err(failed)?,
         timestamping: monitor.timestamping_enabled().await.map_err(failed)?,
         statistics,
+        texts,
     })
 }
 
 impl Status {
     fn json(&self) -> Value {
-        let statistics: Map<String, Value> =
-            self.statistics.iter().map(|(name, value)| (name.clone(), (*value).into())).collect();
+        let numbers = self.statistics.iter().map(|(name, value)| (name.clone(), (*value).into()));
+        let texts = self.texts.iter().map(|(name, text)| (name.clone(), text.as_str().into()));
+        let statistics: Map<String, Value> = numbers.chain(texts).collect();
         json!({
             "version": self.version,
             "epoch": self.epoch,
@@ -90,14 +94,14 @@ impl Status {
             (Some(count), None) => format!("; the kernel has {count}"),
             _ => String::new(),
         };
-        let synchronized = if self.synchronized {
-            "yes"
-        } else {
-            "no: the kernel's table has not been read since the start or the last loss"
+        let synchronized = match self.texts.get("not_synchronized") {
+            _ if self.synchronized => "yes".to_owned(),
+            Some(reason) => format!("no: {}", clean(reason.as_str().into())),
+            None => "no: the kernel's table has not been read since the start or the last loss".to_owned(),
         };
         let lines = [
             ("flowbusd", format!("{} on {bus}", self.version)),
-            ("synchronized", synchronized.to_owned()),
+            ("synchronized", synchronized),
             ("active", format!("{}{kernel}", self.active)),
             ("closed", format!("{} remembered, at most {}", self.closed, self.closed_capacity)),
             (
@@ -115,15 +119,21 @@ impl Status {
             ("processes", self.attribution.clone()),
             ("epoch", format!("{}, at change {}", self.epoch, self.sequence)),
         ];
-        lines.iter().try_for_each(|(name, value)| writeln!(out, "{name:12}  {value}"))
+        lines.iter().try_for_each(|(name, value)| writeln!(out, "{name:12}  {value}"))?;
+        let silence = silence::reasons(&self.statistics, &self.texts);
+        silence.iter().try_for_each(|reason| writeln!(out, "{:12}  {reason}", "silent flows"))
     }
 
     fn signals(&self) -> String {
         let number = |name| self.statistics.get(name);
         let sent = number("signals_sent").map_or_else(|| "unknown".to_owned(), ToString::to_string);
-        let lost = number("signals_lost")
-            .map_or_else(|| "unknown changes".to_owned(), |&lost| counted(lost, "change"));
-        format!("{sent} sent, {lost} not sent")
+        match number("signals_lost") {
+            None | Some(0) => format!("{sent} sent"),
+            // Whoever wants every change reads a stream: that signals are limited is no loss of theirs.
+            Some(&lost) => {
+                format!("{sent} sent; limited, so {} left out (streams have all)", counted(lost, "change"))
+            }
+        }
     }
 }
 
@@ -155,6 +165,7 @@ mod tests {
             accounting: true,
             timestamping: false,
             statistics: Statistics::from([("kernel_count".into(), 3), ("kernel_max".into(), 262_144)]),
+            texts: Texts::new(),
         }
     }
 
@@ -168,7 +179,7 @@ synchronized  yes
 active        3; the kernel has 3 of at most 262144
 closed        1 remembered, at most 20000
 events        12 received, 0 lost, 1 resync
-signals       unknown sent, unknown changes not sent
+signals       unknown sent
 counters      on
 timestamps    not known to be on; for new flows: sysctl -w net.netfilter.nf_conntrack_timestamp=1
 processes     none

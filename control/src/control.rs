@@ -1,9 +1,9 @@
 //! The interface org.flowbus.FlowControl1.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use ctnetlink::{Socket, SocketError, dump_request};
+use ctnetlink::{EventMasks, Socket, SocketError, dump_request};
 use flowbus_interfaces::{
     ChangeOptions, CpuStatistics, Error, Expectation, Filter, KernelState, RawQuery, Subject,
 };
@@ -21,11 +21,13 @@ pub(crate) struct FlowControl {
     permitted: Permitted,
     calls: Arc<Calls>,
     worker: Worker,
+    /// What is known of the kernel's rules.
+    masks: Mutex<EventMasks>,
 }
 
 impl FlowControl {
     pub(crate) fn new(permitted: Permitted, calls: Arc<Calls>, worker: Worker) -> Self {
-        Self { permitted, calls, worker }
+        Self { permitted, calls, worker, masks: Mutex::default() }
     }
 
     /// Admits a call of the daemon: counted in until the result is dropped.
@@ -98,8 +100,8 @@ impl FlowControl {
     ///
     /// Keys: `count` u and `maximum` u (flows in the table), `accounting` b and `timestamping` b (new flows count
     /// packets, note their time), `events` y (nf_conntrack_events: 0 none, 1 all flows, 2 those made while somebody
-    /// listens), `early_drop` t and `insert_failed` t (flows evicted to make room, and not inserted, since boot).
-    /// What is not known is absent.
+    /// listens), `early_drop` t and `insert_failed` t (flows evicted to make room, and not inserted, since boot),
+    /// `event_masks` s (where a rule masks events). What is not known is absent, as is `event_masks` where no rule does.
     #[zbus(out_args("state"))]
     async fn get_kernel_state(
         &self,
@@ -107,7 +109,8 @@ impl FlowControl {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<KernelState, Error> {
         let _call = self.daemon(connection, &header).await?;
-        Ok(ctnetlink::KernelState::read().into())
+        let mut masks = self.masks.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(ctnetlink::KernelState::read(&mut masks).into())
     }
 
     /// Ends the flows that match, in the host's network namespace. For those whom polkit grants

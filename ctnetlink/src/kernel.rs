@@ -1,10 +1,10 @@
 //! What the kernel says of connection tracking as a whole.
 
-use crate::{Message, Received, Socket, SocketError, cpu_stats_request, messages};
+use crate::{EventMasks, Message, Received, Socket, SocketError, cpu_stats_request, messages};
 
 /// Settings, fill and counters of connection tracking in the network namespace of this process. What could not be
 /// read is absent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KernelState {
     /// Flows in the table (`nf_conntrack_count`).
     pub count: Option<u32>,
@@ -21,11 +21,13 @@ pub struct KernelState {
     pub early_drop: Option<u64>,
     /// Flows not inserted since boot because the tuple was taken meanwhile, as `early_drop`.
     pub insert_failed: Option<u64>,
+    /// Where rules set event masks (see [`EventMasks`]); needs CAP_NET_ADMIN.
+    pub event_masks: Option<String>,
 }
 
 impl KernelState {
-    /// Reads it all.
-    pub fn read() -> Self {
+    /// Reads it all. `masks` has what the last call learned of the rules.
+    pub fn read(masks: &mut EventMasks) -> Self {
         let counters = counters().ok().flatten();
         Self {
             count: setting("nf_conntrack_count"),
@@ -35,6 +37,7 @@ impl KernelState {
             events: setting("nf_conntrack_events"),
             early_drop: counters.map(|counters| counters.early_drop),
             insert_failed: counters.map(|counters| counters.insert_failed),
+            event_masks: masks.look().ok().flatten().map(str::to_owned),
         }
     }
 }

@@ -51,6 +51,7 @@ mod filter;
 mod flow;
 mod kernel;
 mod line;
+mod masks;
 mod protocol;
 mod request;
 mod socket;
@@ -70,6 +71,7 @@ pub use expectation::{Expectation, ExpectationFlags, ExpectationNat};
 pub use filter::{End, FilterError, FlowFilter, Network, label_bits};
 pub use flow::{Counters, Flow, SequenceAdjust, Synproxy};
 pub use kernel::KernelState;
+pub use masks::EventMasks;
 pub use protocol::{
     DccpInfo, PROTOCOLS, ProtocolInfo, SctpInfo, TcpInfo, protocol_name, state_name, state_names,
 };

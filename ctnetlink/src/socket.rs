@@ -171,6 +171,16 @@ impl Socket {
         Ok(())
     }
 
+    /// Joins the group that hears of each change of nftables' rules, for [`EventMasks`](crate::EventMasks). The messages
+    /// are of no other use: that one came is what they tell.
+    ///
+    /// # Errors
+    /// Without CAP_NET_ADMIN.
+    pub fn join_rules(&self) -> Result<(), SocketError> {
+        let group = libc::NFNLGRP_NFTABLES;
+        self.set_netlink_option(libc::NETLINK_ADD_MEMBERSHIP, group, "setsockopt(NETLINK_ADD_MEMBERSHIP)")
+    }
+
     /// Asks for a receive buffer of `bytes` and returns what getsockopt(SO_RCVBUF) says then: twice what was
     /// granted, which is how the kernel accounts for its own overhead. Beyond net.core.rmem_max it needs
     /// CAP_NET_ADMIN in the first user namespace; without it the buffer becomes as large as that limit allows.

@@ -28,8 +28,10 @@ bitflags::bitflags! {
         const FIXED_TIMEOUT = 1 << 10;
         /// A template of a `CT` target, not a flow.
         const TEMPLATE = 1 << 11;
-        /// A notrack marker of older kernels.
-        const UNTRACKED = 1 << 12;
+        /// `IPS_NAT_CLASH`: its first packet lost to another's of the same tuple, and NAT makes the reply tuples differ, as of two
+        /// DNS queries sent at once from one socket. It is `IPS_UNTRACKED` in the header, which no flow has had since Linux
+        /// 4.12.
+        const NAT_CLASH = 1 << 12;
         /// A helper was attached by a rule or is attached.
         const HELPER = 1 << 13;
         /// In a flow table: its packets bypass conntrack.

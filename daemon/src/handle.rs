@@ -55,10 +55,32 @@ pub(crate) enum Command {
     SetAddresses(HashSet<IpAddr>),
     /// The dump request with this number could not be sent.
     DumpFailed { sequence: u32, reason: String },
+    /// What the kernel counts, and whether its flows tell all.
+    Looked(Look),
     /// Show that the thread goes on.
     Ping { reply: oneshot::Sender<()> },
     /// End the thread.
     Stop,
+}
+
+/// A look at the kernel's count and at what keeps flows from telling.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Look {
+    /// Absent where it cannot be read.
+    pub(crate) count: Option<u32>,
+    /// nf_conntrack_events is 0.
+    pub(crate) off: bool,
+    /// Rules set event masks.
+    pub(crate) masked: bool,
+    /// [`Counters::births_and_ends`](crate::state::Counters::births_and_ends) before the count was read.
+    pub(crate) births_and_ends: u64,
+}
+
+impl Look {
+    /// True when flows may keep from telling what becomes of them.
+    pub(crate) fn is_muted(self) -> bool {
+        self.off || self.masked
+    }
 }
 
 /// Which flows a filter can let pass at all, as far as the table tells without knowing names.
@@ -303,6 +325,11 @@ impl Publisher {
         published.resyncs.push_back(resync);
         drop(published);
         self.news.send_replace(());
+    }
+
+    /// Shows why a dump failed, until one does not.
+    pub(crate) fn set_failure(&self, failure: Option<String>) {
+        self.shared.published().failure = failure;
     }
 
     /// Shows what the BPF programs count.

@@ -1,8 +1,9 @@
 //! The kernel's settings, fill and counters: read here where the daemon may, else asked of flowbus-control.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use ctnetlink::EventMasks;
 use flowbus_interfaces::{FlowControlProxy, KernelState};
 use tokio::sync::{Mutex, watch};
 use zbus::Connection;
@@ -15,8 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Who knows the kernel's state.
 #[derive(Clone, Debug)]
 pub(crate) enum Kernel {
-    /// This process, in its own network namespace.
-    Here,
+    /// This process, in its own network namespace; with what it knows of the rules there.
+    Here(Arc<SyncMutex<EventMasks>>),
     /// The helper, in the host's: the sandbox would show its own, empty one.
     Helper(Arc<Helper>),
 }
@@ -29,6 +30,11 @@ pub(crate) struct Helper {
 }
 
 impl Kernel {
+    /// This process.
+    pub(crate) fn here() -> Self {
+        Self::Here(Arc::default())
+    }
+
     /// The helper, to be asked over this connection.
     pub(crate) fn helper(connection: watch::Receiver<Option<Connection>>) -> Self {
         Self::Helper(Arc::new(Helper { connection, answer: Mutex::default() }))
@@ -36,31 +42,33 @@ impl Kernel {
 
     /// The state, at most a second old; what is not known is absent.
     pub(crate) async fn state(&self) -> KernelState {
+        self.state_within(FRESH).await
+    }
+
+    /// The state as it is now.
+    pub(crate) async fn look(&self) -> KernelState {
+        self.state_within(Duration::ZERO).await
+    }
+
+    async fn state_within(&self, age: Duration) -> KernelState {
         match self {
-            Self::Here => ctnetlink::KernelState::read().into(),
-            Self::Helper(helper) => helper.state().await,
+            Self::Here(masks) => {
+                let mut masks = masks.lock().unwrap_or_else(PoisonError::into_inner);
+                ctnetlink::KernelState::read(&mut masks).into()
+            }
+            Self::Helper(helper) => helper.state(age).await,
         }
     }
 }
 
-/// Says so when the kernel is set to tell nobody of its flows: the table would stay empty in silence.
-pub(crate) async fn warn_if_silent(kernel: Kernel) {
-    if kernel.state().await.events == Some(0) {
-        tracing::warn!(
-            "nf_conntrack_events is 0: the kernel sends no events, and new flows are not seen; \
-             set it with `sysctl net.netfilter.nf_conntrack_events=2`"
-        );
-    }
-}
-
 impl Helper {
-    async fn state(&self) -> KernelState {
+    async fn state(&self, age: Duration) -> KernelState {
         // Callers wait for one another here: the helper is asked once for all of them.
         let mut answer = self.answer.lock().await;
-        if let Some((since, state)) = *answer
-            && since.elapsed() < FRESH
+        if let Some((since, state)) = &*answer
+            && since.elapsed() < age
         {
-            return state;
+            return state.clone();
         }
         let state = match tokio::time::timeout(PATIENCE, self.ask()).await {
             Ok(Ok(state)) => state,
@@ -70,7 +78,7 @@ impl Helper {
             }
             Err(_) => KernelState::default(),
         };
-        *answer = Some((Instant::now(), state));
+        *answer = Some((Instant::now(), state.clone()));
         state
     }
 

@@ -16,6 +16,7 @@ mod handle;
 mod instructions;
 mod kernel;
 mod links;
+mod lookout;
 mod names;
 mod owners;
 mod published;
@@ -47,6 +48,7 @@ use flowbus_logging::message_id;
 use handle::{Command, Handle};
 use kernel::Kernel;
 use links::Links;
+use lookout::Notices;
 use owners::Source;
 use requests::DumpRequest;
 use state::{Refused, State};
@@ -125,6 +127,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         loading = start(source.take())?;
         confinement::powers();
     }
+    let notices = if requests.is_none() { Notices::open() } else { None };
     let code = Code::find();
     confinement::files(arguments.config.as_deref());
     if source.is_some() {
@@ -136,7 +139,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         let _ = ended.send(tracker.run());
     })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let beside = Beside { links, requests, code, loading };
+    let beside = Beside { links, requests, notices, code, loading };
     let serving = serve(arguments, config, handle.clone(), beside, tracker_ended);
     let result = runtime.block_on(serving);
     // Closed before the tracker: a call that came late is refused, not left without an answer.
@@ -192,6 +195,8 @@ struct Beside {
     links: Option<OwnedFd>,
     /// What flowbus-control is to be asked, where we may not ask the kernel.
     requests: Option<mpsc::Receiver<DumpRequest>>,
+    /// What the kernel tells of settings and rules, where we may look ourselves.
+    notices: Option<Notices>,
     code: Code,
     /// Ends when BPF programs are loaded, where we load them.
     loading: Option<oneshot::Receiver<()>>,
@@ -205,7 +210,7 @@ async fn serve(
     beside: Beside,
     mut tracker_ended: oneshot::Receiver<Result<(), TrackerError>>,
 ) -> Result<(), Error> {
-    let Beside { links: link_socket, requests, code, loading } = beside;
+    let Beside { links: link_socket, requests, notices, code, loading } = beside;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -215,12 +220,13 @@ async fn serve(
     let mut links_live = true;
     let connection = watch::Sender::new(None);
     let kernel = match requests {
-        None => Kernel::Here,
+        None => Kernel::here(),
         Some(requests) => {
             tokio::spawn(requests::relay(requests, connection.subscribe(), handle.clone()));
             Kernel::helper(connection.subscribe())
         }
     };
+    tokio::spawn(lookout::watch(kernel.clone(), notices, handle.clone()));
     tokio::spawn(service::feed_watchdog(handle.clone()));
     tokio::spawn(code.give_back(connection.subscribe()));
     let names = FlowNames::new(&handle, links, config.clone());

@@ -25,6 +25,8 @@ pub(crate) struct Published {
     pub(crate) log: Log<Change>,
     pub(crate) connections: Log<ConnectionEvent>,
     pub(crate) summary: Summary,
+    /// Why the last dump failed, until one is merged.
+    pub(crate) failure: Option<String>,
     /// The newest resyncs; `summary.counters.resyncs` tells how many there ever were.
     pub(crate) resyncs: VecDeque<Resync>,
 }
@@ -123,6 +125,10 @@ pub(crate) struct Summary {
     pub(crate) closed: u32,
     /// The event socket's buffer, as the kernel counts it.
     pub(crate) buffer_bytes: u64,
+    /// Active flows that may not send all events.
+    pub(crate) silent: u32,
+    /// Why the table may differ from the kernel's: a [`ResyncReason`], else 0.
+    pub(crate) resync: u32,
     /// Sockets whose flow has not been seen yet.
     pub(crate) owners_pending: u64,
     /// The newest connection event.

@@ -9,8 +9,8 @@ pub enum StatisticKind {
     Gauge,
 }
 
-/// One key of `GetStatistics`. Its value is an unsigned integer, `t` or `u`; the one word among them, `bpf_accept`, is not
-/// here.
+/// One key of `GetStatistics`. Its value is an unsigned integer, `t` or `u`; the texts among them (`bpf_accept`, `event_masks`,
+/// `not_synchronized`) are not here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Statistic {
     /// The name on the wire, snake_case.
@@ -40,6 +40,11 @@ impl Statistic {
         counter("events_invalid", "Messages that could not be decoded."),
         counter("events_foreign", "Messages that were not sent by the kernel."),
         counter("unknown_attributes", "Attributes of messages that this version does not know."),
+        gauge(
+            "silent",
+            "Active flows that may not send all their events, and are compared with the kernel's every 2 to 16 s.",
+        ),
+        gauge("kernel_events", "nf_conntrack_events, absent where it cannot be read."),
         gauge("buffer_bytes", "Size of the receive buffer as the kernel counts it, in bytes."),
         gauge("buffer_events", "About so many events fit into the receive buffer."),
         counter("dumps", "Times that the kernel's table was read."),
@@ -51,7 +56,10 @@ impl Statistic {
             "Names of helpers and security contexts beyond what the table has room for.",
         ),
         counter("signals_sent", "Signals sent."),
-        counter("signals_lost", "Changes that came faster than signals may be sent."),
+        counter(
+            "signals_lost",
+            "Changes left out of signals, which are limited, whether anybody listens or not; streams have all of them.",
+        ),
         counter(
             "calls_refused",
             "Method calls refused by a limit, for an argument, or to a caller who may not.",
@@ -59,7 +67,10 @@ impl Statistic {
         gauge("streams", "Streams that are open."),
         counter("stream_gaps", "Gaps told to readers of streams."),
         counter("connection_events", "Connects, accepts, closes and failed connects that were told."),
-        counter("connection_events_lost", "Those that came faster than signals may be sent."),
+        counter(
+            "connection_events_lost",
+            "Those left out of signals, which are limited, whether anybody listens or not.",
+        ),
         gauge("owners_pending", "Sockets whose flow has not been seen yet."),
         counter("owners_unmatched_sockets", "Sockets that ended before their flow was seen."),
         counter("owners_unmatched_flows", "Flows that ended without an owner, forwarded ones among them."),

@@ -9,18 +9,18 @@ pub struct Time {
     pub source: TimeSource,
 }
 
-/// How the time of a start or an end is known, most exact first.
+/// How the time of a start or an end is known, most exact first. The numbers stand in flowbusd's restart state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum TimeSource {
     /// The kernel's own stamp (nf_conntrack_timestamp).
-    Kernel,
+    Kernel = 0,
     /// When the event that says so was received.
-    Event,
+    Event = 1,
     /// When the flow was first seen: it may have started earlier.
-    Observed,
+    Observed = 2,
     /// Somewhen since the flow was last seen.
-    Estimated,
+    Estimated = 3,
 }
 
 impl TimeSource {
@@ -35,16 +35,16 @@ impl TimeSource {
     }
 }
 
-/// Why a flow ended.
+/// Why a flow ended. The numbers stand in flowbusd's restart state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum EndReason {
     /// The kernel said so.
-    Destroyed,
+    Destroyed = 0,
     /// A dump no longer had it.
-    Resync,
+    Resync = 1,
     /// The kernel made another flow of the same tuple.
-    Replaced,
+    Replaced = 2,
 }
 
 impl EndReason {

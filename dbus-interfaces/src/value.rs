@@ -84,7 +84,7 @@ pub(crate) const STATUS_NAMES: [&str; 32] = [
     "dying",
     "fixed-timeout",
     "template",
-    "untracked",
+    "nat-clash",
     "helper",
     "offload",
     "hw-offload",

@@ -15,6 +15,7 @@ use super::listing::{self, FlowPage};
 use super::{BusCounters, Face, VERSION};
 use crate::dictionary::{DecodedMark, Listing, Single};
 use crate::handle::AskError;
+use crate::published::{ResyncReason, Summary};
 use crate::streams::OpenError;
 
 /// What an event takes of the event socket's buffer, as the kernel counts it: the packet and its bookkeeping.
@@ -193,15 +194,21 @@ impl FlowMonitor {
         DecodedMark::new(&self.face.names, mark)
     }
 
-    /// Counters of the daemon and of the kernel, each an unsigned integer (t or u) but `bpf_accept`.
+    /// Counters of the daemon and of the kernel, each an unsigned integer (t or u) but `bpf_accept`, `event_masks` and
+    /// `not_synchronized`.
     ///
     /// Events: `events_new`, `events_update`, `events_destroy`, `events_lost` (the kernel says that it
     /// dropped them), `events_invalid`, `events_foreign` (not sent by the kernel), `events_repeated`,
     /// `unknown_attributes`. Receive buffer: `buffer_bytes` as the kernel counts them, `buffer_events` (about so many
     /// events fit). Table: `active`, `closed`, `closed_evicted` (forgotten: too many, or too old), `dumps`, `resyncs`,
     /// `sweeps` (dumps that were not resyncs), `flows_refused` and `names_refused` (beyond what the table has room for).
-    /// Bus: `signals_sent`, `signals_lost`, `calls_refused` (by a limit, for an argument, or to a caller who may not),
-    /// `streams`, `stream_gaps`. Kernel: `kernel_count` and `kernel_max` flows, absent where they cannot be read.
+    /// Bus: `signals_sent`, `signals_lost` (changes left out of signals, which are limited, whether anybody listens or
+    /// not), `calls_refused` (by a limit, for an argument, or to a caller who may not), `streams`, `stream_gaps`. Kernel:
+    /// `kernel_count` and `kernel_max` flows, `kernel_events` (nf_conntrack_events), absent where they cannot be read.
+    ///
+    /// What no event tells: `silent` (active flows that may not send all their events; they are compared with the kernel's
+    /// every 2 to 16 s), `event_masks` (s: where a rule masks events, absent where none does), `not_synchronized` (s: why the
+    /// table may differ from the kernel's, absent while `Synchronized` is true).
     ///
     /// Processes: `connection_events`, `connection_events_lost` (as `signals_lost`); `owners_pending` (sockets whose flow
     /// has not been seen yet), `owners_unmatched_sockets` (those that ended before), `owners_unmatched_flows` (flows that
@@ -214,7 +221,10 @@ impl FlowMonitor {
     /// Errors: org.flowbus.Error.LimitExceeded.
     #[zbus(out_args("statistics"))]
     async fn get_statistics(&self) -> Result<Dictionary, Error> {
-        let summary = self.face.handle.published().summary;
+        let (summary, failure) = {
+            let published = self.face.handle.published();
+            (published.summary, published.failure.clone())
+        };
         let counters = summary.counters;
         let kernel = self.face.kernel.state().await;
         let mut statistics = Dictionary::from([
@@ -234,6 +244,7 @@ impl FlowMonitor {
             ("closed_evicted", Variant::from(counters.closed_evicted)),
             ("flows_refused", Variant::from(counters.flows_refused)),
             ("names_refused", Variant::from(counters.names_refused)),
+            ("silent", Variant::from(summary.silent)),
             ("buffer_bytes", Variant::from(summary.buffer_bytes)),
             ("buffer_events", Variant::from(summary.buffer_bytes / EVENT_BYTES)),
             ("streams", Variant::from(self.face.streams.count())),
@@ -264,6 +275,11 @@ impl FlowMonitor {
         }
         let known = [("kernel_count", kernel.count), ("kernel_max", kernel.maximum)];
         statistics.extend(known.into_iter().filter_map(|(key, value)| Some((key, Variant::from(value?)))));
+        statistics.extend(kernel.events.map(|events| ("kernel_events", Variant::from(u32::from(events)))));
+        statistics.extend(kernel.event_masks.map(|place| ("event_masks", Variant::from(place))));
+        if !self.synchronized() {
+            statistics.insert("not_synchronized", Variant::from(why_not(&summary, failure)));
+        }
         Ok(statistics)
     }
 
@@ -344,6 +360,19 @@ impl FlowMonitor {
     #[zbus(property(emits_changed_signal = "false"))]
     async fn timestamping_enabled(&self) -> bool {
         self.face.kernel.state().await.timestamping.unwrap_or(false)
+    }
+}
+
+/// Why the table may differ from the kernel's.
+fn why_not(summary: &Summary, failure: Option<String>) -> String {
+    let reason = match ResyncReason::from_number(summary.resync) {
+        Some(ResyncReason::Overrun) => "events were lost, and the kernel's table has not been read since",
+        Some(_) => "the kernel's table has not been read since the start",
+        None => "flows do not send all their events, and the kernel's table cannot be read",
+    };
+    match failure {
+        Some(failure) => format!("{reason}: {failure}; trying again"),
+        None => reason.to_owned(),
     }
 }
 

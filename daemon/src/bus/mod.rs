@@ -32,7 +32,7 @@ use crate::config::Config;
 use crate::dictionary::FlowNames;
 use crate::event::{Change, ConnectionEvent};
 use crate::handle::Handle;
-use crate::kernel::{self, Kernel};
+use crate::kernel::Kernel;
 use crate::published::State;
 use crate::streams::Streams;
 use crate::{confinement, service};
@@ -169,7 +169,6 @@ async fn serve_methods(
     loop {
         current.send_replace(Some(link.connection.clone()));
         if std::mem::take(&mut is_new_bus) {
-            tokio::spawn(kernel::warn_if_silent(face.kernel.clone()));
         }
         let end = tokio::select! {
             end = link.ended() => end,

@@ -4,7 +4,7 @@ use ctnetlink::Tuple;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::key::{Addresses, Shape};
-use crate::state::Checked;
+use crate::state::{Checked, layout_of};
 
 /// What few flows have: a translated reply, labels, a helper, a security context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -19,6 +19,9 @@ pub(crate) struct Extra {
     pub(super) labels_len: u8,
     padding: [u8; 2],
 }
+
+layout_of!(Extra { reply, labels, check, helper, security_context, reply_shape, labels_len, padding });
+layout_of!(Name { 0 });
 
 impl Checked for Extra {
     const CHECK: usize = std::mem::offset_of!(Self, check);

@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ctnetlink::{Family, Layer4, Tuple};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::state::layout_of;
+
 /// What identifies a live flow: family, protocol, original tuple, zone of the original direction. `CTA_ID` is
 /// data and not part of it: the kernel hands the same one out again.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -16,6 +18,10 @@ pub(crate) struct Key {
     pub(super) protocol: u8,
     pub(super) shape: Shape,
 }
+
+layout_of!(Key { addresses, zone, protocol, shape });
+layout_of!(Addresses { src, dst, layer4 });
+layout_of!(Shape { 0 });
 
 impl PartialEq for Key {
     #[inline]

@@ -11,7 +11,25 @@ use flowbus_interfaces::{EndReason, TimeSource};
 pub(crate) use extra::{Extra, Name};
 pub(crate) use key::{Key, inverted};
 pub(crate) use owners::{OwnerNumber, Owners, ProcessNumber};
-pub(crate) use record::{NO_EXTRA, Record, Start, time_source};
+#[cfg(test)]
+pub(crate) use record::present_bits;
+pub(crate) use record::{NO_EXTRA, Record, Silence, Start, time_source};
+
+/// The layouts of all types here that lie in the restart state, for its tests.
+#[cfg(test)]
+pub(crate) fn layouts() -> [String; 9] {
+    [
+        Record::layout(),
+        record::RawCounters::layout(),
+        Key::layout(),
+        key::Addresses::layout(),
+        key::Shape::layout(),
+        Extra::layout(),
+        Name::layout(),
+        Owners::layout(),
+        OwnerNumber::layout(),
+    ]
+}
 
 /// A flow taken out of the table: what a page, a change and the closed ring hold.
 #[derive(Clone, Copy, Debug)]

@@ -3,6 +3,8 @@
 use flowbus_attribution::Confidence;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::state::layout_of;
+
 /// The processes at the ends of a flow, as far as they are on this machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -23,8 +25,31 @@ pub(crate) struct OwnerNumber(u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ProcessNumber(u32);
 
-const CONFIDENCES: [Confidence; 5] =
-    [Confidence::Exact, Confidence::Reader, Confidence::Snapshot, Confidence::Inherited, Confidence::Procfs];
+layout_of!(Owners { initiator, responder });
+layout_of!(OwnerNumber { 0 });
+
+/// The number by which the state has a confidence; 0 is that of nobody.
+const fn confidence_number(confidence: Confidence) -> u32 {
+    match confidence {
+        Confidence::Exact => 1,
+        Confidence::Reader => 2,
+        Confidence::Snapshot => 3,
+        Confidence::Inherited => 4,
+        Confidence::Procfs => 5,
+    }
+}
+
+/// The inverse.
+const fn confidence_of(number: u32) -> Option<Confidence> {
+    Some(match number {
+        1 => Confidence::Exact,
+        2 => Confidence::Reader,
+        3 => Confidence::Snapshot,
+        4 => Confidence::Inherited,
+        5 => Confidence::Procfs,
+        _ => return None,
+    })
+}
 
 impl ProcessNumber {
     /// Bits of the place.
@@ -46,9 +71,7 @@ impl ProcessNumber {
 
 impl OwnerNumber {
     pub(crate) fn new(process: ProcessNumber, confidence: Confidence) -> Self {
-        let position = CONFIDENCES.iter().position(|known| *known == confidence);
-        let position = position.and_then(|position| u32::try_from(position).ok()).unwrap_or(0);
-        Self(process.0 | (position + 1) << ProcessNumber::BITS)
+        Self(process.0 | confidence_number(confidence) << ProcessNumber::BITS)
     }
 
     pub(crate) fn is_none(self) -> bool {
@@ -57,9 +80,8 @@ impl OwnerNumber {
 
     /// The process and how surely it is the one.
     pub(crate) fn get(self) -> Option<(ProcessNumber, Confidence)> {
-        let position = (self.0 >> ProcessNumber::BITS).checked_sub(1)?;
-        let confidence = CONFIDENCES.get(position as usize)?;
-        Some((ProcessNumber(self.0 & ((1 << ProcessNumber::BITS) - 1)), *confidence))
+        let confidence = confidence_of(self.0 >> ProcessNumber::BITS)?;
+        Some((ProcessNumber(self.0 & ((1 << ProcessNumber::BITS) - 1)), confidence))
     }
 
     /// Takes over another owner where none is known, or a less sure one; true when that changed something.

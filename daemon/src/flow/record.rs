@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::Key;
 use crate::clock::Now;
-use crate::state::Checked;
+use crate::state::{Checked, layout_of};
 
 /// What the table keeps of every flow. Present bits tell a value from its absence.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -37,7 +37,7 @@ pub(crate) struct Record {
     pub(super) state: u8,
     pub(super) present: u8,
     start_source: u8,
-    /// 1 while no event has told of the flow: it may be one that sends none.
+    /// A `Silence`.
     silent: u8,
     /// 1 where an end has an owner: the state has them beside the record.
     owned: u8,
@@ -60,6 +60,31 @@ impl From<Counters> for RawCounters {
     }
 }
 
+layout_of!(Record {
+    key,
+    id,
+    start_usec,
+    start_boottime_usec,
+    original_counters,
+    reply_counters,
+    status,
+    mark,
+    conntrack_id,
+    timeout,
+    use_count,
+    seen,
+    extra,
+    check,
+    reply_zone,
+    state,
+    present,
+    start_source,
+    silent,
+    owned,
+    padding,
+});
+layout_of!(RawCounters { packets, bytes });
+
 /// Bits of `Record::present`.
 #[derive(Clone, Copy)]
 enum Present {
@@ -71,8 +96,27 @@ enum Present {
     ReplyCounters = 32,
 }
 
+/// The bits, for the tests that pin them.
+#[cfg(test)]
+pub(crate) fn present_bits() -> [u8; 6] {
+    use Present::{ConntrackId, OriginalCounters, ReplyCounters, State, Timeout, Use};
+    [ConntrackId, Timeout, Use, State, OriginalCounters, ReplyCounters].map(|bit| bit as u8)
+}
+
 impl Checked for Record {
     const CHECK: usize = std::mem::offset_of!(Self, check);
+}
+
+/// Whether a flow sends all its events, as far as is known. The numbers stand in the restart state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Silence {
+    /// It does.
+    Tells = 0,
+    /// A dump told of it what no event did: it may be one that sends none, until an event tells of it.
+    Unheard = 1,
+    /// It does not, or need not: its events are masked, or a second dump found what no event told.
+    Masked = 2,
 }
 
 /// When a flow began, on both clocks.
@@ -224,13 +268,25 @@ impl Record {
         time_source(self.start_source)
     }
 
-    /// True while no event has told of the flow.
+    /// True while events need not tell what becomes of the flow.
     pub(crate) fn is_silent(&self) -> bool {
-        self.silent != 0
+        self.silent != Silence::Tells as u8
     }
 
-    pub(crate) fn set_silent(&mut self, silent: bool) {
-        self.silent = silent.into();
+    pub(crate) fn set_silence(&mut self, silence: Silence) {
+        self.silent = silence as u8;
+    }
+
+    /// Notes an event of the flow.
+    pub(crate) fn hear(&mut self) {
+        if self.silent == Silence::Unheard as u8 {
+            self.set_silence(Silence::Tells);
+        }
+    }
+
+    /// Notes that a dump found what no event told. The event may still be on its way, so it takes two of them.
+    pub(crate) fn miss(&mut self) {
+        self.set_silence(if self.is_silent() { Silence::Masked } else { Silence::Unheard });
     }
 
     /// True when an end of the flow has an owner.

@@ -3,6 +3,7 @@
 //!
 //! By hand, because it is a name or an address of four messages: a library that knows all of rtnetlink is a sixth of the program.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 /// Asks for all interfaces: `RTM_GETLINK`.
@@ -21,10 +22,10 @@ const fn dump_request(kind: u16) -> [u8; 32] {
 }
 
 /// What a message says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Message<'a> {
     /// There is an interface of this name.
-    Link { index: u32, name: &'a str },
+    Link { index: u32, name: Cow<'a, str> },
     /// There is no such interface any more.
     Deleted { index: u32 },
     /// There is an address.
@@ -77,9 +78,9 @@ fn index(body: &[u8]) -> Option<u32> {
 }
 
 /// The interface's name, which has at most 15 bytes and ends with a zero.
-fn name(body: &[u8]) -> Option<&str> {
+fn name(body: &[u8]) -> Option<Cow<'_, str>> {
     let (_, name) = attributes(body.get(IFINFOMSG..)?).find(|(kind, _)| *kind == IFLA_IFNAME)?;
-    std::str::from_utf8(name.split(|byte| *byte == 0).next()?).ok()
+    Some(String::from_utf8_lossy(name.split(|byte| *byte == 0).next()?))
 }
 
 /// The address of this machine: of a tunnel the near end, which stands in `IFA_LOCAL`.
@@ -139,7 +140,7 @@ mod tests {
         ];
         let found: Vec<_> = messages(&datagram.concat()).map(|message| format!("{message:?}")).collect();
         let expected =
-            [Message::Link { index: 7, name: "wlan0" }, Message::Deleted { index: 9 }, Message::Done];
+            [Message::Link { index: 7, name: "wlan0".into() }, Message::Deleted { index: 9 }, Message::Done];
         assert_eq!(found, expected.map(|message| format!("{message:?}")));
     }
 

@@ -67,7 +67,7 @@ impl Links {
                     let mut changed = false;
                     for message in messages(&buffer[..length]) {
                         match message {
-                            Message::Link { index, name } => self.set(index, name),
+                            Message::Link { index, name } => self.set(index, &name),
                             Message::Deleted { index } => self.note_deleted(index),
                             Message::Address(address) => changed |= addresses.insert(address),
                             Message::AddressDeleted if wanted.contains(&&ADDRESSES_REQUEST) => {}

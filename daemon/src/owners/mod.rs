@@ -16,6 +16,8 @@ use flowbus_attribution::Process;
 use crate::flow::OwnerNumber;
 use crate::state::State;
 pub(crate) use probe::{Probe, Source, start};
+#[cfg(test)]
+pub(crate) use processes::layouts;
 pub(crate) use processes::{ProcessEntry, ProcessText, ProcessTexts, Processes};
 pub(crate) use procfs::Found;
 pub(crate) use sockets::{Sockets, direction};

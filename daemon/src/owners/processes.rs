@@ -15,7 +15,7 @@ use std::hash::BuildHasher;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::flow::{OwnerNumber, ProcessNumber};
-use crate::state::{Checked, MAXIMUM_PROCESSES, State};
+use crate::state::{Checked, MAXIMUM_PROCESSES, State, layout_of};
 
 /// So many places are taken before unused ones are looked for.
 const ENOUGH: usize = 4096;
@@ -49,6 +49,14 @@ struct Identity {
     leader_comm: [u8; 16],
 }
 
+layout_of!(ProcessEntry { identity, check, uses, path_len, path });
+layout_of!(Identity { start_boottime_ns, cgroup, pid, uid, comm, leader_comm });
+
+#[cfg(test)]
+pub(crate) fn layouts() -> [String; 2] {
+    [ProcessEntry::layout(), Identity::layout()]
+}
+
 impl Checked for ProcessEntry {
     const CHECK: usize = std::mem::offset_of!(Self, check);
 }
@@ -65,6 +73,12 @@ impl ProcessEntry {
         let mut entry = Self { identity, check: 0, uses, path_len: 0, path: [0; 256] };
         entry.set_path(path);
         entry
+    }
+
+    /// One for tests of the state.
+    #[cfg(test)]
+    pub(crate) fn example(process: &Process, path: &str) -> Self {
+        Self::new(process.into(), 0, Some(path))
     }
 
     fn set_path(&mut self, path: Option<&str>) {

@@ -4,8 +4,10 @@
 //! A thread of its own is asked for the flows that begin or end here, and looks at most ten times a second.
 
 use std::collections::{HashMap, VecDeque};
+use std::ffi::OsStr;
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -137,20 +139,18 @@ fn socket_inode(link: &Path) -> Option<u64> {
 fn describe(pid: u32) -> Option<(Process, Option<String>)> {
     /// USER_HZ, which the kernel shows times in, whatever it counts in.
     const TICK_NSEC: u64 = 10_000_000;
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // pid (comm) state ...: the name can have anything in it. The start is the 22nd field.
-    let (head, rest) = stat.rsplit_once(')')?;
-    let (_, comm) = head.split_once('(')?;
-    let start: u64 = rest.split_whitespace().nth(19)?.parse().ok()?;
-    let mut name = [0; 16];
-    let length = comm.len().min(15);
-    name[..length].copy_from_slice(&comm.as_bytes()[..length]);
-    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    let path = groups.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned);
+    let (name, start) = parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)?;
+    let groups = fs::read(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let path = groups.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"0::"));
     let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
-    let cgroup = path.as_ref().and_then(|path| {
-        roots.into_iter().find_map(|root| Some(fs::metadata(format!("{root}{path}")).ok()?.ino()))
+    let cgroup = path.and_then(|path| {
+        let inode = |root: &str| {
+            let path = [root.as_bytes(), path].concat();
+            Some(fs::metadata(OsStr::from_bytes(&path)).ok()?.ino())
+        };
+        roots.into_iter().find_map(inode)
     });
+    let path = path.map(|path| String::from_utf8_lossy(path).into_owned());
     let process = Process {
         pid,
         tid: pid,
@@ -162,6 +162,19 @@ fn describe(pid: u32) -> Option<(Process, Option<String>)> {
         confidence: Confidence::Procfs,
     };
     Some((process, path))
+}
+
+/// The name in /proc/PID/stat and the start in ticks: "pid (comm) state ...", where the name can have any bytes in it, and
+/// the start is the 22nd field.
+fn parse_stat(stat: &[u8]) -> Option<([u8; 16], u64)> {
+    let begin = stat.iter().position(|byte| *byte == b'(')? + 1;
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    let comm = stat.get(begin..end)?;
+    let mut name = [0; 16];
+    let length = comm.len().min(15);
+    name[..length].copy_from_slice(&comm[..length]);
+    let fields = std::str::from_utf8(&stat[end + 1..]).ok()?;
+    Some((name, fields.split_whitespace().nth(19)?.parse().ok()?))
 }
 
 /// The open sockets of this network namespace: protocol and ends to inode.
@@ -238,6 +251,13 @@ mod tests {
         assert_eq!(end("02000120000000000000000001000000:0050"), "[2001:2::1]:80".parse().ok());
         assert_eq!(socket(&v4.replace("4711", "0")), None, "nobody has it");
         assert_eq!(socket("  sl  local_address rem_address"), None);
+    }
+
+    #[test]
+    fn a_process_may_have_any_name() {
+        let stat = b"7 (caf\xe9) ) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 8192 9";
+        let (name, start) = parse_stat(stat).unwrap();
+        assert_eq!((&name[..7], start), (&b"caf\xe9) \0"[..], 4711));
     }
 
     #[test]

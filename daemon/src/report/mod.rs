@@ -19,7 +19,7 @@ use redact::{EPHEMERAL, Redactor, Span};
 use totals::Totals;
 
 /// What the daemon knows of itself and of the kernel.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct DaemonState {
     pub(crate) version: &'static str,
     pub(crate) uptime_usec: u64,

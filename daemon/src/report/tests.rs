@@ -27,6 +27,7 @@ fn state() -> DaemonState {
             events: Some(2),
             early_drop: Some(2),
             insert_failed: None,
+            event_masks: None,
         },
     }
 }

@@ -6,6 +6,30 @@ use crate::flow::{Extra, Owners, ProcessNumber, Record};
 use crate::owners::ProcessEntry;
 use crate::table::ClosedFlow;
 
+/// A function for tests that shows name, offset and size of every field of a stored type. One that is left out does not
+/// compile.
+macro_rules! layout_of {
+    ($type:ident { $($field:tt),* $(,)? }) => {
+        #[cfg(test)]
+        impl $type {
+            pub(crate) fn layout() -> String {
+                use std::fmt::Write;
+                fn size_of_field<T, F>(_: fn(&T) -> &F) -> usize {
+                    size_of::<F>()
+                }
+                let _ = |$type { $($field: _),* }: $type| ();
+                let mut text = format!("{} {}:", stringify!($type), size_of::<$type>());
+                $(
+                    let (at, size) = (std::mem::offset_of!($type, $field), size_of_field(|value: &$type| &value.$field));
+                    let _ = write!(text, " {} {at}+{size}", stringify!($field));
+                )*
+                text
+            }
+        }
+    };
+}
+pub(crate) use layout_of;
+
 /// Grows with every change of the layout, of the types in it, or of the checksum.
 pub(super) const VERSION: u32 = 3;
 pub(super) const MAGIC: [u8; 8] = *b"flowbus\0";
@@ -109,6 +133,62 @@ pub(crate) struct Counters {
     pub(crate) owners_unmatched_sockets: u64,
     pub(crate) owners_expired: u64,
     pub(crate) owners_refused: u64,
+}
+
+layout_of!(Header {
+    magic,
+    version,
+    check,
+    epoch,
+    socket_cookie,
+    message,
+    last_id,
+    sequence,
+    closed_total,
+    lost,
+    connections,
+    counters,
+    records,
+    extras,
+    names,
+    processes,
+    active,
+    closed_count,
+    closed_capacity,
+    closed_place,
+    stamp,
+    loss_stamp,
+    drops,
+    resync,
+});
+layout_of!(Counters {
+    events_new,
+    events_update,
+    events_destroy,
+    events_lost,
+    events_invalid,
+    events_foreign,
+    events_repeated,
+    unknown_attributes,
+    resyncs,
+    sweeps,
+    dumps,
+    closed_evicted,
+    names_refused,
+    flows_refused,
+    owners_unmatched_flows,
+    owners_unmatched_sockets,
+    owners_expired,
+    owners_refused,
+});
+layout_of!(OwnersEntry { owners, check, padding });
+layout_of!(NameEntry { check, length, bytes });
+
+impl Counters {
+    /// Events that change how many flows there are.
+    pub(crate) fn births_and_ends(&self) -> u64 {
+        self.events_new + self.events_destroy
+    }
 }
 
 /// The owners of a flow.

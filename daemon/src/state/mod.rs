@@ -9,6 +9,8 @@
 mod inbox;
 mod layout;
 mod mapping;
+#[cfg(test)]
+mod pins;
 mod recovery;
 #[cfg(test)]
 mod tests;
@@ -26,7 +28,7 @@ use crate::flow::{Extra, Owners, Record};
 use crate::owners::ProcessEntry;
 use crate::table::ClosedFlow;
 pub(crate) use inbox::Inbox;
-pub(crate) use layout::{BATCH, Checked, Counters, Header, NameEntry};
+pub(crate) use layout::{BATCH, Checked, Counters, Header, NameEntry, layout_of};
 use layout::{
     CLOSED, CLOSED_BYTES, CLOSED_COUNT, CLOSED_SPARE, EXTRAS, HEADER, MAGIC, NAMES, OWNERS, OwnersEntry,
     PROCESSES, RECORDS, RECORDS_COUNT, TOTAL, UNDO, UNDO_END, VERSION,
@@ -52,6 +54,8 @@ pub(crate) struct State {
     pub(crate) header: Header,
     /// Bytes of the undo log that are in use.
     undo: usize,
+    /// The log was full once, and that was said.
+    overfull: bool,
 }
 
 impl State {
@@ -73,7 +77,7 @@ impl State {
         let mut epoch = [0; 16];
         rustix::rand::getrandom(&mut epoch, rustix::rand::GetRandomFlags::empty())?;
         let header = Header { magic: MAGIC, version: VERSION, epoch, stamp: 1, ..Header::new_zeroed() };
-        let mut state = Self { memfd, map, header, undo: 0 };
+        let mut state = Self { memfd, map, header, undo: 0, overfull: false };
         state.commit();
         Ok(state)
     }
@@ -243,6 +247,12 @@ impl State {
     fn save(&mut self, offset: usize, length: usize) {
         if UNDO + 8 + self.undo + 16 + length > UNDO_END {
             // More than a batch of messages needs: a kill before the end of this change costs the state.
+            if !std::mem::replace(&mut self.overfull, true) {
+                tracing::error!(
+                    "a change is larger than the undo log of the restart state: a flowbusd that is killed in the middle of it \
+                     begins anew; this is a bug, please report it"
+                );
+            }
             self.end_undo();
         }
         let entry = UNDO + 8 + self.undo;

@@ -52,7 +52,8 @@ impl State {
     fn recover(memfd: OwnedFd) -> Result<Self, Refused> {
         seal(&memfd);
         let map = Mapping::new(memfd.as_fd(), 0, TOTAL)?;
-        let mut state = Self { memfd, map, header: zerocopy::FromZeros::new_zeroed(), undo: 0 };
+        let mut state =
+            Self { memfd, map, header: zerocopy::FromZeros::new_zeroed(), undo: 0, overfull: false };
         state.roll_back()?;
         let header: Header = *state.read(HEADER);
         if header.magic != MAGIC {

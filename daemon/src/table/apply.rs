@@ -9,7 +9,7 @@ use flowbus_interfaces::{EndReason, TimeSource};
 use super::Table;
 use crate::clock::Now;
 use crate::event::Change;
-use crate::flow::{Key, NO_EXTRA, Owners, Record, Snapshot, Start, inverted};
+use crate::flow::{Key, NO_EXTRA, Owners, Record, Silence, Snapshot, Start, inverted};
 use crate::owners::TCP;
 
 /// What a message did.
@@ -81,7 +81,8 @@ impl Table {
         if let Some(slot) = live {
             self.replace(slot, now, changes);
         }
-        self.observe(flow, false, now, changes);
+        self.note_unannounced();
+        self.observe(flow, None, now, changes);
         Outcome::Applied
     }
 
@@ -113,6 +114,7 @@ impl Table {
             return Outcome::Repeated;
         }
         // Born and ended where we did not see it: it is told once, with what is known.
+        self.note_unannounced();
         let start = Start { usec, boottime_usec: now.boottime_usec_at(usec), source: TimeSource::Estimated };
         let (record, extra) = self.new_record(flow, start);
         let mut ended = Snapshot { record, extra, owners: Owners::default(), end: None };
@@ -138,7 +140,7 @@ impl Table {
         if let Some(slot) = live {
             self.replace(slot, now, changes);
         }
-        self.observe(flow, true, now, changes);
+        self.observe(flow, Some(Silence::Unheard), now, changes);
         if let Some(dump) = &mut self.dump {
             dump.added += 1;
         }
@@ -161,7 +163,8 @@ impl Table {
         let mut record = *self.state.record(slot);
         record.seen = self.state.header.stamp;
         self.silent -= u32::from(record.is_silent());
-        record.set_silent(false);
+        record.hear();
+        self.silent += u32::from(record.is_silent());
         let extra_changed = self.merge_extra(&mut record, flow);
         let changed = record.merge(flow) || extra_changed;
         self.state.put_record(slot, &record);
@@ -190,12 +193,24 @@ impl Table {
             return;
         }
         let before = self.snapshot(slot).changeable();
+        let before_status = record.status();
         record.seen = self.state.header.stamp;
         if flow.timeout.is_none() && flow.status.is_some_and(|status| status.contains(Status::OFFLOAD)) {
             record.clear_timeout(); // In a flow table it has none.
         }
         let extra_changed = self.merge_extra(&mut record, flow);
         let changed = record.merge_dumped(flow) || extra_changed;
+        // No event tells that a flow enters a flow table, or leaves it.
+        const UNTOLD: Status = Status::OFFLOAD.union(Status::HW_OFFLOAD);
+        let told = record.status() ^ before_status;
+        if changed && (told.is_empty() || !UNTOLD.contains(told)) {
+            self.silent -= u32::from(record.is_silent());
+            record.miss();
+            self.silent += 1;
+            if let Some(dump) = &mut self.dump {
+                dump.changed += 1;
+            }
+        }
         self.state.put_record(slot, &record);
         if changed {
             self.push_update(slot, before, changes);
@@ -220,12 +235,21 @@ impl Table {
     }
 
     /// Adds a flow that began before it was seen: an update or a dump's entry is the first word of it.
-    fn observe(&mut self, flow: &Flow<'_>, silent: bool, now: Now, changes: &mut Vec<Change>) {
+    fn observe(&mut self, flow: &Flow<'_>, silence: Option<Silence>, now: Now, changes: &mut Vec<Change>) {
         let start =
             Start { usec: now.realtime_usec, boottime_usec: now.boottime_usec, source: TimeSource::Observed };
         let (mut record, extra) = self.new_record(flow, start);
-        record.set_silent(silent);
+        if let Some(silence) = silence.filter(|_| !record.is_silent()) {
+            record.set_silence(silence);
+        }
         self.insert(record, extra, changes);
+    }
+
+    /// Notes an event of a flow whose birth was not told. Before the first dump, and after a loss, that is nothing odd.
+    fn note_unannounced(&mut self) {
+        if self.state.header.resync == 0 {
+            self.unannounced += 1;
+        }
     }
 
     /// Ends a flow whose tuple another one has taken over, unseen.

@@ -13,7 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::clock::Now;
 use crate::flow::{End, Extra, Key, NO_EXTRA, Owners, Record, Snapshot, time_source};
-use crate::state::{Checked, State};
+use crate::state::{Checked, State, layout_of};
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,20 @@ pub(crate) struct ClosedFlow {
     end_reason: u8,
     padding: [u8; 2],
 }
+
+layout_of!(ClosedFlow {
+    record,
+    extra,
+    owners,
+    end_usec,
+    duration_usec,
+    sequence,
+    closed_boottime_usec,
+    check,
+    end_source,
+    end_reason,
+    padding,
+});
 
 impl Checked for ClosedFlow {
     const CHECK: usize = std::mem::offset_of!(Self, check);

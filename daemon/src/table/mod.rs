@@ -24,7 +24,7 @@ pub(crate) use closed::{ClosedFlow, ClosedLimits};
 
 use crate::clock::Now;
 use crate::event::Change;
-use crate::flow::{Before, End, Extra, Key, NO_EXTRA, Owners, Record, Snapshot, Start, inverted};
+use crate::flow::{Before, End, Extra, Key, NO_EXTRA, Owners, Record, Silence, Snapshot, Start, inverted};
 use crate::names::{NameStrings, Names};
 use crate::owners::{Attribution, ProcessTexts, Processes};
 use crate::state::{Header, MAXIMUM_FLOWS, State};
@@ -48,8 +48,12 @@ pub(crate) struct Table {
     closed: Closed,
     names: Names,
     dump: Option<Dump>,
-    /// Active flows that no event has told of.
+    /// Active flows that may not send all their events.
     silent: u32,
+    /// Rules set event masks: no flow is known to send all.
+    masked: bool,
+    /// Events of flows whose birth was not told, though no loss was known.
+    unannounced: u64,
     processes: Processes,
     /// The sockets, while events tell of them.
     attribution: Option<Attribution>,
@@ -65,13 +69,23 @@ struct Dump {
     /// Hashes of key and `CTA_ID` of the flows destroyed since the dump began: the dump may still show them.
     tombstones: HashSet<u64, RandomState>,
     added: u32,
+    changed: u32,
 }
 
 /// What merging a dump did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Merged {
     pub(crate) added: u32,
+    /// Flows of which an entry told what no event had.
+    pub(crate) changed: u32,
     pub(crate) closed: u32,
+}
+
+impl Merged {
+    /// True when the table was the kernel's.
+    pub(crate) fn is_empty(self) -> bool {
+        self == Self::default()
+    }
 }
 
 impl Table {
@@ -92,6 +106,8 @@ impl Table {
             names,
             dump: None,
             silent: 0,
+            masked: false,
+            unannounced: 0,
             processes,
             attribution: None,
             other_tuples: OtherTuples::default(),
@@ -161,6 +177,7 @@ impl Table {
             stamp: self.state.header.stamp,
             tombstones: HashSet::with_hasher(self.hasher.clone()),
             added: 0,
+            changed: 0,
         });
     }
 
@@ -179,12 +196,33 @@ impl Table {
             self.close_unseen(slot, EndReason::Resync, now, changes);
             self.commit();
         }
-        Merged { added: dump.added, closed }
+        Merged { added: dump.added, changed: dump.changed, closed }
     }
 
-    /// Active flows that no event has told of. They may be older than the first listener: such flows send none.
+    /// Active flows that may not send all their events: those older than the first listener send none, others are masked.
     pub(crate) fn silent_count(&self) -> u32 {
         self.silent
+    }
+
+    /// How many events came of flows whose birth was not told.
+    pub(crate) fn unannounced(&self) -> u64 {
+        self.unannounced
+    }
+
+    /// Notes whether rules set event masks. A mask stays with its flow when the rule goes, and a rule can give one to
+    /// flows that are older than it.
+    pub(crate) fn set_masked(&mut self, masked: bool) {
+        if masked && !self.masked {
+            let telling = |slot: &u32| !self.state.record(*slot).is_silent();
+            for slot in self.order.all().filter(telling).collect::<Vec<_>>() {
+                let mut record = *self.state.record(slot);
+                record.set_silence(Silence::Masked);
+                self.state.put_record(slot, &record);
+                self.silent += 1;
+                self.commit();
+            }
+        }
+        self.masked = masked;
     }
 
     pub(crate) fn name_strings(&self) -> NameStrings {
@@ -301,6 +339,9 @@ impl Table {
         self.state.header.last_id += 1;
         let mut record = Record::new(self.state.header.last_id, flow, start);
         record.seen = self.state.header.stamp;
+        if self.masked {
+            record.set_silence(Silence::Masked);
+        }
         let plain = flow.reply == inverted(&flow.original, flow.reply.zone);
         let extra = self.merged_extra((!plain).then(|| Extra::new(&flow.reply)), flow);
         (record, extra)

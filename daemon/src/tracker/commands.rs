@@ -69,6 +69,7 @@ impl Tracker {
             Command::DumpFailed { sequence, reason } => {
                 self.dump.request_failed(sequence, &reason, &mut self.table);
             }
+            Command::Looked(look) => self.look = Some(look),
             Command::Ping { reply } => {
                 let _ = reply.send(());
             }
@@ -81,6 +82,6 @@ impl Tracker {
         let more = flows.len() > limit;
         flows.truncate(limit);
         let header = self.table.header();
-        Page { flows, more, sequence: header.sequence, synchronized: header.resync == 0 }
+        Page { flows, more, sequence: header.sequence, synchronized: header.resync == 0 && !self.behind }
     }
 }

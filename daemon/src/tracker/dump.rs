@@ -43,7 +43,9 @@ pub(super) struct DumpReader {
     /// No dump starts before.
     not_before: Option<Instant>,
     wait: Duration,
-    failed: bool,
+    failure: Option<String>,
+    /// A dump was merged once: whatever the kernel refuses now, it need not refuse for good.
+    has_worked: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +74,8 @@ impl DumpReader {
             began: None,
             not_before: None,
             wait: SPACING,
-            failed: false,
+            failure: None,
+            has_worked: false,
         }
     }
 
@@ -225,6 +228,7 @@ impl DumpReader {
         let merged = table.end_dump(complete, Now::read(), changes);
         if complete {
             self.wait = SPACING;
+            self.has_worked = true;
             return Some(merged);
         }
         self.fail(table, "an entry of the dump could not be read");
@@ -240,9 +244,9 @@ impl DumpReader {
         }
     }
 
-    /// Whether a dump has failed since the last call.
-    pub(super) fn take_failed(&mut self) -> bool {
-        std::mem::take(&mut self.failed)
+    /// Why a dump has failed since the last call.
+    pub(super) fn take_failure(&mut self) -> Option<String> {
+        self.failure.take()
     }
 
     fn request(&self, sequence: u32) -> Result<bool, SocketError> {
@@ -264,18 +268,19 @@ impl DumpReader {
         }
     }
 
-    /// What no waiting mends ends the daemon, unless it is the helper's affair.
+    /// What no waiting mends ends the daemon, unless it is the helper's affair. A module that is unloaded comes back.
     fn fail_for_good(&mut self, table: &mut Table, error: SocketError) -> Result<(), SocketError> {
         self.fail(table, &error.to_string());
         let lasting =
             matches!(error, SocketError::PermissionDenied { .. } | SocketError::NotSupported { .. });
-        if lasting && matches!(self.requester, Requester::Ourselves) { Err(error) } else { Ok(()) }
+        let ours = matches!(self.requester, Requester::Ourselves);
+        if lasting && ours && !self.has_worked { Err(error) } else { Ok(()) }
     }
 
     /// Waits longer before the next try. EBUSY is a dump of a reader before us that still runs.
     fn fail(&mut self, table: &mut Table, reason: &str) {
         self.restart(table);
-        self.failed = true;
+        self.failure = Some(reason.to_owned());
         self.not_before = Some(Instant::now() + self.wait);
         let retry_after_sec = self.wait.as_secs();
         if self.wait == SPACING {

@@ -26,7 +26,7 @@ use rustix::io::Errno;
 
 use crate::clock::Now;
 use crate::event::{Change, ConnectionEvent};
-use crate::handle::{COMMANDS, Command, Handle, Publisher};
+use crate::handle::{COMMANDS, Command, Handle, Look, Publisher};
 use crate::published::{Life, Resync, ResyncReason, State, Summary, Tier};
 use crate::state::{Inbox, Refused};
 use crate::table::{ClosedLimits, Merged, Table};
@@ -91,6 +91,10 @@ pub(crate) struct Tracker {
     changes: Vec<Change>,
     connections: Vec<ConnectionEvent>,
     buffer_bytes: u64,
+    /// To be compared with the table once all events are read that were sent before it.
+    look: Option<Look>,
+    /// A sweep that was needed has failed, and none was merged since: the table may differ from the kernel's.
+    behind: bool,
     /// Those of the network namespace, once they are known.
     addresses: Option<HashSet<IpAddr>>,
     stop: bool,
@@ -135,6 +139,8 @@ impl Tracker {
             changes: Vec::new(),
             connections: Vec::new(),
             buffer_bytes,
+            look: None,
+            behind: false,
             addresses: None,
             stop: false,
         };
@@ -178,6 +184,9 @@ impl Tracker {
         if drained && let Some(merged) = self.dump.finish(&mut self.table, &mut self.changes) {
             self.end_dump(merged);
         }
+        if drained && let Some(look) = self.look.take() {
+            self.compare(look, now);
+        }
         self.dump.give_up_if_silent(now, &mut self.table);
         if drained && self.dump.may_start(now) && (self.wants_dump() || self.sweeps.is_due(&self.table, now))
         {
@@ -185,8 +194,10 @@ impl Tracker {
             self.dump.start(&mut self.table)?;
         }
         self.dump.read(&mut self.table, &mut self.changes, buffer)?;
-        if self.dump.take_failed() {
+        if let Some(reason) = self.dump.take_failure() {
             self.waiting.clear(); // Their answer needs a dump, and there is none.
+            self.behind |= self.sweeps.are_needed(&self.table, now);
+            self.publisher.set_failure(Some(reason));
         }
         Ok(())
     }
@@ -196,12 +207,25 @@ impl Tracker {
         self.table.header().resync != 0 || !self.waiting.is_empty()
     }
 
+    /// Compares a look at the kernel with the table.
+    fn compare(&mut self, look: Look, now: Instant) {
+        self.table.set_masked(look.masked);
+        if self.sweeps.looked(look, &self.table, now) {
+            tracing::warn!(
+                "events of flows came whose birth was not told: something masks events (`ct event set`, `-j CT --ctevents`, \
+                 Open vSwitch); flows are compared with the kernel's table every 2 to 16 s"
+            );
+        }
+    }
+
     fn end_dump(&mut self, merged: Merged) {
         // The changes first: who is told of the resync has been told of what it did.
         self.publish();
         let now = Instant::now();
         self.sweeps.dump_ended(merged, self.dump.age(now).unwrap_or_default(), now);
         self.merged = Some(now);
+        self.behind = false;
+        self.publisher.set_failure(None);
         let header = self.table.header_mut();
         let lost = std::mem::take(&mut header.lost);
         let reason = ResyncReason::from_number(std::mem::take(&mut header.resync));
@@ -211,7 +235,7 @@ impl Tracker {
         }
         let sequence = header.sequence;
         self.table.commit();
-        let Merged { added, closed } = merged;
+        let Merged { added, closed, .. } = merged;
         if let Some(reason) = reason {
             self.publisher.publish_resync(Resync { reason, lost, closed, added, sequence }, self.summary());
             let reason = reason.name();
@@ -239,6 +263,8 @@ impl Tracker {
             active: header.active,
             closed: header.closed_count,
             buffer_bytes: self.buffer_bytes,
+            silent: self.table.silent_count(),
+            resync: header.resync,
             owners_pending: self.table.attribution().map_or(0, |attribution| attribution.sockets.pending()),
             connections: header.connections,
         }
@@ -250,7 +276,7 @@ impl Tracker {
         self.publisher.publish(&mut self.changes, &mut self.connections, summary);
         let header = self.table.header();
         self.publisher.set_state(State {
-            synchronized: header.resync == 0,
+            synchronized: header.resync == 0 && !self.behind,
             closed_capacity: header.closed_capacity,
             attribution: match (&self.sockets, &self.questions) {
                 (Some(_), _) => Tier::Bpf,

@@ -1,37 +1,113 @@
 //! When the table is compared with the kernel's although no loss was seen.
 //!
-//! Flows older than the first listener end without an event, so they are looked for, often at first, then at a
-//! slower pace while none has gone. And rarely everything is: a dump can skip an entry, and the kernel can be late.
+//! Some flows do not send all their events: those older than the first listener, those whose events a rule masks, all
+//! of them where nf_conntrack_events is 0. While there is one, or a sign of one, sweeps follow each other at a pace that
+//! slows down while they find nothing. The signs: rules that set masks, a kernel's count that is not ours at two looks,
+//! an event of a flow whose birth was not told. And rarely everything is swept: a dump can skip an entry.
 
 use std::time::{Duration, Instant};
 
+use crate::handle::Look;
 use crate::table::{Merged, Table};
 
-/// The pace while flows may end unseen.
+/// The pace while flows may change or end unseen.
 const SHORTEST: Duration = Duration::from_secs(2);
 const LONGEST: Duration = Duration::from_secs(16);
 /// A dump costs the kernel time: sweeping takes at most this part of it.
 const SHARE: u32 = 20;
+/// How long an event of a flow whose birth was not told is a sign that more such flows follow.
+const MEMORY: Duration = Duration::from_secs(300);
 
 #[derive(Debug)]
 pub(super) struct Sweeps {
-    /// The pace when every flow tells its end.
+    /// The pace when every flow tells all.
     interval: Duration,
     /// The pace while some do not.
     silent_interval: Duration,
+    /// The last dump, and how long it took.
     last_dump: Instant,
+    took: Duration,
+    /// The kernel's setting or its rules keep flows from telling, and the kernel has flows.
+    muted: bool,
+    /// By how much the kernel's count was larger than ours at the last look.
+    difference: i64,
+    /// The difference was there at two looks.
+    differs: bool,
+    /// A difference that a sweep did not end, and how long it is left alone.
+    known: Option<(i64, Duration)>,
+    /// `Table::unannounced` at the last look, and when it last moved.
+    unannounced: u64,
+    /// `events_lost` at the last look: who loses events may lose births.
+    lost: u64,
+    surprised: Option<Instant>,
 }
 
 impl Sweeps {
     pub(super) fn new(interval: Duration) -> Self {
-        Self { interval, silent_interval: SHORTEST, last_dump: Instant::now() }
+        Self {
+            interval,
+            silent_interval: SHORTEST,
+            last_dump: Instant::now(),
+            took: Duration::ZERO,
+            muted: false,
+            difference: 0,
+            differs: false,
+            known: None,
+            unannounced: 0,
+            lost: 0,
+            surprised: None,
+        }
     }
 
     /// Notes a dump that was merged and took so long.
     pub(super) fn dump_ended(&mut self, merged: Merged, took: Duration, now: Instant) {
-        self.last_dump = now;
-        let next = if merged.closed > 0 { SHORTEST } else { (self.silent_interval * 2).min(LONGEST) };
+        (self.last_dump, self.took) = (now, took);
+        let next = if merged.is_empty() { (self.silent_interval * 2).min(LONGEST) } else { SHORTEST };
         self.silent_interval = next.max(took * SHARE);
+        // Entries that the kernel counts and does not show, as those that wait for a listener of its reliable mode.
+        self.known = (self.differs && merged.is_empty()).then(|| {
+            let wait = self.known.map_or(LONGEST, |(_, wait)| wait * 2);
+            (self.difference, wait.min(self.interval.max(LONGEST)))
+        });
+        (self.difference, self.differs) = (0, false);
+    }
+
+    /// Notes a look at the kernel's count and settings, when all events are read that were sent before it. True when
+    /// events of unannounced flows begin to be a sign.
+    pub(super) fn looked(&mut self, look: Look, table: &Table, now: Instant) -> bool {
+        let header = table.header();
+        self.muted = look.is_muted() && (header.active > 0 || look.count.is_some_and(|count| count > 0));
+        let before = std::mem::take(&mut self.difference);
+        if let Some(count) = look.count {
+            let moved = header.counters.births_and_ends() - look.births_and_ends;
+            let difference = i64::from(count) - i64::from(header.active);
+            // What was born or ended meanwhile is in one of the numbers and not in the other.
+            if difference.unsigned_abs() > moved {
+                self.difference = difference;
+            }
+        }
+        self.differs = before != 0 && self.difference.signum() == before.signum();
+        if self.difference == 0 {
+            self.known = None;
+        }
+        let unannounced = table.unannounced();
+        let lost = header.counters.events_lost;
+        let has_lost = std::mem::replace(&mut self.lost, lost) != lost;
+        let surprise = std::mem::replace(&mut self.unannounced, unannounced) != unannounced && !has_lost;
+        let first = surprise && !self.is_surprised(now);
+        if surprise {
+            self.surprised = Some(now);
+        }
+        first
+    }
+
+    fn is_surprised(&self, now: Instant) -> bool {
+        self.surprised.is_some_and(|since| now.saturating_duration_since(since) < MEMORY)
+    }
+
+    /// True while the table is right by sweeps alone.
+    pub(super) fn are_needed(&self, table: &Table, now: Instant) -> bool {
+        self.muted || self.differs || table.silent_count() > 0 || self.is_surprised(now)
     }
 
     pub(super) fn is_due(&self, table: &Table, now: Instant) -> bool {
@@ -40,11 +116,100 @@ impl Sweeps {
 
     /// How long until the next sweep; `None` while there is nothing to look for.
     pub(super) fn until_due(&self, table: &Table, now: Instant) -> Option<Duration> {
-        let interval = match (table.header().active, table.silent_count()) {
-            (0, _) => return None,
-            (_, 0) => self.interval,
-            _ => self.silent_interval,
+        let mut interval = None;
+        let mut within = |duration: Duration| {
+            interval = Some(interval.map_or(duration, |interval: Duration| interval.min(duration)));
         };
-        Some((self.last_dump + interval).saturating_duration_since(now))
+        if table.header().active > 0 {
+            within(self.interval);
+        }
+        if self.muted || table.silent_count() > 0 || self.is_surprised(now) {
+            within(self.silent_interval);
+        }
+        match self.known {
+            _ if !self.differs => {}
+            Some((known, wait)) if known == self.difference => within(wait),
+            _ => within(self.took * SHARE),
+        }
+        interval.map(|interval| (self.last_dump + interval).saturating_duration_since(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::State;
+    use crate::table::ClosedLimits;
+
+    const INTERVAL: Duration = Duration::from_secs(300);
+
+    fn table(active: u32) -> Table {
+        let limits = ClosedLimits { capacity: 8, maximum_age: INTERVAL };
+        let mut table = Table::new(State::create().unwrap(), limits);
+        table.header_mut().active = active;
+        table
+    }
+
+    fn look(count: u32) -> Look {
+        Look { count: Some(count), off: false, masked: false, births_and_ends: 0 }
+    }
+
+    #[test]
+    fn nothing_is_swept_while_there_is_nothing_to_look_for() {
+        let (mut sweeps, table, now) = (Sweeps::new(INTERVAL), table(0), Instant::now());
+        assert_eq!(sweeps.until_due(&table, now), None);
+        sweeps.looked(look(0), &table, now);
+        assert_eq!(sweeps.until_due(&table, now), None);
+    }
+
+    #[test]
+    fn a_count_that_is_not_ours_at_two_looks_makes_a_sweep_due() {
+        let (mut sweeps, table, now) = (Sweeps::new(INTERVAL), table(3), Instant::now());
+        sweeps.looked(look(4), &table, now);
+        assert!(!sweeps.is_due(&table, now), "one look may have been between two flows");
+        sweeps.looked(look(5), &table, now);
+        assert!(sweeps.is_due(&table, now));
+        sweeps.looked(look(2), &table, now);
+        assert!(!sweeps.is_due(&table, now), "more, then fewer: flows come and go");
+    }
+
+    #[test]
+    fn what_moved_during_a_look_is_no_difference() {
+        let (mut sweeps, mut table, now) = (Sweeps::new(INTERVAL), table(3), Instant::now());
+        table.header_mut().counters.events_new = 2;
+        for _ in 0..3 {
+            sweeps.looked(look(5), &table, now);
+            assert!(!sweeps.is_due(&table, now));
+        }
+    }
+
+    #[test]
+    fn a_difference_that_a_sweep_does_not_end_is_swept_for_ever_less_often() {
+        let (mut sweeps, table, mut now) = (Sweeps::new(INTERVAL), table(3), Instant::now());
+        let mut waits = Vec::new();
+        for _ in 0..7 {
+            sweeps.looked(look(4), &table, now);
+            sweeps.looked(look(4), &table, now);
+            let wait = sweeps.until_due(&table, now).unwrap();
+            waits.push(wait.as_secs());
+            now += wait;
+            sweeps.dump_ended(Merged::default(), Duration::ZERO, now);
+        }
+        assert_eq!(waits, [0, 16, 32, 64, 128, 256, 300]);
+        // Another difference is another flow.
+        sweeps.looked(look(5), &table, now);
+        sweeps.looked(look(5), &table, now);
+        assert!(sweeps.is_due(&table, now));
+    }
+
+    #[test]
+    fn muted_flows_are_swept_at_the_pace_of_silence() {
+        let (mut sweeps, table, now) = (Sweeps::new(INTERVAL), table(0), Instant::now());
+        let off = Look { off: true, ..look(0) };
+        sweeps.looked(off, &table, now);
+        assert_eq!(sweeps.until_due(&table, now), None, "the kernel has no flow");
+        sweeps.looked(Look { count: Some(1), ..off }, &table, now);
+        assert!(sweeps.until_due(&table, now).is_some_and(|wait| wait <= SHORTEST));
+        assert!(sweeps.are_needed(&table, now));
     }
 }

@@ -24,7 +24,7 @@ pub const FLOW_CONTROL_XML: &str = include_str!("../../org.flowbus.FlowControl1.
 
 /// What the kernel says of connection tracking as a whole, in the network namespace of the helper: the answer of
 /// GetKernelState, `a{sv}` with these names. What could not be read is absent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, SerializeDict, DeserializeDict, Type)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, SerializeDict, DeserializeDict, Type)]
 #[zbus(signature = "a{sv}")]
 pub struct KernelState {
     /// Flows in the table (`nf_conntrack_count`).
@@ -42,6 +42,8 @@ pub struct KernelState {
     /// Flows not inserted since boot because the tuple was taken meanwhile, of all CPUs. Each CPU's counter wraps at
     /// 2^32.
     pub insert_failed: Option<u64>,
+    /// Where rules choose which events flows send (`ct event set`, `-j CT --ctevents`), as in "table m, chain p".
+    pub event_masks: Option<String>,
 }
 
 impl From<ctnetlink::KernelState> for KernelState {
@@ -54,8 +56,9 @@ impl From<ctnetlink::KernelState> for KernelState {
             events,
             early_drop,
             insert_failed,
+            event_masks,
         } = state;
-        Self { count, maximum, accounting, timestamping, events, early_drop, insert_failed }
+        Self { count, maximum, accounting, timestamping, events, early_drop, insert_failed, event_masks }
     }
 }
 

@@ -100,7 +100,7 @@ query_keys! {
     State "state" Filter "a state of TCP, SCTP or DCCP as conntrack prints it, such as ESTABLISHED" "The protocol's state."
     Status "status" Filter
         "a status bit, or its absence after \"!\": expected, seen-reply, assured, confirmed, src-nat, dst-nat, \
-         seq-adjust, src-nat-done, dst-nat-done, dying, fixed-timeout, template, untracked, helper, offload, hw-offload"
+         seq-adjust, src-nat-done, dst-nat-done, dying, fixed-timeout, template, nat-clash, helper, offload, hw-offload"
         "A status bit that is set, or after \"!\" is not."
     Helper "helper" Filter "the name of a helper, 1 to 15 bytes" "Connection tracking helper."
     Labels "labels" Filter
