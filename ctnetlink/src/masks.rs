@@ -3,9 +3,11 @@
 //! Such a mask lies in the flow, where no message shows it. So the rules are looked at: of nftables, which iptables-nft
 //! writes as well. What iptables-legacy and Open vSwitch do is not seen here.
 
+use netlink_packet_core::NLM_F_DUMP;
+
 use crate::attribute::{Attribute, Attributes, align};
 use crate::event::NLM_F_DUMP_INTR;
-use crate::request::{NLM_F_DUMP, NLM_F_REQUEST, request};
+use crate::request::request;
 use crate::{DecodeError, Received, Socket, SocketError};
 
 /// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_*` (linux/netfilter/nf_tables.h).
@@ -77,7 +79,7 @@ fn masking_chain(socket: &Socket) -> Result<(Option<String>, bool), SocketError>
 }
 
 fn ask(socket: &Socket, kind: u16, flags: u16, mut hear: impl FnMut(Answer)) -> Result<(), SocketError> {
-    socket.send(&request(kind, NLM_F_REQUEST | flags, 1, None))?;
+    socket.send(&request(kind, flags, 1, None, Vec::new()))?;
     let mut buffer = vec![0; 64 * 1024];
     // The kernel writes the answer while it is asked and read: it never has to be waited for.
     while let Received::Datagram(length) = socket.receive(&mut buffer)? {
