@@ -165,11 +165,8 @@ async fn serve_methods(
 ) -> BusError {
     let mut states = face.handle.state();
     let mut announced = *states.borrow_and_update();
-    let mut is_new_bus = true;
     loop {
         current.send_replace(Some(link.connection.clone()));
-        if std::mem::take(&mut is_new_bus) {
-        }
         let end = tokio::select! {
             end = link.ended() => end,
             error = announce_state(&link.connection, &mut states, &mut announced) => {
@@ -191,7 +188,6 @@ async fn serve_methods(
                 link.close().await;
                 link = service.open_patiently(None).await;
                 tracing::info!(bus = %service.address, "serving");
-                is_new_bus = true;
             }
             End::NameLost => {
                 return BusError::NameLost { name: service.name, address: service.address.clone() };
