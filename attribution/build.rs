@@ -1,32 +1,53 @@
 //! Compiles the BPF programs where there is a clang for it, and takes the committed object where there is none.
+//! `FLOWBUS_BPF=build` makes what keeps them from being compiled an error, `FLOWBUS_BPF=committed` does not try.
 
 use std::path::Path;
 use std::process::Command;
 
 fn main() {
     println!("cargo::rerun-if-changed=bpf");
+    println!("cargo::rerun-if-env-changed=FLOWBUS_BPF");
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("bpf");
+    let committed = sources.join("attribution.bpf.o").display().to_string();
     let compiled = format!("{}/attribution.bpf.o", std::env::var("OUT_DIR").unwrap_or_default());
-    let has_clang =
-        Command::new("clang").arg("--version").output().is_ok_and(|output| output.status.success());
-    let object = if has_clang && compile(&sources, &compiled) {
-        compiled
-    } else {
-        sources.join("attribution.bpf.o").display().to_string()
+    let object = match std::env::var("FLOWBUS_BPF").as_deref() {
+        Ok("committed") => committed,
+        Ok("build") => match compile(&sources, &compiled) {
+            Ok(()) => compiled,
+            Err(reason) => {
+                println!(
+                    "cargo::error=the BPF programs do not compile: {reason}; install clang and the headers of libbpf, or set \
+                     FLOWBUS_BPF=committed to take the object in the repository"
+                );
+                return;
+            }
+        },
+        Ok(other) => {
+            println!("cargo::error=FLOWBUS_BPF is \"build\" or \"committed\", not {other:?}");
+            return;
+        }
+        Err(_) if !has_clang() => committed,
+        Err(_) => match compile(&sources, &compiled) {
+            Ok(()) => compiled,
+            Err(reason) => {
+                println!(
+                    "cargo::warning=the BPF programs do not compile here, taking the committed object: {reason}"
+                );
+                committed
+            }
+        },
     };
     println!("cargo::rustc-env=BPF_OBJECT={object}");
 }
 
-/// Whether it went well; else a warning says that the committed object is used.
-fn compile(sources: &Path, output: &str) -> bool {
-    let compiled = match Command::new(sources.join("compile")).arg(output).output() {
-        Ok(result) if result.status.success() => return true,
-        Ok(result) => String::from_utf8_lossy(&result.stderr).into_owned(),
-        Err(error) => error.to_string(),
-    };
-    println!(
-        "cargo::warning=the BPF programs do not compile here, taking the committed object: {}",
-        compiled.trim()
-    );
-    false
+fn has_clang() -> bool {
+    Command::new("clang").arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
+fn compile(sources: &Path, output: &str) -> Result<(), String> {
+    match Command::new(sources.join("compile")).arg(output).output() {
+        Ok(result) if result.status.success() => Ok(()),
+        Ok(result) => Err(String::from_utf8_lossy(&result.stderr).trim().replace('\n', " ")),
+        Err(error) => Err(error.to_string()),
+    }
 }

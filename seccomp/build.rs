@@ -2,8 +2,14 @@
 #![allow(clippy::expect_used, reason = "a build that cannot go on")]
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs;
 use std::path::PathBuf;
+
+use serde_json::Value;
+
+/// System calls that x86-64 alone has: younger architectures begin with their successors `epoll_pwait`, `ppoll` and `readlinkat`,
+/// which the policies name too.
+const X86_64_ALONE: [&str; 3] = ["epoll_wait", "poll", "readlink"];
 
 fn main() {
     let architecture = std::env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets it");
@@ -12,8 +18,14 @@ fn main() {
     for policy in ["flowbusd", "flowbus-control"] {
         let path = format!("{policy}.json");
         println!("cargo::rerun-if-changed={path}");
-        let file = File::open(&path).expect("the policy is there");
-        let programs = seccompiler::compile_from_json(file, target).expect("the policy is right");
+        let text = fs::read_to_string(&path).expect("the policy is there");
+        let mut rules: Value = serde_json::from_str(&text).expect("the policy is JSON");
+        if architecture != "x86_64" {
+            let filter = rules[policy]["filter"].as_array_mut().expect("a policy is a list of rules");
+            filter.retain(|rule| !X86_64_ALONE.iter().any(|name| rule["syscall"] == *name));
+        }
+        let programs = seccompiler::compile_from_json(rules.to_string().as_bytes(), target)
+            .expect("the policy is right");
         let program = programs.get(policy).expect("the policy is named after its file");
         let name = policy.to_uppercase().replace('-', "_");
         writeln!(code, "const {name}: &[(u16, u8, u8, u32)] = &[").expect("text grows");

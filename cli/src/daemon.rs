@@ -1,7 +1,14 @@
 //! The daemon, over the bus.
 
-use flowbus_interfaces::{BusAddress, FlowMonitorProxy, FlowStream, QueryMap, StreamError};
+use std::time::Duration;
+
+use flowbus_interfaces::{
+    BusAddress, FLOW_MONITOR_NAME, FlowMonitorProxy, FlowStream, QueryMap, StreamError,
+};
+use zbus::fdo::DBusProxy;
+use zbus::names::{BusName, WellKnownName};
 use zbus::proxy::CacheProperties;
+use zbus::{Connection, OwnedObjectPath, Proxy};
 
 use crate::error::{Error, SYSTEM_BUS};
 
@@ -20,6 +27,9 @@ impl Daemon {
         };
         let failed = |source| Error::Bus { bus: name.clone(), source };
         let connection = bus.connect().build().await.map_err(failed)?;
+        if matches!(bus, BusAddress::System) {
+            activate(&connection).await?;
+        }
         let builder = FlowMonitorProxy::builder(&connection).cache_properties(CacheProperties::No);
         let monitor = builder.build().await.map_err(failed)?;
         Ok(Self { bus: name, monitor })
@@ -47,4 +57,44 @@ impl Daemon {
     pub(crate) fn failed(&self, error: zbus::Error) -> Error {
         Error::from_zbus(&self.bus, error)
     }
+}
+
+/// Has the system bus start the service, unless it runs. One that cannot start would keep the first call waiting until the bus gives
+/// up, 25 seconds later.
+async fn activate(connection: &Connection) -> Result<(), Error> {
+    let (Ok(bus), Ok(name)) = (DBusProxy::new(connection).await, WellKnownName::try_from(FLOW_MONITOR_NAME))
+    else {
+        return Ok(());
+    };
+    // What keeps any of this from being answered, the first call meets again and reports.
+    if bus.name_has_owner(BusName::WellKnown(name.clone())).await.unwrap_or(true) {
+        return Ok(());
+    }
+    tokio::select! {
+        _ = bus.start_service_by_name(name, 0) => Ok(()),
+        () = failure(connection) => Err(Error::DoesNotStart),
+    }
+}
+
+/// Returns once systemd has given the service up.
+async fn failure(connection: &Connection) {
+    loop {
+        // The first time too: what failed before is being started again now.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        if matches!(service_state(connection).await.as_deref(), Ok("failed")) {
+            return;
+        }
+    }
+}
+
+async fn service_state(connection: &Connection) -> zbus::Result<String> {
+    const SYSTEMD: &str = "org.freedesktop.systemd1";
+    let manager =
+        Proxy::new(connection, SYSTEMD, "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
+            .await?;
+    let path: OwnedObjectPath = manager.call("GetUnit", &"flowbusd.service").await?;
+    Proxy::new(connection, SYSTEMD, path, "org.freedesktop.systemd1.Unit")
+        .await?
+        .get_property("ActiveState")
+        .await
 }

@@ -24,6 +24,10 @@ pub(crate) enum Error {
     )]
     NoDaemon { bus: String },
 
+    /// systemd has given it up.
+    #[error("flowbusd does not start: `journalctl -u flowbusd` says why.")]
+    DoesNotStart,
+
     /// The bus does not let us ask.
     #[error(
         "access denied: {0}\n\

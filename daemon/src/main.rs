@@ -91,6 +91,9 @@ enum Error {
     TrackerGone,
 }
 
+/// Exit status of a start with a wrong configuration, which the unit does not restart: `EX_CONFIG` of sysexits.h.
+const WRONG_CONFIGURATION: u8 = 78;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     flowbus_logging::start();
@@ -98,7 +101,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(message_id = message_id::CANNOT_SERVE, "{error}");
-            ExitCode::FAILURE
+            match error {
+                Error::Config(_) if !arguments.check => ExitCode::from(WRONG_CONFIGURATION),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -154,6 +154,49 @@ fn the_event_socket_stops_and_starts_everything() {
 }
 
 #[test]
+fn disabling_it_stops_it_and_keeps_it_stopped() {
+    const ATTRIBUTION: &str = "flowbusd-attribution.socket";
+    let machine = Machine::installed(SystemBus::Daemon);
+    machine.wait_until_synchronized();
+    machine.run("systemctl disable --now flowbusd");
+    for unit in SOCKETS.iter().chain(&[ATTRIBUTION]) {
+        machine.wait_for_unit(unit, "ActiveState", "inactive");
+        assert_eq!(machine.unit(unit, "UnitFileState"), "disabled", "{unit}");
+    }
+    inject::udp(machine.namespace(), 53, 10);
+    assert_eq!(machine.unit("flowbusd.service", "ActiveState"), "inactive");
+    machine.run("systemctl enable --now flowbusd");
+    machine.wait_until_synchronized();
+    for unit in SOCKETS.iter().chain(&[ATTRIBUTION]) {
+        assert_eq!(machine.unit(unit, "UnitFileState"), "enabled", "{unit}");
+    }
+}
+
+#[test]
+fn a_wrong_configuration_ends_in_a_failed_service_and_flowctl_says_so() {
+    let machine = Machine::installed(SystemBus::Daemon);
+    machine.wait_until_synchronized();
+    machine.shell("echo nonsense >>/etc/flowbus/flowbusd.toml");
+    machine.shell("systemctl restart flowbusd.service || true");
+    machine.wait_for_unit("flowbusd.service", "ActiveState", "failed");
+    assert_eq!(machine.unit("flowbusd.service", "ExecMainStatus"), "78");
+    assert_eq!(machine.unit("flowbusd.service", "NRestarts"), "0");
+    let told = machine.shell("flowctl status 2>&1 || true");
+    assert!(told.contains("flowbusd does not start") && told.contains("journalctl -u flowbusd"), "{told}");
+    // Nor do events start it for ever.
+    let mut port = 1000;
+    wait_for("the socket to give up", || {
+        inject::udp(machine.namespace(), port, 1);
+        port += 1;
+        (machine.unit("flowbusd.socket", "Result") == "trigger-limit-hit").then_some(())
+    });
+    machine.shell("sed -i '$d' /etc/flowbus/flowbusd.toml");
+    machine.run("systemctl start flowbusd.service");
+    machine.wait_until_synchronized();
+    assert!(machine.shell("flowctl status").contains("synchronized"));
+}
+
+#[test]
 fn a_crash_loop_leaves_the_sockets_and_the_table_alone() {
     let machine = Machine::installed(SystemBus::Daemon);
     machine.wait_until_synchronized();
@@ -215,6 +258,9 @@ fn an_upgrade_keeps_the_sockets() {
 fn a_purge_leaves_nothing_behind() {
     // What dpkg and the systemd helpers remember of every package, and what useradd keeps a copy of.
     const FILES: &str = "find / -xdev \\( -path /var/lib/dpkg -o -path /var/log -o -path /root -o -path /var/cache \\) -prune -o -print | sort";
+    const SETTINGS: &str = "acct timestamp events";
+    const VALUES: &str =
+        "cd /proc/sys/net/netfilter && cat nf_conntrack_acct nf_conntrack_timestamp nf_conntrack_events";
     const USERS: &str = "cat /etc/passwd /etc/group /etc/shadow /etc/gshadow";
     let mut machine = Machine::boot(SystemBus::Daemon);
     // Backups and locks of the user database are there after the first change of it.
@@ -222,12 +268,18 @@ fn a_purge_leaves_nothing_behind() {
     machine.run("userdel some-other");
     machine.run("groupadd --system some-group");
     let before = (machine.shell(FILES), machine.shell(USERS));
+    // Connection tracking has its settings in this machine's namespace.
+    machine.shell(&format!(
+        "for name in {SETTINGS}; do echo 0 >/proc/sys/net/netfilter/nf_conntrack_$name; done"
+    ));
     machine.install(package());
+    assert_eq!(machine.shell(VALUES), "1\n1\n1\n");
     machine.run("systemctl enable --now flowbus-tracking.service");
     machine.run(&format!("userdel {MEMBER}"));
     machine.run(&format!("userdel {STRANGER}"));
     machine.run("dpkg --purge flowbus");
     assert_eq!(machine.run("nft list tables"), "");
+    assert_eq!(machine.shell(VALUES), "0\n0\n0\n", "what the package set is as it was");
     wait_for("systemd to forget the units", || {
         machine.run("systemctl list-units --all --plain --no-legend flowbus*").is_empty().then_some(())
     });
@@ -248,4 +300,10 @@ fn tracking_can_be_turned_on_where_no_firewall_does() {
     assert_eq!(conntrack::list(machine.namespace()).len(), 1);
     machine.run("systemctl stop flowbus-tracking.service");
     assert_eq!(machine.run("nft list tables"), "");
+    // Without nft it fails, and says so.
+    machine.run("mv /usr/sbin/nft /usr/sbin/nft.away");
+    let told = machine.shell(
+        "systemctl start flowbus-tracking.service 2>&1; echo status $?; mv /usr/sbin/nft.away /usr/sbin/nft",
+    );
+    assert!(!told.contains("status 0"), "{told}");
 }
