@@ -178,11 +178,11 @@ impl Received {
     /// Never: a message is longer than that.
     #[must_use]
     pub fn flow_events(&self) -> Option<(u64, u64)> {
-        // The body ends with `lost`; each event has its kind.
+        // The body ends with `lost`; each event has a key `event`, whose variant is a string.
         let (_, lost) = self.0.split_last_chunk().expect("a message is longer");
         let text = self.text();
         let is_signal = self.0[1] == 4 && text.contains("FlowEvents\0");
-        let events = text.matches("\u{5}\0\0\0event\0").count();
+        let events = text.matches("event\0\u{1}s\0").count();
         is_signal.then(|| (events as u64, u64::from_le_bytes(*lost)))
     }
 

@@ -26,8 +26,9 @@ use super::transport::{Reader, STUCK, Writer, hang_up};
 const BUS: &str = "org.freedesktop.DBus";
 /// How many senders' users are remembered.
 const USERS: usize = 1_024;
-/// Messages of the gate's own that wait to be written; then it receives no more.
-const OUTGOING: usize = 64;
+/// Messages of the gate's own that wait to be written; then it receives no more. They are small, and whoever comes behind a flood of
+/// calls waits until those have been received.
+const OUTGOING: usize = 8_192;
 
 /// What all connections have in common.
 #[derive(Debug)]
