@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use crate::kind::Kind;
 use crate::memfd;
 use crate::record::LAYOUT;
 use crate::report::Report;
@@ -33,6 +34,9 @@ pub enum DescriptorError {
     /// One is not there.
     #[error("there is no descriptor named {0}")]
     Missing(&'static str),
+    /// One is something else than its name says.
+    #[error("the descriptor named {0} is of something else")]
+    Kind(&'static str),
     /// One has a name that is not known.
     #[error("a descriptor is named {0:?}, which is none of a program's")]
     Unknown(String),
@@ -91,10 +95,31 @@ impl Programs {
             links,
             programs,
         };
-        match programs.report()?.layout {
-            LAYOUT => Ok(programs),
-            found => Err(DescriptorError::Layout { found }),
+        programs.check_kinds()?;
+        let report = programs.report()?;
+        if report.layout != LAYOUT {
+            return Err(DescriptorError::Layout { found: report.layout });
         }
+        for (name, descriptors) in [(LINK, &programs.links), (PROGRAM, &programs.programs)] {
+            if descriptors.len() != report.attached() {
+                return Err(DescriptorError::Missing(name));
+            }
+        }
+        Ok(programs)
+    }
+
+    /// Memory of a map never shrinks. That of a file would, under its reader.
+    fn check_kinds(&self) -> Result<(), DescriptorError> {
+        let all = [(RING, Kind::Ring, &self.ring), (STATISTICS, Kind::Array, &self.statistics)]
+            .into_iter()
+            .chain(self.links.iter().map(|link| (LINK, Kind::Link, link)))
+            .chain(self.programs.iter().map(|program| (PROGRAM, Kind::Program, program)));
+        for (name, kind, descriptor) in all {
+            if !kind.is_of(descriptor) {
+                return Err(DescriptorError::Kind(name));
+            }
+        }
+        Ok(())
     }
 
     /// How loading went.
@@ -103,7 +128,9 @@ impl Programs {
     ///
     /// The descriptor of the report is of something else.
     pub fn report(&self) -> Result<Report, DescriptorError> {
-        let text = memfd::read(&self.report).map_err(DescriptorError::Report)?;
+        /// Each of the programs has a line, which a refusal makes longer.
+        const MAXIMUM_BYTES: usize = 256 << 10;
+        let text = memfd::read(&self.report, MAXIMUM_BYTES).map_err(DescriptorError::Report)?;
         Report::parse(&text).ok_or(DescriptorError::NoReport)
     }
 }

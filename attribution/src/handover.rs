@@ -63,6 +63,9 @@ pub enum HandoverError {
         /// The kernel's answer.
         source: Errno,
     },
+    /// The descriptor is no socket that a loader can connect to, or was made useless.
+    #[error("the descriptor named {LISTENER} is of no use: {0}")]
+    Listener(&'static str),
     /// The other side is somebody else.
     #[error("the other side is user {0}, and only root is believed")]
     Stranger(u32),
@@ -84,6 +87,23 @@ fn io(what: &'static str) -> impl FnOnce(Errno) -> HandoverError {
     move |source| HandoverError::Io { what, source }
 }
 
+/// Looks at a descriptor that was handed over as the one where loaders connect: otherwise it might be readable for ever,
+/// with nobody there.
+///
+/// # Errors
+///
+/// [`HandoverError::Listener`]
+pub fn check_listener(listener: BorrowedFd<'_>) -> Result<(), HandoverError> {
+    let kind = (sockopt::socket_domain(listener), sockopt::socket_type(listener));
+    if kind != (Ok(AddressFamily::UNIX), Ok(SocketType::SEQPACKET)) {
+        return Err(HandoverError::Listener("it is no local socket of packets"));
+    }
+    match sockopt::socket_acceptconn(listener) {
+        Ok(true) => Ok(()),
+        _ => Err(HandoverError::Listener("it does not listen")),
+    }
+}
+
 /// A loader that has connected to the daemon.
 #[derive(Debug)]
 pub struct Loader(OwnedFd);
@@ -100,6 +120,8 @@ impl Loader {
         let connection = match rustix::net::accept_with(listener, flags) {
             Ok(connection) => connection,
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => return Ok(None),
+            // Somebody who had it has shut it down.
+            Err(Errno::INVAL) => return Err(HandoverError::Listener("nobody can connect to it")),
             Err(source) => return Err(io("the loader's connection cannot be accepted")(source)),
         };
         believe(&connection)?;

@@ -10,6 +10,7 @@ mod cgroup;
 mod descriptors;
 mod event;
 pub mod handover;
+mod kind;
 mod load;
 mod memfd;
 mod record;

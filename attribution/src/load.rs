@@ -14,7 +14,7 @@ use rustix::mount::{self, FsMountFlags, FsOpenFlags, MountAttrFlags};
 use crate::attach::{self, AttachType};
 use crate::descriptors::Programs;
 use crate::record::LAYOUT;
-use crate::report::{Outcome, Program, Report};
+use crate::report::{OPEN_SOCKETS, Outcome, Program, Report};
 use crate::snapshot::Snapshot;
 use crate::{cgroup, memfd};
 
@@ -141,7 +141,6 @@ pub fn snapshot() -> Result<Snapshot, LoadError> {
 
 /// A page of any machine.
 const UNUSED_RING_BYTES: u32 = 64 << 10;
-const OPEN_SOCKETS: &str = "open_sockets";
 
 fn is_needed(name: &str, tried: &[Program]) -> bool {
     let runs = |other: &&str| tried.iter().any(|one| one.name == **other && one.outcome == Outcome::Attached);

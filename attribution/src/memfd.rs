@@ -7,9 +7,6 @@ use std::os::unix::fs::FileExt;
 
 use rustix::fs::{MemfdFlags, SealFlags};
 
-/// No honest text is longer: a million control groups with paths of 64 bytes.
-const MAXIMUM_BYTES: usize = 64 << 20;
-
 /// A memfd with this text, which nobody can change any more.
 pub(crate) fn write(name: &str, text: &str) -> std::io::Result<OwnedFd> {
     let memfd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
@@ -22,13 +19,13 @@ pub(crate) fn write(name: &str, text: &str) -> std::io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// The text of a memfd, from its beginning; the descriptor's position stays.
-pub(crate) fn read(memfd: &OwnedFd) -> std::io::Result<String> {
+/// The text of a memfd, from its beginning, if it is no longer; the descriptor's position stays.
+pub(crate) fn read(memfd: &OwnedFd, maximum_bytes: usize) -> std::io::Result<String> {
     let file = File::from(memfd.try_clone()?);
     let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
-    if length > MAXIMUM_BYTES {
+    if length > maximum_bytes {
         return Err(std::io::Error::other(format!(
-            "a text of {length} bytes, at most {MAXIMUM_BYTES} are read"
+            "a text of {length} bytes, at most {maximum_bytes} are read"
         )));
     }
     let mut bytes = vec![0; length];

@@ -48,6 +48,9 @@ pub enum Outcome {
     Failed(String),
 }
 
+/// The program that takes a snapshot.
+pub(crate) const OPEN_SOCKETS: &str = "open_sockets";
+
 /// How loading went.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
@@ -74,6 +77,12 @@ impl Report {
             () if attached("accept_reader") => Accept::Reader,
             () => Accept::Inherited,
         }
+    }
+
+    /// How many programs run; the one that takes snapshots has ended.
+    pub(crate) fn attached(&self) -> usize {
+        let runs = |one: &&Program| one.outcome == Outcome::Attached && one.name != OPEN_SOCKETS;
+        self.programs.iter().filter(runs).count()
     }
 
     /// Programs that failed, with the reason.

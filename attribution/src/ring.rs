@@ -155,7 +155,7 @@ impl Ring {
     /// because more came than the ring holds: call it again, the descriptor does not become readable for that.
     #[must_use]
     pub fn drain(&mut self, mut each: impl FnMut(Message<'_>)) -> bool {
-        let start = self.reader.position(0).load(Ordering::Relaxed);
+        let start = self.start();
         let mut position = start;
         while position.wrapping_sub(start) < self.size as u64 {
             let next = self.read_finished(position, &mut each);
@@ -169,6 +169,18 @@ impl Ring {
             fence(Ordering::SeqCst);
         }
         false
+    }
+
+    /// Where the last reader has left it. One that was not ours may have left anything: then all that waits is passed over.
+    fn start(&mut self) -> u64 {
+        let position = self.reader.position(0).load(Ordering::Relaxed);
+        let written = self.writers.position(0).load(Ordering::Acquire);
+        if position.is_multiple_of(8) && written.wrapping_sub(position) <= self.size as u64 {
+            return position;
+        }
+        self.unreadable += 1;
+        self.reader.position(0).store(written, Ordering::Release);
+        written
     }
 
     /// Reads the finished records from `position` to the writers' position, and returns where it ended: there, or before

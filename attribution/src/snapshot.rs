@@ -51,7 +51,9 @@ impl Snapshot {
     ///
     /// The kernel's, when reading fails.
     pub fn cgroups(&self, mut each: impl FnMut(u64, &str)) -> std::io::Result<()> {
-        for line in memfd::read(&self.cgroups)?.lines() {
+        /// No honest text is longer: a million control groups with paths of 64 bytes.
+        const MAXIMUM_BYTES: usize = 64 << 20;
+        for line in memfd::read(&self.cgroups, MAXIMUM_BYTES)?.lines() {
             let Some((id, path)) = line.split_once(' ') else { continue };
             let Ok(id) = id.parse() else { continue };
             each(id, path);

@@ -18,6 +18,7 @@ use clap::Parser;
 use caller::{Permitted, UserError};
 use flowbus_interfaces::BusAddress;
 use flowbus_logging::message_id;
+use rustix::thread::CapabilitySet;
 use service::ServiceError;
 
 /// Asks the kernel's connection tracking for flowbusd, which holds no capability itself, and changes it for those who may.
@@ -45,6 +46,8 @@ enum Error {
     User(#[from] UserError),
     #[error(transparent)]
     Service(#[from] ServiceError),
+    #[error("root's powers cannot be given up: {0}")]
+    Powers(rustix::io::Errno),
     #[error("cannot start: {0}")]
     Start(#[from] std::io::Error),
 }
@@ -62,6 +65,8 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Error> {
+    // By hand. The service has this one alone.
+    flowbus_seccomp::keep(CapabilitySet::NET_ADMIN).map_err(Error::Powers)?;
     let permitted = Permitted::named(&arguments.user)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let idle = Duration::from_secs(arguments.idle);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowbus_interfaces::{BusAddress, FLOW_CONTROL_NAME, FLOW_CONTROL_PATH};
-use flowbus_seccomp::{MACHINE_ID, NETWORK_SETTINGS, Policy};
+use flowbus_seccomp::{MACHINE_ID, NETWORK_SETTINGS, Policy, Refusal};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
@@ -114,7 +114,7 @@ fn confine_files() {
 
 /// Gives up system calls; all threads run.
 fn confine_system_calls() {
-    if let Err(error) = flowbus_seccomp::apply(Policy::FlowbusControl) {
+    if let Err(error) = flowbus_seccomp::apply(Policy::FlowbusControl, Refusal::OF_THIS_BUILD) {
         tracing::warn!(%error, "system calls are not confined, ignoring");
     }
 }

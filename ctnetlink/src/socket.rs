@@ -1,4 +1,4 @@
-//! The netlink socket. The one file of this crate with unsafe code: three socket options that rustix does not have.
+//! The netlink socket. The one file of this crate with unsafe code: socket options that rustix does not have.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -257,6 +257,42 @@ impl Socket {
         sockopt::socket_cookie(&self.fd).map_err(SocketError::of("getsockopt(SO_COOKIE)"))
     }
 
+    /// The groups that the socket has joined, of those that are conntrack's.
+    ///
+    /// # Errors
+    /// [`SocketError::System`] when the kernel does not tell.
+    pub fn groups(&self) -> Result<Groups, SocketError> {
+        let address = rustix::net::getsockname(&self.fd).map_err(SocketError::of("getsockname"))?;
+        let address = SocketAddrNetlink::try_from(address).map_err(SocketError::of("getsockname"))?;
+        Ok(Groups::from_bits_truncate(address.groups()))
+    }
+
+    /// `SO_NETNS_COOKIE`: the network namespace of a socket of any kind, a number that no other namespace has had since boot;
+    /// `None` before Linux 5.14.
+    ///
+    /// # Errors
+    /// [`SocketError::System`] when the descriptor is no socket.
+    pub fn namespace_of(fd: impl AsFd) -> Result<Option<u64>, SocketError> {
+        let mut cookie = 0_u64;
+        let mut length = libc::socklen_t::try_from(size_of_val(&cookie)).unwrap_or_default();
+        // SAFETY: the kernel writes at most `length` bytes into `cookie`, which are both alive and writable during the call;
+        // every bit pattern is a u64.
+        let result = unsafe {
+            libc::getsockopt(
+                fd.as_fd().as_raw_fd(),
+                libc::SOL_SOCKET,
+                SO_NETNS_COOKIE,
+                (&raw mut cookie).cast(),
+                &raw mut length,
+            )
+        };
+        match check(result, "getsockopt(SO_NETNS_COOKIE)") {
+            Ok(()) => Ok(Some(cookie)),
+            Err(SocketError::System { errno: Errno::NOPROTOOPT, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The port that the socket is bound to (`nl_pid`), 0 for a passed socket that is not.
     pub fn port(&self) -> Result<u32, SocketError> {
         let address = rustix::net::getsockname(&self.fd).map_err(SocketError::of("getsockname"))?;
@@ -323,6 +359,9 @@ impl From<Socket> for OwnedFd {
         socket.fd
     }
 }
+
+/// asm-generic/socket.h; the machines that have another number are none of ours.
+const SO_NETNS_COOKIE: libc::c_int = 71;
 
 /// `SK_MEMINFO_VARS` (linux/sock_diag.h), and the place of the drop counter.
 const SK_MEMINFO_VARS: usize = 9;

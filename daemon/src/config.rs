@@ -1,10 +1,14 @@
 //! The configuration file: every option has a default, and a key that is not known is an error.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Error, Read};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flowbus_interfaces::SourceNames;
+use rustix::fs::{Mode, OFlags, makedev};
 use serde::Deserialize;
 
 use crate::state::MAXIMUM_CLOSED;
@@ -121,7 +125,7 @@ impl Config {
     /// Reads the file that was named, or the default one where there is one.
     pub(crate) fn load(named: Option<&Path>) -> Result<Self, ConfigError> {
         let path = named.unwrap_or(Path::new(DEFAULT_PATH));
-        let text = match std::fs::read_to_string(path) {
+        let text = match read(path) {
             Ok(text) => text,
             Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(source) => return Err(ConfigError::Read { path: path.into(), source }),
@@ -165,6 +169,30 @@ impl Config {
             maximum_age: Duration::from_secs(self.closed.maximum_age_sec),
         }
     }
+}
+
+/// The whole file. It must be one: a pipe, which nobody may ever write into, would hold up a reload, and all else with it.
+fn read(path: &Path) -> std::io::Result<String> {
+    /// Far more than anybody writes by hand.
+    const MAXIMUM_BYTES: u64 = 1 << 20;
+    // Opening a pipe does not wait for its writer.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if !is_file_or_null(&file)? {
+        return Err(Error::other("not a regular file"));
+    }
+    let mut text = String::new();
+    if file.take(MAXIMUM_BYTES + 1).read_to_string(&mut text)? as u64 > MAXIMUM_BYTES {
+        return Err(Error::other(format!("longer than {MAXIMUM_BYTES} bytes")));
+    }
+    Ok(text)
+}
+
+/// /dev/null is how one says that there is no configuration.
+fn is_file_or_null(file: &File) -> std::io::Result<bool> {
+    let metadata = file.metadata()?;
+    let null = makedev(1, 3);
+    Ok(metadata.is_file() || (metadata.file_type().is_char_device() && metadata.rdev() == null))
 }
 
 #[cfg(test)]

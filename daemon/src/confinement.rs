@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use flowbus_seccomp::{MACHINE_ID, NETWORK_SETTINGS, Policy};
-use rustix::thread::{CapabilitySet, CapabilitySets};
+use flowbus_seccomp::{MACHINE_ID, NETWORK_SETTINGS, Policy, Refusal};
+use rustix::io::Errno;
+use rustix::thread::CapabilitySet;
 
 use crate::config;
 use crate::handle::Handle;
@@ -33,24 +34,18 @@ pub(crate) async fn system_calls(handle: &Handle) {
     // A thread that is still being started needs system calls of the C library that the policy does not have, and would
     // end the process without them. The tracker's has started when it answers; one that has ended does not matter.
     let _ = handle.ping().await;
-    if let Err(error) = flowbus_seccomp::apply(Policy::Flowbusd) {
+    if let Err(error) = flowbus_seccomp::apply(Policy::Flowbusd, Refusal::OF_THIS_BUILD) {
         tracing::warn!(%error, "system calls are not confined, ignoring");
     }
 }
 
 /// From here on this thread, and those that it starts, have of root's powers only that of asking for dumps. Who loads BPF
 /// programs starts before this.
-pub(crate) fn powers() {
-    let kept = CapabilitySet::NET_ADMIN;
-    let result = rustix::thread::capabilities(None).and_then(|sets| {
-        let sets = CapabilitySets {
-            effective: sets.effective & kept,
-            permitted: sets.permitted & kept,
-            inheritable: CapabilitySet::empty(),
-        };
-        rustix::thread::set_capabilities(None, sets)
-    });
-    if let Err(error) = result {
-        tracing::warn!(%error, "root's powers are not given up, ignoring");
-    }
+pub(crate) fn powers() -> Result<(), Errno> {
+    flowbus_seccomp::keep(CapabilitySet::NET_ADMIN)
+}
+
+/// From here on this thread has of root's powers only those that show other users' descriptors.
+pub(crate) fn powers_to_look() -> Result<(), Errno> {
+    flowbus_seccomp::keep(CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH)
 }

@@ -2,7 +2,7 @@
 //! life. What is missing the daemon opens itself.
 #![allow(unsafe_code)]
 
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
 use ctnetlink::{Groups, Socket, SocketError};
 use flowbus_attribution::Programs;
@@ -10,8 +10,10 @@ use flowbus_attribution::handover::LISTENER;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt};
 use rustix::thread::CapabilitySet;
+
+use crate::service::{self, STATE};
 
 /// What LISTEN_FDS handed over. The names are those of LISTEN_FDNAMES; their order means nothing.
 #[derive(Debug, Default)]
@@ -24,6 +26,8 @@ pub(crate) struct Descriptors {
     pub(crate) links: Option<OwnedFd>,
     /// The memfd of the restart state.
     pub(crate) state: Option<OwnedFd>,
+    /// PID 1 keeps that one by its name, and no other.
+    pub(crate) state_is_kept: bool,
     /// The socket that BPF programs are handed over by.
     pub(crate) listener: Option<OwnedFd>,
     /// The BPF programs of the last life.
@@ -32,16 +36,20 @@ pub(crate) struct Descriptors {
 
 impl Descriptors {
     /// Takes them over. Call it once, before anything opens a descriptor.
+    ///
+    /// An earlier life may have had PID 1 keep anything, by any name. It comes behind what PID 1 has opened itself: the first of
+    /// a name is taken, and PID 1 drops what it keeps by the names of the rest.
     pub(crate) fn take() -> std::io::Result<Self> {
         let mut taken = Self::default();
+        let mut rest: Vec<String> = Vec::new();
         for (number, name) in sd_notify::listen_fds_with_names()? {
             // SAFETY: LISTEN_FDS says that the descriptor is open and ours, and nobody else in this process took it.
             let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
             let place = match name.as_str() {
-                "events" => &mut taken.events,
-                "dump" => &mut taken.dump,
-                "links" => &mut taken.links,
-                "state" => &mut taken.state,
+                EVENTS => &mut taken.events,
+                DUMP => &mut taken.dump,
+                LINKS => &mut taken.links,
+                STATE => &mut taken.state,
                 LISTENER => &mut taken.listener,
                 bpf if Programs::owns(bpf) => {
                     taken.programs.push((name, descriptor));
@@ -49,13 +57,19 @@ impl Descriptors {
                 }
                 _ => {
                     tracing::warn!(name, "a descriptor of this name is not known, closing it");
+                    rest.push(name);
                     continue;
                 }
             };
-            if place.replace(descriptor).is_some() {
-                tracing::warn!(name, "two descriptors have this name, closing the first");
+            if place.is_some() {
+                tracing::warn!(name, "two descriptors have this name, closing the second");
+                rest.push(name);
+            } else {
+                *place = Some(descriptor);
             }
         }
+        taken.state_is_kept = taken.state.is_some() && !rest.iter().any(|name| name == STATE);
+        service::forget(rest.iter().map(String::as_str));
         Ok(taken)
     }
 }
@@ -68,8 +82,10 @@ pub(crate) fn may_ask_the_kernel() -> bool {
 /// Why there is no socket to read from.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DescriptorError {
-    #[error("the descriptor named {name} is of no use: {source}")]
-    Handed { name: &'static str, source: SocketError },
+    #[error(
+        "the descriptor named {name} is of no use: {fault}; `systemctl restart flowbusd.socket` has PID 1 open it anew"
+    )]
+    Handed { name: &'static str, fault: Fault },
     #[error("no descriptor named {name} was handed over, and a socket cannot be opened here: {source}")]
     Missing { name: &'static str, source: SocketError },
     #[error(
@@ -79,19 +95,33 @@ pub(crate) enum DescriptorError {
     Isolated,
 }
 
+/// What is wrong with a descriptor.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Fault {
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error("it has not joined the groups {}", names(*.missing))]
+    Groups { missing: Groups },
+    #[error("it is of another network namespace than {than}")]
+    Namespace { than: &'static str },
+    #[error("it is no route socket that has joined the groups of links and addresses")]
+    Route,
+}
+
+fn names(groups: Groups) -> String {
+    groups.iter_names().map(|(name, _)| name).collect::<Vec<_>>().join(", ")
+}
+
+/// Names of sockets, as the socket units have them.
+const EVENTS: &str = "events";
+const DUMP: &str = "dump";
+const LINKS: &str = "links";
+
 /// The event socket: the one handed over, or one opened in this network namespace with a buffer of so many bytes,
 /// which needs CAP_NET_ADMIN.
 pub(crate) fn event_socket(handed: Option<OwnedFd>, receive_buffer: u32) -> Result<Socket, DescriptorError> {
-    const NAME: &str = "events";
     if let Some(descriptor) = handed {
-        let adopt = || {
-            let socket = Socket::from_fd(descriptor)?;
-            // An overrun shall not fail the socket unit that watches the descriptor while we are down. The drop counter
-            // tells of it all the same.
-            socket.set_no_enobufs(true)?;
-            Ok(socket)
-        };
-        return adopt().map_err(|source| DescriptorError::Handed { name: NAME, source });
+        return adopt_events(descriptor).map_err(|fault| DescriptorError::Handed { name: EVENTS, fault });
     }
     if is_isolated() {
         return Err(DescriptorError::Isolated);
@@ -102,18 +132,42 @@ pub(crate) fn event_socket(handed: Option<OwnedFd>, receive_buffer: u32) -> Resu
         socket.join(Groups::all())?;
         Ok(socket)
     };
-    open().map_err(|source| DescriptorError::Missing { name: NAME, source })
+    open().map_err(|source| DescriptorError::Missing { name: EVENTS, source })
 }
 
-/// The socket for dumps: the one handed over, or one of our own.
-pub(crate) fn dump_socket(handed: Option<OwnedFd>) -> Result<Socket, DescriptorError> {
-    const NAME: &str = "dump";
-    match handed {
-        Some(descriptor) => {
-            Socket::from_fd(descriptor).map_err(|source| DescriptorError::Handed { name: NAME, source })
-        }
-        None => Socket::open().map_err(|source| DescriptorError::Missing { name: NAME, source }),
+fn adopt_events(descriptor: OwnedFd) -> Result<Socket, Fault> {
+    let socket = Socket::from_fd(descriptor)?;
+    let missing = Groups::all() - socket.groups()?;
+    if !missing.is_empty() {
+        return Err(Fault::Groups { missing });
     }
+    // By hand there is a namespace that was asked for; the service's own is nobody's.
+    if may_ask_the_kernel() {
+        same_namespace(&Socket::open()?, &socket, "this process")?;
+    }
+    // An overrun shall not fail the socket unit that watches the descriptor while we are down. The drop counter
+    // tells of it all the same.
+    socket.set_no_enobufs(true)?;
+    Ok(socket)
+}
+
+/// The socket for dumps of what `events` tells of: the one handed over, or one of our own.
+pub(crate) fn dump_socket(handed: Option<OwnedFd>, events: &Socket) -> Result<Socket, DescriptorError> {
+    let Some(descriptor) = handed else {
+        return Socket::open().map_err(|source| DescriptorError::Missing { name: DUMP, source });
+    };
+    let adopt = || {
+        let socket = Socket::from_fd(descriptor)?;
+        same_namespace(events, &socket, EVENTS)?;
+        Ok(socket)
+    };
+    adopt().map_err(|fault| DescriptorError::Handed { name: DUMP, fault })
+}
+
+/// Two sockets that are to tell of the same network.
+fn same_namespace(one: &impl AsFd, other: &impl AsFd, than: &'static str) -> Result<(), Fault> {
+    let same = Socket::namespace_of(one)? == Socket::namespace_of(other)?;
+    if same { Ok(()) } else { Err(Fault::Namespace { than }) }
 }
 
 /// Whether this is a service in another network namespace than its manager's, where there is nothing to see. By hand
@@ -123,10 +177,38 @@ fn is_isolated() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some() && namespace("1") != namespace("self")
 }
 
+/// `RTMGRP_LINK`, `RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR`.
+const LINK_GROUPS: u32 = 1 | 0x10 | 0x100;
+
+/// The route socket that was handed over, if it is one and tells of the same network as `events`. Without it interfaces
+/// have no names, and all else goes on.
+pub(crate) fn handed_links(handed: Option<OwnedFd>, events: &Socket) -> Option<OwnedFd> {
+    let descriptor = handed?;
+    match check_links(&descriptor, events) {
+        Ok(()) => Some(descriptor),
+        Err(fault) => {
+            tracing::warn!("the descriptor named {LINKS} is of no use, ignoring: {fault}");
+            service::forget([LINKS].into_iter());
+            None
+        }
+    }
+}
+
+fn check_links(descriptor: &OwnedFd, events: &Socket) -> Result<(), Fault> {
+    // NETLINK_ROUTE is 0, which is no protocol for rustix.
+    let kind = (sockopt::socket_domain(descriptor), sockopt::socket_protocol(descriptor));
+    let groups =
+        getsockname(descriptor).and_then(SocketAddrNetlink::try_from).map(|address| address.groups());
+    if kind != (Ok(AddressFamily::NETLINK), Ok(None))
+        || groups.map(|groups| groups & LINK_GROUPS) != Ok(LINK_GROUPS)
+    {
+        return Err(Fault::Route);
+    }
+    same_namespace(events, descriptor, EVENTS)
+}
+
 /// The route socket, joined to the groups of links and addresses: the one handed over, or one of our own.
 pub(crate) fn link_socket(handed: Option<OwnedFd>) -> Result<OwnedFd, Errno> {
-    /// `RTMGRP_LINK`, `RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR`.
-    const GROUPS: u32 = 1 | 0x10 | 0x100;
     if let Some(descriptor) = handed {
         let flags = fcntl_getfl(&descriptor)?;
         fcntl_setfl(&descriptor, flags | OFlags::NONBLOCK)?;
@@ -134,6 +216,6 @@ pub(crate) fn link_socket(handed: Option<OwnedFd>) -> Result<OwnedFd, Errno> {
     }
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
-    bind(&socket, &SocketAddrNetlink::new(0, GROUPS))?;
+    bind(&socket, &SocketAddrNetlink::new(0, LINK_GROUPS))?;
     Ok(socket)
 }

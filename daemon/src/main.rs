@@ -49,9 +49,9 @@ use handle::{Command, Handle};
 use kernel::Kernel;
 use links::Links;
 use lookout::Notices;
-use owners::Source;
+use owners::{GivenUp, Source};
 use requests::DumpRequest;
-use state::{Refused, State};
+use state::State;
 use streams::Streams;
 use tracker::{Requester, Start, Tracker, TrackerError};
 
@@ -85,10 +85,14 @@ enum Error {
     Bus(#[from] BusError),
     #[error("the memory for the table cannot be had: {0}")]
     State(rustix::io::Errno),
+    #[error("root's powers cannot be given up: {0}")]
+    Powers(rustix::io::Errno),
     #[error("cannot start: {0}")]
     Start(#[from] std::io::Error),
     #[error("the tracker thread ended without a word")]
     TrackerGone,
+    #[error("the attribution thread ended without a word")]
+    AttributionGone,
 }
 
 /// Exit status of a start with a wrong configuration, which the unit does not restart: `EX_CONFIG` of sysexits.h.
@@ -124,15 +128,17 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         let (sender, requests) = mpsc::channel(1);
         (Requester::Helper(sender), Some(requests))
     };
-    let (tracker, handle) = Tracker::new(open(&config, handed, requester)?)?;
+    let opened = open(&config, handed, requester)?;
+    let links = descriptors::handed_links(links, &opened.events);
+    let (tracker, handle) = Tracker::new(opened)?;
     let start =
         |source: Option<Source>| source.map(|source| owners::start(source, handle.clone())).transpose();
-    // By hand that thread needs root's powers, which end here for all others. The service has none, and may not even ask.
+    // By hand that thread needs root's powers, which end here for all others. The service has none.
     let (mut loading, mut source) = (None, source);
     if requests.is_none() {
         loading = start(source.take())?;
-        confinement::powers();
     }
+    confinement::powers().map_err(Error::Powers)?;
     let notices = if requests.is_none() { Notices::open() } else { None };
     let code = Code::find();
     confinement::files(arguments.config.as_deref());
@@ -175,13 +181,12 @@ fn source(config: &Config, handed: &mut Descriptors) -> Option<Source> {
 /// What the tracker starts with: what was handed over, and the rest opened here.
 fn open(config: &Config, handed: Descriptors, requester: Requester) -> Result<Start, Error> {
     let events = descriptors::event_socket(handed.events, config.events.receive_buffer_bytes)?;
-    let dump = descriptors::dump_socket(handed.dump)?;
-    let kept = handed.state.is_some();
+    let dump = descriptors::dump_socket(handed.dump, &events)?;
     let (state, refused) = match handed.state {
         Some(memfd) => State::open(memfd).map_err(Error::State)?,
         None => (State::create().map_err(Error::State)?, None),
     };
-    if !kept || matches!(refused, Some(Refused::Size { .. })) {
+    if !handed.state_is_kept || refused.is_some() {
         service::store_state(state.memfd());
     }
     Ok(Start {
@@ -204,8 +209,8 @@ struct Beside {
     /// What the kernel tells of settings and rules, where we may look ourselves.
     notices: Option<Notices>,
     code: Code,
-    /// Ends when BPF programs are loaded, where we load them.
-    loading: Option<oneshot::Receiver<()>>,
+    /// From the thread that loads BPF programs, where there is one.
+    loading: Option<oneshot::Receiver<GivenUp>>,
 }
 
 /// Serves the bus until a signal or an error ends it.
@@ -238,11 +243,25 @@ async fn serve(
     let names = FlowNames::new(&handle, links, config.clone());
     let streams = Streams::new(handle.clone(), names.clone());
     let face = bus::Face { handle: handle.clone(), names, streams: streams.clone(), kernel };
-    let bus = bus::serve(&arguments.bus, face, connection, loading, config);
+    let (loaded, confinable) = oneshot::channel();
+    let bus = bus::serve(&arguments.bus, face, connection, Some(confinable), config);
     tokio::pin!(bus);
+    let loading = async {
+        match loading {
+            Some(loading) => loading.await.map_err(|_| Error::AttributionGone)?.map_err(Error::Powers),
+            None => Ok(()),
+        }
+    };
+    tokio::pin!(loading);
+    let mut loaded = Some(loaded);
     loop {
         tokio::select! {
             result = &mut bus => match result? {},
+            result = &mut loading, if loaded.is_some() => {
+                result?;
+                // The threads may be confined.
+                loaded = None;
+            }
             ended = &mut tracker_ended => return Ok(ended.map_err(|_| Error::TrackerGone)??),
             ended = &mut following, if links_live => {
                 links_live = false;

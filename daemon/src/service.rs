@@ -10,7 +10,7 @@ use crate::handle::Handle;
 use crate::published::Published;
 
 /// The name of the restart state among the descriptors that the manager keeps.
-const STATE: &str = "state";
+pub(crate) const STATE: &str = "state";
 
 /// Gives the manager the restart state to keep, in place of an older one. Without FDPOLL=0 it would watch the
 /// descriptor, and drop it at an odd moment.
@@ -24,7 +24,7 @@ pub(crate) fn store_state(memfd: BorrowedFd<'_>) {
 
 /// Gives the manager the BPF programs to keep, in place of older ones.
 pub(crate) fn store_programs(programs: &Programs) {
-    forget_programs(programs.named().map(|(name, _)| name));
+    forget(programs.named().map(|(name, _)| name));
     for (name, descriptor) in programs.named() {
         let store = [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
         if let Err(error) = sd_notify::notify_with_fds(&store, &[descriptor]) {
@@ -35,7 +35,7 @@ pub(crate) fn store_programs(programs: &Programs) {
 }
 
 /// Has the manager close what it keeps by these names.
-pub(crate) fn forget_programs<'a>(names: impl Iterator<Item = &'a str>) {
+pub(crate) fn forget<'a>(names: impl Iterator<Item = &'a str>) {
     for name in names {
         notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
     }

@@ -2,6 +2,7 @@
 //! its own. The package is installed in it as a person would.
 
 mod layer;
+mod store;
 
 use std::fs::File;
 use std::os::unix::fs::symlink;

@@ -92,6 +92,20 @@ fn the_loader_hands_over_programs_and_ends_and_they_run_on() {
     sockets.drain();
     drop(sockets);
     drop(listener);
+    // A daemon that was taken over may have them kept with something else in the place of one: a file that can be cut under its
+    // reader, a program that is missing.
+    let again = || kept.iter().map(|(name, descriptor)| (name.clone(), descriptor.try_clone().unwrap()));
+    for name in ["bpf-ring", "bpf-statistics", "bpf-link", "bpf-program"] {
+        let place = kept.iter().position(|(other, _)| other == name).unwrap();
+        let mut replaced: Vec<_> = again().collect();
+        let file = rustix::fs::memfd_create("ring", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        replaced[place].1 = file;
+        let refused = Programs::from_named(replaced).unwrap_err();
+        assert!(matches!(refused, DescriptorError::Kind(other) if other == name), "{refused:?}");
+        let missing = again().enumerate().filter(|(index, _)| *index != place).map(|(_, one)| one);
+        let refused = Programs::from_named(missing).unwrap_err();
+        assert!(matches!(refused, DescriptorError::Missing(other) if other == name), "{refused:?}");
+    }
     let programs = Programs::from_named(kept.into_iter().rev()).unwrap();
 
     // It asks for a snapshot alone then.
@@ -163,5 +177,26 @@ fn descriptors_that_are_no_programs_are_refused() {
     assert!(matches!(named(&["bpf-ring"]), DescriptorError::Missing("bpf-statistics")));
     assert!(matches!(named(&["bpf-rong"]), DescriptorError::Unknown(name) if name == "bpf-rong"));
     let all = named(&["bpf-ring", "bpf-statistics", "bpf-report", "bpf-link"]);
-    assert!(matches!(all, DescriptorError::NoReport), "{all:?}");
+    assert!(matches!(all, DescriptorError::Kind("bpf-ring")), "{all:?}");
+}
+
+#[test]
+fn a_listener_to_which_nobody_can_connect_is_refused() {
+    use flowbus_attribution::handover::check_listener;
+    use rustix::net::{AddressFamily, Shutdown, SocketType, shutdown, socket};
+    let daemon = Daemon::listen();
+    assert!(check_listener(daemon.listener.as_fd()).is_ok());
+    let others = [
+        OwnedFd::from(std::fs::File::open("/dev/null").unwrap()),
+        std::io::pipe().unwrap().0.into(),
+        std::os::unix::net::UnixDatagram::unbound().unwrap().into(),
+        socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap(),
+    ];
+    for other in others {
+        assert!(matches!(check_listener(other.as_fd()), Err(HandoverError::Listener(_))), "{other:?}");
+    }
+    // It would be readable for ever.
+    shutdown(&daemon.listener, Shutdown::Both).unwrap();
+    let refused = Loader::accept(daemon.listener.as_fd(), Request::Programs).unwrap_err();
+    assert!(matches!(refused, HandoverError::Listener(_)), "{refused:?}");
 }

@@ -1,6 +1,7 @@
 //! How flowbusd starts, goes on when the bus does not, and ends; and what it says when it cannot start.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use flowbus_tests::daemon::binary;
@@ -8,6 +9,7 @@ use flowbus_tests::flow::{agreed, key};
 use flowbus_tests::network::{PLAIN, SERVER_V4, socket_address};
 use flowbus_tests::process::{Directory, wait_for};
 use flowbus_tests::{Bus, Daemon, Namespace, Network};
+use rustix::fs::{FileType, Mode};
 use rustix::process::Signal;
 
 /// Runs a flowbusd that must not start, and returns what it says.
@@ -114,6 +116,44 @@ fn a_bad_configuration_is_refused_by_file_line_and_key() {
         &refusal(Daemon::command(&namespace, &bus).args(["--config", "/nonexistent.toml"])),
         &["/nonexistent.toml"],
     );
+}
+
+/// A pipe that nobody writes into.
+fn pipe(path: &Path) {
+    rustix::fs::mknodat(rustix::fs::CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+}
+
+#[test]
+fn what_is_no_file_or_has_no_end_is_no_configuration() {
+    let (namespace, bus) = (Namespace::tracked("host"), Bus::start());
+    let directory = Directory::new("configuration");
+    let [fifo, long] = ["fifo", "long"].map(|name| directory.path().join(name));
+    pipe(&fifo);
+    std::fs::write(&long, "# to be continued\n".repeat(100_000)).unwrap();
+    for (path, fault) in [
+        (fifo.to_str().unwrap(), "not a regular file"),
+        (directory.path().to_str().unwrap(), "not a regular file"),
+        ("/dev/zero", "not a regular file"),
+        (long.to_str().unwrap(), "longer than"),
+    ] {
+        for arguments in [&["--config", path][..], &["--config", path, "--check"]] {
+            says(&refusal(Daemon::command(&namespace, &bus).args(arguments)), &[path, fault]);
+        }
+    }
+}
+
+#[test]
+fn a_reload_does_not_wait_for_a_pipe() {
+    let (namespace, bus) = (Namespace::tracked("host"), Bus::start());
+    let directory = Directory::new("configuration");
+    let file = directory.file("flowbusd.toml", "closed.capacity = 1");
+    let daemon = Daemon::start_with(&namespace, &bus, &["--config", file.to_str().unwrap()]);
+    std::fs::remove_file(&file).unwrap();
+    pipe(&file);
+    daemon.signal(Signal::HUP);
+    wait_for("a refusal", || daemon.log().contains("not a regular file; the old one stays").then_some(()));
+    assert_eq!(bus.property("ClosedCapacity").unwrap(), 1);
+    daemon.stop();
 }
 
 #[test]

@@ -178,11 +178,26 @@ fn a_damaged_state_is_refused_with_a_warning_and_a_new_epoch() {
     assert_eq!(daemon.log().matches("is refused").count(), 1, "{}", daemon.log());
     assert!(daemon.log().contains("state-refused"), "{}", daemon.log());
     daemon.stop();
+}
 
-    // What replaced it is sound.
-    let daemon = start(&kept, &namespace, &bus);
-    assert_eq!(number(&bus, "Resyncs"), 1);
-    daemon.stop();
+#[test]
+fn sockets_of_another_network_or_of_no_group_are_refused_by_name() {
+    let (here, there, bus) = (Namespace::tracked("here"), Namespace::tracked("there"), Bus::start());
+    let (own, other) = (|| Kept::open(&here, BUFFER), || Kept::open(&there, BUFFER));
+    let groupless = here.enter(|| ctnetlink::Socket::open().unwrap());
+    let cases = [
+        ("dump", "another network namespace than events", Kept { dump: other().dump, ..own() }),
+        ("events", "another network namespace than this process", other()),
+        ("events", "not joined the groups NEW, UPDATE, DESTROY", Kept { events: groupless, ..own() }),
+    ];
+    for (name, fault, kept) in cases {
+        let (status, log) = kept.spawn(&here, &bus).ended();
+        assert!(!status.success(), "{name}: {log}");
+        assert!(
+            log.contains(&format!("the descriptor named {name} is of no use")) && log.contains(fault),
+            "{log}"
+        );
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use flowbus_attribution::Process;
 
 use crate::flow::OwnerNumber;
 use crate::state::State;
-pub(crate) use probe::{Probe, Source, start};
+pub(crate) use probe::{GivenUp, Probe, Source, start};
 #[cfg(test)]
 pub(crate) use processes::layouts;
 pub(crate) use processes::{ProcessEntry, ProcessText, ProcessTexts, Processes};

@@ -6,15 +6,18 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
+use std::time::Duration;
 
-use flowbus_attribution::handover::{Handed, HandoverError, Loader, Request};
+use flowbus_attribution::handover::{Handed, HandoverError, LISTENER, Loader, Request, check_listener};
 use flowbus_attribution::{
     Counters, DEFAULT_RING_BYTES, DescriptorError, LoadError, Programs, Report, Ring, RingError, Snapshot,
 };
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use tokio::sync::oneshot;
 
 use super::procfs;
+use crate::confinement;
 use crate::handle::{Command, Handle};
 use crate::service;
 
@@ -75,37 +78,45 @@ impl Probe {
     }
 }
 
-/// Starts the thread. The receiver is told when it needs no more than a daemon that serves; it is not, where it does
-/// so from the start.
-pub(crate) fn start(source: Source, handle: Handle) -> std::io::Result<oneshot::Receiver<()>> {
-    let (loaded, loading) = oneshot::channel();
+/// Whether the thread has given up the powers that a daemon that serves does not need.
+pub(crate) type GivenUp = Result<(), Errno>;
+
+/// Starts the thread. The receiver gets its word when it needs no more than a daemon that serves: until then it makes
+/// system calls that nobody else may make.
+pub(crate) fn start(source: Source, handle: Handle) -> std::io::Result<oneshot::Receiver<GivenUp>> {
+    let (given_up, loading) = oneshot::channel();
     thread::Builder::new().name("attribution".into()).spawn(move || {
-        let result = match source {
-            Source::Load => load(&handle),
-            Source::Procfs => {
-                drop(loaded);
-                return procfs::run(&handle);
-            }
-            Source::Handover { listener, kept } => {
-                drop(loaded);
-                return receive(&handle, listener, kept);
-            }
+        let loaded = match &source {
+            Source::Load => load(),
+            Source::Procfs | Source::Handover { .. } => Ok(None),
         };
-        drop(loaded);
-        if let Err(error) = result {
-            tracing::warn!(
-                %error,
-                "BPF is refused: connections are not told, and owners are looked up in /proc, which misses short connections"
-            );
-            procfs::run(&handle);
+        // Before anybody is told: the system calls that it takes are refused next.
+        let powers = confinement::powers_to_look();
+        let confined = powers.is_ok();
+        // Nobody listens any more when the daemon is already on its way out.
+        let _ = given_up.send(powers);
+        if !confined {
+            return;
+        }
+        match (source, loaded) {
+            (Source::Handover { listener, kept }, _) => receive(&handle, listener, kept),
+            (_, Ok(Some(probe))) => drop(hand_on(&handle, probe)),
+            (_, Ok(None)) => procfs::run(&handle),
+            (_, Err(error)) => {
+                tracing::warn!(
+                    %error,
+                    "BPF is refused: connections are not told, and owners are looked up in /proc, which misses short connections"
+                );
+                procfs::run(&handle);
+            }
         }
     })?;
     Ok(loading)
 }
 
-fn load(handle: &Handle) -> Result<(), ProbeError> {
+fn load() -> Result<Option<Probe>, ProbeError> {
     let (programs, snapshot) = flowbus_attribution::load(DEFAULT_RING_BYTES)?;
-    hand_on(handle, Probe::open(programs, Some(snapshot))?)
+    Probe::open(programs, Some(snapshot)).map(Some)
 }
 
 /// Takes what comes from flowbus-attribution, for ever.
@@ -117,17 +128,28 @@ fn receive(handle: &Handle, listener: Option<OwnedFd>, kept: Vec<(String, OwnedF
         let result = opened.and_then(|programs| hand_on(handle, Probe::open(programs, None)?));
         if let Err(error) = result {
             have = false;
-            service::forget_programs(names.iter().map(String::as_str));
+            service::forget(names.iter().map(String::as_str));
             tracing::warn!(%error, "the BPF programs of the last run are of no use, waiting for others");
         }
     }
     let Some(listener) = listener else { return };
+    if let Err(error) = check_listener(listener.as_fd()) {
+        service::forget([LISTENER].into_iter());
+        return tracing::warn!("{error}, no BPF programs are waited for");
+    }
     loop {
         let request = if have { Request::Snapshot } else { Request::Programs };
         match receive_once(handle, &listener, request) {
             Ok(()) => have = true,
             Err(ProbeError::Poll(_) | ProbeError::Tracker) => return,
-            Err(error) => tracing::warn!(%error, "flowbus-attribution hands nothing over"),
+            Err(ProbeError::Handover(error @ HandoverError::Listener(_))) => {
+                return tracing::warn!("{error}, no BPF programs are waited for");
+            }
+            Err(error) => {
+                tracing::warn!(%error, "flowbus-attribution hands nothing over");
+                // What fails again does not keep us busy.
+                thread::sleep(Duration::from_secs(1));
+            }
         }
     }
 }

@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use ctnetlink::{Layer4, Tuple};
 use flowbus_attribution::{Confidence, Event, Kind, Process};
-use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use super::{TCP, UDP, unspecified};
 use crate::handle::{Command, Handle};
@@ -39,12 +38,6 @@ pub(crate) struct Found {
 
 /// Looks for the owners of what the tracker asks for, until it ends.
 pub(super) fn run(handle: &Handle) {
-    // Of root's powers those that show other users' descriptors.
-    let kept = CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH;
-    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
-    if let Err(error) = set_capabilities(None, sets) {
-        tracing::warn!(%error, "root's powers are not given up, ignoring");
-    }
     let Ok(namespace) = fs::metadata("/proc/self/ns/net") else { return };
     let network_namespace = u32::try_from(namespace.ino()).unwrap_or(0);
     let (questions, asked) = sync_channel(WAITING);

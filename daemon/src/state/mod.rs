@@ -19,7 +19,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use rustix::fs::{
-    FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fstat, ftruncate, memfd_create,
+    FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, ftruncate,
+    memfd_create,
 };
 use rustix::io::Errno;
 use zerocopy::{FromBytes, FromZeros, Immutable, KnownLayout};
@@ -61,18 +62,13 @@ pub(crate) struct State {
 impl State {
     /// An empty state of a new epoch, in a memfd of its own.
     pub(crate) fn create() -> Result<Self, Errno> {
-        let memfd = memfd_create("flowbusd-state", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-        Self::format(memfd)
+        Self::format(new_memfd()?)
     }
 
-    /// An empty state of a new epoch in this memfd, whatever is in it.
+    /// An empty state of a new epoch in this empty memfd.
     fn format(memfd: OwnedFd) -> Result<Self, Errno> {
-        let size = u64::try_from(fstat(&memfd)?.st_size).unwrap_or(0);
-        if size != 0 {
-            fallocate(&memfd, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 0, size)?;
-        }
         ftruncate(&memfd, TOTAL as u64)?;
-        seal(&memfd);
+        seal(&memfd)?;
         let map = Mapping::new(memfd.as_fd(), 0, TOTAL)?;
         let mut epoch = [0; 16];
         rustix::rand::getrandom(&mut epoch, rustix::rand::GetRandomFlags::empty())?;
@@ -280,7 +276,12 @@ fn ring_offset(place: u32, capacity: u32, number: u64) -> usize {
     CLOSED[place as usize % CLOSED.len()] + index * size_of::<ClosedFlow>()
 }
 
-/// Nobody shall cut the file under the mapping. A descriptor that cannot be sealed is ours alone all the same.
-fn seal(memfd: &OwnedFd) {
-    let _ = fcntl_add_seals(memfd, SealFlags::SHRINK | SealFlags::GROW);
+fn new_memfd() -> Result<OwnedFd, Errno> {
+    memfd_create("flowbusd-state", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+}
+
+/// Nobody shall cut the file under the mapping, or forbid the next life to write in it.
+fn seal(memfd: &OwnedFd) -> Result<(), Errno> {
+    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    if fcntl_get_seals(memfd)?.contains(seals) { Ok(()) } else { fcntl_add_seals(memfd, seals) }
 }

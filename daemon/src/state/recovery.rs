@@ -6,7 +6,7 @@ use super::layout::{
     CLOSED_COUNT, Checked, HEADER, Header, MAGIC, NAMES_COUNT, PROCESSES_COUNT, RECORDS_COUNT, TOTAL, UNDO,
     UNDO_END, VERSION,
 };
-use super::{State, seal};
+use super::{State, new_memfd, seal};
 use crate::flow::NO_EXTRA;
 use rustix::fs::fstat;
 use rustix::io::Errno;
@@ -17,6 +17,8 @@ use super::mapping::Mapping;
 /// Why a state was not taken over.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refused {
+    #[error("it is no memfd")]
+    Kind,
     #[error("it has {found} bytes, not {TOTAL}")]
     Size { found: u64 },
     #[error("it does not begin as a state of flowbusd does")]
@@ -27,30 +29,33 @@ pub(crate) enum Refused {
     Checksum { what: &'static str },
     #[error("{what} is out of range")]
     Range { what: &'static str },
-    #[error("it cannot be mapped: {0}")]
+    #[error("it cannot be read and written: {0}")]
     System(#[from] Errno),
 }
 
 impl State {
-    /// Takes over what is in the memfd. An empty one becomes a new state; one that is refused is emptied first, and
-    /// the reason comes with the new state.
+    /// Takes over what is in the descriptor. An empty memfd becomes a new state. Where it is refused the state is one of
+    /// a memfd of its own, and the reason comes with it: whoever damaged the old one may have it still.
     pub(crate) fn open(memfd: OwnedFd) -> Result<(Self, Option<Refused>), Errno> {
-        let found = u64::try_from(fstat(&memfd)?.st_size).unwrap_or(0);
-        if found == 0 {
-            return Ok((Self::format(memfd)?, None));
-        }
-        if found != TOTAL as u64 {
-            // Sealed as it is, it cannot get the right size.
-            return Ok((Self::create()?, Some(Refused::Size { found })));
-        }
-        match Self::recover(memfd.try_clone().map_err(|_| Errno::MFILE)?) {
+        match Self::recover(memfd) {
             Ok(state) => Ok((state, None)),
-            Err(refused) => Ok((Self::format(memfd)?, Some(refused))),
+            Err(refused) => Ok((Self::create()?, Some(refused))),
         }
     }
 
     fn recover(memfd: OwnedFd) -> Result<Self, Refused> {
-        seal(&memfd);
+        let found = fstat(&memfd)?;
+        // All memfds are of one file system, and nothing else is: a pipe, a file, a memfd of huge pages, which may be missing
+        // when they are touched.
+        if found.st_dev != fstat(new_memfd()?)?.st_dev {
+            return Err(Refused::Kind);
+        }
+        match u64::try_from(found.st_size).unwrap_or(0) {
+            0 => return Ok(Self::format(memfd)?),
+            size if size == TOTAL as u64 => {}
+            size => return Err(Refused::Size { found: size }),
+        }
+        seal(&memfd)?;
         let map = Mapping::new(memfd.as_fd(), 0, TOTAL)?;
         let mut state =
             Self { memfd, map, header: zerocopy::FromZeros::new_zeroed(), undo: 0, overfull: false };

@@ -56,7 +56,7 @@ fn an_empty_file_becomes_a_state() {
 }
 
 #[test]
-fn a_damaged_state_is_refused_and_begins_a_new_epoch_in_the_same_file() {
+fn a_damaged_state_is_refused_and_a_new_epoch_begins_in_a_memfd_that_nobody_else_has() {
     let damages: [(&str, usize, &[u8]); 6] = [
         ("the header", HEADER + 100, &[0xff; 4]),
         ("its beginning", HEADER, b"flowtop!"),
@@ -68,9 +68,12 @@ fn a_damaged_state_is_refused_and_begins_a_new_epoch_in_the_same_file() {
     for (what, offset, bytes) in damages {
         let state = named();
         let epoch = state.epoch();
-        write(&state.memfd, offset, bytes);
+        let old = state.memfd.try_clone().unwrap();
+        write(&old, offset, bytes);
         let (state, refused) = next_life(state);
         assert!(refused.is_some(), "{what}");
+        // Whoever has damaged it may have it still.
+        write(&old, offset, bytes);
         assert_ne!(state.epoch(), epoch, "{what}");
         assert_eq!((state.header.sequence, state.header.names), (0, 0), "{what}");
         let (_, refused) = next_life(state);
@@ -95,6 +98,66 @@ fn a_file_of_another_size_is_refused() {
     let (state, refused) = State::open(memfd).unwrap();
     assert!(matches!(refused, Some(Refused::Size { .. })));
     assert_eq!(state.header.sequence, 0);
+}
+
+fn sealed(size: usize, seals: SealFlags) -> OwnedFd {
+    let memfd = new_memfd().unwrap();
+    ftruncate(&memfd, size as u64).unwrap();
+    fcntl_add_seals(&memfd, seals).unwrap();
+    memfd
+}
+
+#[test]
+fn what_is_no_memory_to_read_and_write_is_refused_and_a_new_epoch_begins() {
+    use rustix::fs::{Mode, OFlags, open};
+    let whole = || sealed(TOTAL, SealFlags::SHRINK | SealFlags::GROW);
+    let opened = |path: &str, flags| open(path, flags | OFlags::CLOEXEC, Mode::empty()).unwrap();
+    let memfd = whole();
+    let itself = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&memfd));
+    let file = OwnedFd::from(std::fs::File::from(opened("/tmp", OFlags::TMPFILE | OFlags::RDWR)));
+    ftruncate(&file, TOTAL as u64).unwrap();
+    let huge = memfd_create("huge", MemfdFlags::HUGETLB | MemfdFlags::ALLOW_SEALING);
+    // Of a size that huge pages have.
+    let huge = huge.and_then(|huge| ftruncate(&huge, TOTAL.next_multiple_of(2 << 20) as u64).map(|()| huge));
+    let cases = [
+        ("a pipe", std::io::pipe().unwrap().0.into()),
+        ("a directory", opened("/", OFlags::RDONLY)),
+        ("/dev/null", opened("/dev/null", OFlags::RDWR)),
+        ("a file", file),
+        ("a path", opened(&itself, OFlags::PATH)),
+        ("for reading only", opened(&itself, OFlags::RDONLY)),
+        ("sealed against writing", sealed(TOTAL, SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)),
+        ("sealed against a mapping", sealed(TOTAL, SealFlags::SHRINK | SealFlags::FUTURE_WRITE)),
+        ("that can be cut", sealed(TOTAL, SealFlags::SEAL)),
+        ("an empty one that cannot grow", sealed(0, SealFlags::GROW)),
+        ("an empty one that can be cut", sealed(0, SealFlags::SEAL)),
+        ("a larger one", sealed(2 * TOTAL, SealFlags::SHRINK)),
+    ];
+    for (what, descriptor) in cases.into_iter().chain(huge.ok().map(|huge| ("huge pages", huge))) {
+        let (mut state, refused) = State::open(descriptor).unwrap();
+        assert!(refused.is_some(), "{what}");
+        state.push_name(b"ftp");
+        state.commit();
+        let (state, refused) = next_life(state);
+        assert!(refused.is_none() && state.header.names == 1, "{what}: the next life finds a sound state");
+    }
+}
+
+#[test]
+fn nobody_takes_from_the_next_life_what_it_needs() {
+    let state = named();
+    for seals in [SealFlags::WRITE, SealFlags::FUTURE_WRITE, SealFlags::SEAL] {
+        assert_eq!(fcntl_add_seals(&state.memfd, seals), Err(Errno::PERM));
+    }
+    assert!(ftruncate(&state.memfd, 4096).is_err());
+    // One of a daemon that did not seal the seals is taken over, and sealed.
+    let older = sealed(TOTAL, SealFlags::SHRINK | SealFlags::GROW);
+    let mut bytes = vec![0; RECORDS];
+    rustix::io::pread(&state.memfd, &mut bytes, 0).unwrap();
+    write(&older, 0, &bytes);
+    let (state, refused) = State::open(older).unwrap();
+    assert!(refused.is_none(), "{refused:?}");
+    assert_eq!(fcntl_add_seals(&state.memfd, SealFlags::WRITE), Err(Errno::PERM));
 }
 
 /// A message of 12 bytes that begins with its length.

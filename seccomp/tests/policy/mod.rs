@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::Barrier;
 use std::time::{Instant, SystemTime};
 
-use flowbus_seccomp::{Policy, apply, read_only};
+use flowbus_seccomp::{Policy, Refusal, apply, read_only};
 
 /// Puts the whole process under the policy, and tries what the policies have in common. It cannot be undone: a test that
 /// calls this is the only one of its file.
@@ -26,7 +26,7 @@ pub(crate) fn apply_and_try(policy: Policy) {
         };
         let libraries = scope.spawn(confined);
         started.wait();
-        apply(policy).unwrap();
+        apply(policy, Refusal::Error).unwrap();
         started.wait();
         libraries.join().unwrap();
     });

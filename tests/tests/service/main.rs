@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod signals;
+mod taken_over;
 
 use std::collections::BTreeSet;
 use std::process::Stdio;
@@ -289,6 +290,12 @@ fn wrong_and_missing_sockets_are_refused_by_name() {
         // No event socket, in a sandbox where one's own would see nothing, without and with the privilege to open it.
         ("missing", "ListenNetlink=netfilter 0\nFileDescriptorName=dump", "User=flowbus\nPrivateNetwork=yes"),
         ("private", "ListenNetlink=netfilter 0\nFileDescriptorName=dump", "PrivateNetwork=yes"),
+        // One that is told of nothing.
+        (
+            "groupless",
+            "ListenNetlink=netfilter 0\nFileDescriptorName=events",
+            "User=flowbus\nPrivateNetwork=yes",
+        ),
     ];
     for (name, socket, service) in cases {
         machine.shell(&format!(
