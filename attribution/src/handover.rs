@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{
@@ -98,9 +99,14 @@ pub fn check_listener(listener: BorrowedFd<'_>) -> Result<(), HandoverError> {
     if kind != (Ok(AddressFamily::UNIX), Ok(SocketType::SEQPACKET)) {
         return Err(HandoverError::Listener("it is no local socket of packets"));
     }
-    match sockopt::socket_acceptconn(listener) {
-        Ok(true) => Ok(()),
-        _ => Err(HandoverError::Listener("it does not listen")),
+    if sockopt::socket_acceptconn(listener) != Ok(true) {
+        return Err(HandoverError::Listener("it does not listen"));
+    }
+    // An earlier life may have shut it down.
+    let mut ended = [PollFd::new(&listener, PollFlags::RDHUP)];
+    match poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+        Ok(0) => Ok(()),
+        _ => Err(HandoverError::Listener("nobody can connect to it")),
     }
 }
 
@@ -120,8 +126,6 @@ impl Loader {
         let connection = match rustix::net::accept_with(listener, flags) {
             Ok(connection) => connection,
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => return Ok(None),
-            // Somebody who had it has shut it down.
-            Err(Errno::INVAL) => return Err(HandoverError::Listener("nobody can connect to it")),
             Err(source) => return Err(io("the loader's connection cannot be accepted")(source)),
         };
         believe(&connection)?;

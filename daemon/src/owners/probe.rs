@@ -142,9 +142,6 @@ fn receive(handle: &Handle, listener: Option<OwnedFd>, kept: Vec<(String, OwnedF
         match receive_once(handle, &listener, request) {
             Ok(()) => have = true,
             Err(ProbeError::Poll(_) | ProbeError::Tracker) => return,
-            Err(ProbeError::Handover(error @ HandoverError::Listener(_))) => {
-                return tracing::warn!("{error}, no BPF programs are waited for");
-            }
             Err(error) => {
                 tracing::warn!(%error, "flowbus-attribution hands nothing over");
                 // What fails again does not keep us busy.
