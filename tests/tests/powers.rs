@@ -49,21 +49,37 @@ fn allowed(thread: &str) -> u64 {
     }
 }
 
+/// What a way to start leaves to all threads.
+#[derive(Clone, Copy)]
+struct Start {
+    /// What programs could bring, where that is not its to give up; no program can be run.
+    bounding: u64,
+    inheritable: u64,
+    /// The filters of system calls that it was started under.
+    filters: u32,
+}
+
+const AS_ROOT: Start = Start { bounding: NONE, inheritable: NONE, filters: 0 };
+
 /// Looks at each thread from the start on: from the moment when its system calls are confined, which is for good, it has what
-/// it may have. `bounding` is what programs could bring, where that is left; no program can be run.
-fn check(pid: u32, bounding: u64, inheritable: u64) {
+/// it may have.
+fn check(pid: u32, start: Start) {
     wait_for("all threads to be confined", || {
         let threads = threads(pid);
-        let confined = threads.iter().filter(|(_, status)| status["Seccomp"] == "2");
-        let confined: Vec<_> = confined.collect();
+        let confined = |status: &Status| status["Seccomp_filters"].parse::<u32>().unwrap() > start.filters;
+        let confined: Vec<_> = threads.iter().filter(|(_, status)| confined(status)).collect();
         for (name, status) in &confined {
             for held in ["CapEff", "CapPrm"] {
                 assert_eq!(set(status, held) & !allowed(name), NONE, "{held} of {name}: {status:#?}");
             }
             for passed_on in ["CapInh", "CapAmb"] {
-                assert_eq!(set(status, passed_on) & !inheritable, NONE, "{passed_on} of {name}: {status:#?}");
+                assert_eq!(
+                    set(status, passed_on) & !start.inheritable,
+                    NONE,
+                    "{passed_on} of {name}: {status:#?}"
+                );
             }
-            assert_eq!(set(status, "CapBnd") & !bounding, NONE, "CapBnd of {name}: {status:#?}");
+            assert_eq!(set(status, "CapBnd") & !start.bounding, NONE, "CapBnd of {name}: {status:#?}");
             assert_eq!(status["NoNewPrivs"], "1", "{name}: {status:#?}");
         }
         (!threads.is_empty() && confined.len() == threads.len()).then_some(())
@@ -79,20 +95,15 @@ fn wait_for_program(process: &Daemon, program: &str) {
 }
 
 /// So many starts of flowbusd by this command: each ends confined, with the threads of its tier and this in its log.
-fn start_often(
-    mut command: impl FnMut() -> Command,
-    bus: &Bus,
-    tier: &str,
-    [bounding, inheritable]: [u64; 2],
-) {
+fn start_often(mut command: impl FnMut() -> Command, bus: &Bus, tier: &str, start: Start) {
     for _ in 0..STARTS {
         let mut daemon = Daemon::spawn(&mut command());
         wait_for_program(&daemon, "flowbusd");
-        check(daemon.pid(), bounding, inheritable);
+        check(daemon.pid(), start);
         daemon.wait_until_synchronized(bus);
         wait_for("its way to owners", || (bus.property("Attribution").ok()? == tier).then_some(()));
         // Nothing that came later has more.
-        check(daemon.pid(), bounding, inheritable);
+        check(daemon.pid(), start);
         let looks = threads(daemon.pid()).iter().any(|(name, _)| name == "attribution");
         assert_eq!(looks, tier == "procfs", "the thread stays where it looks into /proc");
         assert!(!daemon.log().contains("powers"), "{}", daemon.log());
@@ -110,7 +121,7 @@ fn by_hand_each_thread_keeps_what_its_tier_needs() {
             command.arg("--config").arg(&file);
             command
         };
-        start_often(command, &bus, attribution, [NONE, NONE]);
+        start_often(command, &bus, attribution, AS_ROOT);
     }
 }
 
@@ -131,7 +142,7 @@ fn where_bpf_is_refused_as_in_containers_the_thread_that_looks_into_proc_keeps_n
         // What this thread starts is under its filter.
         scope.spawn(|| {
             seccompiler::apply_filter(&filter).unwrap();
-            start_often(command, &bus, "procfs", [NONE, NONE]);
+            start_often(command, &bus, "procfs", Start { filters: 1, ..AS_ROOT });
         });
     });
 }
@@ -147,7 +158,7 @@ fn where_no_control_groups_are_seen_the_thread_that_looks_into_proc_keeps_no_mor
         command.args(["--config", "/dev/null", "--bus", &bus.address()]);
         command
     };
-    start_often(command, &bus, "procfs", [NONE, NONE]);
+    start_often(command, &bus, "procfs", AS_ROOT);
 }
 
 #[test]
@@ -167,8 +178,8 @@ fn an_ordinary_user_with_one_capability_keeps_that_one_and_nothing_is_wrong() {
         command.args(["--config", "/dev/null", "--bus", &bus.address()]);
         command
     };
-    // What programs could bring is not its to give up; the capability is the one that it keeps.
-    start_often(command, &bus, "procfs", [u64::MAX, NET_ADMIN]);
+    let start = Start { bounding: u64::MAX, inheritable: NET_ADMIN, filters: 0 };
+    start_often(command, &bus, "procfs", start);
 }
 
 #[test]
@@ -177,7 +188,7 @@ fn the_helper_keeps_one_capability_by_hand() {
     for _ in 0..STARTS {
         let helper = Daemon::spawn(Helper::command(&namespace, &bus).args(["--user", "root"]));
         wait_for_program(&helper, "flowbus-control");
-        check(helper.pid(), NONE, NONE);
+        check(helper.pid(), AS_ROOT);
         helper.stop();
     }
 }
