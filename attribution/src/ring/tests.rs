@@ -159,7 +159,7 @@ fn bytes_that_are_no_records_are_counted_and_left_behind() {
 #[test]
 fn where_the_last_reader_cannot_have_left_it_reading_goes_on_with_what_comes() {
     // In the middle of a word; ahead of the writers; farther behind than the ring is long.
-    for left in [8 * 3 + 4, 1 << 20, u64::MAX - 7 - SIZE as u64] {
+    for left in [8 * 3 + 4, 1 << 20, u64::MAX - 7 - size() as u64] {
         let (mut writer, mut ring) = Writer::new(0);
         writer.write(0, &removed(1));
         writer.memory.write_all_at(&u64::to_ne_bytes(left), 0).unwrap();
