@@ -18,11 +18,12 @@ use tokio::net::UnixDatagram;
 
 use crate::descriptors;
 use crate::handle::{Command, Handle};
-use message::{ADDRESSES_REQUEST, LINKS_REQUEST, Message, messages};
+use message::{Dump, Message, messages};
 
-/// The kernel's datagrams of links have up to 32 KiB.
-const BUFFER: usize = 64 * 1024;
-/// So many names are kept. Interfaces come and go on a machine with containers.
+/// The kernel's datagrams have up to 32 KiB, but for an interface with the most alternative names that it takes: a little over
+/// 64 KiB. What is not used takes no memory.
+const BUFFER: usize = 128 * 1024;
+/// The most names that are kept. Interfaces come and go on a machine with containers.
 const MAXIMUM: usize = 4096;
 
 /// Index to name. A link that was deleted keeps its name until the index is used again: flows that ended on
@@ -51,15 +52,17 @@ impl Links {
         let mut buffer = vec![0; BUFFER];
         // The socket has joined its groups before the dumps: what is born in between is told.
         let mut addresses = HashSet::new();
-        let mut wanted = vec![&ADDRESSES_REQUEST, &LINKS_REQUEST];
+        let mut wanted = vec![Dump::Addresses, Dump::Links];
         let (mut running, mut asked) = (false, None);
         loop {
             // One dump at a time.
-            if !running && let Some(request) = wanted.pop() {
-                socket.send(request).await?;
-                (running, asked) = (true, Some(request));
-                if *request == ADDRESSES_REQUEST {
-                    addresses.clear();
+            if !running && let Some(dump) = wanted.pop() {
+                socket.send(&dump.request()).await?;
+                (running, asked) = (true, Some(dump));
+                // The dump brings what there is. Of what went unseen nothing will be heard.
+                match dump {
+                    Dump::Addresses => addresses.clear(),
+                    Dump::Links => self.note_all_deleted(),
                 }
             }
             match receive(&socket, &mut buffer).await {
@@ -70,8 +73,8 @@ impl Links {
                             Message::Link { index, name } => self.set(index, &name),
                             Message::Deleted { index } => self.note_deleted(index),
                             Message::Address(address) => changed |= addresses.insert(address),
-                            Message::AddressDeleted if wanted.contains(&&ADDRESSES_REQUEST) => {}
-                            Message::AddressDeleted => wanted.push(&ADDRESSES_REQUEST),
+                            Message::AddressDeleted if wanted.contains(&Dump::Addresses) => {}
+                            Message::AddressDeleted => wanted.push(Dump::Addresses),
                             Message::Done => {
                                 running = false;
                                 changed = true;
@@ -87,7 +90,7 @@ impl Links {
                 }
                 // Something was missed: all is asked for again.
                 Err(error) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => {
-                    wanted = vec![&ADDRESSES_REQUEST, &LINKS_REQUEST];
+                    wanted = vec![Dump::Addresses, Dump::Links];
                 }
                 Err(error) => return Err(error),
             }
@@ -99,7 +102,8 @@ impl Links {
         if names.len() >= MAXIMUM {
             names.retain(|_, link| link.exists);
         }
-        if names.len() < MAXIMUM {
+        // One that is there can have another name, however many there are.
+        if names.len() < MAXIMUM || names.contains_key(&index) {
             names.insert(index, Link { name: name.into(), exists: true });
         }
     }
@@ -109,6 +113,11 @@ impl Links {
         if let Some(link) = names.get_mut(&index) {
             link.exists = false;
         }
+    }
+
+    fn note_all_deleted(&self) {
+        let mut names = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        names.values_mut().for_each(|link| link.exists = false);
     }
 }
 
@@ -124,5 +133,40 @@ async fn receive(socket: &UnixDatagram, buffer: &mut [u8]) -> io::Result<usize> 
 fn tell(tracker: &Handle, addresses: &HashSet<IpAddr>) {
     if let Err(error) = tracker.order(Command::SetAddresses(addresses.clone())) {
         tracing::debug!(%error, "the addresses of this machine are not told");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOST: u32 = MAXIMUM as u32;
+
+    fn full() -> Links {
+        let links = Links::default();
+        (0..MOST).for_each(|index| links.set(index, "old"));
+        links
+    }
+
+    #[test]
+    fn when_all_places_are_taken_a_name_changes_and_a_new_one_waits_for_a_deleted_one() {
+        let links = full();
+        links.set(7, "new");
+        links.set(MOST, "one more");
+        assert_eq!((links.name(7).as_deref(), links.name(MOST)), (Some("new"), None));
+        // A deleted one is known until its place is needed.
+        links.note_deleted(8);
+        assert_eq!(links.name(8).as_deref(), Some("old"));
+        links.set(MOST, "one more");
+        assert_eq!((links.name(MOST).as_deref(), links.name(8)), (Some("one more"), None));
+    }
+
+    #[test]
+    fn what_went_unseen_gives_its_place_away_after_the_next_dump() {
+        let links = full();
+        links.note_all_deleted();
+        (1..MOST).for_each(|index| links.set(index, "old"));
+        links.set(MOST, "one more");
+        assert_eq!((links.name(MOST).as_deref(), links.name(0)), (Some("one more"), None));
     }
 }
