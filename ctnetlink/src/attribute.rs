@@ -13,6 +13,12 @@ pub(crate) const fn align(length: usize) -> usize {
     (length + 3) & !3
 }
 
+/// A length as the kernel's 32 bits, for what is always shorter than 4 GiB: an option, what is left of a datagram.
+#[expect(clippy::cast_possible_truncation, reason = "the caller's length fits")]
+pub(crate) const fn length_u32(length: usize) -> u32 {
+    length as u32
+}
+
 /// One attribute.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Attribute<'a> {

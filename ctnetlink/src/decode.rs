@@ -9,7 +9,7 @@ mod protocol;
 mod stats;
 mod tuple;
 
-use crate::attribute::{Attributes, align};
+use crate::attribute::{Attributes, align, length_u32};
 use crate::request::{CT_DELETE, CT_GET_STATS, CT_GET_STATS_CPU, CT_NEW, EXP_DELETE, EXP_NEW, NLM_F_NEW};
 use crate::{DecodeError, EventKind, Header, Message};
 
@@ -42,13 +42,12 @@ impl<'a> Iterator for Messages<'a> {
         let available = self.rest.len();
         let Some((header, _)) = self.rest.split_first_chunk::<HEADER>() else {
             self.rest = &[];
-            // A datagram of 2^32 bytes does not exist, one shorter than a header fits.
-            let length = u32::try_from(available).unwrap_or(u32::MAX);
+            let length = length_u32(available);
             return (available > 0).then_some(Err(DecodeError::MessageLength { length, available }));
         };
         let &[l0, l1, l2, l3, t0, t1, f0, f1, s0, s1, s2, s3, p0, p1, p2, p3] = header;
         let length = u32::from_ne_bytes([l0, l1, l2, l3]);
-        let end = usize::try_from(length).unwrap_or(usize::MAX);
+        let end = length as usize;
         let Some(body) = self.rest.get(HEADER..end) else {
             self.rest = &[];
             return Some(Err(DecodeError::MessageLength { length, available }));

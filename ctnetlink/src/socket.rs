@@ -8,6 +8,8 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::netlink::{self, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 
+use crate::attribute::length_u32;
+
 bitflags::bitflags! {
     /// The multicast groups of conntrack, as the bits that `bind` and systemd's `ListenNetlink=netfilter` take.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -236,7 +238,7 @@ impl Socket {
     /// Exact; wraps at 2^32.
     pub fn drops(&self) -> Result<u32, SocketError> {
         let mut values = [0u32; SK_MEMINFO_VARS];
-        let mut length = libc::socklen_t::try_from(size_of_val(&values)).unwrap_or_default();
+        let mut length = length_u32(size_of_val(&values));
         // SAFETY: the kernel writes at most `length` bytes into `values`, which are both alive and writable
         // during the call; every bit pattern is a u32.
         let result = unsafe {
@@ -333,7 +335,7 @@ impl Socket {
         value: libc::c_int,
         call: &'static str,
     ) -> Result<(), SocketError> {
-        let length = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or_default();
+        let length = length_u32(size_of_val(&value));
         // SAFETY: the kernel reads `length` bytes of `value`, which is alive during the call.
         let result = unsafe {
             libc::setsockopt(

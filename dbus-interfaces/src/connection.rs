@@ -11,7 +11,7 @@ use zbus::{Signature, Type, Variant};
 use crate::dictionary::{DICTIONARY, Size, write};
 use crate::owned::from_variant;
 use crate::text::Text;
-use crate::value::{JsonForm, VariantForm};
+use crate::value::{JsonEncoding, VariantEncoding};
 use crate::{Owner, Value, protocol_name};
 
 /// What happened to a connection.
@@ -141,7 +141,7 @@ impl Type for ConnectionDictionary<'_> {
 
 impl Serialize for ConnectionDictionary<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        write::<VariantForm, _>(serializer, |sink| self.0.visit(sink))
+        write::<VariantEncoding, _>(serializer, |sink| self.0.visit(sink))
     }
 }
 
@@ -151,7 +151,7 @@ pub struct ConnectionJson<'a>(Connection<'a>);
 
 impl Serialize for ConnectionJson<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        write::<JsonForm, _>(serializer, |sink| self.0.visit_rest(sink))
+        write::<JsonEncoding, _>(serializer, |sink| self.0.visit_rest(sink))
     }
 }
 

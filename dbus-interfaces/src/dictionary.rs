@@ -4,7 +4,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use zbus::{Signature, Type};
 
 use crate::flow::visit_mark_fields;
-use crate::value::{Form, In, JsonForm, VariantForm};
+use crate::value::{Encoded, Encoding, JsonEncoding, VariantEncoding};
 use crate::{FieldSet, Flow, Mark, SourceNames, Value, status_names};
 
 /// A flow as `a{sv}`, written straight into the message.
@@ -98,7 +98,7 @@ pub(crate) const DICTIONARY: &Signature = &Signature::static_dict(&Signature::St
 
 impl Serialize for Dictionary<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        write::<VariantForm, _>(serializer, |sink| {
+        write::<VariantEncoding, _>(serializer, |sink| {
             self.flow.visit(self.names, self.fields, |key, value| sink(key.name(), value));
         })
     }
@@ -106,7 +106,7 @@ impl Serialize for Dictionary<'_> {
 
 impl Serialize for Json<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        write::<JsonForm, _>(serializer, |sink| {
+        write::<JsonEncoding, _>(serializer, |sink| {
             self.flow.visit(self.names, self.fields, |key, value| sink(key.name(), value));
         })
     }
@@ -130,14 +130,14 @@ impl Type for MarkDictionary<'_> {
 
 impl Serialize for MarkDictionary<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        write::<VariantForm, _>(serializer, |sink| {
+        write::<VariantEncoding, _>(serializer, |sink| {
             visit_mark_fields(self.mark, self.interface, self.names, |key, value| sink(key.name(), value));
         })
     }
 }
 
 /// Serialises what `visit` hands out as a map, until the first error.
-pub(crate) fn write<F: Form, S: Serializer>(
+pub(crate) fn write<F: Encoding, S: Serializer>(
     serializer: S,
     visit: impl FnOnce(&mut dyn FnMut(&'static str, Value<'_>)),
 ) -> Result<S::Ok, S::Error> {
@@ -145,7 +145,7 @@ pub(crate) fn write<F: Form, S: Serializer>(
     let mut result = Ok(());
     visit(&mut |name, value| {
         if result.is_ok() {
-            result = map.serialize_entry(name, &In::<F>::new(value));
+            result = map.serialize_entry(name, &Encoded::<F>::new(value));
         }
     });
     result?;

@@ -118,20 +118,20 @@ pub fn status_bit(name: &str) -> Option<u32> {
 }
 
 /// How values are written.
-pub(crate) trait Form {
+pub(crate) trait Encoding {
     fn serialize<S: Serializer>(value: Value<'_>, serializer: S) -> Result<S::Ok, S::Error>;
 }
 
-/// A value in a form.
-pub(crate) struct In<'a, F>(Value<'a>, PhantomData<F>);
+/// A value, to be written in an encoding.
+pub(crate) struct Encoded<'a, F>(Value<'a>, PhantomData<F>);
 
-impl<'a, F: Form> In<'a, F> {
+impl<'a, F: Encoding> Encoded<'a, F> {
     pub(crate) const fn new(value: Value<'a>) -> Self {
         Self(value, PhantomData)
     }
 }
 
-impl<F: Form> Serialize for In<'_, F> {
+impl<F: Encoding> Serialize for Encoded<'_, F> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         F::serialize(self.0, serializer)
     }
@@ -139,9 +139,9 @@ impl<F: Form> Serialize for In<'_, F> {
 
 /// Signature and value, as D-Bus has it in a dictionary. zbus writes a struct of this shape where the signature
 /// says `v`, as its own `Variant` does; nothing is allocated.
-pub(crate) enum VariantForm {}
+pub(crate) enum VariantEncoding {}
 
-impl Form for VariantForm {
+impl Encoding for VariantEncoding {
     fn serialize<S: Serializer>(value: Value<'_>, serializer: S) -> Result<S::Ok, S::Error> {
         let mut variant = serializer.serialize_struct("Variant", 2)?;
         variant.serialize_field("signature", value.signature())?;
@@ -154,16 +154,18 @@ impl Form for VariantForm {
             Value::Text(value) => variant.serialize_field("value", value)?,
             Value::Status(value) => variant.serialize_field("value", &StatusNames(value))?,
             Value::Bytes(value) => variant.serialize_field("value", &Bytes(value))?,
-            Value::Owner(value) => variant.serialize_field("value", &OwnerIn::<Self>(value, PhantomData))?,
+            Value::Owner(value) => {
+                variant.serialize_field("value", &EncodedOwner::<Self>(value, PhantomData))?
+            }
         }
         variant.end()
     }
 }
 
 /// JSON; bytes are hexadecimal.
-pub(crate) enum JsonForm {}
+pub(crate) enum JsonEncoding {}
 
-impl Form for JsonForm {
+impl Encoding for JsonEncoding {
     fn serialize<S: Serializer>(value: Value<'_>, serializer: S) -> Result<S::Ok, S::Error> {
         match value {
             Value::Bool(value) => serializer.serialize_bool(value),
@@ -174,7 +176,7 @@ impl Form for JsonForm {
             Value::Text(value) => serializer.serialize_str(value),
             Value::Status(value) => StatusNames(value).serialize(serializer),
             Value::Bytes(value) => serializer.collect_str(&Hexadecimal(value)),
-            Value::Owner(value) => OwnerIn::<Self>(value, PhantomData).serialize(serializer),
+            Value::Owner(value) => EncodedOwner::<Self>(value, PhantomData).serialize(serializer),
         }
     }
 }
@@ -209,16 +211,16 @@ impl std::fmt::Display for Hexadecimal<'_> {
     }
 }
 
-/// An owner in a form.
-struct OwnerIn<'a, F>(&'a Owner<'a>, PhantomData<F>);
+/// An owner, to be written in an encoding.
+struct EncodedOwner<'a, F>(&'a Owner<'a>, PhantomData<F>);
 
-impl<F: Form> Serialize for OwnerIn<'_, F> {
+impl<F: Encoding> Serialize for EncodedOwner<'_, F> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
         let mut result = Ok(());
         self.0.visit(|name, value| {
             if result.is_ok() {
-                result = map.serialize_entry(name, &In::<F>::new(value));
+                result = map.serialize_entry(name, &Encoded::<F>::new(value));
             }
         });
         result?;

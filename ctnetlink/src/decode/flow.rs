@@ -172,7 +172,7 @@ fn decode_sequence_adjust(
     name: &'static str,
     unknown: &mut Unknown,
 ) -> Result<SequenceAdjust, DecodeError> {
-    let [correction_position, offset_before, offset_after] = three(
+    let [correction_position, offset_before, offset_after] = decode_u32_triple(
         attribute.nested(name),
         ["CTA_SEQADJ_CORRECTION_POS", "CTA_SEQADJ_OFFSET_BEFORE", "CTA_SEQADJ_OFFSET_AFTER"],
         unknown,
@@ -182,7 +182,7 @@ fn decode_sequence_adjust(
 
 /// `CTA_SYNPROXY`.
 fn decode_synproxy(attribute: Attribute<'_>, unknown: &mut Unknown) -> Result<Synproxy, DecodeError> {
-    let [isn, its, tsoff] = three(
+    let [isn, its, tsoff] = decode_u32_triple(
         attribute.nested("CTA_SYNPROXY"),
         ["CTA_SYNPROXY_ISN", "CTA_SYNPROXY_ITS", "CTA_SYNPROXY_TSOFF"],
         unknown,
@@ -190,8 +190,8 @@ fn decode_synproxy(attribute: Attribute<'_>, unknown: &mut Unknown) -> Result<Sy
     Ok(Synproxy { isn, its, tsoff })
 }
 
-/// Three u32 attributes numbered 1 to 3, as two nests have them.
-fn three(
+/// A nest of three u32 attributes, numbered 1 to 3.
+fn decode_u32_triple(
     mut attributes: Attributes<'_>,
     names: [&'static str; 3],
     unknown: &mut Unknown,

@@ -23,24 +23,23 @@ pub const FLOW_CONTROL_INTERFACE: &str = "org.flowbus.FlowControl1";
 pub const FLOW_CONTROL_XML: &str = include_str!("../../org.flowbus.FlowControl1.xml");
 
 /// What the kernel says of connection tracking as a whole, in the network namespace of the helper: the answer of
-/// GetKernelState, `a{sv}` with these names. What could not be read is absent.
+/// GetKernelState, `a{sv}` with these names. What could not be read is absent. The kernel's side says what each means.
 #[derive(Clone, Debug, Default, PartialEq, Eq, SerializeDict, DeserializeDict, Type)]
 #[zbus(signature = "a{sv}")]
 pub struct KernelState {
-    /// Flows in the table (`nf_conntrack_count`).
+    /// [`ctnetlink::KernelState::count`].
     pub count: Option<u32>,
-    /// The most flows that the kernel keeps (`nf_conntrack_max`).
+    /// [`ctnetlink::KernelState::maximum`].
     pub maximum: Option<u32>,
-    /// New flows count packets and bytes (`nf_conntrack_acct`).
+    /// [`ctnetlink::KernelState::accounting`].
     pub accounting: Option<bool>,
-    /// New flows note when they start and end (`nf_conntrack_timestamp`).
+    /// [`ctnetlink::KernelState::timestamping`].
     pub timestamping: Option<bool>,
-    /// Which flows send events (`nf_conntrack_events`): 0 none, 1 all, 2 those made while somebody listens.
+    /// [`ctnetlink::KernelState::events`].
     pub events: Option<u8>,
-    /// Flows evicted since boot to make room for new ones, of all CPUs. Each CPU's counter wraps at 2^32.
+    /// [`ctnetlink::KernelState::early_drop`].
     pub early_drop: Option<u64>,
-    /// Flows not inserted since boot because the tuple was taken meanwhile, of all CPUs. Each CPU's counter wraps at
-    /// 2^32.
+    /// [`ctnetlink::KernelState::insert_failed`].
     pub insert_failed: Option<u64>,
     /// Where rules choose which events flows send (`ct event set`, `-j CT --ctevents`), as in "table m, chain p".
     pub event_masks: Option<String>,

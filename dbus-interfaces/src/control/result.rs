@@ -25,31 +25,32 @@ pub struct Changes {
     pub flows: Option<Vec<OwnedFlow>>,
 }
 
-/// What one CPU has counted since boot: `a{sv}` with these names. What the kernel does not count is 0.
+/// What one CPU has counted since boot: `a{sv}` with these names. What the kernel does not count is 0. The
+/// kernel's side says what each means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, SerializeDict, DeserializeDict, Type)]
 #[zbus(signature = "a{sv}")]
 pub struct CpuStatistics {
-    /// The CPU's number.
+    /// [`ctnetlink::CpuStats::cpu`].
     pub cpu: u32,
-    /// Look-ups that found a flow (since Linux 5.10 only those that NAT and others ask for).
+    /// [`ctnetlink::CpuStats::found`].
     pub found: u32,
-    /// Packets that cannot be tracked.
+    /// [`ctnetlink::CpuStats::invalid`].
     pub invalid: u32,
-    /// Flows inserted by other means than traffic (since Linux 5.10).
+    /// [`ctnetlink::CpuStats::insert`].
     pub insert: u32,
-    /// Flows not inserted: the tuple was taken meanwhile.
+    /// [`ctnetlink::CpuStats::insert_failed`].
     pub insert_failed: u32,
-    /// Packets dropped because no flow could be made: the table is full.
+    /// [`ctnetlink::CpuStats::drop`].
     pub drop: u32,
-    /// Flows evicted to make room for new ones.
+    /// [`ctnetlink::CpuStats::early_drop`].
     pub early_drop: u32,
-    /// Packets that a protocol's tracker found wrong.
+    /// [`ctnetlink::CpuStats::error`].
     pub error: u32,
-    /// Look-ups restarted because the table was resized under them.
+    /// [`ctnetlink::CpuStats::search_restart`].
     pub search_restart: u32,
-    /// Insertions of one tuple at once that were resolved.
+    /// [`ctnetlink::CpuStats::clash_resolve`].
     pub clash_resolve: u32,
-    /// Flows not inserted because a hash chain was too long.
+    /// [`ctnetlink::CpuStats::chain_toolong`].
     pub chain_toolong: u32,
 }
 
@@ -74,18 +75,31 @@ impl CpuStatistics {
 
 impl From<ctnetlink::CpuStats> for CpuStatistics {
     fn from(cpu: ctnetlink::CpuStats) -> Self {
+        let ctnetlink::CpuStats {
+            cpu,
+            found,
+            invalid,
+            insert,
+            insert_failed,
+            drop,
+            early_drop,
+            error,
+            search_restart,
+            clash_resolve,
+            chain_toolong,
+        } = cpu;
         Self {
-            cpu: cpu.cpu.into(),
-            found: cpu.found,
-            invalid: cpu.invalid,
-            insert: cpu.insert,
-            insert_failed: cpu.insert_failed,
-            drop: cpu.drop,
-            early_drop: cpu.early_drop,
-            error: cpu.error,
-            search_restart: cpu.search_restart,
-            clash_resolve: cpu.clash_resolve,
-            chain_toolong: cpu.chain_toolong,
+            cpu: cpu.into(),
+            found,
+            invalid,
+            insert,
+            insert_failed,
+            drop,
+            early_drop,
+            error,
+            search_restart,
+            clash_resolve,
+            chain_toolong,
         }
     }
 }
