@@ -16,9 +16,9 @@ pub(crate) fn plain(flow: &dyn Fields, key: Key) -> String {
     }
 }
 
-/// What a terminal would take for a command is shown and not sent: a process can call itself anything.
+/// What a terminal would take for a command, or would reorder, is shown and not sent: a process can call itself anything.
 pub(crate) fn clean(text: Cow<'_, str>) -> Cow<'_, str> {
-    if text.chars().any(char::is_control) { text.escape_debug().to_string().into() } else { text }
+    flowbus_interfaces::printing(text)
 }
 
 /// An address of a flow with its port; empty without an address.

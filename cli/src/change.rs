@@ -13,7 +13,7 @@ use zbus::fdo;
 use crate::cell::{counted, endpoint};
 use crate::daemon::Daemon;
 use crate::error::{Error, bus_option};
-use crate::output::{stdout, terminal_width};
+use crate::output::{self, stdout, terminal_width};
 use crate::query::Query;
 use crate::table::{Column, Row, Table};
 
@@ -115,8 +115,7 @@ fn show(flows: &[OwnedFlow], json: bool) -> Result<(), Error> {
     let mut out = stdout();
     if json {
         for flow in flows {
-            serde_json::to_writer(&mut out, flow).map_err(io::Error::from)?;
-            writeln!(out)?;
+            output::json_line(&mut out, flow)?;
         }
         return Ok(out.flush()?);
     }
@@ -229,7 +228,7 @@ impl How {
                 "matched": matched, verb: number, "gone": gone, "failed": failed, "more": more,
             });
             let mut out = stdout();
-            writeln!(out, "{object}")?;
+            output::json_line(&mut out, &object)?;
             out.flush()?;
         } else if matched > 0 {
             let mut text = format!("{} {verb}", counted(number.into(), what));

@@ -11,7 +11,7 @@ use crate::arguments::Connections;
 use crate::cell;
 use crate::daemon::Daemon;
 use crate::error::Error;
-use crate::output::stdout;
+use crate::output::{self, stdout};
 
 /// The BPF programs' source, in the order in which it is read.
 const PROGRAM: [(&str, &str); 9] = [
@@ -120,8 +120,7 @@ impl Lines<'_> {
     fn print(&mut self, out: &mut dyn Write, connection: &OwnedConnection) -> std::io::Result<()> {
         let Connections { verbose, timestamp, network_namespace, json, .. } = *self.asked;
         if json {
-            serde_json::to_writer(&mut *out, connection)?;
-            return writeln!(out);
+            return output::json_line(out, connection);
         }
         let first = *self.first_nsec.get_or_insert(connection.monotonic_nsec);
         let passed = connection.monotonic_nsec.saturating_sub(first);

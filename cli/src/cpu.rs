@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::change::{control, refused};
 use crate::daemon::Daemon;
 use crate::error::Error;
-use crate::output::{stdout, terminal_width};
+use crate::output::{self, stdout, terminal_width};
 use crate::table::{Column, Row, Table};
 
 /// Prints a line for each CPU.
@@ -20,7 +20,7 @@ pub(crate) async fn cpu(daemon: &Daemon, json: bool) -> Result<(), Error> {
         for cpu in &cpus {
             let object: Map<_, _> =
                 cpu.fields().into_iter().map(|(name, value)| (name.to_owned(), Value::from(value))).collect();
-            writeln!(out, "{}", Value::Object(object))?;
+            output::json_line(&mut out, &Value::Object(object))?;
         }
     } else {
         let columns = CpuStatistics::default().fields().map(|(title, _)| Column { title, width: 0, drop: 0 });

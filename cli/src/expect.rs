@@ -10,7 +10,7 @@ use crate::cell::address_and_port;
 use crate::change::{How, control, refused};
 use crate::daemon::Daemon;
 use crate::error::Error;
-use crate::output::{stdout, terminal_width};
+use crate::output::{self, stdout, terminal_width};
 use crate::query::Query;
 use crate::table::{Column, Row, Table};
 
@@ -91,7 +91,7 @@ fn print(expectations: &[Expectation], json: bool) -> Result<(), Error> {
     let mut out = stdout();
     if json {
         for expectation in expectations {
-            writeln!(out, "{}", expectation.to_json())?;
+            output::json_line(&mut out, &expectation.to_json())?;
         }
         return Ok(out.flush()?);
     }

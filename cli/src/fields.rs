@@ -69,7 +69,7 @@ impl Fields for OwnedFlow {
 
     fn members(&self) -> Cow<'_, str> {
         // A map of text and numbers can always be written.
-        let object = serde_json::to_string(self).unwrap_or_default();
+        let object = flowbus_interfaces::json_text(self).unwrap_or_default();
         let members = object.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
         Cow::Owned(members.unwrap_or_default().to_owned())
     }

@@ -2,9 +2,17 @@
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 
+use serde::Serialize;
+
 /// Standard output; colours are for terminals without NO_COLOR.
 pub(crate) fn stdout() -> impl Write {
     BufWriter::new(anstream::stdout().lock())
+}
+
+/// A JSON value on a line of its own, to whatever reads lines.
+pub(crate) fn json_line<W: Write + ?Sized, T: Serialize + ?Sized>(out: &mut W, value: &T) -> io::Result<()> {
+    flowbus_interfaces::write_json(&mut *out, value)?;
+    writeln!(out)
 }
 
 /// The terminal's width, where standard output is one.

@@ -9,7 +9,7 @@ use crate::cell::Cells;
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::format::{Format, Kind, Printer};
-use crate::output::stdout;
+use crate::output::{self, stdout};
 use crate::screen::{Look, Screen};
 
 /// Prints one flow.
@@ -47,8 +47,7 @@ pub(crate) async fn decode_mark(
     };
     let mut out = stdout();
     if as_json {
-        serde_json::to_writer(&mut out, &fields).map_err(io::Error::from)?;
-        writeln!(out)?;
+        output::json_line(&mut out, &fields)?;
     } else {
         details(&mut out, &fields, Cells::FOR_PEOPLE)?;
     }

@@ -13,7 +13,7 @@ use crate::cell;
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::flows;
-use crate::output::{stdout, terminal_width};
+use crate::output::{self, stdout, terminal_width};
 use crate::table::{Column, Row, Table};
 
 /// What is asked for of each flow.
@@ -84,7 +84,9 @@ pub(crate) async fn sources(daemon: &Daemon, interval: Duration, as_json: bool) 
     }
     let mut out = stdout();
     if as_json {
-        totals.iter().try_for_each(|(source, total)| writeln!(out, "{}", json(source, total, seconds)))?;
+        totals
+            .iter()
+            .try_for_each(|(source, total)| output::json_line(&mut out, &json(source, total, seconds)))?;
     } else {
         print(&mut out, &totals, seconds)?;
     }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::cell::{clean, counted};
 use crate::daemon::Daemon;
 use crate::error::Error;
-use crate::output::stdout;
+use crate::output::{self, stdout};
 use crate::silence;
 use crate::stats::{self, Statistics, Texts};
 
@@ -35,7 +35,7 @@ pub(crate) async fn status(daemon: &Daemon, as_json: bool) -> Result<(), Error> 
     let status = ask(daemon).await?;
     let mut out = stdout();
     if as_json {
-        writeln!(out, "{}", status.json())?;
+        output::json_line(&mut out, &status.json())?;
     } else {
         status.print(&mut out, daemon.bus())?;
     }

@@ -43,6 +43,7 @@ mod number;
 mod owned;
 mod owner;
 mod page;
+mod printing;
 mod proxy;
 mod query;
 mod statistic;
@@ -65,6 +66,7 @@ pub use number::parse_number;
 pub use owned::{FlowError, OwnedFlow, OwnedValue};
 pub use owner::Owner;
 pub use page::Page;
+pub use printing::{is_printing, json_text, printing, write_json};
 pub use proxy::*;
 pub use query::{
     Argument, ChangeOptions, EventSet, Filter, LIMIT_DEFAULT, LIMIT_MAXIMUM, Lookup, Query, QueryError,

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use flowbus_interfaces::Key;
 
+use crate::cell::clean;
 use crate::fields::Fields;
 
 /// What a line shows.
@@ -37,7 +38,7 @@ pub(super) fn line(out: &mut dyn Write, flow: &dyn Fields) -> io::Result<()> {
         };
         match (flow.text(key), flow.number(key)) {
             _ if unchanged => out.write_all(b"None")?,
-            (Some(text), _) => out.write_all(text.as_bytes())?,
+            (Some(text), _) => out.write_all(clean(text).as_bytes())?,
             (_, Some(usec)) if matches!(key, Key::StartUsec | Key::EndUsec) => {
                 write!(out, "{}", usec / 1_000_000)?;
             }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::labels::LabelNames;
+use crate::cell::clean;
 use crate::fields::Fields;
 
 /// conntrack's modifiers of `-o`.
@@ -277,7 +278,7 @@ fn tuple(out: &mut dyn Write, flow: &dyn Fields, direction: &Direction, shown: &
 
 fn text(out: &mut dyn Write, word: &str, flow: &dyn Fields, key: Key) -> io::Result<()> {
     match flow.text(key) {
-        Some(text) => write!(out, "{word}{text}"),
+        Some(text) => write!(out, "{word}{}", clean(text)),
         None => Ok(()),
     }
 }

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::conntrack::{self, Direction, Modifiers, Shown};
+use crate::cell::clean;
 use crate::fields::Fields;
 
 /// Before the first flow.
@@ -131,7 +132,7 @@ fn number(out: &mut dyn Write, element: &str, number: Option<u64>) -> io::Result
 }
 
 fn text(out: &mut dyn Write, element: &str, text: Option<Cow<'_, str>>) -> io::Result<()> {
-    let Some(text) = text else { return Ok(()) };
+    let Some(text) = text.map(clean) else { return Ok(()) };
     if text.contains(['&', '<']) {
         let text = text.replace('&', "&amp;").replace('<', "&lt;");
         return write!(out, "<{element}>{text}</{element}>");

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cell;
 use crate::format::Format;
+use crate::output;
 
 /// Something that whoever watches has to know.
 #[derive(Debug)]
@@ -112,7 +113,7 @@ impl Notices {
         match (self.form, notice.object()) {
             (Form::Lines { colors: true }, _) => writeln!(out, "{STYLE}-- {text}{STYLE:#}"),
             (Form::Lines { colors: false }, _) => writeln!(out, "-- {text}"),
-            (Form::Objects, Some(object)) => writeln!(out, "{object}"),
+            (Form::Objects, Some(object)) => output::json_line(out, &object),
             (Form::Objects, None) | (Form::Aside, _) => {
                 anstream::eprintln!("flowctl: {text}");
                 Ok(())

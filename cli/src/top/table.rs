@@ -91,7 +91,7 @@ pub(super) fn line(snapshot: &Snapshot, row: &Row, width: usize) -> String {
     if grouping == Grouping::Flow {
         let ended = OwnedFlow::default();
         let flow = snapshot.shown.get(&row.id).unwrap_or(&ended);
-        let text = |key| flow.text(key).unwrap_or_default().to_owned();
+        let text = |key| cell::plain(flow, key);
         cells.extend([
             Cells::FOR_PEOPLE.age(flow, snapshot.now),
             text(Key::Protocol),
@@ -105,7 +105,7 @@ pub(super) fn line(snapshot: &Snapshot, row: &Row, width: usize) -> String {
         let new = snapshot.counted.sample.map(|sample| a_second(row.new, sample.interval.as_secs_f64()));
         let age = row.start.map(|start| cell::duration(snapshot.now.saturating_sub(start)));
         cells.extend([row.flows.to_string(), new.unwrap_or_default(), age.unwrap_or_default()]);
-        cells.push(name(grouping, &row.name).to_owned());
+        cells.push(cell::clean(name(grouping, &row.name).into()).into_owned());
     }
     put(columns(grouping), &cells, width)
 }

@@ -1,6 +1,6 @@
 //! The lines of a stream.
 
-use flowbus_interfaces::{Connection, FieldSet, Flow, SourceNames, event_name};
+use flowbus_interfaces::{Connection, FieldSet, Flow, SourceNames, event_name, write_json};
 use serde::Serialize;
 
 use crate::event::ExpectationEvent;
@@ -33,7 +33,7 @@ impl Line<'_> {
 impl Lines {
     pub(super) fn push(&mut self, line: &Line<'_>) {
         // Writing to a vector cannot fail, and none of these has a key that is not text.
-        let _ = serde_json::to_writer(&mut self.0, line);
+        let _ = write_json(&mut self.0, line);
         self.0.push(b'\n');
     }
 
@@ -61,7 +61,7 @@ impl Lines {
         let mut object = event.expectation.to_json();
         object["type"] = "expectation".into();
         object["event"] = event_name(event.kind).into();
-        let _ = serde_json::to_writer(&mut self.0, &object);
+        let _ = write_json(&mut self.0, &object);
         self.0.push(b'\n');
     }
 
@@ -89,7 +89,7 @@ impl Lines {
             self.0.extend_from_slice(b",\"matches\":false");
         }
         let brace = self.0.len();
-        let _ = serde_json::to_writer(&mut self.0, object);
+        let _ = write_json(&mut self.0, object);
         // The object goes on after the type: its brace becomes a comma, unless there is nothing in it.
         if self.0.get(brace + 1) == Some(&b'}') {
             self.0.remove(brace);
