@@ -1,6 +1,5 @@
 //! The interface org.flowbus.FlowControl1.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ctnetlink::{EventMasks, Socket, SocketError, dump_request};
@@ -8,7 +7,7 @@ use flowbus_interfaces::{
     ChangeOptions, CpuStatistics, Error, Expectation, Filter, KernelState, RawQuery, Subject,
 };
 use zbus::message::Header;
-use zbus::{Connection, OwnedVariant, interface};
+use zbus::{Connection, interface};
 
 use crate::caller::{Action, Caller, Permitted};
 use crate::calls::{Call, Calls, Who};
@@ -80,10 +79,10 @@ impl FlowControl {
         #[zbus(connection)] connection: &Connection,
         socket: zbus::OwnedFd,
         sequence: u32,
-        filter: HashMap<String, OwnedVariant>,
+        filter: RawQuery,
     ) -> Result<(), Error> {
         let _call = self.daemon(connection, &header).await?;
-        if let Some(key) = filter.keys().min() {
+        if let Some(key) = filter.keys().next() {
             return Err(Error::InvalidArgument(format!(
                 "filter.{key}: no such key; the filter has to be empty"
             )));

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use flowbus_guard::Limits;
 use flowbus_interfaces::{BusAddress, FLOW_CONTROL_NAME, FLOW_CONTROL_PATH};
 use flowbus_seccomp::{MACHINE_ID, NETWORK_SETTINGS, Policy, Refusal};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use zbus::Connection;
 use zbus::fdo::RequestNameFlags;
 
@@ -19,6 +20,21 @@ use crate::worker::Worker;
 /// So long a call has on the way out: it may wait for a password, or the bus stall.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// After the bus went away: the first wait before connecting again, doubled up to the longest.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// What callers may have in flight, before anybody is asked who they are. More than `calls` lets one user and all of them have,
+/// because a call that is refused there is in flight until then.
+const LIMITS: Limits = Limits {
+    sender: 16,
+    all: 128,
+    // On the system bus flowbusd alone may call these: whatever others do, its dumps are requested.
+    reserved: &["RequestDump", "GetKernelState"],
+    // RequestDump's socket.
+    descriptors: 1,
+};
+
 /// Why the bus cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServiceError {
@@ -28,8 +44,6 @@ pub(crate) enum ServiceError {
     NoName { address: BusAddress, source: zbus::Error },
     #[error("cannot start a thread: {0}")]
     Worker(std::io::Error),
-    #[error("the bus went away")]
-    BusGone,
     #[error("cannot wait for signals: {0}")]
     Signals(std::io::Error),
 }
@@ -50,6 +64,13 @@ pub(crate) async fn run(
     served
 }
 
+/// Why serving one connection ended.
+enum End {
+    Idle,
+    Signal,
+    BusGone,
+}
+
 async fn serve(
     address: &BusAddress,
     permitted: Permitted,
@@ -58,49 +79,101 @@ async fn serve(
     [terminate, interrupt]: [&mut Signal; 2],
 ) -> Result<(), ServiceError> {
     let calls = Arc::new(Calls::default());
-    let object = FlowControl::new(permitted, Arc::clone(&calls), worker.clone());
-    let connection = connect(address, object).await?;
+    let guard = Arc::new(flowbus_guard::Calls::new(LIMITS));
+    let object = || FlowControl::new(permitted.clone(), Arc::clone(&calls), worker.clone());
+    let mut connection = connect(address, &guard, object()).await?;
+    // A caller that finds the name finds it confined.
+    confine_system_calls();
+    own(address, &connection).await?;
     notify(NotifyState::Ready);
-    tracing::debug!(bus = %address, "serving");
-    let told = loop {
+    loop {
+        tracing::debug!(bus = %address, "serving");
+        let end = serve_connected(&connection, &calls, idle, [terminate, interrupt]).await;
+        match end {
+            // A caller who ends it does not wait for a million flows. Where it was idle, what comes meanwhile is still done.
+            End::Signal => worker.stop(),
+            End::Idle => {}
+            End::BusGone => {
+                // What is being done for callers goes on and is logged; they hear no answer.
+                tracing::warn!(bus = %address, "the bus went away, connecting again");
+                let again = connect_again(address, &guard, object, idle);
+                connection = tokio::select! {
+                    connection = again => connection?,
+                    _ = terminate.recv() => return Ok(()),
+                    _ = interrupt.recv() => return Ok(()),
+                };
+                continue;
+            }
+        }
+        if timeout(DRAIN, leave(connection)).await.is_err() {
+            tracing::warn!("calls were still unanswered after {DRAIN:?}, ignoring");
+        }
+        return Ok(());
+    }
+}
+
+/// Serves one connection for as long as it lives and is used.
+async fn serve_connected(
+    connection: &Connection,
+    calls: &Calls,
+    idle: Duration,
+    [terminate, interrupt]: [&mut Signal; 2],
+) -> End {
+    loop {
         tokio::select! {
             active = timeout(idle, connection.monitor_activity()) => {
                 // A call may wait for a password for long.
                 if active.is_err() && !calls.any() {
-                    break false;
+                    return End::Idle;
                 }
             }
-            () = connection.closed() => return Err(ServiceError::BusGone),
-            _ = terminate.recv() => break true,
-            _ = interrupt.recv() => break true,
+            () = connection.closed() => return End::BusGone,
+            _ = terminate.recv() => return End::Signal,
+            _ = interrupt.recv() => return End::Signal,
         }
-    };
-    // Who ends it does not wait for a million flows. Where it was idle, what comes meanwhile is still done.
-    if told {
-        worker.stop();
     }
-    if timeout(DRAIN, leave(connection)).await.is_err() {
-        tracing::warn!("calls were still unanswered after {DRAIN:?}, ignoring");
-    }
-    Ok(())
 }
 
-/// Serves the object, then asks for the name: a call never finds the name without the object.
-async fn connect(address: &BusAddress, object: FlowControl) -> Result<Connection, ServiceError> {
-    let connection = address
-        .connect()
-        .serve_at(FLOW_CONTROL_PATH, object)
-        .build()
-        .await
-        .map_err(|source| ServiceError::Unreachable { address: address.clone(), source })?;
-    // Who can call finds it confined.
-    confine_system_calls();
+/// Connects again, for as long as the helper would wait for a call; without a bus there are none.
+async fn connect_again(
+    address: &BusAddress,
+    guard: &Arc<flowbus_guard::Calls>,
+    object: impl Fn() -> FlowControl,
+    idle: Duration,
+) -> Result<Connection, ServiceError> {
+    let end = Instant::now() + idle;
+    let mut wait = FIRST_WAIT;
+    loop {
+        sleep(wait).await;
+        let again = async {
+            let connection = connect(address, guard, object()).await?;
+            own(address, &connection).await.map(|()| connection)
+        };
+        match again.await {
+            Ok(connection) => return Ok(connection),
+            Err(error) if Instant::now() >= end => return Err(error),
+            // Also while the bus still counts the name as the old connection's.
+            Err(error) => tracing::debug!("{error}"),
+        }
+        wait = (wait * 2).min(LONGEST_WAIT);
+    }
+}
+
+/// Connects and serves the object, before the name is asked for: a call never finds the name without the object.
+async fn connect(
+    address: &BusAddress,
+    guard: &Arc<flowbus_guard::Calls>,
+    object: FlowControl,
+) -> Result<Connection, ServiceError> {
+    let unreachable = |source| ServiceError::Unreachable { address: address.clone(), source };
+    let builder = flowbus_guard::connect(address, guard).await.map_err(unreachable)?;
+    builder.serve_at(FLOW_CONTROL_PATH, object).build().await.map_err(unreachable)
+}
+
+async fn own(address: &BusAddress, connection: &Connection) -> Result<(), ServiceError> {
     // Neither replacing nor replaceable.
-    connection
-        .request_name_with_flags(FLOW_CONTROL_NAME, RequestNameFlags::DO_NOT_QUEUE)
-        .await
-        .map_err(|source| ServiceError::NoName { address: address.clone(), source })?;
-    Ok(connection)
+    let owned = connection.request_name_with_flags(FLOW_CONTROL_NAME, RequestNameFlags::DO_NOT_QUEUE).await;
+    owned.map(drop).map_err(|source| ServiceError::NoName { address: address.clone(), source })
 }
 
 /// Gives up files. This thread is the only one, and those that it starts do as it does.

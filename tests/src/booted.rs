@@ -5,20 +5,22 @@ mod layer;
 mod store;
 
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::thread;
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Gid, Pid, Signal, Uid};
 use serde_json::Value;
 
 use crate::bus::{self, CallError};
 use crate::cgroup::ControlGroup;
 use crate::daemon::binary;
 use crate::process::{complain, output_of, wait_for};
-use crate::{Namespace, conntrack};
+use crate::{Namespace, RawConnection, conntrack};
 
 use layer::Layer;
 
@@ -195,6 +197,31 @@ impl Machine {
         let mut busctl = self.command_as(user, "busctl");
         busctl.args(["--system", "--json=short"]).stdin(Stdio::null());
         bus::call(busctl, target, arguments)
+    }
+
+    /// A connection of a user to the system bus without a library behind it.
+    ///
+    /// # Panics
+    /// If the bus does not take it.
+    #[must_use]
+    pub fn raw_connection(&self, user: &str) -> RawConnection {
+        let id: u32 = self.run(&format!("id -u {user}")).trim().parse().expect("a user has a number");
+        let groups = self.run(&format!("id -G {user}"));
+        let groups: Vec<Gid> = groups
+            .split_whitespace()
+            .map(|group| Gid::from_raw(group.parse().expect("a group is a number")))
+            .collect();
+        let directory = File::open(format!("/proc/{}/root/run/dbus", self.leader)).expect("the bus is there");
+        let path = format!("/proc/self/fd/{}/system_bus_socket", directory.as_raw_fd());
+        // The kernel notes who connects, of the thread that does.
+        let connect = move || {
+            rustix::thread::set_thread_groups(&groups).expect("root may");
+            let user = Uid::from_raw(id);
+            rustix::thread::set_thread_res_uid(user, user, user).expect("root may");
+            UnixStream::connect(path).expect("everybody may connect")
+        };
+        let socket = thread::spawn(connect).join().expect("the thread ends");
+        RawConnection::over(socket, id)
     }
 
     /// Calls a method of FlowMonitor1 as root.

@@ -1,11 +1,13 @@
 //! A connection to the bus without a library behind it: it sends as much as it likes, and reads only when told to.
 
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read, Write};
+use std::mem::MaybeUninit;
 use std::num::NonZeroU32;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 
 use flowbus_interfaces::{FLOW_MONITOR_INTERFACE, FLOW_MONITOR_NAME, FLOW_MONITOR_PATH, QueryMap};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use zbus::Message;
 use zbus::message::Flags;
 
@@ -34,29 +36,33 @@ impl RawConnection {
     #[must_use]
     pub fn connect(bus: &Bus) -> Self {
         let address = bus.address();
-        Self::connect_to(Path::new(address.strip_prefix("unix:path=").expect("a bus of a test is at a path")))
+        let path = address.strip_prefix("unix:path=").expect("a bus of a test is at a path");
+        let socket = UnixStream::connect(path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        Self::over(socket, rustix::process::getuid().as_raw())
     }
 
-    /// As [`RawConnection::connect`], to the socket of a bus.
+    /// Says hello over a socket that this user has connected.
     ///
     /// # Panics
-    /// As there.
+    /// If the bus does not take us.
     #[must_use]
-    pub fn connect_to(path: &Path) -> Self {
-        let mut socket =
-            UnixStream::connect(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    pub fn over(mut socket: UnixStream, user: u32) -> Self {
         socket.set_read_timeout(Some(DEADLINE)).expect("sockets take a timeout");
         socket.set_write_timeout(Some(DEADLINE)).expect("sockets take a timeout");
-        let user = rustix::process::getuid().as_raw().to_string();
-        let user: String = user.bytes().map(|digit| format!("{digit:x}")).collect();
+        let user: String = user.to_string().bytes().map(|digit| format!("{digit:x}")).collect();
         write!(socket, "\0AUTH EXTERNAL {user}\r\n").expect("the bus reads");
-        let mut answer = Vec::new();
-        while !answer.ends_with(b"\r\n") {
-            let mut byte = [0];
-            socket.read_exact(&mut byte).expect("the bus answers");
-            answer.extend(byte);
-        }
-        assert!(answer.starts_with(b"OK "), "{}", String::from_utf8_lossy(&answer));
+        let line = |socket: &mut UnixStream| {
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"\r\n") {
+                let mut byte = [0];
+                socket.read_exact(&mut byte).expect("the bus answers");
+                answer.extend(byte);
+            }
+            String::from_utf8_lossy(&answer).into_owned()
+        };
+        assert!(line(&mut socket).starts_with("OK "));
+        socket.write_all(b"NEGOTIATE_UNIX_FD\r\n").expect("the bus reads");
+        assert_eq!(line(&mut socket), "AGREE_UNIX_FD\r\n");
         socket.write_all(b"BEGIN\r\n").expect("the bus reads");
         let mut connection = Self { socket, serial: 0 };
         let serial = connection.call_bus("Hello", None);
@@ -84,16 +90,54 @@ impl RawConnection {
         })
     }
 
-    /// Sends a call without arguments of a destination's interface and member at a path, and returns its serial.
+    /// Sends a call of a method, with the descriptors that are among its arguments, and returns its serial.
     ///
     /// # Panics
     /// If the bus does not take it.
-    pub fn call(&mut self, [destination, path, interface, member]: [&str; 4], wants_reply: bool) -> u32 {
+    pub fn call<B>(&mut self, [destination, path, interface, member]: [&str; 4], body: &B) -> u32
+    where
+        B: serde::Serialize + zbus::Type,
+    {
         self.send(|serial| {
             let call = Message::method_call(path, member);
-            let call = if wants_reply { call } else { call.with_flags(Flags::NO_REPLY_EXPECTED) };
-            call.destination(destination).interface(interface).serial(serial).build(&())
+            call.destination(destination).interface(interface).serial(serial).build(body)
         })
+    }
+
+    /// Calls a method and waits for the reply.
+    ///
+    /// # Panics
+    /// As [`RawConnection::call`] and [`RawConnection::reply_to`].
+    pub fn call_and_wait<B>(&mut self, target: [&str; 4], body: &B) -> Received
+    where
+        B: serde::Serialize + zbus::Type,
+    {
+        let serial = self.call(target, body);
+        self.reply_to(serial)
+    }
+
+    /// Waits for the reply to a call: its error's name is in it.
+    ///
+    /// # Panics
+    /// If none comes within the deadline.
+    pub fn reply_to(&mut self, serial: u32) -> Received {
+        loop {
+            let received = self.receive();
+            if received.reply_serial() == Some(serial) {
+                return received;
+            }
+        }
+    }
+
+    /// As [`RawConnection::call`], without arguments and without a reply.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn call_without_reply(&mut self, [destination, path, interface, member]: [&str; 4]) {
+        self.send(|serial| {
+            let call = Message::method_call(path, member).with_flags(Flags::NO_REPLY_EXPECTED);
+            call.destination(destination).interface(interface).serial(serial).build(&())
+        });
     }
 
     /// Asks the bus for signals by a match rule, and waits for its answer.
@@ -127,7 +171,18 @@ impl RawConnection {
         self.serial += 1;
         let serial = NonZeroU32::new(self.serial).expect("serials begin with 1");
         let message = message(serial).expect("what a test sends is a message");
-        self.socket.write_all(message.data()).expect("the bus takes messages");
+        let descriptors: Vec<BorrowedFd<'_>> = message.data().fds().iter().map(AsFd::as_fd).collect();
+        let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(descriptors.len()))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() {
+            assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
+        }
+        // Descriptors go with the first byte.
+        let (first, rest) = message.data().split_at(1);
+        let slices = [IoSlice::new(first)];
+        rustix::net::sendmsg(&self.socket, &slices, &mut control, SendFlags::NOSIGNAL)
+            .expect("the bus takes messages");
+        self.socket.write_all(rest).expect("the bus takes messages");
         self.serial
     }
 

@@ -241,7 +241,7 @@ fn calls_of_standard_interfaces_count_as_calls() {
         ] {
             let mut connection = RawConnection::connect(&bus);
             let mut calls: HashSet<u32> =
-                (0..120).map(|_| connection.call([name, path, interface, member], true)).collect();
+                (0..120).map(|_| connection.call([name, path, interface, member], &())).collect();
             while !calls.is_empty() {
                 let received = connection.receive();
                 if received.reply_serial().is_some_and(|serial| calls.remove(&serial))
@@ -263,8 +263,8 @@ fn calls_that_want_no_reply_cost_nothing() {
     let (namespace, bus, files) = (namespace(), Bus::start(), Directory::new("loud"));
     let daemon = start(&namespace, &bus, &files);
     let mut connection = RawConnection::connect(&bus);
-    (0..1_000).for_each(|_| _ = connection.call([MONITOR, MONITOR_PATH, MONITOR, "GetStatistics"], false));
-    let serial = connection.call([MONITOR, MONITOR_PATH, "org.freedesktop.DBus.Peer", "Ping"], true);
+    (0..1_000).for_each(|_| connection.call_without_reply([MONITOR, MONITOR_PATH, MONITOR, "GetStatistics"]));
+    let serial = connection.call([MONITOR, MONITOR_PATH, "org.freedesktop.DBus.Peer", "Ping"], &());
     while connection.receive().reply_serial() != Some(serial) {}
     assert_eq!(statistic(&bus, "calls_refused"), 1_000);
     daemon.stop();

@@ -1,10 +1,9 @@
 //! A query as it comes over the wire: a list of pairs, not a map, so that a repeated key is seen.
 
+use std::cell::Cell;
 use std::fmt;
 
-use serde::de::{
-    Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
-};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use zbus::{Signature, Type};
 
 use crate::dictionary::DICTIONARY;
@@ -12,6 +11,12 @@ use crate::dictionary::DICTIONARY;
 /// The most pairs and list elements kept of a query. There are fewer keys than that, so a longer query is wrong
 /// by a pair that is kept; the rest is skipped, so that a caller cannot make a service hold much.
 const MAXIMUM: usize = 256;
+
+/// The most values of a query altogether, those that are skipped included: every key with the longest list. Reading ends with an
+/// error at the next one, because what a caller sends must not cost more than the refusal is worth.
+const VALUES: usize = 16_384;
+
+const TOO_LONG: Argument = Argument::Other("an array of more than 256");
 
 /// The `a{sv}` of a query, in the order of the message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +42,13 @@ pub enum Argument {
 impl<K: Into<String>> FromIterator<(K, Argument)> for RawQuery {
     fn from_iter<T: IntoIterator<Item = (K, Argument)>>(pairs: T) -> Self {
         Self(pairs.into_iter().map(|(key, value)| (key.into(), value)).collect())
+    }
+}
+
+impl RawQuery {
+    /// The keys, in the order of the message.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(key, _)| key.as_str())
     }
 }
 
@@ -78,8 +90,9 @@ impl<'de> Visitor<'de> for Pairs {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawQuery, A::Error> {
         let mut pairs = Vec::new();
+        let left = Cell::new(VALUES);
         while let Some(key) = map.next_key::<&str>()? {
-            let Variant(value) = map.next_value()?;
+            let value = map.next_value_seed(Plain(&Signature::Variant, &left))?;
             if pairs.len() < MAXIMUM {
                 pairs.push((key.to_owned(), value));
             }
@@ -89,17 +102,9 @@ impl<'de> Visitor<'de> for Pairs {
 }
 
 /// A value in a variant: zbus hands out the signature, then the value.
-struct Variant(Argument);
+struct VariantVisitor<'a>(&'a Cell<usize>);
 
-impl<'de> Deserialize<'de> for Variant {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(VariantVisitor).map(Self)
-    }
-}
-
-struct VariantVisitor;
-
-impl<'de> Visitor<'de> for VariantVisitor {
+impl<'de> Visitor<'de> for VariantVisitor<'_> {
     type Value = Argument;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -109,23 +114,29 @@ impl<'de> Visitor<'de> for VariantVisitor {
     fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Argument, A::Error> {
         let signature =
             parts.next_element::<Signature>()?.ok_or_else(|| A::Error::invalid_length(0, &self))?;
-        let value = parts.next_element_seed(Plain(&signature))?;
+        let value = parts.next_element_seed(Plain(&signature, self.0))?;
         value.ok_or_else(|| A::Error::invalid_length(1, &self))
     }
 }
 
-/// A value of this signature.
+/// A value of this signature, one of as many as are left.
 #[derive(Clone, Copy)]
-struct Plain<'a>(&'a Signature);
+struct Plain<'a>(&'a Signature, &'a Cell<usize>);
 
 impl<'de> DeserializeSeed<'de> for Plain<'_> {
     type Value = Argument;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Argument, D::Error> {
-        if *self.0 == Signature::Variant {
-            return deserializer.deserialize_any(VariantVisitor);
+        let left = self.1.get().checked_sub(1);
+        self.1.set(left.ok_or_else(|| D::Error::custom(format_args!("more than {VALUES} values")))?);
+        match self.0 {
+            Signature::Variant => deserializer.deserialize_any(VariantVisitor(self.1)),
+            // In one piece, whatever its length.
+            Signature::Array(element) if *element.signature() == Signature::U8 => {
+                deserializer.deserialize_bytes(self)
+            }
+            _ => deserializer.deserialize_any(self),
         }
-        deserializer.deserialize_any(self)
     }
 }
 
@@ -159,24 +170,41 @@ impl<'de> Visitor<'de> for Plain<'_> {
         Ok(Argument::Text(text.to_owned()))
     }
 
+    fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Argument, E> {
+        Ok(match bytes.len() {
+            0..=MAXIMUM => {
+                Argument::List(bytes.iter().map(|&byte| Argument::Unsigned(byte.into())).collect())
+            }
+            _ => TOO_LONG,
+        })
+    }
+
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Argument, A::Error> {
         let Signature::Array(element) = self.0 else {
-            while elements.next_element::<IgnoredAny>()?.is_some() {}
+            if let Signature::Structure(fields) = self.0 {
+                for field in fields.iter() {
+                    elements.next_element_seed(Plain(field, self.1))?;
+                }
+            }
             return Ok(Argument::Other("a structure"));
         };
         let mut list = Vec::new();
         let mut too_long = false;
-        while let Some(value) = elements.next_element_seed(Plain(element.signature()))? {
+        while let Some(value) = elements.next_element_seed(Plain(element.signature(), self.1))? {
             too_long = list.len() == MAXIMUM;
             if !too_long {
                 list.push(value);
             }
         }
-        Ok(if too_long { Argument::Other("an array of more than 256") } else { Argument::List(list) })
+        Ok(if too_long { TOO_LONG } else { Argument::List(list) })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Argument, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        if let Signature::Dict { key, value } = self.0 {
+            while map.next_key_seed(Plain(key.signature(), self.1))?.is_some() {
+                map.next_value_seed(Plain(value.signature(), self.1))?;
+            }
+        }
         Ok(Argument::Other("a dictionary"))
     }
 }

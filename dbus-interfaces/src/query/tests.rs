@@ -8,7 +8,7 @@ use zbus::{Structure, Variant};
 use super::*;
 use crate::{Connection, ConnectionKind, Key, Owner};
 
-fn on_the_wire(pairs: &[(&str, Variant<'_>)]) -> RawQuery {
+fn from_the_wire(pairs: &[(&str, Variant<'_>)]) -> Result<RawQuery, zbus::wire::Error> {
     struct Pairs<'a>(&'a [(&'a str, Variant<'a>)]);
     impl serde::Serialize for Pairs<'_> {
         fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -19,9 +19,13 @@ fn on_the_wire(pairs: &[(&str, Variant<'_>)]) -> RawQuery {
         const SIGNATURE: &'static zbus::Signature = <HashMap<&str, Variant<'_>>>::SIGNATURE;
     }
     let data: Data<'_, '_> = to_bytes(Context::new(LE, 0), &Pairs(pairs)).unwrap();
-    let (raw, length) = data.deserialize().unwrap();
+    let (raw, length) = data.deserialize()?;
     assert_eq!(length, data.len());
-    raw
+    Ok(raw)
+}
+
+fn on_the_wire(pairs: &[(&str, Variant<'_>)]) -> RawQuery {
+    from_the_wire(pairs).unwrap()
 }
 
 fn parse(pairs: &[(&str, Variant<'_>)]) -> Result<Query, QueryError> {
@@ -112,6 +116,35 @@ fn values_of_other_types_are_read_past() {
         assert_eq!(raw.0[0].1, Argument::Other(what));
         assert_eq!(raw.0[1], ("after".to_owned(), Argument::Unsigned(9)));
         assert!(Query::parse(&raw, &SourceNames::default()).unwrap_err().to_string().ends_with(what));
+    }
+}
+
+#[test]
+fn bytes_are_read_in_one_piece_and_reading_other_values_ends_at_a_bound() {
+    let of_bytes =
+        |count: usize| on_the_wire(&[("labels", vec![7_u8; count].into()), ("after", 9_u8.into())]);
+    assert_eq!(of_bytes(256).0[0].1, Argument::List(vec![Argument::Unsigned(7); 256]));
+    for count in [257, 4 << 20] {
+        let raw = of_bytes(count);
+        assert_eq!(raw.0[0].1, Argument::Other("an array of more than 256"));
+        assert_eq!(raw.0[1], ("after".to_owned(), Argument::Unsigned(9)));
+    }
+    // Whatever they are in: a list, a structure, a dictionary, an array in an array, variants in variants.
+    let many = 20_000_u32;
+    let texts = vec!["a"; 20_000];
+    let dictionary: HashMap<u32, bool> = (0..many).map(|key| (key, true)).collect();
+    let variants: Vec<Variant<'_>> = (0..many).map(Variant::from).collect();
+    let values: [Variant<'_>; 6] = [
+        (0..many).collect::<Vec<u32>>().into(),
+        texts.clone().into(),
+        Structure::from((1_u8, texts)).into(),
+        dictionary.into(),
+        vec![vec![1_u16]; 20_000].into(),
+        variants.into(),
+    ];
+    for value in values {
+        let error = from_the_wire(&[("fields", value), ("after", 9_u8.into())]).unwrap_err();
+        assert!(error.to_string().contains("more than 16384 values"), "{error}");
     }
 }
 
