@@ -54,12 +54,22 @@ static __always_inline struct counters *counters(void)
 			__sync_fetch_and_add(&slot->member, 1);      \
 	} while (0)
 
-/* The process that runs now. */
+/* A thread of the kernel works for somebody else, and nobody knows for whom. */
+static __always_inline bool is_kernel_thread(void)
+{
+	return bpf_get_current_task_btf()->flags & PF_KTHREAD;
+}
+
+/* The process that runs now: nobody where it is a thread of the kernel. */
 static __always_inline void note_current(struct process *process, __u32 confidence)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	__u64 ids = bpf_get_current_pid_tgid();
 
+	if (is_kernel_thread()) {
+		__builtin_memset(process, 0, sizeof(*process));
+		return;
+	}
 	process->start_boottime = task->group_leader->start_boottime;
 	process->cgroup = bpf_get_current_cgroup_id();
 	process->pid = ids >> 32;

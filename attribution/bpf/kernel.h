@@ -50,6 +50,8 @@ enum {
 	TCP_CLOSING,
 };
 enum { SHUTDOWN_MASK = 3 };
+/* linux/sched.h: unchanged since Linux 2.6 */
+enum { PF_KTHREAD = 0x00200000 };
 
 /* linux/bpf.h: contexts, whose layout is fixed for user space */
 struct bpf_sock {
@@ -179,6 +181,7 @@ struct nsproxy {
 	struct net *net_ns;
 };
 struct task_struct {
+	unsigned int flags;
 	int pid;
 	int tgid;
 	char comm[16];

@@ -55,6 +55,13 @@ static __always_inline void aim(struct destination *destination, struct bpf_sock
 	destination->remote_port = bpf_ntohs(address->user_port);
 }
 
+/* Has the end of the socket reported: udp_release does so for sockets that have an owner's storage. */
+static __always_inline void follow(struct bpf_sock *sk)
+{
+	if (!bpf_sk_storage_get(&owners, sk, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE))
+		COUNT(no_storage);
+}
+
 SEC("cgroup/sendmsg4")
 int udp_send4(struct bpf_sock_addr *address)
 {
@@ -66,8 +73,9 @@ int udp_send4(struct bpf_sock_addr *address)
 		return 1;
 	aim(&destination, address, sk);
 	*(__u32 *)destination.remote = address->user_ip4;
-	if (told_lately(&destination))
+	if (is_kernel_thread() || told_lately(&destination))
 		return 1;
+	follow(sk);
 	record = begin_send(address, &destination, AF_INET);
 	if (!record)
 		return 1;
@@ -87,8 +95,9 @@ int udp_send6(struct bpf_sock_addr *address)
 		return 1;
 	aim(&destination, address, sk);
 	copy_words(destination.remote, address->user_ip6, 4);
-	if (told_lately(&destination))
+	if (is_kernel_thread() || told_lately(&destination))
 		return 1;
+	follow(sk);
 	record = begin_send(address, &destination, AF_INET6);
 	if (!record)
 		return 1;
@@ -111,7 +120,7 @@ static __always_inline int sent(struct sock *sk, int result)
 	__u64 now = bpf_ktime_get_ns();
 	struct owner *owner;
 
-	if (result < 0 || sk->sk_protocol != IPPROTO_UDP || !sk->__sk_common.skc_dport)
+	if (result < 0 || sk->sk_protocol != IPPROTO_UDP || !sk->__sk_common.skc_dport || is_kernel_thread())
 		return 0;
 	owner = make_owner(sk);
 	if (!owner)

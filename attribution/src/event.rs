@@ -114,6 +114,8 @@ pub enum Confidence {
     Inherited,
     /// Found by looking through /proc after the fact.
     Procfs,
+    /// One of several processes that have the socket, or sockets with the same ends: the last that is known to have sent.
+    Shared,
 }
 
 impl Confidence {
@@ -126,6 +128,7 @@ impl Confidence {
             Self::Snapshot => "snapshot",
             Self::Inherited => "inherited",
             Self::Procfs => "procfs",
+            Self::Shared => "shared",
         }
     }
 }

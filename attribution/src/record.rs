@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 use crate::event::{Confidence, Event, Kind, Message, Process};
 
 /// Grows with every change of `record.h`: programs that were left by another version are not read.
-pub(crate) const LAYOUT: u32 = 1;
+pub(crate) const LAYOUT: u32 = 2;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;

@@ -119,6 +119,8 @@ pub struct Ring {
     bytes: Vec<u8>,
     text: String,
     unreadable: u64,
+    held_back: bool,
+    was_full: bool,
 }
 
 impl Ring {
@@ -142,6 +144,8 @@ impl Ring {
             bytes: Vec::with_capacity(LARGEST_RECORD_BYTES),
             text: String::new(),
             unreadable: 0,
+            held_back: false,
+            was_full: false,
         })
     }
 
@@ -151,12 +155,25 @@ impl Ring {
         self.unreadable
     }
 
+    /// True where the last [`Ring::drain`] ended before a record whose writer had not finished: others behind it can be
+    /// older than that call.
+    #[must_use]
+    pub fn is_held_back(&self) -> bool {
+        self.held_back
+    }
+
+    /// True where the ring was so full since this was last asked that records may have been dropped.
+    pub fn take_was_full(&mut self) -> bool {
+        std::mem::take(&mut self.was_full)
+    }
+
     /// Reads what is there, oldest first, and what is written meanwhile. False where it stopped with something left,
     /// because more came than the ring holds: call it again, the descriptor does not become readable for that.
     #[must_use]
     pub fn drain(&mut self, mut each: impl FnMut(Message<'_>)) -> bool {
         let start = self.start();
         let mut position = start;
+        self.held_back = false;
         while position.wrapping_sub(start) < self.size as u64 {
             let next = self.read_finished(position, &mut each);
             if next == position {
@@ -188,12 +205,13 @@ impl Ring {
     fn read_finished(&mut self, position: u64, each: &mut impl FnMut(Message<'_>)) -> u64 {
         let written = self.writers.position(0).load(Ordering::Acquire);
         let mut left = written.wrapping_sub(position);
+        self.was_full |= left + HEADER_BYTES + LARGEST_RECORD_BYTES as u64 > self.size as u64;
         while left > 0 {
             let position = written.wrapping_sub(left);
-            let header = self.writers.header(self.offset(position)).load(Ordering::Acquire);
-            if header & BUSY != 0 {
+            let Some(header) = self.finished(position) else {
+                self.held_back = true;
                 break;
-            }
+            };
             let length = header & !DISCARDED;
             if header & DISCARDED == 0 {
                 self.read_record(position.wrapping_add(HEADER_BYTES), length, each);
@@ -202,6 +220,21 @@ impl Ring {
             left = left.saturating_sub((HEADER_BYTES + u64::from(length)).next_multiple_of(8));
         }
         written.wrapping_sub(left)
+    }
+
+    /// The header of a record, once its writer has finished. It takes a fraction of a microsecond to do so, unless it was
+    /// interrupted.
+    fn finished(&self, position: u64) -> Option<u32> {
+        const PATIENCE: usize = 256;
+        let header = self.writers.header(self.offset(position));
+        for _ in 0..PATIENCE {
+            let header = header.load(Ordering::Acquire);
+            if header & BUSY == 0 {
+                return Some(header);
+            }
+            std::hint::spin_loop();
+        }
+        None
     }
 
     fn read_record(&mut self, position: u64, length: u32, each: &mut impl FnMut(Message<'_>)) {

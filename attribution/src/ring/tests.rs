@@ -106,8 +106,10 @@ fn an_unfinished_record_holds_back_those_behind_it() {
     writer.write(BUSY, &removed(2));
     writer.write(0, &removed(3));
     assert_eq!(drained(&mut ring), (vec!["1".to_owned()], true));
+    assert!(ring.is_held_back());
     writer.put(unfinished, &16_u32.to_ne_bytes());
     assert_eq!(drained(&mut ring), (vec!["2".to_owned(), "3".to_owned()], true));
+    assert!(!ring.is_held_back());
 }
 
 #[test]
@@ -133,6 +135,7 @@ fn a_full_ring_is_read_in_one_go_and_says_that_more_may_be_there() {
     writer.advance(0);
     let (seen, all) = drained(&mut ring);
     assert_eq!((seen.len(), all), (size() / 24, false));
+    assert!(ring.take_was_full() && !ring.take_was_full());
     assert_eq!(drained(&mut ring), (vec![], true));
 }
 
