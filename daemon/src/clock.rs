@@ -35,6 +35,13 @@ impl Now {
     }
 }
 
+/// CLOCK_MONOTONIC nanoseconds: what BPF programs stamp their records with.
+pub(crate) fn monotonic_nsec() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    let [seconds, nanoseconds] = [time.tv_sec, time.tv_nsec].map(|part| u64::try_from(part).unwrap_or(0));
+    seconds * 1_000_000_000 + nanoseconds
+}
+
 fn microseconds(clock: ClockId) -> u64 {
     let time = clock_gettime(clock);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);

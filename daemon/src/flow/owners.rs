@@ -36,6 +36,7 @@ const fn confidence_number(confidence: Confidence) -> u32 {
         Confidence::Snapshot => 3,
         Confidence::Inherited => 4,
         Confidence::Procfs => 5,
+        Confidence::Shared => 6,
     }
 }
 
@@ -47,6 +48,7 @@ const fn confidence_of(number: u32) -> Option<Confidence> {
         3 => Confidence::Snapshot,
         4 => Confidence::Inherited,
         5 => Confidence::Procfs,
+        6 => Confidence::Shared,
         _ => return None,
     })
 }
@@ -74,6 +76,11 @@ impl OwnerNumber {
         Self(process.0 | confidence_number(confidence) << ProcessNumber::BITS)
     }
 
+    /// The same process, known otherwise.
+    pub(crate) fn with(self, confidence: Confidence) -> Self {
+        self.get().map_or(self, |(process, _)| Self::new(process, confidence))
+    }
+
     pub(crate) fn is_none(self) -> bool {
         self.0 == 0
     }
@@ -83,23 +90,19 @@ impl OwnerNumber {
         let confidence = confidence_of(self.0 >> ProcessNumber::BITS)?;
         Some((ProcessNumber(self.0 & ((1 << ProcessNumber::BITS) - 1)), confidence))
     }
-
-    /// Takes over another owner where none is known, or a less sure one; true when that changed something.
-    pub(crate) fn improve(&mut self, other: Self) -> bool {
-        let Some((_, offered)) = other.get() else { return false };
-        let better = self.get().is_none_or(|(_, known)| offered < known);
-        if better {
-            *self = other;
-        }
-        better
-    }
 }
 
 impl Owners {
-    /// Takes over what is better known; true when that changed something.
-    pub(crate) fn improve(&mut self, other: Self) -> bool {
-        let initiator = self.initiator.improve(other.initiator);
-        self.responder.improve(other.responder) || initiator
+    /// Takes over what is not known; true when that changed something.
+    pub(crate) fn fill(&mut self, other: Self) -> bool {
+        let before = *self;
+        for (owner, other) in [(&mut self.initiator, other.initiator), (&mut self.responder, other.responder)]
+        {
+            if owner.is_none() {
+                *owner = other;
+            }
+        }
+        *self != before
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -116,17 +119,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_keeps_its_process_and_the_surer_owner_stays() {
+    fn a_number_keeps_its_process_and_how_sure_it_is() {
         let process = ProcessNumber::new(1_048_575, 511);
-        let mut owner = OwnerNumber::default();
-        assert!(owner.is_none() && owner.get().is_none());
-        assert!(owner.improve(OwnerNumber::new(process, Confidence::Inherited)));
-        assert_eq!(owner.get(), Some((process, Confidence::Inherited)));
-        let other = ProcessNumber::new(0, 0);
-        assert!(!owner.improve(OwnerNumber::new(other, Confidence::Procfs)));
-        assert!(owner.improve(OwnerNumber::new(other, Confidence::Exact)));
-        assert!(!owner.improve(OwnerNumber::new(process, Confidence::Exact)), "the first one stays");
-        assert_eq!(owner.get(), Some((other, Confidence::Exact)));
-        assert!(!owner.improve(OwnerNumber::default()));
+        assert!(OwnerNumber::default().is_none() && OwnerNumber::default().get().is_none());
+        for (_, confidence) in CONFIDENCES {
+            let owner = OwnerNumber::new(process, confidence);
+            assert_eq!(owner.get(), Some((process, confidence)));
+            assert_eq!(owner.with(Confidence::Shared).get(), Some((process, Confidence::Shared)));
+        }
+        assert!(OwnerNumber::default().with(Confidence::Shared).is_none());
+    }
+
+    #[test]
+    fn what_is_not_known_is_filled_in() {
+        let [first, second] =
+            [0, 1].map(|place| OwnerNumber::new(ProcessNumber::new(place, 0), Confidence::Exact));
+        let mut owners = Owners { initiator: first, responder: OwnerNumber::default() };
+        assert!(owners.fill(Owners { initiator: second, responder: second }));
+        assert_eq!(owners, Owners { initiator: first, responder: second });
+        assert!(!owners.fill(Owners { initiator: second, responder: first }));
     }
 }

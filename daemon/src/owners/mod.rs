@@ -3,6 +3,7 @@
 //! What is done with it is in `table/owners.rs`: the socket of a local client has the ends of the original direction,
 //! the one of a local server those of the reply direction, through every translation.
 
+mod claims;
 mod probe;
 mod processes;
 mod procfs;
@@ -13,14 +14,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flowbus_attribution::Process;
 
+use crate::clock::monotonic_nsec;
 use crate::flow::OwnerNumber;
 use crate::state::State;
+pub(crate) use claims::Window;
 pub(crate) use probe::{GivenUp, Probe, Source, start};
 #[cfg(test)]
 pub(crate) use processes::layouts;
 pub(crate) use processes::{ProcessEntry, ProcessText, ProcessTexts, Processes};
 pub(crate) use procfs::Found;
-pub(crate) use sockets::{Sockets, direction};
+pub(crate) use sockets::{Current, Role, Sockets, Touched, direction};
 
 /// `IPPROTO_TCP`.
 pub(crate) const TCP: u8 = 6;
@@ -38,12 +41,23 @@ fn unspecified(like: IpAddr) -> IpAddr {
 /// So many paths of control groups are kept.
 const MAXIMUM_PATHS: usize = 4096;
 
+/// At most this many reports of sockets wait until all events before them have been applied.
+const MAXIMUM_UNSETTLED: usize = 16_384;
+
 /// What the table knows of sockets, while it is told of them.
 #[derive(Debug)]
 pub(crate) struct Attribution {
     /// The inode of the network namespace whose flows are tracked.
     pub(crate) network_namespace: u32,
     pub(crate) sockets: Sockets,
+    /// When the kernel sent the events that are being applied; until `from` all events have been applied.
+    pub(crate) window: Window,
+    /// What sockets did, by its time, of which events of flows may still tell: see `Table::settle`.
+    pub(crate) unsettled: Vec<(u64, Touched)>,
+    /// By slot, of which flows all sockets have been reported since they began.
+    pub(crate) known: Vec<bool>,
+    /// All flows are to be looked at once all events until this time have been applied.
+    pub(crate) look_at_all: Option<u64>,
     /// The paths of control groups by their number, each with when it was last of use.
     paths: HashMap<u64, (Box<str>, u64)>,
     /// How often a path was of use.
@@ -52,7 +66,26 @@ pub(crate) struct Attribution {
 
 impl Attribution {
     pub(crate) fn new(network_namespace: u32) -> Self {
-        Self { network_namespace, sockets: Sockets::default(), paths: HashMap::new(), uses: 0 }
+        let now = monotonic_nsec();
+        Self {
+            network_namespace,
+            sockets: Sockets::new(now),
+            window: Window { from: 0, to: now },
+            unsettled: Vec::new(),
+            known: Vec::new(),
+            look_at_all: Some(now),
+            paths: HashMap::new(),
+            uses: 0,
+        }
+    }
+
+    /// Notes that flows may be touched by what a socket did at a time.
+    pub(crate) fn touch(&mut self, at: u64, touched: Touched) {
+        if self.unsettled.len() < MAXIMUM_UNSETTLED {
+            self.unsettled.push((at, touched));
+        } else {
+            self.look_at_all = self.look_at_all.max(Some(at));
+        }
     }
 
     /// Notes the path of a control group, from the root of cgroup2, "/" first.

@@ -242,6 +242,13 @@ impl Processes {
         self.not_before = now + SPACING_USEC;
     }
 
+    /// The number that the kernel gave a process, unless its place has been used again.
+    pub(crate) fn pid(&self, state: &State, process: ProcessNumber) -> Option<u32> {
+        let place = u32::try_from(process.place()).ok().filter(|place| *place < state.header.processes)?;
+        let entry = state.process(place);
+        (ProcessNumber::new(place, entry.uses) == process).then_some(entry.identity.pid)
+    }
+
     /// The side to share.
     pub(crate) fn texts(&self) -> ProcessTexts {
         self.texts.clone()

@@ -18,6 +18,7 @@ use ctnetlink::{Layer4, Tuple};
 use flowbus_attribution::{Confidence, Event, Kind, Process};
 
 use super::{TCP, UDP, unspecified};
+use crate::clock::monotonic_nsec;
 use crate::handle::{Command, Handle};
 
 /// So many directions of flows wait to be looked up; what comes faster is not.
@@ -80,6 +81,7 @@ fn next(asked: &Receiver<Tuple>, wait: bool) -> Option<Vec<Tuple>> {
 
 /// The processes that send in these directions, as far as they have a socket for it now.
 fn look(wanted: &[Tuple], network_namespace: u32) -> Vec<Found> {
+    let monotonic_ns = monotonic_nsec();
     let sockets = Sockets::read();
     let mut directions: HashMap<u64, Vec<&Tuple>> = HashMap::new();
     for tuple in wanted {
@@ -90,30 +92,39 @@ fn look(wanted: &[Tuple], network_namespace: u32) -> Vec<Found> {
     if directions.is_empty() {
         return Vec::new();
     }
-    let mut found = Vec::new();
+    // The first process that has each socket, and whether it is the only one.
+    let mut holders: HashMap<u64, (u32, Confidence)> = HashMap::new();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     for process in processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
         let descriptors = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
         let links = descriptors.filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
-        for inode in links.filter_map(|link| socket_inode(&link)) {
-            // The first process that has it: what else shares it cannot be told apart.
-            let Some(tuples) = directions.remove(&inode) else { continue };
-            let Some((process, path)) = describe(process) else { continue };
-            let ends = tuples.into_iter().filter_map(ends);
-            found.extend(ends.map(|(protocol, local, remote)| Found {
-                event: Event {
-                    kind: Kind::Send,
-                    monotonic_ns: 0,
-                    cookie: inode,
-                    network_namespace,
-                    protocol,
-                    local,
-                    remote,
-                    process: Some(process),
-                },
-                path: path.clone(),
-            }));
+        for inode in
+            links.filter_map(|link| socket_inode(&link)).filter(|inode| directions.contains_key(inode))
+        {
+            let (holder, confidence) = holders.entry(inode).or_insert((process, Confidence::Procfs));
+            if *holder != process {
+                *confidence = Confidence::Shared;
+            }
         }
+    }
+    let mut found = Vec::new();
+    for (inode, (process, confidence)) in holders {
+        let Some(tuples) = directions.remove(&inode) else { continue };
+        let Some((process, path)) = describe(process) else { continue };
+        let ends = tuples.into_iter().filter_map(ends);
+        found.extend(ends.map(|(protocol, local, remote)| Found {
+            event: Event {
+                kind: Kind::Send,
+                monotonic_ns,
+                cookie: inode,
+                network_namespace,
+                protocol,
+                local,
+                remote,
+                process: Some(Process { confidence, ..process }),
+            },
+            path: path.clone(),
+        }));
     }
     found
 }

@@ -4,196 +4,563 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use ctnetlink::{Layer4, Tuple};
-use flowbus_attribution::{Event, Kind};
+use flowbus_attribution::{Confidence, Event, Kind};
 use foldhash::fast::RandomState;
 
+use super::claims::{Candidates, Claim, Claims, Window};
 use super::{TCP, UDP, unspecified};
 use crate::flow::{Key, OwnerNumber};
 use crate::state::Counters;
 
-/// So many are kept.
+/// At most this many directions are kept.
 const MAXIMUM: usize = 1 << 17;
-/// A socket that has ended may belong to a flow that netlink has not told of yet, for so long.
+/// A socket that has ended may belong to a flow that netlink has not reported yet, for this long.
 const ENDED_USEC: u64 = 2_000_000;
-/// A datagram that was sent may belong to a flow that comes, for so long. Another one is told of every ten seconds.
+/// A datagram that was sent may belong to a flow that comes, for this long.
 const SENT_USEC: u64 = 20_000_000;
+/// A server that has ended is known for this long where it had flows: they go to the one that binds its port next.
+const SERVED_USEC: u64 = 600_000_000;
+/// For this long after a datagram was reported, others of the same process to the same end are not (`bpf/udp.h`: 10 s).
+const REPEAT_NSEC: u64 = 11_000_000_000;
+/// At most this many addresses are tried for a socket that has none of its own.
+const ADDRESSES_TRIED: usize = 64;
 
 /// The sockets of the network namespace whose flows are tracked.
 #[derive(Debug, Default)]
 pub(crate) struct Sockets {
-    sockets: HashMap<Key, Socket, RandomState>,
-    /// Where each UDP server is bound, by its cookie: what is told of its end may be another address.
-    bound: HashMap<u64, Key, RandomState>,
-    /// What is forgotten at a time, soonest first: what goes soon, and what goes later. A socket stands there once.
-    ending: [VecDeque<(u64, Key)>; 2],
+    claims: HashMap<Key, Claims, RandomState>,
+    /// The UDP sockets that have claims, by cookie: their end is reported by cookie alone.
+    udp: HashMap<u64, UdpSocket, RandomState>,
+    /// The directions of which claims are forgotten at a time, soonest first, by how long claims are kept. A direction
+    /// stands there once.
+    ending: [VecDeque<(u64, Key)>; 3],
     /// The addresses of this namespace; `None` while they are not known.
     addresses: Option<HashSet<IpAddr>>,
     /// Connections and datagrams whose flow is not known yet.
     pending: u64,
+    /// Ends of flows may have been lost until here.
+    floor: u64,
+    /// Sockets may be unknown that were there before.
+    doubt: u64,
+    /// Up to this time sockets may still be reported.
+    held_back: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Socket {
-    cookie: u64,
-    owner: OwnerNumber,
-    /// CLOCK_BOOTTIME microseconds when it is forgotten; `u64::MAX` of one that is open.
-    until: u64,
-    /// Whether a flow of it is waited for.
-    pending: bool,
-    /// Whether it stands among those that are forgotten at a time.
-    ending: bool,
+struct UdpSocket {
+    /// Where its end is to be noted: at its port, or where it was when it was found open.
+    bound: Option<Key>,
+    released: u64,
+    claims: u32,
+}
+
+/// What the report of a socket may mean for flows that are there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Touched {
+    /// Packets pass in this direction.
+    Direction(Tuple),
+    /// UDP: the server at this port is another one.
+    Port(u16),
+}
+
+/// The end of the flow at which a socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Initiator,
+    Responder,
+}
+
+/// Who sends in a direction by now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Current {
+    pub(crate) owner: OwnerNumber,
+    /// It has sent; else it waits for packets.
+    pub(crate) sent: bool,
 }
 
 impl Sockets {
+    /// Sockets of which none is known that was there before `doubt`.
+    pub(crate) fn new(doubt: u64) -> Self {
+        Self { doubt, ..Self::default() }
+    }
+
     /// Notes what an event tells of its socket, whose owner is `owner`, at `now` (CLOCK_BOOTTIME microseconds).
-    pub(crate) fn apply(&mut self, event: &Event, owner: OwnerNumber, now: u64, counters: &mut Counters) {
-        let key = key(event.protocol, event.local, event.remote);
+    pub(crate) fn apply(
+        &mut self,
+        event: &Event,
+        owner: OwnerNumber,
+        now: u64,
+        counters: &mut Counters,
+    ) -> Option<Touched> {
+        let (at, is_tcp) = (event.monotonic_ns, event.protocol == TCP);
+        let sent = direction(event.protocol, event.local, event.remote);
+        let key = Key::new(&sent);
+        let claim = Claim {
+            cookie: event.cookie,
+            owner,
+            pid: event.process.map_or(0, |process| process.pid),
+            since: at,
+            sure: at,
+            until: u64::MAX,
+            forget: u64::MAX,
+            pending: true,
+            used: false,
+        };
         match event.kind {
-            // A listener has no flow of its own.
-            Kind::Listen => {}
-            Kind::Syn | Kind::Connect | Kind::Incoming | Kind::Accept | Kind::Bind | Kind::Snapshot
-                if event.protocol == TCP && event.remote.port() == 0 => {}
-            Kind::Snapshot if self.sockets.contains_key(&key) => {}
-            Kind::Bind | Kind::Snapshot => {
-                self.put(key, event.cookie, owner, false, counters);
-                if event.remote.port() == 0 && self.bound.len() < MAXIMUM {
-                    self.bound.insert(event.cookie, key);
-                }
+            // A listener has no flow of its own, and neither has a connection without another end.
+            Kind::Listen => None,
+            Kind::Release if is_tcp => None,
+            _ if is_tcp && event.remote.port() == 0 => None,
+            Kind::Syn => {
+                self.put(key, Claim { sure: u64::MAX, ..claim }, event.kind, now, counters);
+                None
             }
-            Kind::Syn | Kind::Connect | Kind::Incoming | Kind::Accept => {
-                self.put(key, event.cookie, owner, true, counters);
+            Kind::Connect | Kind::Incoming | Kind::Accept => {
+                self.put(key, claim, event.kind, now, counters);
+                Some(Touched::Direction(sent))
+            }
+            // Seen by somebody who looked just then.
+            Kind::Send if is_tcp => {
+                let claim = Claim { until: at, forget: now + SENT_USEC, ..claim };
+                self.put(key, claim, event.kind, now, counters);
+                Some(Touched::Direction(sent))
             }
             Kind::Send => {
-                self.put(key, event.cookie, owner, true, counters);
-                self.end(key, event.cookie, now, SENT_USEC);
+                let until = at.saturating_add(REPEAT_NSEC);
+                let claim = Claim { until, forget: now + SENT_USEC, ..claim };
+                self.put_udp(key, claim, None, now, counters);
+                Some(Touched::Direction(sent))
             }
-            Kind::ConnectFailed { .. } | Kind::Close { .. } | Kind::Release => {
-                let key = self.bound.remove(&event.cookie).unwrap_or(key);
-                if !self.sockets.contains_key(&key) && event.protocol == TCP {
-                    self.put(key, event.cookie, owner, true, counters);
-                }
-                self.end(key, event.cookie, now, ENDED_USEC);
+            Kind::Bind => {
+                // Another process than the one that binds may read: it is known when it answers.
+                let owner = owner.with(Confidence::Inherited);
+                self.put_udp(key, Claim { owner, pending: false, ..claim }, Some(key), now, counters);
+                self.has_changed_hands(&sent).then_some(Touched::Port(event.local.port()))
             }
+            Kind::Snapshot => {
+                self.put_open(key, Claim { since: 0, pending: false, ..claim }, event, now, counters);
+                None
+            }
+            Kind::ConnectFailed { .. } | Kind::Close { .. } => {
+                let claim = Claim { since: 0, until: at, forget: now + ENDED_USEC, ..claim };
+                self.close(key, claim, now, counters).then_some(Touched::Direction(sent))
+            }
+            Kind::Release => self.release(event.cookie, at, now),
         }
     }
 
-    fn put(&mut self, key: Key, cookie: u64, owner: OwnerNumber, pending: bool, counters: &mut Counters) {
-        let room = self.sockets.len() < MAXIMUM;
-        match self.sockets.get_mut(&key) {
-            Some(socket) if socket.cookie == cookie => {
-                // What is told of a socket later is told of the one who has it by then, or of a surer one.
-                let surer = match (socket.owner.get(), owner.get()) {
-                    (Some((_, known)), Some((_, offered))) => offered <= known,
-                    (known, _) => known.is_none(),
-                };
-                if surer {
-                    socket.owner = owner;
-                }
-                socket.until = u64::MAX;
+    /// Adds a claim of a TCP socket, or what is new of one.
+    fn put(&mut self, key: Key, claim: Claim, kind: Kind, now: u64, counters: &mut Counters) {
+        // A socket can connect anew after its connection has ended.
+        let is_it = |known: &Claim| kind != Kind::Syn || known.until == u64::MAX;
+        self.put_or(key, claim, counters, is_it, |known| {
+            // What is reported of a socket later is reported of the one that has it by then, or of a surer one.
+            let surer = match (known.owner.get(), claim.owner.get()) {
+                (Some((_, known)), Some((_, offered))) => offered <= known,
+                (known, _) => kind == Kind::Accept || known.is_none(),
+            };
+            if surer {
+                (known.owner, known.pid) = (claim.owner, claim.pid);
             }
-            // The tuple's newest socket is the one that its next flow belongs to.
-            Some(socket) => {
-                let was_pending = socket.pending;
-                *socket = Socket { cookie, owner, until: u64::MAX, pending, ending: socket.ending };
-                counters.owners_unmatched_sockets += u64::from(was_pending);
-                self.pending = self.pending + u64::from(pending) - u64::from(was_pending);
+            known.sure = known.sure.min(claim.sure);
+            (known.until, known.forget) = (claim.until, claim.forget);
+        });
+        self.note_ending(key, claim.forget, now);
+    }
+
+    /// Adds a claim of a process to a UDP socket, or makes it last.
+    fn put_udp(&mut self, key: Key, claim: Claim, bound: Option<Key>, now: u64, counters: &mut Counters) {
+        let is_it = |known: &Claim| known.pid == claim.pid;
+        let is_new = self.put_or(key, claim, counters, is_it, |known| {
+            known.owner = claim.owner;
+            (known.sure, known.until, known.forget) = (claim.sure, claim.until, claim.forget);
+        });
+        if is_new {
+            let socket = self.udp.entry(claim.cookie);
+            let socket = socket.or_insert(UdpSocket { bound, released: u64::MAX, claims: 0 });
+            socket.claims += 1;
+            socket.bound = socket.bound.or(bound);
+        }
+        self.note_ending(key, claim.forget, now);
+    }
+
+    /// Adds a socket that was open before: what is known by events is newer.
+    fn put_open(&mut self, key: Key, claim: Claim, event: &Event, now: u64, counters: &mut Counters) {
+        let is_tcp = event.protocol == TCP;
+        if let Some(claims) = self.claims.get(&key) {
+            let is_newer = |known: &Claim| {
+                let by_event = known.owner.get().is_none_or(|(_, sure)| sure != Confidence::Snapshot);
+                by_event && (is_tcp || known.cookie == claim.cookie)
+            };
+            if claims.iter().any(is_newer) {
+                return;
+            }
+        }
+        if is_tcp {
+            // Several processes can have a connection.
+            self.put_or(key, claim, counters, |known| known.pid == claim.pid, |_| {});
+        } else {
+            self.put_udp(key, claim, Some(key), now, counters);
+        }
+    }
+
+    /// Adds a claim, unless one of its socket is there that `is_it` and `known` is called for; true when it was added.
+    fn put_or(
+        &mut self,
+        key: Key,
+        claim: Claim,
+        counters: &mut Counters,
+        is_it: impl Fn(&Claim) -> bool,
+        known: impl FnOnce(&mut Claim),
+    ) -> bool {
+        let room = self.claims.len() < MAXIMUM;
+        let dropped = match self.claims.get_mut(&key) {
+            Some(claims) => {
+                if let Some(claim) = claims.of(claim.cookie, is_it) {
+                    known(claim);
+                    return false;
+                }
+                if claim.since == 0 { claims.push_oldest(claim) } else { claims.push(claim) }
             }
             None if room => {
-                let socket = Socket { cookie, owner, until: u64::MAX, pending, ending: false };
-                self.sockets.insert(key, socket);
-                self.pending += u64::from(pending);
+                self.claims.insert(key, Claims::new(claim));
+                None
             }
-            None => counters.owners_refused += 1,
+            None => {
+                counters.owners_refused += 1;
+                return false;
+            }
+        };
+        self.pending += u64::from(claim.pending);
+        if let Some(dropped) = dropped {
+            counters.owners_unmatched_sockets += u64::from(dropped.pending);
+            self.pending -= u64::from(dropped.pending);
+            forget_udp(&mut self.udp, dropped.cookie);
         }
+        true
     }
 
-    /// A socket is forgotten after so many microseconds, unless there is another word of it.
-    fn end(&mut self, key: Key, cookie: u64, now: u64, after: u64) {
-        if let Some(socket) = self.sockets.get_mut(&key)
-            && socket.cookie == cookie
+    /// A connection has ended. True where it was not known: then this is the first that is known of it.
+    fn close(&mut self, key: Key, claim: Claim, now: u64, counters: &mut Counters) -> bool {
+        let is_new = self.put_or(
+            key,
+            claim,
+            counters,
+            |_| true,
+            |known| {
+                known.sure = known.sure.min(claim.sure);
+                (known.until, known.forget) = (claim.until, claim.forget);
+            },
+        );
+        self.note_ending(key, claim.forget, now);
+        is_new
+    }
+
+    /// A UDP socket has ended.
+    fn release(&mut self, cookie: u64, at: u64, now: u64) -> Option<Touched> {
+        let socket = self.udp.get_mut(&cookie)?;
+        socket.released = at;
+        let key = socket.bound?;
+        let claims = self.claims.get_mut(&key)?;
+        let (mut used, mut living) = (false, false);
+        for claim in claims.iter_mut() {
+            if claim.cookie == cookie {
+                claim.until = at;
+                claim.forget = now + if claim.used { SERVED_USEC } else { ENDED_USEC };
+                used |= claim.used;
+            } else {
+                living |= claim.until == u64::MAX;
+            }
+        }
+        self.note_ending(key, now + if used { SERVED_USEC } else { ENDED_USEC }, now);
+        let Layer4::Ports { src: port, .. } = key.original().layer4 else { return None };
+        (used && living).then_some(Touched::Port(port))
+    }
+
+    /// Whether somebody else has had flows at the place where a server waits now.
+    fn has_changed_hands(&self, bound: &Tuple) -> bool {
+        let Layer4::Ports { src: port, .. } = bound.layer4 else { return false };
+        let places = [bound.src, unspecified(bound.src), Ipv6Addr::UNSPECIFIED.into()];
+        places.into_iter().any(|ip| {
+            let place = key(UDP, SocketAddr::new(ip, port), SocketAddr::new(unspecified(ip), 0));
+            let gone = |claim: &Claim| claim.used && claim.until != u64::MAX;
+            self.claims.get(&place).is_some_and(|claims| claims.iter().any(gone))
+        })
+    }
+
+    fn note_ending(&mut self, key: Key, forget: u64, now: u64) {
+        if forget != u64::MAX
+            && let Some(claims) = self.claims.get_mut(&key)
+            && !std::mem::replace(&mut claims.ending, true)
         {
-            socket.until = now + after;
-            if !std::mem::replace(&mut socket.ending, true) {
-                self.ending[usize::from(after > ENDED_USEC)].push_back((socket.until, key));
-            }
+            self.ending[kept_for(forget - now)].push_back((forget, key));
         }
     }
 
-    /// Forgets what has ended.
-    pub(crate) fn expire(&mut self, now: u64, counters: &mut Counters) {
+    /// Forgets what has ended. What may have begun a flow of which events are read now stays.
+    pub(crate) fn expire(&mut self, now: u64, window: Window, counters: &mut Counters) {
         for which in 0..self.ending.len() {
-            while let Some(&(until, key)) = self.ending[which].front()
-                && until <= now
+            while let Some(&(forget, key)) = self.ending[which].front()
+                && forget <= now
             {
                 self.ending[which].pop_front();
-                let Some(socket) = self.sockets.get_mut(&key) else { continue };
-                // A later word of the socket, or another one, keeps the place.
-                if socket.until == u64::MAX {
-                    socket.ending = false;
-                } else if socket.until > now {
-                    self.ending[usize::from(socket.until > now + ENDED_USEC)].push_back((socket.until, key));
-                } else if let Some(socket) = self.sockets.remove(&key) {
+                let Self { claims, udp, pending, .. } = self;
+                let Some(entry) = claims.get_mut(&key) else { continue };
+                let wanted = |claim: &Claim| claim.forget > now || claim.until >= window.from;
+                let is_empty = entry.retain(wanted, |claim| {
                     counters.owners_expired += 1;
-                    counters.owners_unmatched_sockets += u64::from(socket.pending);
-                    self.pending -= u64::from(socket.pending);
+                    counters.owners_unmatched_sockets += u64::from(claim.pending);
+                    *pending -= u64::from(claim.pending);
+                    forget_udp(udp, claim.cookie);
+                });
+                let next = entry.iter().map(|claim| claim.forget.max(now + 1)).min();
+                match next {
+                    _ if is_empty => drop(claims.remove(&key)),
+                    None | Some(u64::MAX) => entry.ending = false,
+                    Some(next) => self.ending[kept_for(next - now)].push_back((next, key)),
                 }
             }
             if self.ending[which].is_empty() {
                 self.ending[which] = VecDeque::new(); // A burst's memory.
             }
         }
-        if self.sockets.capacity() > 4 * self.sockets.len().max(1024) {
-            self.sockets.shrink_to(2 * self.sockets.len());
+        if self.claims.capacity() > 4 * self.claims.len().max(1024) {
+            self.claims.shrink_to(2 * self.claims.len());
+        }
+        if self.udp.capacity() > 4 * self.udp.len().max(1024) {
+            self.udp.shrink_to(2 * self.udp.len());
         }
     }
 
-    /// The owner of the socket that sends the packets of this direction, if one is known; its flow is not waited for
-    /// any more. The zone plays no part: a packet is tracked in the zone that rules give it, and keeps its socket.
-    pub(crate) fn sender(&mut self, direction: &Tuple) -> OwnerNumber {
-        let Layer4::Ports { src, dst } = direction.layer4 else { return OwnerNumber::default() };
-        if direction.protocol != TCP && direction.protocol != UDP {
-            return OwnerNumber::default();
-        }
-        let local = SocketAddr::new(direction.src, src);
-        let remote = SocketAddr::new(direction.dst, dst);
-        let exact = key(direction.protocol, local, remote);
-        if direction.protocol == TCP {
-            return self.take(&exact).unwrap_or_default();
-        }
-        let nobody = SocketAddr::new(unspecified(remote.ip()), 0);
-        let found = self.take(&exact).or_else(|| self.take(&key(UDP, local, nobody)));
-        found.or_else(|| self.wildcard(local, remote)).unwrap_or_default()
-    }
-
-    /// The owner of a socket without an address of its own. What only passes through has its ports, so the address has
-    /// to be one of ours.
-    fn wildcard(&mut self, local: SocketAddr, remote: SocketAddr) -> Option<OwnerNumber> {
-        let port = local.port();
-        let any = |ip: IpAddr| SocketAddr::new(ip, port);
-        let is_ours = self.is_ours(local.ip());
-        if is_ours || self.addresses.is_none() {
-            let sent = self.take(&key(UDP, any(unspecified(remote.ip())), remote));
-            if sent.is_some() || !is_ours {
-                return sent;
+    /// Records of sockets were lost until `at` (CLOCK_MONOTONIC nanoseconds): what was open may have ended, unseen. Servers
+    /// are kept, of whom nothing is exact.
+    pub(crate) fn note_loss(&mut self, at: u64, now: u64) {
+        self.doubt = at;
+        let Self { claims, udp, ending, .. } = self;
+        for (key, entry) in claims {
+            let is_server =
+                |claim: &Claim| udp.get(&claim.cookie).is_some_and(|socket| socket.bound == Some(*key));
+            let mut is_cut = false;
+            for claim in entry.iter_mut().filter(|claim| claim.until > at && !is_server(claim)) {
+                (claim.until, claim.forget) = (at, now + ENDED_USEC);
+                is_cut = true;
+            }
+            if is_cut && !std::mem::replace(&mut entry.ending, true) {
+                ending[0].push_back((now + ENDED_USEC, *key));
             }
         }
-        if !is_ours {
+    }
+
+    /// Sockets that were there before `at` (CLOCK_MONOTONIC nanoseconds) may be reported later.
+    pub(crate) fn note_held_back(&mut self, at: u64) {
+        self.held_back = at;
+    }
+
+    /// Whether all sockets are known that were there within `window`.
+    pub(crate) fn knows_all(&self, window: Window) -> bool {
+        window.from >= self.doubt && !self.is_held_back(window)
+    }
+
+    /// Whether sockets that were there within `window` may still be reported.
+    pub(crate) fn is_held_back(&self, window: Window) -> bool {
+        window.to == self.held_back
+    }
+
+    /// Events of flows were lost until `now` (CLOCK_MONOTONIC nanoseconds).
+    pub(crate) fn note_lost_flows(&mut self, now: u64) {
+        self.floor = now;
+    }
+
+    /// A flow of this direction has ended, before `at` (CLOCK_MONOTONIC nanoseconds).
+    pub(crate) fn flow_ended(&mut self, direction: &Tuple, at: u64) {
+        if let Some(place) = Place::of(direction) {
+            for key in [Some(place.exact()), place.sent_without_address()].into_iter().flatten() {
+                if let Some(claims) = self.claims.get_mut(&key) {
+                    claims.floor = at;
+                }
+            }
+        }
+    }
+
+    /// Whether what passed in this direction at a time was of the flow that is there now.
+    pub(crate) fn is_of_this_flow(&self, direction: &Tuple, at: u64) -> bool {
+        let floor =
+            self.claims.get(&Key::new(&Tuple { zone: 0, ..*direction })).map_or(0, |claims| claims.floor);
+        at > floor
+    }
+
+    /// The owner of the socket that sends the packets of this direction, of a flow that began within `window`. The zone
+    /// plays no part: a packet is tracked in the zone that rules give it, and keeps its socket.
+    pub(crate) fn beginner(&mut self, direction: &Tuple, role: Role, window: Window) -> OwnerNumber {
+        let Some(place) = Place::of(direction) else { return OwnerNumber::default() };
+        if !self.knows_all(window) {
+            return OwnerNumber::default();
+        }
+        if place.protocol == TCP {
+            let mut candidates = Candidates::default();
+            // What was established before the window has sent its SYN then.
+            self.add_beginners(&place.exact(), window, window.from, &mut candidates);
+            return candidates.owner(false);
+        }
+        let mut sent = Candidates::default();
+        let [exact, any] = self.sending_places(&place);
+        for key in [exact, any].into_iter().flatten() {
+            self.add_beginners(&key, window, 0, &mut sent);
+        }
+        if role == Role::Initiator {
+            return sent.owner(true);
+        }
+        // Who has answered another flow with these ends answers this one, unless others wait at the same place.
+        for key in self.waiting_places(&place).into_iter().flatten() {
+            let mut waits = Candidates::default();
+            self.add_beginners(&key, window, 0, &mut waits);
+            if !waits.is_empty() {
+                let answers = sent.only_process();
+                let same = answers.is_some() && answers == waits.only_process();
+                return if same { sent.owner(true) } else { waits.owner(true) };
+            }
+        }
+        sent.owner(true)
+    }
+
+    /// Who sends in this direction at a time when the flow is known to be there; `None` where that is not known.
+    pub(crate) fn current(&mut self, direction: &Tuple, role: Role, at: u64) -> Option<Current> {
+        let place = Place::of(direction)?;
+        if place.protocol == TCP {
+            return self.current_connection(&place.exact(), at);
+        }
+        let mut sent = Candidates::default();
+        for key in self.sending_places(&place).into_iter().flatten() {
+            self.add_living(&key, at, &mut sent);
+        }
+        if !sent.is_empty() {
+            return Some(Current { owner: sent.owner(true), sent: true });
+        }
+        for key in self.waiting_places(&place).into_iter().flatten() {
+            let mut waits = Candidates::default();
+            self.add_living(&key, at, &mut waits);
+            let owner = waits.owner(true);
+            // Who sends is reported; of older sockets that is not known.
+            let is_old = owner.get().is_some_and(|(_, sure)| sure == Confidence::Snapshot);
+            if !waits.is_empty() && (role == Role::Responder || is_old) {
+                return Some(Current { owner, sent: false });
+            }
+        }
+        // Who sent in the time of this flow and has ended since.
+        let mut sent = Candidates::default();
+        for key in self.sending_places(&place).into_iter().flatten() {
+            let floor = self.floor;
+            if let Some(claims) = self.claims.get(&key) {
+                let is_of_flow = |claim: &&Claim| claim.sure <= at && claim.sure > claims.floor.max(floor);
+                claims.iter().filter(is_of_flow).for_each(|claim| sent.add_holder(claim));
+            }
+        }
+        let owner = sent.newest_owner();
+        (!owner.is_none()).then_some(Current { owner, sent: true })
+    }
+
+    /// A direction has one TCP socket at a time: the newest, once it is established.
+    fn current_connection(&mut self, key: &Key, at: u64) -> Option<Current> {
+        let global = self.floor;
+        let claims = self.claims.get_mut(key)?;
+        let newest = *claims.newest();
+        let is_over = newest.until <= at;
+        if newest.sure > at || is_over && newest.sure <= claims.floor.max(global) {
             return None;
         }
-        let [own, both] = [unspecified(remote.ip()), Ipv6Addr::UNSPECIFIED.into()];
-        let mut bound = |ip| self.take(&key(UDP, any(ip), SocketAddr::new(ip, 0)));
-        bound(own).or_else(|| bound(both))
+        let mut holders = Candidates::default();
+        self.pending -= take_pending(claims);
+        for claim in claims.iter().filter(|claim| claim.cookie == newest.cookie) {
+            holders.add_holder(claim);
+        }
+        Some(Current { owner: holders.owner(false), sent: true })
+    }
+
+    /// The owner of the connections that this direction has had lately, where it is one process: of a flow that was
+    /// established and whose event is being applied, before it was known to be there.
+    pub(crate) fn only_connection(&self, direction: &Tuple, window: Window) -> OwnerNumber {
+        let place = Place::of(direction).filter(|place| place.protocol == TCP);
+        let claims = place.and_then(|place| self.claims.get(&place.exact()));
+        let Some(claims) = claims.filter(|_| self.knows_all(window)) else {
+            return OwnerNumber::default();
+        };
+        let mut connections = Candidates::default();
+        connections.add_established(claims, window);
+        connections.owner(false)
+    }
+
+    /// Whether a process is known to have had a socket of this direction that has ended.
+    pub(crate) fn has_ended(&self, direction: &Tuple, pid: u32) -> bool {
+        let Some(place) = Place::of(direction) else { return false };
+        let places = self.sending_places(&place).into_iter().chain(self.waiting_places(&place)).flatten();
+        let mut ended = false;
+        for claim in places.filter_map(|key| self.claims.get(&key)).flat_map(Claims::iter) {
+            if claim.pid == pid {
+                if end_of(&self.udp, claim) == u64::MAX {
+                    return false;
+                }
+                ended = true;
+            }
+        }
+        ended
+    }
+
+    fn add_beginners(&mut self, key: &Key, window: Window, syn_from: u64, candidates: &mut Candidates) {
+        let Self { claims, udp, pending, floor, .. } = self;
+        if let Some(claims) = claims.get_mut(key) {
+            let before = count_pending(claims);
+            let floor = claims.floor.max(*floor).max(syn_from);
+            candidates.add_beginners(claims, window, floor, |claim| end_of(udp, claim));
+            *pending -= before - count_pending(claims);
+        }
+    }
+
+    fn add_living(&mut self, key: &Key, at: u64, candidates: &mut Candidates) {
+        let Self { claims, udp, pending, .. } = self;
+        if let Some(claims) = claims.get_mut(key) {
+            let before = count_pending(claims);
+            candidates.add_living(claims, at, |claim| end_of(udp, claim));
+            *pending -= before - count_pending(claims);
+        }
+    }
+
+    /// Where those that send UDP in a direction are known: by both ends, and without an address of their own. What only
+    /// passes through has the ports of the latter, so the address has to be one of ours.
+    fn sending_places(&self, place: &Place) -> [Option<Key>; 2] {
+        let can_be_ours = self.addresses.is_none() || self.is_ours(place.local.ip());
+        [Some(place.exact()), place.sent_without_address().filter(|_| can_be_ours)]
+    }
+
+    /// Where those that wait for UDP are known, the nearest first.
+    fn waiting_places(&self, place: &Place) -> [Option<Key>; 3] {
+        let nobody = SocketAddr::new(unspecified(place.remote.ip()), 0);
+        let own = key(UDP, place.local, nobody);
+        let any = |ip: IpAddr| key(UDP, SocketAddr::new(ip, place.local.port()), SocketAddr::new(ip, 0));
+        if !self.is_ours(place.local.ip()) {
+            return [Some(own), None, None];
+        }
+        let family = unspecified(place.remote.ip());
+        let both = family.is_ipv4().then(|| any(Ipv6Addr::UNSPECIFIED.into()));
+        [Some(own), Some(any(family)), both]
+    }
+
+    /// The directions that a datagram to an end can have, whose sender has no address of its own.
+    pub(crate) fn directions(&self, sent: &Tuple) -> Vec<Tuple> {
+        if !sent.src.is_unspecified() {
+            return vec![*sent];
+        }
+        let ours = self.addresses.iter().flatten().copied();
+        let ours = ours.filter(|address| address.is_ipv4() == sent.dst.is_ipv4()).take(ADDRESSES_TRIED);
+        let loopback = sent.dst.is_loopback().then_some(sent.dst);
+        ours.filter(|address| Some(*address) != loopback)
+            .chain(loopback)
+            .map(|src| Tuple { src, ..*sent })
+            .collect()
     }
 
     /// Whether an address is known to be one of this namespace.
     pub(crate) fn is_ours(&self, address: IpAddr) -> bool {
         address.is_loopback() || self.addresses.as_ref().is_some_and(|addresses| addresses.contains(&address))
-    }
-
-    fn take(&mut self, key: &Key) -> Option<OwnerNumber> {
-        let socket = self.sockets.get_mut(key)?;
-        self.pending -= u64::from(std::mem::take(&mut socket.pending));
-        Some(socket.owner)
     }
 
     /// The addresses of this namespace.
@@ -208,8 +575,63 @@ impl Sockets {
 
     /// Who owns a socket.
     pub(crate) fn owners(&self) -> impl Iterator<Item = OwnerNumber> + '_ {
-        self.sockets.values().map(|socket| socket.owner)
+        self.claims.values().flat_map(Claims::iter).map(|claim| claim.owner)
     }
+}
+
+/// The ends of a direction, seen from the socket that sends.
+struct Place {
+    protocol: u8,
+    local: SocketAddr,
+    remote: SocketAddr,
+}
+
+impl Place {
+    /// `None` of a protocol whose sockets are not known.
+    fn of(direction: &Tuple) -> Option<Self> {
+        let Layer4::Ports { src, dst } = direction.layer4 else { return None };
+        matches!(direction.protocol, TCP | UDP).then(|| Self {
+            protocol: direction.protocol,
+            local: SocketAddr::new(direction.src, src),
+            remote: SocketAddr::new(direction.dst, dst),
+        })
+    }
+
+    fn exact(&self) -> Key {
+        key(self.protocol, self.local, self.remote)
+    }
+
+    fn sent_without_address(&self) -> Option<Key> {
+        let any = SocketAddr::new(unspecified(self.remote.ip()), self.local.port());
+        (self.protocol == UDP).then(|| key(UDP, any, self.remote))
+    }
+}
+
+/// Which of [`Sockets::ending`] has the claims that are kept for about this long.
+fn kept_for(usec: u64) -> usize {
+    usize::from(usec > ENDED_USEC) + usize::from(usec > SENT_USEC)
+}
+
+/// When the socket of a claim ended, or the claim itself did.
+fn end_of(udp: &HashMap<u64, UdpSocket, RandomState>, claim: &Claim) -> u64 {
+    claim.until.min(udp.get(&claim.cookie).map_or(u64::MAX, |socket| socket.released))
+}
+
+fn forget_udp(udp: &mut HashMap<u64, UdpSocket, RandomState>, cookie: u64) {
+    if let Some(socket) = udp.get_mut(&cookie) {
+        socket.claims -= 1;
+        if socket.claims == 0 {
+            udp.remove(&cookie);
+        }
+    }
+}
+
+fn count_pending(claims: &Claims) -> u64 {
+    claims.iter().map(|claim| u64::from(claim.pending)).sum()
+}
+
+fn take_pending(claims: &mut Claims) -> u64 {
+    claims.iter_mut().map(|claim| u64::from(std::mem::take(&mut claim.pending))).sum()
 }
 
 /// The direction from one end to another.
@@ -231,11 +653,21 @@ fn key(protocol: u8, local: SocketAddr, remote: SocketAddr) -> Key {
 mod tests {
     use super::*;
 
-    fn send(sockets: &mut Sockets, port: u16, cookie: u64, now: u64, counters: &mut Counters) {
-        let server = SocketAddr::from(([198, 18, 0, 2], port));
-        let key = key(UDP, SocketAddr::from(([198, 18, 0, 1], 5000)), server);
-        sockets.put(key, cookie, OwnerNumber::default(), true, counters);
-        sockets.end(key, cookie, now, SENT_USEC);
+    const EVERYTHING: Window = Window { from: u64::MAX, to: u64::MAX };
+
+    /// A datagram from 198.18.0.1:5000, `now` (microseconds).
+    fn send(sockets: &mut Sockets, to: SocketAddr, cookie: u64, now: u64, counters: &mut Counters) {
+        let event = Event {
+            kind: Kind::Send,
+            monotonic_ns: 1_000 * now,
+            cookie,
+            network_namespace: 1,
+            protocol: UDP,
+            local: SocketAddr::from(([198, 18, 0, 1], 5000)),
+            remote: to,
+            process: None,
+        };
+        sockets.apply(&event, OwnerNumber::default(), now, counters);
     }
 
     fn waiting(sockets: &Sockets) -> usize {
@@ -243,31 +675,43 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_waits_for_its_end_once_whatever_is_told_of_it() {
+    fn a_direction_waits_for_its_end_once_however_many_sockets_it_has() {
         let (mut sockets, mut counters) = (Sockets::default(), Counters::default());
+        let server = SocketAddr::from(([198, 18, 0, 2], 53));
         // For a second, each millisecond, a datagram; every other one of another socket with the same ends.
         for now in (0..1_000_000).step_by(1_000) {
-            send(&mut sockets, 53, now / 2_000, now, &mut counters);
-            sockets.expire(now, &mut counters);
-            assert_eq!((sockets.sockets.len(), waiting(&sockets)), (1, 1));
+            send(&mut sockets, server, now / 2_000, now, &mut counters);
+            sockets.expire(now, EVERYTHING, &mut counters);
+            assert_eq!((sockets.claims.len(), waiting(&sockets)), (1, 1));
+            assert!(sockets.udp.len() <= 8, "those that there is no room for are forgotten");
         }
-        // It is asked for its end where the first datagram would have been forgotten, and goes on.
-        sockets.expire(SENT_USEC, &mut counters);
-        assert_eq!((sockets.sockets.len(), waiting(&sockets)), (1, 1));
-        sockets.expire(2 * SENT_USEC, &mut counters);
-        assert_eq!((sockets.sockets.len(), waiting(&sockets), sockets.pending()), (0, 0, 0));
+        for now in [SENT_USEC, 2 * SENT_USEC, 3 * SENT_USEC] {
+            sockets.expire(now, EVERYTHING, &mut counters);
+        }
+        assert_eq!(
+            (sockets.claims.len(), sockets.udp.len(), waiting(&sockets), sockets.pending()),
+            (0, 0, 0, 0)
+        );
     }
 
     #[test]
     fn what_there_is_no_room_for_is_not_waited_for() {
         let (mut sockets, mut counters) = (Sockets::default(), Counters::default());
         for number in 0..2 * MAXIMUM as u64 {
-            let remote = SocketAddr::from((u32::try_from(number).unwrap().to_be_bytes(), 53));
-            let key = key(UDP, SocketAddr::from(([198, 18, 0, 1], 5000)), remote);
-            sockets.put(key, number, OwnerNumber::default(), true, &mut counters);
-            sockets.end(key, number, 0, SENT_USEC);
+            let server = SocketAddr::from((u32::try_from(number).unwrap().to_be_bytes(), 53));
+            send(&mut sockets, server, number, 0, &mut counters);
         }
-        assert_eq!((sockets.sockets.len(), waiting(&sockets)), (MAXIMUM, MAXIMUM));
+        assert_eq!((sockets.claims.len(), sockets.udp.len(), waiting(&sockets)), (MAXIMUM, MAXIMUM, MAXIMUM));
         assert_eq!(counters.owners_refused, MAXIMUM as u64);
+    }
+
+    #[test]
+    fn what_events_that_are_read_now_may_be_about_is_not_forgotten() {
+        let (mut sockets, mut counters) = (Sockets::default(), Counters::default());
+        send(&mut sockets, SocketAddr::from(([198, 18, 0, 2], 53)), 1, 0, &mut counters);
+        sockets.expire(2 * SENT_USEC, Window { from: 0, to: u64::MAX }, &mut counters);
+        assert_eq!(sockets.claims.len(), 1);
+        sockets.expire(4 * SENT_USEC, EVERYTHING, &mut counters);
+        assert_eq!(sockets.claims.len(), 0);
     }
 }

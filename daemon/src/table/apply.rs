@@ -106,7 +106,6 @@ impl Table {
             ended.record.merge(flow);
             ended.record.merge_counters(flow);
             ended.record.seen = self.state.header.stamp;
-            self.attribute_ended(&mut ended);
             self.push_closed(ended, usec, source, EndReason::Destroyed, now, changes);
             return Outcome::Applied;
         }
@@ -117,8 +116,8 @@ impl Table {
         self.note_unannounced();
         let start = Start { usec, boottime_usec: now.boottime_usec_at(usec), source: TimeSource::Estimated };
         let (record, extra) = self.new_record(flow, start);
-        let mut ended = Snapshot { record, extra, owners: Owners::default(), end: None };
-        self.attribute_ended(&mut ended);
+        let ended = Snapshot { record, extra, owners: Owners::default(), end: None };
+        self.note_end(&ended);
         self.push_closed(ended, usec, source, EndReason::Destroyed, now, changes);
         Outcome::Applied
     }

@@ -22,7 +22,7 @@ use foldhash::fast::RandomState;
 pub(crate) use apply::Outcome;
 pub(crate) use closed::{ClosedFlow, ClosedLimits};
 
-use crate::clock::Now;
+use crate::clock::{Now, monotonic_nsec};
 use crate::event::Change;
 use crate::flow::{Before, End, Extra, Key, NO_EXTRA, Owners, Record, Silence, Snapshot, Start, inverted};
 use crate::names::{NameStrings, Names};
@@ -168,6 +168,10 @@ impl Table {
     pub(crate) fn note_loss(&mut self) {
         self.state.header.stamp += 1;
         self.state.header.loss_stamp = self.state.header.stamp;
+        if let Some(attribution) = &mut self.attribution {
+            attribution.sockets.note_lost_flows(monotonic_nsec());
+            attribution.known.clear();
+        }
     }
 
     /// From here on every flow that is seen counts as alive, until [`Table::end_dump`].
@@ -242,11 +246,13 @@ impl Table {
     /// Those of them that have this port at one of their ends. A look at every record takes a few nanoseconds, so an
     /// index would cost more memory than it saves time.
     pub(crate) fn active_with_port(&self, after: u64, port: u16) -> impl Iterator<Item = Snapshot> + '_ {
-        let has_port = move |slot: &u32| {
-            let record = self.state.record(*slot);
-            record.has_port(port) || record.extra != NO_EXTRA && self.state.extra(record.extra).has_port(port)
-        };
-        self.slots_after(after).filter(has_port).map(|slot| self.snapshot(slot))
+        let slots = self.slots_after(after).filter(move |slot| self.has_port(*slot, port));
+        slots.map(|slot| self.snapshot(slot))
+    }
+
+    fn has_port(&self, slot: u32, port: u16) -> bool {
+        let record = self.state.record(slot);
+        record.has_port(port) || record.extra != NO_EXTRA && self.state.extra(record.extra).has_port(port)
     }
 
     /// Those of them of which an end has an owner.
@@ -392,13 +398,14 @@ impl Table {
 
     /// Takes an active flow out.
     fn remove(&mut self, slot: u32) -> Snapshot {
-        let flow = self.snapshot(slot);
+        let mut flow = self.snapshot(slot);
         let Record { key, extra, .. } = flow.record;
         self.state.clear_record(slot);
         self.state.header.active -= 1;
         self.silent -= u32::from(flow.record.is_silent());
         self.index.remove(self.hash(&key), slot);
         self.forget_other_tuples(slot, &flow);
+        self.attribute_ended(slot, &mut flow);
         self.order.remove(slot);
         self.released_records.push(slot);
         if extra != NO_EXTRA {

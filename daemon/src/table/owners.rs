@@ -1,21 +1,26 @@
 //! The rules by which sockets give flows their owners.
 //!
 //! A socket sends packets from its own end to the other: that is the original direction of a flow that it opened,
-//! and the reply direction of one that it accepted, whatever is translated on the way. What a flow's birth finds
-//! here it is told with; what comes later is an update of the flow. An owner is replaced by a surer one alone.
+//! and the reply direction of one that it accepted, whatever is translated on the way. Two moments give an owner:
+//!
+//! - When a flow's event is applied, the socket whose time meets the bounds within which the kernel sent the event
+//!   ([`Window`](crate::owners::Window)), if there is only one.
+//! - When all events have been applied that the kernel sent until a time, what sockets reported until then is true of
+//!   the flows that are there: who sends in a direction by now takes the place of who did ([`Table::settle`]).
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use ctnetlink::Tuple;
-use flowbus_attribution::{Event, Process};
+use ctnetlink::{Status, Tuple};
+use flowbus_attribution::{Confidence, Event, Process};
+use flowbus_interfaces::TimeSource;
 use hashbrown::HashTable;
 
 use super::Table;
 use crate::clock::Now;
 use crate::event::Change;
 use crate::flow::{Key, OwnerNumber, Owners, ProcessNumber, Snapshot, inverted};
-use crate::owners::{Attribution, ProcessText, direction};
+use crate::owners::{Attribution, Current, ProcessText, Role, Touched, UDP};
 
 /// The directions that the index of the table does not find: the original one of flows in a zone, and the reply of
 /// flows that are translated or in a zone. Both by their tuple in zone 0.
@@ -42,6 +47,13 @@ impl Direction {
         match self {
             Self::Original => flow.original(),
             Self::Reply => flow.reply(),
+        }
+    }
+
+    fn role(self) -> Role {
+        match self {
+            Self::Original => Role::Initiator,
+            Self::Reply => Role::Responder,
         }
     }
 
@@ -86,8 +98,8 @@ impl Table {
         self.attribution.as_mut()
     }
 
-    /// Notes what an event tells of a socket, and gives the flows that have its ends their owner.
-    pub(crate) fn apply_socket(&mut self, event: &Event, now: Now, changes: &mut Vec<Change>) {
+    /// Notes what an event tells of a socket. What it means for flows that are there is settled later.
+    pub(crate) fn apply_socket(&mut self, event: &Event, now: Now) {
         if self.processes.are_many(&self.state, now.boottime_usec) {
             self.free_processes(now);
         }
@@ -98,24 +110,113 @@ impl Table {
             return;
         }
         let owner = attribution.owner(processes, state, event.process.as_ref());
+        let Attribution { sockets, window, .. } = attribution;
         let counters = &mut state.header.counters;
-        attribution.sockets.expire(now.boottime_usec, counters);
-        attribution.sockets.apply(event, owner, now.boottime_usec, counters);
-        if owner.is_none() {
+        sockets.expire(now.boottime_usec, *window, counters);
+        if let Some(touched) = sockets.apply(event, owner, now.boottime_usec, counters) {
+            attribution.touch(event.monotonic_ns, touched);
+        }
+    }
+
+    /// Notes that all events have been applied that the kernel sent until a time, and gives the flows that are there
+    /// the owners that sockets reported until then.
+    pub(crate) fn settle(&mut self, applied: u64, changes: &mut Vec<Change>) {
+        let Some(attribution) = &mut self.attribution else { return };
+        attribution.window.from = applied;
+        if attribution.sockets.is_held_back(attribution.window) {
             return;
         }
-        let sent = direction(event.protocol, event.local, event.remote);
-        for (slot, direction) in self.flows_with(&sent) {
-            if let Some(attribution) = &mut self.attribution {
-                let _ = attribution.sockets.sender(&sent); // It has found its flow.
+        if let Some(until) = attribution.look_at_all {
+            if until <= applied {
+                attribution.look_at_all = None;
             }
-            let flow = self.snapshot(slot);
-            let mut owners = flow.owners;
-            if direction.owner(&mut owners).improve(owner) {
-                self.put_owners(slot, owners);
-                self.push_update(slot, flow.changeable(), changes);
+            attribution.unsettled.retain(|(at, _)| *at > applied);
+            return self.settle_all(applied, changes);
+        }
+        if attribution.unsettled.is_empty() {
+            return;
+        }
+        let mut unsettled = std::mem::take(&mut attribution.unsettled);
+        let mut ports = Vec::new();
+        unsettled.retain(|(at, touched)| {
+            if *at > applied {
+                return true;
+            }
+            match touched {
+                Touched::Direction(sent) => self.settle_direction(sent, applied, changes),
+                Touched::Port(port) if !ports.contains(port) => ports.push(*port),
+                Touched::Port(_) => {}
+            }
+            false
+        });
+        if let Some(attribution) = &mut self.attribution {
+            attribution.unsettled = unsettled;
+        }
+        for port in ports {
+            let has_port =
+                |slot: &u32| self.snapshot(*slot).original().protocol == UDP && self.has_port(*slot, port);
+            let slots: Vec<u32> = self.order.all().filter(has_port).collect();
+            for slot in slots {
+                self.settle_flow(slot, Direction::Reply, applied, changes);
             }
         }
+    }
+
+    /// Whether reports of sockets wait for [`Table::settle`].
+    pub(crate) fn is_unsettled(&self) -> bool {
+        self.attribution
+            .as_ref()
+            .is_some_and(|attribution| attribution.look_at_all.is_some() || !attribution.unsettled.is_empty())
+    }
+
+    fn settle_all(&mut self, applied: u64, changes: &mut Vec<Change>) {
+        let slots: Vec<u32> = self.order.all().collect();
+        for slot in slots {
+            for direction in Direction::BOTH {
+                self.settle_flow(slot, direction, applied, changes);
+            }
+        }
+    }
+
+    fn settle_direction(&mut self, sent: &Tuple, applied: u64, changes: &mut Vec<Change>) {
+        let Some(attribution) = &self.attribution else { return };
+        for sent in attribution.sockets.directions(sent) {
+            for (slot, direction) in self.flows_with(&sent) {
+                self.settle_flow(slot, direction, applied, changes);
+            }
+        }
+    }
+
+    /// Gives a flow that is there the process that sends in a direction of it by now.
+    fn settle_flow(&mut self, slot: u32, direction: Direction, applied: u64, changes: &mut Vec<Change>) {
+        let flow = self.snapshot(slot);
+        let sent = direction.of(&flow);
+        let Some(attribution) = &mut self.attribution else { return };
+        let Some(current) = attribution.sockets.current(&sent, direction.role(), applied) else { return };
+        let mut owners = flow.owners;
+        let owner = direction.owner(&mut owners);
+        if self.gives_way(*owner, current, &sent) {
+            *owner = current.owner;
+            self.put_owners(slot, owners);
+            self.push_update(slot, flow.changeable(), changes);
+            self.commit();
+        }
+    }
+
+    /// Whether an owner gives way to another: to one that sends now, and to one that waits for packets where the owner's
+    /// socket has ended; of the same process to what is surer, and to the knowledge that it is not alone.
+    fn gives_way(&self, owner: OwnerNumber, current: Current, sent: &Tuple) -> bool {
+        let Some((offered, confidence)) = current.owner.get() else { return false };
+        let Some((known, known_confidence)) = owner.get() else { return true };
+        let [known, offered] = [known, offered].map(|process| self.processes.pid(&self.state, process));
+        if known == offered {
+            let is_shared = confidence == Confidence::Shared && known_confidence != Confidence::Shared;
+            return confidence < known_confidence || is_shared && current.sent;
+        }
+        let has_ended = |pid| {
+            self.attribution.as_ref().is_some_and(|attribution| attribution.sockets.has_ended(sent, pid))
+        };
+        current.sent || known.is_some_and(has_ended)
     }
 
     /// Whether a socket is one of the network namespace whose flows these are.
@@ -131,20 +232,12 @@ impl Table {
         Some(processes.texts().owner(owner)?.0)
     }
 
-    /// Looks once more for the owners of all flows: after the sockets that were open before have been told.
-    pub(crate) fn attribute_all(&mut self, changes: &mut Vec<Change>) {
-        let slots: Vec<u32> = self.order.all().collect();
-        for slot in slots {
-            let before = self.snapshot(slot).changeable();
-            if self.attribute_again(slot) {
-                self.push_update(slot, before, changes);
-                self.commit();
-            }
+    /// The newest flow that has a direction with these ends, where something that passed at a time (CLOCK_MONOTONIC
+    /// nanoseconds) was of it and not of one before.
+    pub(crate) fn flow_with(&self, sent: &Tuple, at: u64) -> Option<u64> {
+        if !self.attribution.as_ref()?.sockets.is_of_this_flow(sent, at) {
+            return None;
         }
-    }
-
-    /// The newest flow that has a direction with these ends.
-    pub(crate) fn flow_with(&self, sent: &Tuple) -> Option<u64> {
         self.flows_with(sent).map(|(slot, _)| self.state.record(slot).id).max()
     }
 
@@ -160,15 +253,15 @@ impl Table {
         wanted.into_iter().flatten()
     }
 
-    /// True unless a new flow with this original tuple may have an owner that has not been told yet.
-    pub(crate) fn knows_sender(&mut self, original: &Tuple) -> bool {
-        self.attribution.as_mut().is_none_or(|attribution| !attribution.sockets.sender(original).is_none())
-    }
-
-    /// The owners of the sockets at the ends of a flow.
+    /// The owners of the sockets at the ends of a flow whose event is being applied.
     fn owners_of(&mut self, flow: &Snapshot) -> Owners {
-        let Some(Attribution { sockets, .. }) = &mut self.attribution else { return Owners::default() };
-        Owners { initiator: sockets.sender(&flow.original()), responder: sockets.sender(&flow.reply()) }
+        let Some(Attribution { sockets, window, .. }) = &mut self.attribution else {
+            return Owners::default();
+        };
+        Owners {
+            initiator: sockets.beginner(&flow.original(), Role::Initiator, *window),
+            responder: sockets.beginner(&flow.reply(), Role::Responder, *window),
+        }
     }
 
     /// Gives a flow that is new to the table its owners.
@@ -178,28 +271,57 @@ impl Table {
             let owners = self.owners_of(flow);
             self.put_owners(slot, owners);
             *flow = self.snapshot(slot);
+            self.note_known(slot, flow.record.start_source() != TimeSource::Observed);
         }
     }
 
-    /// Looks once more for what a flow lacks; true when something was found.
+    /// Notes whether all sockets that a flow can belong to have been reported since it began.
+    fn note_known(&mut self, slot: u32, began_now: bool) {
+        let Some(Attribution { known, sockets, window, .. }) = &mut self.attribution else { return };
+        let slot = slot as usize;
+        if known.len() <= slot {
+            known.resize(slot + 1, false);
+        }
+        known[slot] = began_now && sockets.knows_all(*window);
+    }
+
+    /// Looks once more for what a flow lacks whose event is being applied; true when something was found.
     pub(super) fn attribute_again(&mut self, slot: u32) -> bool {
         if self.attribution.is_none() {
             return false;
         }
         let flow = self.snapshot(slot);
         let mut owners = flow.owners;
-        let improved = !owners.is_complete() && owners.improve(self.owners_of(&flow));
+        let improved = !owners.is_complete() && owners.fill(self.owners_of(&flow));
         if improved {
             self.put_owners(slot, owners);
         }
         improved
     }
 
-    /// Looks once more for what a flow lacks that has ended.
-    pub(super) fn attribute_ended(&mut self, flow: &mut Snapshot) {
-        if self.attribution.is_some() {
-            let owners = self.owners_of(flow);
-            flow.owners.improve(owners);
+    /// Notes that a flow has ended, whose event is being applied. Where it was established and ended before all events
+    /// were applied that came meanwhile, its responder is looked for once more.
+    pub(super) fn attribute_ended(&mut self, slot: u32, flow: &mut Snapshot) {
+        let Some(Attribution { sockets, window, known, .. }) = &mut self.attribution else { return };
+        let is_sure =
+            flow.owners.responder.get().is_some_and(|(_, confidence)| confidence == Confidence::Exact);
+        if !is_sure
+            && flow.record.status().contains(Status::ASSURED)
+            && known.get(slot as usize).is_some_and(|known| *known)
+        {
+            let responder = sockets.only_connection(&flow.reply(), *window);
+            if !responder.is_none() {
+                flow.owners.responder = responder;
+            }
+        }
+        self.note_end(flow);
+    }
+
+    /// Notes that a flow has ended, whose event is being applied.
+    pub(super) fn note_end(&mut self, flow: &Snapshot) {
+        if let Some(Attribution { sockets, window, .. }) = &mut self.attribution {
+            sockets.flow_ended(&flow.original(), window.to);
+            sockets.flow_ended(&flow.reply(), window.to);
             self.state.header.counters.owners_unmatched_flows += u64::from(flow.owners.is_empty());
         }
     }

@@ -3,9 +3,8 @@
 use ctnetlink::{DecodeError, EventKind, Message, Received};
 use flowbus_logging::message_id;
 
-use super::sockets::Sockets;
 use super::{Tracker, TrackerError, flow_of};
-use crate::clock::Now;
+use crate::clock::{Now, monotonic_nsec};
 use crate::event::{Change, ExpectationEvent};
 use crate::handle::Publisher;
 use crate::published::ResyncReason;
@@ -30,14 +29,19 @@ impl Tracker {
     /// Reads and applies events.
     pub(super) fn read_events(&mut self) -> Result<Reading, TrackerError> {
         let now = Now::read();
+        let is_attributed = self.table.attribution().is_some();
         let mut read = 0;
         while read < EVENTS_AT_ONCE {
+            let begin = if is_attributed { monotonic_nsec() } else { 0 };
             let received = self.receive()?;
             if received > 0 {
+                // What a socket did is reported before the kernel reports its flow: it is there by now.
+                self.read_sockets();
                 self.apply_received(now);
             }
             read += received;
             if received < BATCH {
+                self.table.settle(begin, &mut self.changes);
                 return Ok(if read == 0 { Reading::Quiet } else { Reading::Drained });
             }
         }
@@ -66,9 +70,9 @@ impl Tracker {
         Ok(BATCH)
     }
 
-    /// Applies what was received, as one change for the next life; or as several, where sockets are told of in between.
+    /// Applies what was received, as one change for the next life.
     pub(super) fn apply_received(&mut self, now: Now) {
-        let Self { table, changes, publisher, sockets, inbox, .. } = self;
+        let Self { table, changes, publisher, inbox, .. } = self;
         let mut messages = Vec::with_capacity(BATCH);
         for (number, datagram) in inbox.messages() {
             for message in ctnetlink::messages(datagram) {
@@ -77,7 +81,7 @@ impl Tracker {
         }
         table.look_ahead(messages.iter().filter_map(|(_, message)| flow_of(message)));
         for (number, message) in &messages {
-            apply(table, changes, publisher, sockets.as_mut(), message, now);
+            apply(table, changes, publisher, message, now);
             table.header_mut().message = *number;
         }
         table.commit();
@@ -114,7 +118,6 @@ fn apply(
     table: &mut Table,
     changes: &mut Vec<Change>,
     publisher: &Publisher,
-    sockets: Option<&mut Sockets>,
     message: &Result<Message<'_>, DecodeError>,
     now: Now,
 ) {
@@ -131,13 +134,6 @@ fn apply(
             return;
         }
     };
-    // What a socket did is told before the kernel tells of its flow: it is there by now.
-    if kind == EventKind::New
-        && let Some(sockets) = sockets
-        && !table.knows_sender(&flow.original)
-    {
-        sockets.read(table, changes, now);
-    }
     let counters = &mut table.header_mut().counters;
     match kind {
         EventKind::New => counters.events_new += 1,

@@ -90,6 +90,8 @@ pub(crate) struct Tracker {
     publisher: Publisher,
     changes: Vec<Change>,
     connections: Vec<ConnectionEvent>,
+    /// Sockets have reported something in this turn.
+    told: bool,
     buffer_bytes: u64,
     /// To be compared with the table once all events are read that were sent before it.
     look: Option<Look>,
@@ -138,6 +140,7 @@ impl Tracker {
             publisher,
             changes: Vec::new(),
             connections: Vec::new(),
+            told: false,
             buffer_bytes,
             look: None,
             behind: false,
@@ -158,18 +161,19 @@ impl Tracker {
         let mut buffer = vec![0; DUMP_BUFFER];
         while !self.stop {
             // Sockets first: the flow of one that was told of is told with its owner.
-            let told = self.read_sockets();
+            self.told = false;
+            self.read_sockets();
             let reading = self.read_events()?;
             if reading != Reading::Quiet {
                 self.table.expire_closed(Now::read());
                 self.count_losses()?;
             }
             self.advance_dump(reading, &mut buffer)?;
-            self.tell_connections(reading);
+            self.tell_connections();
             self.publish();
             self.answer();
-            if !self.stop && reading != Reading::Unfinished && !self.has_untold() {
-                self.wait(reading, told)?;
+            if !self.stop && reading != Reading::Unfinished && self.changes.is_empty() {
+                self.wait(reading)?;
             }
         }
         Ok(())
@@ -236,6 +240,11 @@ impl Tracker {
         let sequence = header.sequence;
         self.table.commit();
         let Merged { added, closed, .. } = merged;
+        if let Some(attribution) = self.table.attribution_mut() {
+            // No event has given these flows an owner.
+            let look_at_all = (added > 0).then_some(0);
+            attribution.look_at_all = attribution.look_at_all.max(look_at_all);
+        }
         if let Some(reason) = reason {
             self.publisher.publish_resync(Resync { reason, lost, closed, added, sequence }, self.summary());
             let reason = reason.name();
@@ -286,21 +295,18 @@ impl Tracker {
         });
     }
 
-    /// True when an answer has changed something.
-    fn has_untold(&self) -> bool {
-        !self.changes.is_empty() || self.sockets.as_ref().is_some_and(Sockets::has_untold)
-    }
-
     /// Sleeps until there is something to do.
-    fn wait(&mut self, reading: Reading, told: bool) -> Result<(), TrackerError> {
+    fn wait(&mut self, reading: Reading) -> Result<(), TrackerError> {
         let readable = PollFlags::IN;
         let (events, dump) = (self.events.as_fd(), self.dump.as_fd());
         let sockets = self.sockets.as_ref().map_or(events, Sockets::as_fd);
         let mut fds = [self.wake.as_fd(), dump, events, sockets]
             .map(|descriptor| PollFd::from_borrowed_fd(descriptor, readable));
         // Napping, the events are left to gather; questions and dumps are not kept waiting.
+        // What sockets have reported waits for the events that were sent meanwhile.
+        let is_waiting = self.table.is_unsettled() || self.sockets.as_ref().is_some_and(Sockets::has_untold);
         let (fds, timeout) = match reading {
-            _ if told => (&mut fds[..2], Some(SOCKETS_NAP)),
+            _ if self.told || is_waiting => (&mut fds[..2], Some(SOCKETS_NAP)),
             Reading::Quiet => (&mut fds[..], self.until_dump()),
             _ => (&mut fds[..2], Some(NAP)),
         };

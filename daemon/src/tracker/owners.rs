@@ -5,24 +5,29 @@ use std::sync::mpsc::SyncSender;
 use ctnetlink::{EventKind, Tuple};
 use flowbus_attribution::Snapshot as OpenSockets;
 
+use super::Tracker;
 use super::sockets::Sockets;
-use super::{Reading, Tracker};
-use crate::clock::Now;
+use crate::clock::{Now, monotonic_nsec};
 use crate::flow::Snapshot;
 use crate::owners::{Attribution, Found, Probe};
 
 impl Tracker {
-    /// Reads what sockets did; true when something was told.
+    /// Reads what sockets have done by now; true when something was reported.
     pub(super) fn read_sockets(&mut self) -> bool {
-        let Self { sockets, table, changes, .. } = self;
-        sockets.as_mut().is_some_and(|sockets| sockets.read(table, changes, Now::read()))
+        let Self { sockets, table, told, .. } = self;
+        let Some(attribution) = table.attribution_mut() else { return false };
+        // Before the ring is read: a record that is written later has a later time.
+        attribution.window.to = monotonic_nsec();
+        let read = sockets.as_mut().is_some_and(|sockets| sockets.read(table, Now::read()));
+        *told |= read;
+        read
     }
 
     /// Tells what connections did, where their flows can be known.
-    pub(super) fn tell_connections(&mut self, reading: Reading) {
+    pub(super) fn tell_connections(&mut self) {
         let Self { sockets, table, connections, .. } = self;
         if let Some(sockets) = sockets {
-            sockets.tell(reading != Reading::Unfinished, table, connections);
+            sockets.tell(table, connections);
         }
     }
 
@@ -39,15 +44,14 @@ impl Tracker {
     pub(super) fn hand_addresses_on(&mut self) {
         if let (Some(addresses), Some(attribution)) = (&self.addresses, self.table.attribution_mut()) {
             attribution.sockets.set_addresses(addresses.clone());
-            self.table.attribute_all(&mut self.changes);
+            attribution.look_at_all = attribution.look_at_all.max(Some(0));
         }
     }
 
     /// Begins to give flows their owners by these programs.
     pub(super) fn attribute(&mut self, probe: Probe) {
         let accept = probe.report.accept();
-        let Self { table, changes, .. } = self;
-        let (sockets, counters) = Sockets::begin(probe, table, changes);
+        let (sockets, counters) = Sockets::begin(probe, &mut self.table);
         self.sockets = Some(sockets);
         self.hand_addresses_on();
         self.publisher.set_programs(counters, accept);
@@ -56,9 +60,9 @@ impl Tracker {
 
     /// Reads what was open when the programs were attached, which tell by now.
     pub(super) fn read_snapshot(&mut self, snapshot: OpenSockets) {
-        let Self { sockets, table, changes, .. } = self;
+        let Self { sockets, table, .. } = self;
         if let Some(sockets) = sockets {
-            sockets.read_snapshot(snapshot, table, changes);
+            sockets.read_snapshot(snapshot, table);
         }
     }
 
@@ -81,7 +85,7 @@ impl Tracker {
             {
                 attribution.set_path(process.cgroup, path);
             }
-            self.table.apply_socket(&event, Now::read(), &mut self.changes);
+            self.table.apply_socket(&event, Now::read());
             self.table.commit();
         }
         self.publish();

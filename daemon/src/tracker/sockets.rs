@@ -4,8 +4,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use flowbus_attribution::{Counters, Event, Kind, Message, Programs, Ring, Snapshot};
 
-use crate::clock::Now;
-use crate::event::{Change, ConnectionEvent};
+use crate::clock::{Now, monotonic_nsec};
+use crate::event::ConnectionEvent;
 use crate::owners::{Attribution, Probe, TCP, direction};
 use crate::table::Table;
 
@@ -29,12 +29,12 @@ impl std::fmt::Debug for Sockets {
 
 impl Sockets {
     /// Begins with programs that run; the counters are for whoever shows them.
-    pub(super) fn begin(probe: Probe, table: &mut Table, changes: &mut Vec<Change>) -> (Self, Counters) {
+    pub(super) fn begin(probe: Probe, table: &mut Table) -> (Self, Counters) {
         let Probe { programs, ring, report, counters, snapshot } = probe;
         table.attribute(Attribution::new(report.network_namespace));
         let mut sockets = Self { ring, _programs: programs, waiting: Vec::new() };
         if let Some(snapshot) = snapshot {
-            sockets.read_snapshot(snapshot, table, changes);
+            sockets.read_snapshot(snapshot, table);
         }
         (sockets, counters)
     }
@@ -44,38 +44,35 @@ impl Sockets {
     }
 
     /// Reads what was open when the programs were attached. What they have told since is newer, so it is read first.
-    pub(super) fn read_snapshot(
-        &mut self,
-        mut snapshot: Snapshot,
-        table: &mut Table,
-        changes: &mut Vec<Change>,
-    ) {
+    pub(super) fn read_snapshot(&mut self, mut snapshot: Snapshot, table: &mut Table) {
         let groups = snapshot.cgroups(|id, path| {
             if let Some(attribution) = table.attribution_mut() {
                 attribution.set_path(id, path);
             }
         });
         let now = Now::read();
-        self.read(table, changes, now);
+        self.read(table, now);
         let open = snapshot.sockets(|event| {
-            table.apply_socket(&event, now, changes);
+            table.apply_socket(&event, now);
             table.commit();
         });
-        table.attribute_all(changes);
+        if let Some(attribution) = table.attribution_mut() {
+            attribution.look_at_all = Some(monotonic_nsec());
+        }
         for error in [groups.err(), open.err()].into_iter().flatten() {
             tracing::warn!(%error, "the snapshot of open sockets cannot be read to its end, ignoring");
         }
     }
 
     /// Reads all that is there; true when there was something.
-    pub(super) fn read(&mut self, table: &mut Table, changes: &mut Vec<Change>, now: Now) -> bool {
+    pub(super) fn read(&mut self, table: &mut Table, now: Now) -> bool {
         let Self { ring, waiting, .. } = self;
         let mut read = false;
         let drained = ring.drain(|message| {
             read = true;
             match message {
                 Message::Event(event) => {
-                    table.apply_socket(&event, now, changes);
+                    table.apply_socket(&event, now);
                     table.commit();
                     if is_connection(&event) {
                         waiting.push(event);
@@ -90,6 +87,17 @@ impl Sockets {
                 Message::CgroupRemoved { .. } => {}
             }
         });
+        if let Some(attribution) = table.attribution_mut() {
+            if ring.take_was_full() {
+                let at = monotonic_nsec();
+                attribution.sockets.note_loss(at, now.boottime_usec);
+                attribution.known.clear();
+                attribution.look_at_all = Some(at);
+            }
+            if ring.is_held_back() {
+                attribution.sockets.note_held_back(attribution.window.to);
+            }
+        }
         read || !drained
     }
 
@@ -98,16 +106,23 @@ impl Sockets {
         !self.waiting.is_empty()
     }
 
-    /// Tells what connections did. `drained` says that all events of flows that the kernel has sent are read, and so
-    /// the flows of these are known.
-    pub(super) fn tell(&mut self, drained: bool, table: &mut Table, told: &mut Vec<ConnectionEvent>) {
-        if self.waiting.is_empty() || !drained && self.waiting.len() < WAITING {
+    /// Reports what connections did until the time up to which all events of flows have been applied, so that the flows
+    /// of these are known; and without them where there are too many.
+    pub(super) fn tell(&mut self, table: &mut Table, told: &mut Vec<ConnectionEvent>) {
+        let applied = table.attribution().map_or(u64::MAX, |attribution| attribution.window.from);
+        let is_known = |event: &Event| event.monotonic_ns <= applied;
+        let count = match self.waiting.len() {
+            WAITING.. => self.waiting.len(),
+            _ => self.waiting.iter().take_while(|event| is_known(event)).count(),
+        };
+        if count == 0 {
             return;
         }
         let now = Now::read();
-        for event in self.waiting.drain(..) {
+        for event in self.waiting.drain(..count) {
             let Event { protocol, local, remote, .. } = event;
-            let flow = table.is_ours(&event).then(|| table.flow_with(&direction(protocol, local, remote)));
+            let sent = direction(protocol, local, remote);
+            let flow = table.is_ours(&event).then(|| table.flow_with(&sent, event.monotonic_ns));
             let process = event.process.as_ref().and_then(|process| table.process_text(process));
             let header = table.header_mut();
             header.connections += 1;

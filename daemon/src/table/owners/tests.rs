@@ -10,7 +10,7 @@ use super::super::{ClosedLimits, Table};
 use crate::clock::Now;
 use crate::event::Change;
 use crate::flow::{OwnerNumber, Snapshot, inverted};
-use crate::owners::Attribution;
+use crate::owners::{Attribution, Sockets};
 use crate::state::State;
 
 const NAMESPACE: u32 = 4_026_531_840;
@@ -78,6 +78,8 @@ struct World {
     table: Table,
     changes: Vec<Change>,
     now: Now,
+    /// CLOCK_MONOTONIC nanoseconds.
+    at: u64,
 }
 
 impl World {
@@ -88,9 +90,12 @@ impl World {
     fn over(state: State, capacity: u32) -> Self {
         let limits = ClosedLimits { capacity, maximum_age: Duration::from_secs(86_400) };
         let mut table = Table::new(state, limits);
-        table.attribute(Attribution::new(NAMESPACE));
+        let mut attribution = Attribution::new(NAMESPACE);
+        (attribution.sockets, attribution.look_at_all) = (Sockets::new(0), None);
+        attribution.window.from = 0;
+        table.attribute(attribution);
         let now = Now { realtime_usec: 1_000_000_000, boottime_usec: 5_000_000 };
-        Self { table, changes: Vec::new(), now }
+        Self { table, changes: Vec::new(), now, at: 0 }
     }
 
     fn with_addresses(addresses: &[&str]) -> Self {
@@ -100,12 +105,33 @@ impl World {
         world
     }
 
-    fn tell(&mut self, event: &Event) {
-        self.table.apply_socket(event, self.now, &mut self.changes);
+    /// A socket's event is read, before those of flows that came meanwhile.
+    fn report(&mut self, event: &Event) {
+        let event = Event { monotonic_ns: self.tick(), ..*event };
+        self.table.apply_socket(&event, self.now);
         self.table.commit();
     }
 
+    /// All events have been applied that were sent until now.
+    fn settle(&mut self) {
+        self.table.settle(self.at, &mut self.changes);
+    }
+
+    /// A socket's event is read where all others have been.
+    fn tell(&mut self, event: &Event) {
+        self.report(event);
+        self.settle();
+    }
+
+    /// Time passes, to `at`.
+    fn tick(&mut self) -> u64 {
+        self.at += 1_000;
+        self.table.attribution_mut().unwrap().window.to = self.at;
+        self.at
+    }
+
     fn apply(&mut self, kind: EventKind, flow: &Flow<'_>) {
+        self.tick();
         self.table.apply(kind, flow, self.now, &mut self.changes);
         self.table.commit();
     }
@@ -138,17 +164,17 @@ impl World {
 
     fn pass(&mut self, seconds: u64) {
         self.now.boottime_usec += seconds * 1_000_000;
+        self.at += seconds * 1_000_000_000;
+        self.settle();
     }
 }
 
 #[test]
 fn a_flow_is_born_with_the_owner_of_the_socket_that_was_told_before() {
     let mut world = World::new();
-    assert!(!world.table.knows_sender(&tuple(TCP, CLIENT, SERVER)));
     world.tell(&socket(Kind::Syn, TCP, CLIENT, SERVER, process(7, "curl")));
     assert_eq!(world.table.attribution().unwrap().sockets.pending(), 1);
     world.born(&plain(TCP, CLIENT, SERVER));
-    assert!(world.table.knows_sender(&tuple(TCP, CLIENT, SERVER)));
     assert_eq!(world.owners(), [Some(7), None]);
     assert_eq!(world.kinds(), [EventKind::New]);
     assert_eq!(world.table.attribution().unwrap().sockets.pending(), 0);
@@ -172,7 +198,7 @@ fn an_owner_that_comes_late_is_an_update_of_the_flow() {
 fn translations_are_seen_through_in_either_order() {
     // The client's connection goes to another port of another server, from another address.
     let flow = || translated((CLIENT, SERVER), ("198.18.5.5:8080", "198.18.6.6:1024"));
-    let client = socket(Kind::Syn, TCP, CLIENT, SERVER, process(7, "curl"));
+    let client = socket(Kind::Connect, TCP, CLIENT, SERVER, process(7, "curl"));
     let server = socket(Kind::Accept, TCP, "198.18.5.5:8080", "198.18.6.6:1024", process(8, "nginx"));
     let mut early = World::new();
     early.tell(&client);
@@ -186,7 +212,7 @@ fn translations_are_seen_through_in_either_order() {
     assert_eq!(late.owners(), [Some(7), Some(8)]);
     // And what the index of translated tuples had is gone with the flow.
     late.apply(EventKind::Destroy, &flow());
-    assert_eq!(late.table.flow_with(&tuple(TCP, "198.18.5.5:8080", "198.18.6.6:1024")), None);
+    assert_eq!(late.table.flow_with(&tuple(TCP, "198.18.5.5:8080", "198.18.6.6:1024"), u64::MAX), None);
     late.tell(&socket(Kind::Accept, TCP, "198.18.5.5:8080", "198.18.6.6:1024", process(9, "other")));
 }
 
@@ -202,7 +228,7 @@ fn the_reply_of_a_translated_flow_is_not_the_inverted_original() {
 fn a_socket_owns_its_flows_in_every_zone() {
     for early in [true, false] {
         let mut world = World::new();
-        let client = socket(Kind::Syn, TCP, CLIENT, SERVER, process(7, "curl"));
+        let client = socket(Kind::Connect, TCP, CLIENT, SERVER, process(7, "curl"));
         let server = socket(Kind::Accept, TCP, SERVER, CLIENT, process(8, "nginx"));
         if early {
             world.tell(&client);
@@ -371,7 +397,8 @@ fn what_was_open_before_is_found_for_flows_that_are_known_already() {
     world.tell(&socket(Kind::Snapshot, TCP, CLIENT, SERVER, live));
     world.tell(&socket(Kind::Snapshot, UDP, "0.0.0.0:4000", "0.0.0.0:0", live));
     world.tell(&socket(Kind::Snapshot, TCP, "0.0.0.0:80", "0.0.0.0:0", live));
-    world.table.attribute_all(&mut world.changes);
+    world.table.attribution_mut().unwrap().look_at_all = Some(0);
+    world.settle();
     let owners: Vec<_> = world.table.active_after(0).map(|flow| world.owner(flow.owners.initiator)).collect();
     assert_eq!(owners, [Some((7, "snapshot")); 2]);
     // A snapshot is older than what the events tell.
@@ -432,7 +459,10 @@ fn processes_that_nobody_refers_to_make_room_and_are_never_taken_for_others() {
         let flow = world.table.active_after(0).next().unwrap();
         assert_eq!(world.owners_of(&flow), [Some(pid), None]);
         first.get_or_insert(flow);
+        world.tell(&socket(CLOSED, TCP, CLIENT, SERVER, process(pid, "one-shot")));
         world.apply(EventKind::Destroy, &plain(TCP, CLIENT, SERVER));
+        world.tick();
+        world.settle();
         world.changes.clear();
         // Not more often than once a second.
         world.now.boottime_usec += 1_000;
@@ -443,4 +473,73 @@ fn processes_that_nobody_refers_to_make_room_and_are_never_taken_for_others() {
     let pids: Vec<_> = closed.iter().map(|flow| world.owners_of(flow)[0]).collect();
     assert_eq!(pids, (29_991..=30_000).rev().map(Some).collect::<Vec<_>>());
     assert_eq!(world.table.header().counters.owners_refused, 0);
+}
+
+#[test]
+fn where_two_processes_had_the_ends_meanwhile_nobody_owns_the_flow_until_it_is_known_who_has_it() {
+    let mut world = World::new();
+    let flow = plain(TCP, CLIENT, SERVER);
+    let [first, second] = [process(7, "first"), process(8, "second")];
+    // All of it is read before the events of the two flows.
+    for kind in [Kind::Syn, Kind::Connect, CLOSED] {
+        world.report(&socket(kind, TCP, CLIENT, SERVER, first));
+    }
+    world.report(&socket(Kind::Syn, TCP, CLIENT, SERVER, second));
+    world.born(&flow);
+    assert_eq!(world.owners(), [None, None]);
+    world.apply(EventKind::Destroy, &flow);
+    world.born(&flow);
+    assert_eq!(world.owners(), [None, None]);
+    world.settle();
+    assert_eq!(
+        world.owners(),
+        [None, None],
+        "the second has asked for a connection, and this may be the first's"
+    );
+    world.report(&socket(Kind::Connect, TCP, CLIENT, SERVER, second));
+    world.report(&socket(Kind::Accept, TCP, SERVER, CLIENT, process(9, "server")));
+    assert_eq!(world.owners(), [None, None], "events may say that the flow has ended since");
+    world.settle();
+    assert_eq!(world.owners(), [Some(8), Some(9)]);
+    let closed = world.table.flow(1, world.now).unwrap();
+    assert_eq!(world.owners_of(&closed), [None, None]);
+}
+
+#[test]
+fn what_passed_in_a_flow_that_has_ended_gives_the_next_one_no_owner() {
+    let mut world = World::new();
+    let flow = plain(TCP, CLIENT, SERVER);
+    world.born(&flow);
+    world.report(&socket(Kind::Connect, TCP, CLIENT, SERVER, process(7, "first")));
+    world.report(&socket(Kind::Accept, TCP, SERVER, CLIENT, process(8, "server")));
+    world.report(&socket(CLOSED, TCP, CLIENT, SERVER, process(7, "first")));
+    world.report(&socket(CLOSED, TCP, SERVER, CLIENT, process(8, "server")));
+    world.apply(EventKind::Destroy, &flow);
+    world.born(&flow);
+    world.settle();
+    assert_eq!(world.owners(), [None, None]);
+}
+
+#[test]
+fn where_reports_of_sockets_were_lost_only_what_is_reported_since_gives_owners() {
+    let mut world = World::new();
+    world.report(&socket(Kind::Syn, TCP, CLIENT, SERVER, process(7, "known")));
+    let (at, now) = (world.tick(), world.now.boottime_usec);
+    world.table.attribution_mut().unwrap().sockets.note_loss(at, now);
+    world.born(&plain(TCP, CLIENT, SERVER));
+    world.settle();
+    assert_eq!(world.owners(), [None, None], "another one may have had the ends since");
+    world.tell(&socket(Kind::Connect, TCP, CLIENT, SERVER, process(8, "new")));
+    assert_eq!(world.owners(), [Some(8), None]);
+}
+
+#[test]
+fn a_connection_that_nobody_accepted_but_the_kernel_has_no_responder() {
+    let mut world = World::new();
+    world.born(&plain(TCP, CLIENT, SERVER));
+    let parent = Process { confidence: Confidence::Inherited, ..process(8, "rpc.nfsd") };
+    world.report(&Event { cookie: 5, ..socket(Kind::Incoming, TCP, SERVER, CLIENT, parent) });
+    let accept = socket(Kind::Accept, TCP, SERVER, CLIENT, parent);
+    world.tell(&Event { cookie: 5, process: None, ..accept });
+    assert_eq!(world.owners(), [None, None]);
 }

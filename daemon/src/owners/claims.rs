@@ -1,0 +1,235 @@
+//! The sockets that have had one direction, in the order of time, and which of them a flow can belong to.
+//!
+//! All times are nanoseconds on CLOCK_MONOTONIC, which the BPF programs stamp their records with. When the kernel sent
+//! an event is only known within bounds, a [`Window`]; so a flow can belong to every socket whose time meets them.
+
+use flowbus_attribution::Confidence;
+
+use crate::flow::OwnerNumber;
+
+/// At most this many claims of a direction are kept besides the newest.
+const MAXIMUM_OLDER: usize = 7;
+
+/// When the kernel sent the events that are being applied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Window {
+    /// Not before this time, at which the event socket was empty.
+    pub(crate) from: u64,
+    /// Not after this time, at which they had been received.
+    pub(crate) to: u64,
+}
+
+/// A process that sends, or may send, in a direction by one socket.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Claim {
+    pub(super) cookie: u64,
+    pub(super) owner: OwnerNumber,
+    /// The owner's process; 0 of nobody.
+    pub(super) pid: u32,
+    /// A flow that began before this time is not the socket's, unless the socket was accepted from it.
+    pub(super) since: u64,
+    /// By this time a packet of the socket had passed; `u64::MAX` while that is not known.
+    pub(super) sure: u64,
+    /// When the socket ended, or when the next datagram of the process would be reported; `u64::MAX` while it is open.
+    pub(super) until: u64,
+    /// CLOCK_BOOTTIME microseconds when it is forgotten; `u64::MAX` while it is open.
+    pub(super) forget: u64,
+    /// Whether a flow of it is waited for.
+    pub(super) pending: bool,
+    /// Whether a flow had its owner from a bound socket.
+    pub(super) used: bool,
+}
+
+impl Claim {
+    fn sureness(&self) -> Option<Confidence> {
+        self.owner.get().map(|(_, confidence)| confidence)
+    }
+
+    fn last_seen(&self) -> u64 {
+        if self.sure == u64::MAX { self.since } else { self.sure }
+    }
+}
+
+/// The claims of a direction.
+#[derive(Debug)]
+pub(super) struct Claims {
+    newest: Claim,
+    /// Oldest first.
+    older: Vec<Claim>,
+    /// When a flow of this direction last ended, at the latest. What passed before is not of the flow that is there now.
+    pub(super) floor: u64,
+    /// Claims that lasted until here were dropped, because there were too many.
+    dropped: u64,
+    /// Whether it stands among those that are looked at when claims are forgotten.
+    pub(super) ending: bool,
+}
+
+impl Claims {
+    pub(super) fn new(claim: Claim) -> Self {
+        Self { newest: claim, older: Vec::new(), floor: 0, dropped: 0, ending: false }
+    }
+
+    /// Oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Claim> {
+        self.older.iter().chain([&self.newest])
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Claim> {
+        self.older.iter_mut().chain([&mut self.newest])
+    }
+
+    pub(super) fn newest(&self) -> &Claim {
+        &self.newest
+    }
+
+    /// The newest claim of a socket.
+    pub(super) fn of(&mut self, cookie: u64, is_it: impl Fn(&Claim) -> bool) -> Option<&mut Claim> {
+        let Self { newest, older, .. } = self;
+        let mut newest_first = std::iter::once(newest).chain(older.iter_mut().rev());
+        newest_first.find(|claim| claim.cookie == cookie && is_it(claim))
+    }
+
+    /// Adds a claim that is newer than all others; returns one that there is no room for any more.
+    pub(super) fn push(&mut self, claim: Claim) -> Option<Claim> {
+        let before = std::mem::replace(&mut self.newest, claim);
+        self.older.push(before);
+        self.drop_one()
+    }
+
+    /// Adds a claim that is older than all others.
+    pub(super) fn push_oldest(&mut self, claim: Claim) -> Option<Claim> {
+        self.older.insert(0, claim);
+        self.drop_one()
+    }
+
+    fn drop_one(&mut self) -> Option<Claim> {
+        if self.older.len() <= MAXIMUM_OLDER {
+            return None;
+        }
+        let dropped = self.older.remove(0);
+        self.dropped = self.dropped.max(dropped.until);
+        Some(dropped)
+    }
+
+    /// Removes the claims that are not wanted, calling `each` for them; true when none is left.
+    pub(super) fn retain(&mut self, wanted: impl Fn(&Claim) -> bool, mut each: impl FnMut(&Claim)) -> bool {
+        self.older.retain(|claim| {
+            let is_wanted = wanted(claim);
+            if !is_wanted {
+                each(claim);
+            }
+            is_wanted
+        });
+        if wanted(&self.newest) {
+            return false;
+        }
+        each(&self.newest);
+        match self.older.pop() {
+            Some(claim) => self.newest = claim,
+            None => return true,
+        }
+        false
+    }
+}
+
+/// The claims among which a flow's owner is.
+#[derive(Debug, Default)]
+pub(super) struct Candidates {
+    newest: Option<Claim>,
+    several_processes: bool,
+    several_sockets: bool,
+    one_ended: bool,
+    one_unspent: bool,
+    one_unknown: bool,
+}
+
+impl Candidates {
+    /// Adds the claims by which a flow that began within `window` can have begun. `end_of` tells when a claim ended.
+    pub(super) fn add_beginners(
+        &mut self,
+        claims: &mut Claims,
+        window: Window,
+        floor: u64,
+        end_of: impl Fn(&Claim) -> u64,
+    ) {
+        self.one_unknown |= claims.dropped >= window.from && claims.dropped > 0;
+        for claim in claims.iter_mut() {
+            let end = end_of(claim);
+            if claim.since <= window.to && end >= window.from {
+                claim.pending = false;
+                claim.used = true;
+                // A socket that is over, and so is the flow of its packets: it began no other that is known of.
+                let is_spent = end <= window.to && claim.sure < floor;
+                self.add(claim, end <= window.to);
+                self.one_unspent |= !is_spent;
+            }
+        }
+    }
+
+    /// Adds the claims that are there at a time.
+    pub(super) fn add_living(&mut self, claims: &mut Claims, at: u64, end_of: impl Fn(&Claim) -> u64) {
+        for claim in claims.iter_mut() {
+            if claim.since <= at && end_of(claim) >= at {
+                claim.pending = false;
+                claim.used = true;
+                self.add_holder(claim);
+            }
+        }
+    }
+
+    /// Adds all connections that were established by the end of the window; the surest comes last.
+    pub(super) fn add_established(&mut self, claims: &Claims, window: Window) {
+        self.one_unknown |= claims.dropped >= window.from && claims.dropped > 0;
+        for claim in claims.iter().filter(|claim| claim.sure <= window.to) {
+            let surest = self.newest.filter(|newest| newest.sureness() < claim.sureness());
+            self.add_holder(claim);
+            self.newest = surest.or(self.newest);
+        }
+    }
+
+    /// Adds a process that has the socket.
+    pub(super) fn add_holder(&mut self, claim: &Claim) {
+        self.add(claim, false);
+        self.one_unspent = true;
+    }
+
+    fn add(&mut self, claim: &Claim, has_ended: bool) {
+        if let Some(other) = &self.newest {
+            self.several_processes |= other.pid != claim.pid;
+            self.several_sockets |= other.cookie != claim.cookie;
+        }
+        self.one_ended |= has_ended;
+        if self.newest.is_none_or(|newest| newest.last_seen() <= claim.last_seen()) {
+            self.newest = Some(*claim);
+        }
+    }
+
+    /// The owner of the last that is known to have sent.
+    pub(super) fn newest_owner(&self) -> OwnerNumber {
+        self.newest.map_or_else(OwnerNumber::default, |claim| claim.owner)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.newest.is_none()
+    }
+
+    /// The process, where it can be one alone.
+    pub(super) fn only_process(&self) -> Option<u32> {
+        self.newest.filter(|_| !self.several_processes).map(|claim| claim.pid)
+    }
+
+    /// The owner: nobody where it is not known which of several processes it is; shared where all of them may be meant,
+    /// because they have a socket together or, if `can_share`, sockets with the same ends.
+    pub(super) fn owner(&self, can_share: bool) -> OwnerNumber {
+        let Some(newest) = self.newest.filter(|_| self.one_unspent && !self.one_unknown) else {
+            return OwnerNumber::default();
+        };
+        if !self.several_processes {
+            return newest.owner;
+        }
+        if self.several_sockets && (!can_share || self.one_ended) {
+            return OwnerNumber::default();
+        }
+        newest.owner.with(Confidence::Shared)
+    }
+}
