@@ -4,6 +4,9 @@
 
 mod life;
 mod many;
+mod reuse;
+mod shared;
+mod workers;
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};

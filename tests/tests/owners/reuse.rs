@@ -1,0 +1,173 @@
+//! Ends that one process has after another: an owner may be absent, and is never somebody else.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::thread;
+use std::time::Duration;
+
+use flowbus_interfaces::QueryMap;
+use flowbus_tests::client::Client;
+use flowbus_tests::process::wait_for;
+use flowbus_tests::{Bus, Daemon, Namespace};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::workers::Worker;
+use super::{flows, listen, this_process};
+
+/// All flows with this destination port, oldest first.
+fn all_flows(bus: &Bus, dport: u16) -> Vec<Value> {
+    let query = QueryMap::from([("follow", false.into()), ("closed", true.into()), ("dport", dport.into())]);
+    let lines = Client::connect(bus).open_stream(&query).unwrap().rest();
+    let mut flows: Vec<Value> = lines.into_iter().filter(|line| line["id"].is_u64()).collect();
+    flows.sort_by_key(|flow| flow["id"].as_u64());
+    flows
+}
+
+fn flow(bus: &Bus, dport: u16) -> Value {
+    wait_for("the flow", || flows(bus).into_iter().find(|flow| flow["dport"] == dport))
+}
+
+/// Accepts connections, and has each know that it was.
+fn serve(listener: TcpListener) {
+    thread::spawn(move || {
+        for mut connection in listener.incoming().flatten() {
+            let _ = connection.write_all(b"x");
+        }
+    });
+}
+
+/// Two processes connect by turns, from the same port to the same server, each so many milliseconds after the one before. None of
+/// the connections may have the other's owner.
+fn take_turns(
+    namespace: &Namespace,
+    bus: &Bus,
+    [local, remote]: [&str; 2],
+    port: u16,
+    gaps: &[u64],
+    meanwhile: impl Fn(bool),
+) {
+    const TURNS: usize = 30;
+    let mut workers = [Worker::start(namespace), Worker::start(namespace)];
+    let mut expected = Vec::new();
+    meanwhile(true);
+    for gap in gaps {
+        for turn in 0..TURNS {
+            let worker = &mut workers[turn % 2];
+            worker.run(&format!("once('{local}', 40000, '{remote}', {port})"));
+            expected.push(worker.pid());
+            thread::sleep(Duration::from_millis(*gap));
+        }
+    }
+    meanwhile(false);
+    let flows =
+        wait_for("all flows", || Some(all_flows(bus, port)).filter(|flows| flows.len() >= expected.len()));
+    assert_eq!(flows.len(), expected.len(), "each connection is a flow of its own");
+    for (flow, pid) in flows.iter().zip(&expected) {
+        let (initiator, responder) = (&flow["initiator"], &flow["responder"]);
+        assert!(initiator.is_null() || initiator["pid"] == *pid, "{pid} opened {flow:#}");
+        assert!(responder.is_null() || responder["pid"] == this_process(), "{flow:#}");
+    }
+}
+
+#[test]
+fn ports_that_another_process_uses_next_never_have_its_owner_however_soon_that_is() {
+    let namespace = Namespace::tracked("turns");
+    namespace.run("ip address add 198.18.7.1/32 dev lo");
+    namespace.nft(
+        "table ip translate {
+           chain output { type nat hook output priority -100; ip daddr 198.18.7.1 tcp dport 80 dnat to 127.0.0.1:9002; };
+         }",
+    );
+    let bus = Bus::start();
+    let daemon = Daemon::start_attributed(&namespace, &bus);
+    for address in ["127.0.0.1:9000", "[::1]:9001", "127.0.0.1:9002"] {
+        serve(listen(&namespace, address));
+    }
+    let gaps = [0, 1, 2, 5, 10, 20, 50];
+    for (ends, port) in
+        [(["127.0.0.1", "127.0.0.1"], 9000), (["::1", "::1"], 9001), (["127.0.0.1", "198.18.7.1"], 80)]
+    {
+        take_turns(&namespace, &bus, ends, port, &gaps, |_| {});
+    }
+    daemon.stop();
+}
+
+#[test]
+fn what_a_stopped_daemon_reads_late_has_the_right_owner_or_none() {
+    let namespace = Namespace::tracked("stopped");
+    let bus = Bus::start();
+    let daemon = Daemon::start_attributed(&namespace, &bus);
+    serve(listen(&namespace, "127.0.0.1:9000"));
+    let stop = |begin| daemon.signal(if begin { Signal::STOP } else { Signal::CONT });
+    take_turns(&namespace, &bus, ["127.0.0.1", "127.0.0.1"], 9000, &[0, 5], stop);
+    // It goes on as before.
+    let mut worker = Worker::start(&namespace);
+    worker.run("once('127.0.0.1', 40001, '127.0.0.1', 9000)");
+    wait_for("its owner", || {
+        all_flows(&bus, 9000).pop().filter(|flow| flow["initiator"]["pid"] == worker.pid())
+    });
+    daemon.stop();
+}
+
+#[test]
+fn a_datagram_flow_goes_to_the_process_that_takes_its_port_over() {
+    let namespace = Namespace::tracked("takeover");
+    let bus = Bus::start();
+    let daemon = Daemon::start_attributed(&namespace, &bus);
+    let [mut first, mut second] = [Worker::start(&namespace), Worker::start(&namespace)];
+    for (port, local, remote) in [(9, "127.0.0.1", "127.0.0.1"), (10, "::1", "::1")] {
+        let initiator = |pid: u64| {
+            wait_for("the sender", || (flow(&bus, port)["initiator"]["pid"] == pid).then_some(()));
+        };
+        first.run(&format!("$s = udp('{local}', 5500); to($s, '{remote}', {port})"));
+        initiator(first.pid());
+        let before = flow(&bus, port)["id"].clone();
+        first.run("close $s");
+        second.run(&format!("$s = udp('{local}', 5500); to($s, '{remote}', {port})"));
+        initiator(second.pid());
+        let after = flow(&bus, port);
+        assert_eq!(after["id"], before, "the flow is the same");
+        assert_eq!(after["initiator"]["confidence"], "exact", "{after:#}");
+    }
+    daemon.stop();
+}
+
+#[test]
+fn a_datagram_flow_goes_to_the_server_that_is_started_again() {
+    let namespace = Namespace::tracked("restarted");
+    let bus = Bus::start();
+    let daemon = Daemon::start_attributed(&namespace, &bus);
+    let mut client = Worker::start(&namespace);
+    for (port, bound, address) in
+        [(5300, "127.0.0.1", "127.0.0.1"), (5301, "0.0.0.0", "127.0.0.1"), (5302, "::", "::1")]
+    {
+        let responder = |pid: u64, confidence: &str| {
+            wait_for(confidence, || {
+                let flow = flow(&bus, port);
+                let responder = &flow["responder"];
+                (responder["pid"] == pid && responder["confidence"] == confidence).then_some(())
+            });
+        };
+        let client_end = format!("$c = udp('{address}', 5400); to($c, '{address}', {port})");
+        let bind = format!("$s = udp('{bound}', {port})");
+        let answer = format!("to($s, '{address}', 5400)");
+        let mut servers = [0; 3].map(|_| Worker::start(&namespace));
+        servers[0].run(&bind);
+        client.run(&client_end);
+        responder(servers[0].pid(), "inherited");
+        servers[0].run(&answer);
+        responder(servers[0].pid(), "exact");
+        // The next one waits, and the next after it answers.
+        servers[0].run("close $s");
+        servers[1].run(&bind);
+        client.run(&format!("to($c, '{address}', {port})"));
+        responder(servers[1].pid(), "inherited");
+        servers[1].run("close $s");
+        servers[2].run(&bind);
+        servers[2].run(&answer);
+        responder(servers[2].pid(), "exact");
+        client.run("close $c");
+    }
+    daemon.stop();
+}
