@@ -55,12 +55,12 @@ fn every_stored_number_is_what_it_was() {
     assert_eq!([Destroyed, Resync, Replaced].map(|reason| reason as u8), [0, 1, 2]);
     use Silence::{Masked, Tells, Unheard};
     assert_eq!([Tells, Unheard, Masked].map(|silence| silence as u8), [0, 1, 2]);
-    use Confidence::{Exact, Inherited, Procfs, Reader, Snapshot};
+    use Confidence::{Exact, Inherited, Procfs, Reader, Shared, Snapshot};
     let process = ProcessNumber::new(3, 1);
-    let numbers: [u32; 5] = [Exact, Reader, Snapshot, Inherited, Procfs]
+    let numbers: [u32; 6] = [Exact, Reader, Snapshot, Inherited, Procfs, Shared]
         .map(|confidence| zerocopy::transmute!(OwnerNumber::new(process, confidence)));
     let number = |confidence: u32| confidence << 29 | 1 << 20 | 3;
-    assert_eq!(numbers, [1, 2, 3, 4, 5].map(number));
+    assert_eq!(numbers, [1, 2, 3, 4, 5, 6].map(number));
     assert_eq!(crate::flow::present_bits(), [1, 2, 4, 8, 16, 32]);
     // The last byte of a key says how the others are to be read.
     let shape = |src: std::net::IpAddr, layer4| {
