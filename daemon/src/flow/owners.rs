@@ -122,7 +122,7 @@ mod tests {
     fn a_number_keeps_its_process_and_how_sure_it_is() {
         let process = ProcessNumber::new(1_048_575, 511);
         assert!(OwnerNumber::default().is_none() && OwnerNumber::default().get().is_none());
-        for (_, confidence) in CONFIDENCES {
+        for confidence in (0..8).filter_map(confidence_of) {
             let owner = OwnerNumber::new(process, confidence);
             assert_eq!(owner.get(), Some((process, confidence)));
             assert_eq!(owner.with(Confidence::Shared).get(), Some((process, Confidence::Shared)));
