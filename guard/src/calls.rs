@@ -7,7 +7,7 @@ use flowbus_interfaces::Error;
 use zbus::message::Type;
 
 use crate::MAXIMUM_MESSAGE;
-use crate::head::Head;
+use crate::head::{Head, check_message};
 
 /// The most bytes of all calls in flight together.
 const MAXIMUM_BYTES: usize = 8 * MAXIMUM_MESSAGE;
@@ -69,33 +69,13 @@ impl Calls {
             Type::MethodCall => self.admit_call(head, descriptors).inspect_err(|_| {
                 self.refused.fetch_add(1, Ordering::Relaxed);
             }),
-            Type::Signal => self.check_size(head, descriptors),
-            // The bus passes on only the replies to calls that we made, none of which has a descriptor.
-            Type::MethodReturn | Type::Error => Ok(()),
+            _ => check_message(head, descriptors, self.limits.descriptors),
         }
-    }
-
-    fn check_size(&self, head: &Head, descriptors: usize) -> Result<(), Error> {
-        if head.bytes > MAXIMUM_MESSAGE {
-            return Err(Error::LimitExceeded(format!(
-                "a message has at most {MAXIMUM_MESSAGE} bytes, not {}",
-                head.bytes
-            )));
-        }
-        let most = self.limits.descriptors;
-        if head.descriptors > most {
-            let count = head.descriptors;
-            return Err(Error::LimitExceeded(format!("a call has at most {most} descriptors, not {count}")));
-        }
-        if descriptors < head.descriptors {
-            return Err(Error::LimitExceeded("there is no room for more descriptors, try again".into()));
-        }
-        Ok(())
     }
 
     fn admit_call(&self, head: &Head, descriptors: usize) -> Result<(), Error> {
-        self.check_size(head, descriptors)?;
-        let Limits { sender, all, reserved, .. } = self.limits;
+        let Limits { sender, all, reserved, descriptors: most } = self.limits;
+        check_message(head, descriptors, most)?;
         let reserved = reserved.contains(&head.member.as_str());
         let mut held = self.held();
         let (mut of_sender, mut of_all, mut bytes) = (0, 0, head.bytes);

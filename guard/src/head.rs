@@ -1,8 +1,11 @@
 //! The header of a message, as far as admitting it needs it.
 
+use flowbus_interfaces::Error;
 use zbus::message::Type;
 use zbus::wire::serialized::{Context, Data};
 use zbus::wire::{Endian, Variant};
+
+use crate::MAXIMUM_MESSAGE;
 
 /// The part of every header that has a fixed length: byte order, type, flags, version, lengths, serial.
 pub(crate) const FIXED: usize = 16;
@@ -85,12 +88,39 @@ impl Head {
         })
     }
 
+    /// Whether somebody waits for an answer.
+    pub(crate) fn wants_reply(&self) -> bool {
+        self.kind == Type::MethodCall && !self.silent
+    }
+
     /// Has the service answer this call, so that its end is seen. The answer is not sent.
     pub(crate) fn expect_reply(head: &mut [u8]) {
         if let Some(flags) = head.get_mut(2) {
             *flags &= !NO_REPLY_EXPECTED;
         }
     }
+}
+
+/// Says why a message is refused whatever else is in flight. `descriptors` is how many came with it, of at most `most`.
+pub(crate) fn check_message(head: &Head, descriptors: usize, most: usize) -> Result<(), Error> {
+    // The bus passes on only the replies to calls that we made, none of which has a descriptor.
+    if matches!(head.kind, Type::MethodReturn | Type::Error) {
+        return Ok(());
+    }
+    if head.bytes > MAXIMUM_MESSAGE {
+        return Err(Error::LimitExceeded(format!(
+            "a message has at most {MAXIMUM_MESSAGE} bytes, not {}",
+            head.bytes
+        )));
+    }
+    if head.descriptors > most {
+        let count = head.descriptors;
+        return Err(Error::LimitExceeded(format!("a call has at most {most} descriptors, not {count}")));
+    }
+    if descriptors < head.descriptors {
+        return Err(Error::LimitExceeded("there is no room for more descriptors, try again".into()));
+    }
+    Ok(())
 }
 
 fn number(bytes: &[u8], at: usize, endian: Endian) -> Option<u32> {

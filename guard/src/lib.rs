@@ -24,7 +24,7 @@ use zbus::connection::Builder;
 use zbus::connection::socket::{ReadHalf, Split, WriteHalf};
 
 pub use calls::{Calls, Limits};
-use read::GuardedRead;
+use read::{Admission, GuardedRead};
 
 /// The most bytes that a call or a signal has, header included. The largest useful one, a query with every key and long lists,
 /// has some 100 KiB.
@@ -38,17 +38,24 @@ const WAITING_REFUSALS: usize = 64;
 /// # Errors
 /// If the bus cannot be reached, or is at an address other than a Unix socket.
 pub async fn connect(address: &BusAddress, calls: &Arc<Calls>) -> zbus::Result<Builder<'static>> {
-    let address = match address {
-        BusAddress::System => zbus::Address::system()?,
-        BusAddress::Address(address) => (**address).clone(),
-    };
-    let stream = Arc::new(open(&address).await?);
+    let stream = open(address).await?;
     let writer = Arc::new(write::Writer::new(Arc::clone(&stream)));
     let (refusals, waiting) = mpsc::channel(WAITING_REFUSALS);
     tokio::spawn(refuse(Arc::clone(&writer), waiting));
-    let read: Box<dyn ReadHalf> = Box::new(GuardedRead::new(stream, Arc::clone(calls), refusals));
+    let admission = Admission::Calls(Arc::clone(calls));
+    let read: Box<dyn ReadHalf> = Box::new(GuardedRead::new(stream, admission, refusals));
     let write: Box<dyn WriteHalf> = Box::new(write::GuardedWrite::new(writer, Arc::clone(calls)));
     Ok(Builder::socket(Split::new(read, write)))
+}
+
+/// The reading half of a connection that bounds each message and counts its calls itself: what is above [`MAXIMUM_MESSAGE`]
+/// or has descriptors is read past. Where its sender wants a reply, `refused` is called and the error goes to `refusals` to be sent.
+pub fn bounded(
+    stream: Arc<UnixStream>,
+    refused: impl Fn() + Send + Sync + 'static,
+    refusals: mpsc::Sender<Message>,
+) -> Box<dyn ReadHalf> {
+    Box::new(GuardedRead::new(stream, Admission::Size(Box::new(refused)), refusals))
 }
 
 /// Writes refusals, until the reader is gone or the bus.
@@ -61,18 +68,28 @@ async fn refuse(writer: Arc<write::Writer>, mut waiting: mpsc::Receiver<Message>
     }
 }
 
-async fn open(address: &zbus::Address) -> io::Result<UnixStream> {
-    let Transport::Unix(unix) = address.transport() else {
-        return Err(io::Error::new(io::ErrorKind::Unsupported, "the bus has to be at a Unix socket"));
+/// Connects to the socket of the bus.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn open(address: &BusAddress) -> zbus::Result<Arc<UnixStream>> {
+    let address = match address {
+        BusAddress::System => zbus::Address::system()?,
+        BusAddress::Address(address) => (**address).clone(),
     };
-    match unix.path() {
-        UnixSocket::File(path) => UnixStream::connect(path).await,
+    let unsupported = |text| io::Error::new(io::ErrorKind::Unsupported, text);
+    let Transport::Unix(unix) = address.transport() else {
+        return Err(unsupported("the bus has to be at a Unix socket").into());
+    };
+    let stream = match unix.path() {
+        UnixSocket::File(path) => UnixStream::connect(path).await?,
         // The standard library and tokio write an abstract name as a path that begins with a zero.
         UnixSocket::Abstract(name) => {
             let mut path = std::ffi::OsString::from("\0");
             path.push(name);
-            UnixStream::connect(path).await
+            UnixStream::connect(path).await?
         }
-        _ => Err(io::Error::new(io::ErrorKind::Unsupported, "the bus's address has to name its socket")),
-    }
+        _ => return Err(unsupported("the bus's address has to name its socket").into()),
+    };
+    Ok(Arc::new(stream))
 }

@@ -17,7 +17,7 @@ use zbus::{DBusError, Message};
 
 use crate::MAXIMUM_MESSAGE;
 use crate::calls::Calls;
-use crate::head::{FIXED, Head, Lengths};
+use crate::head::{FIXED, Head, Lengths, check_message};
 
 /// Bytes of a refused message are read in pieces of this size.
 const SCRATCH: usize = 64 * 1024;
@@ -33,11 +33,51 @@ enum Stage {
     Messages,
 }
 
+/// What decides whether a message gets through.
+pub(crate) enum Admission {
+    /// The calls in flight, which the writing half ends.
+    Calls(Arc<Calls>),
+    /// The size of the message alone, which may have no descriptors. Called before a refusal is sent.
+    Size(Box<dyn Fn() + Send + Sync>),
+}
+
+impl std::fmt::Debug for Admission {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.counts_calls() { "Calls" } else { "Size" })
+    }
+}
+
+impl Admission {
+    /// How many descriptors a call may carry.
+    fn descriptors(&self) -> usize {
+        match self {
+            Self::Calls(calls) => calls.limits().descriptors,
+            Self::Size(_) => 0,
+        }
+    }
+
+    fn admit(&self, head: &Head, descriptors: usize) -> Result<(), Error> {
+        match self {
+            Self::Calls(calls) => calls.admit(head, descriptors),
+            Self::Size(refused) => check_message(head, descriptors, 0).inspect_err(|_| {
+                if head.wants_reply() {
+                    refused();
+                }
+            }),
+        }
+    }
+
+    /// Whether the end of each call is waited for.
+    fn counts_calls(&self) -> bool {
+        matches!(self, Self::Calls(_))
+    }
+}
+
 /// The reading half of a connection.
 #[derive(Debug)]
 pub(crate) struct GuardedRead {
     stream: Arc<UnixStream>,
-    calls: Arc<Calls>,
+    admission: Admission,
     refusals: mpsc::Sender<Message>,
     stage: Stage,
     /// The header of an admitted message, as far as it was not handed out yet.
@@ -49,10 +89,16 @@ pub(crate) struct GuardedRead {
 }
 
 impl GuardedRead {
-    pub(crate) fn new(stream: Arc<UnixStream>, calls: Arc<Calls>, refusals: mpsc::Sender<Message>) -> Self {
-        calls.clear();
+    pub(crate) fn new(
+        stream: Arc<UnixStream>,
+        admission: Admission,
+        refusals: mpsc::Sender<Message>,
+    ) -> Self {
+        if let Admission::Calls(calls) = &admission {
+            calls.clear();
+        }
         let stage = Stage::Lines { begins: true };
-        Self { stream, calls, refusals, stage, head: Vec::new(), body: 0, descriptors: Vec::new() }
+        Self { stream, admission, refusals, stage, head: Vec::new(), body: 0, descriptors: Vec::new() }
     }
 
     /// Reads the header of the next message, and the whole of it if it is refused. False at the end of the stream.
@@ -84,9 +130,9 @@ impl GuardedRead {
             self.descriptors.clear();
             return self.skip(lengths.body).await;
         };
-        match self.calls.admit(&parsed, self.descriptors.len()) {
+        match self.admission.admit(&parsed, self.descriptors.len()) {
             Ok(()) => {
-                if parsed.silent && parsed.kind == Type::MethodCall {
+                if parsed.silent && parsed.kind == Type::MethodCall && self.admission.counts_calls() {
                     Head::expect_reply(&mut head);
                 }
                 (self.head, self.body) = (head, lengths.body);
@@ -103,7 +149,7 @@ impl GuardedRead {
 
     async fn refuse(&self, head: &Head, error: &Error) {
         tracing::debug!(sender = head.sender, %error, "a message was refused");
-        if head.silent || head.kind != Type::MethodCall {
+        if !head.wants_reply() {
             return;
         }
         match reply(head, error) {
@@ -144,7 +190,7 @@ impl GuardedRead {
     async fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut one = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let (stream, descriptors) = (&self.stream, &mut self.descriptors);
-        let space: &mut [MaybeUninit<u8>] = match self.calls.limits().descriptors {
+        let space: &mut [MaybeUninit<u8>] = match self.admission.descriptors() {
             0 => &mut [],
             _ => &mut one,
         };

@@ -96,6 +96,31 @@ fn arguments_of_30_mb_are_refused_unread_and_others_are_served_meanwhile() {
 }
 
 #[test]
+fn flowbusd_by_hand_keeps_its_connections_whatever_is_sent_to_them() {
+    let (namespace, bus) = (Namespace::tracked("attacked"), Bus::start());
+    let daemon = Daemon::start(&namespace, &bus);
+    let (name, open, before) = (owner(&bus, monitor("")[0]), descriptors(&daemon), peak(&daemon));
+    let (file, large) = (File::open("/dev/null").unwrap(), large());
+    let sixteen: Vec<Fd<'_>> = (0..16).map(|_| Fd::from(file.as_fd())).collect();
+    for _ in 0..10 {
+        let mut attacker = RawConnection::connect(&bus);
+        for member in ["ListActive", "NoSuchMethod"] {
+            let reply = attacker.call_and_wait(monitor(member), &sixteen);
+            assert!(refused(&reply) && reply.has("16"), "{member}: {reply:?}");
+            let reply = attacker.call_and_wait(monitor(member), &large);
+            assert!(refused(&reply) && reply.has("1048576"), "{member}: {reply:?}");
+        }
+    }
+    let statistics = bus.call(monitor("GetStatistics"), &[]).unwrap();
+    assert_eq!(statistics[0]["calls_refused"], 40, "{statistics:?}");
+    assert_eq!((owner(&bus, monitor("")[0]), descriptors(&daemon)), (name, open));
+    // A copy of one argument would be 29,000.
+    let after = peak(&daemon);
+    assert!(after < before + 16 * 1024, "{after} KiB at most, {before} before");
+    daemon.stop();
+}
+
+#[test]
 fn calls_that_a_library_answers_are_bounded_too_and_each_is_answered() {
     const CALLS: u32 = 3_000;
     let (namespace, bus) = (Namespace::tracked("attacked"), Bus::start_with(GENEROUS));

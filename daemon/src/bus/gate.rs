@@ -20,7 +20,7 @@ use zbus::{DBusError, Message};
 use super::BusCounters;
 use super::budget::Budget;
 use super::calls::{Calls, Excess};
-use super::transport::{Reader, STUCK, Writer, hang_up};
+use super::transport::{STUCK, Writer, hang_up};
 
 /// The bus itself, as a sender and as a destination.
 const BUS: &str = "org.freedesktop.DBus";
@@ -101,8 +101,10 @@ impl Gate {
             changed: Notify::new(),
         }));
         let (sender, outgoing) = mpsc::channel(OUTGOING);
-        let reader =
-            GatedReader { reader: Reader(Arc::clone(&stream)), gate: gate.clone(), outgoing: sender };
+        let refusing = gate.clone();
+        let count = move || refusing.count_refused(&mut refusing.intake());
+        let reader = flowbus_guard::bounded(Arc::clone(&stream), count, sender.clone());
+        let reader = GatedReader { reader, gate: gate.clone(), outgoing: sender };
         let writer = GatedWriter { writer: Writer(stream), gate: gate.clone() };
         (gate, reader, writer, outgoing)
     }
@@ -247,14 +249,19 @@ impl Gate {
     }
 
     fn refuse(&self, intake: &mut Intake, header: &Header<'_>, excess: &Excess) {
-        BusCounters::add(&self.0.limits.counters.calls_refused, 1);
         match Error::LimitExceeded(excess.to_string()).create_reply(header) {
             Ok(error) => {
-                intake.refused += 1;
+                self.count_refused(intake);
                 intake.outgoing.push_back(error);
             }
             Err(error) => tracing::debug!(%error, "a call cannot be refused"),
         }
+    }
+
+    /// Counts a call whose error is about to be sent.
+    fn count_refused(&self, intake: &mut Intake) {
+        BusCounters::add(&self.0.limits.counters.calls_refused, 1);
+        intake.refused += 1;
     }
 
     /// Counts a message that was written; a reply ends its call.
@@ -281,7 +288,7 @@ fn is_of_bus(header: &Header<'_>) -> bool {
 /// The half that receives, for zbus.
 #[derive(Debug)]
 pub(super) struct GatedReader {
-    reader: Reader,
+    reader: Box<dyn ReadHalf>,
     gate: Gate,
     /// Ends with this half.
     outgoing: mpsc::Sender<Message>,

@@ -11,7 +11,7 @@ use zbus::object_server::Interface;
 use zbus::{Connection, Message};
 
 use super::gate::{Gate, Limits};
-use super::transport::{self, within_reason};
+use super::transport::within_reason;
 use super::{BusError, FIRST_WAIT, LONGEST_WAIT, name};
 
 /// A connection is changed for a new one when it has sent this many bytes. dbus-daemon reads no more of a connection of which 127 MiB
@@ -53,7 +53,7 @@ impl<I: Interface + Clone> Service<I> {
     /// Connects, serves the object, then requests the name.
     pub(super) async fn open(&self) -> Result<Link, BusError> {
         let unreachable = |source| BusError::Unreachable { address: self.address.clone(), source };
-        let stream = transport::connect(&self.address).await.map_err(unreachable)?;
+        let stream = flowbus_guard::open(&self.address).await.map_err(unreachable)?;
         let (gate, reader, writer, outgoing) = Gate::around(stream, self.name, Arc::clone(&self.limits));
         let builder = Builder::socket(Split::new(Box::new(reader) as _, Box::new(writer) as _));
         let connection =

@@ -1,23 +1,16 @@
-//! The socket of a connection to the bus. It takes no descriptors, and a write without progress ends it.
+//! What is written to a connection to the bus. A write without progress ends the connection.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowbus_interfaces::BusAddress;
-use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::fd::BorrowedFd;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, sendmsg, shutdown};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
-use zbus::Address;
-use zbus::address::Transport;
-use zbus::address::transport::UnixSocket;
-use zbus::conn::socket::{ReadHalf, WriteHalf};
+use zbus::conn::socket::WriteHalf;
 use zbus::export::async_trait::async_trait;
 
 /// A bus that takes nothing for this long has stopped reading the connection: somebody does not read what was sent on it.
@@ -28,26 +21,6 @@ const STEP: Duration = Duration::from_secs(1);
 const LONGEST: u32 = 30;
 /// The bus takes no more descriptors with one message.
 const DESCRIPTORS: usize = 16;
-
-/// Connects to the bus.
-pub(super) async fn connect(address: &BusAddress) -> zbus::Result<Arc<UnixStream>> {
-    let address = match address {
-        BusAddress::System => Address::system()?,
-        BusAddress::Address(address) => (**address).clone(),
-    };
-    let Transport::Unix(unix) = address.transport() else { return Err(zbus::Error::Unsupported) };
-    let stream = match unix.path() {
-        UnixSocket::File(path) => UnixStream::connect(path).await?,
-        UnixSocket::Abstract(name) => {
-            let address = SocketAddr::from_abstract_name(name.as_bytes())?;
-            let stream = std::os::unix::net::UnixStream::connect_addr(&address)?;
-            stream.set_nonblocking(true)?;
-            UnixStream::from_std(stream)?
-        }
-        _ => return Err(zbus::Error::Unsupported),
-    };
-    Ok(Arc::new(stream))
-}
 
 /// Waits for something that the bus does; `None` if it has stopped reading. While `progress` grows it reads, and what we wait for may be
 /// behind much else that we have to read.
@@ -74,32 +47,9 @@ pub(super) fn hang_up(stream: &UnixStream) {
     let _ = shutdown(stream, Shutdown::Both);
 }
 
-/// The half that receives.
-#[derive(Debug)]
-pub(super) struct Reader(pub(super) Arc<UnixStream>);
-
 /// The half that sends.
 #[derive(Debug)]
 pub(super) struct Writer(pub(super) Arc<UnixStream>);
-
-#[async_trait]
-impl ReadHalf for Reader {
-    /// Receives bytes alone: no method takes a descriptor, and the kernel closes those that nobody receives.
-    async fn recvmsg(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-        loop {
-            self.0.readable().await?;
-            match self.0.try_read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Ok((result?, Vec::new())),
-            }
-        }
-    }
-
-    /// Also asks the bus whether we may send them.
-    fn can_pass_unix_fd(&self) -> bool {
-        true
-    }
-}
 
 #[async_trait]
 impl WriteHalf for Writer {
