@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flowbus_interfaces::SourceNames;
-use rustix::fs::{Mode, OFlags, makedev};
+use rustix::fs::{CWD, Mode, OFlags, makedev};
 use serde::Deserialize;
 
 use crate::state::MAXIMUM_CLOSED;
@@ -175,9 +175,9 @@ impl Config {
 fn read(path: &Path) -> std::io::Result<String> {
     /// Far more than anybody writes by hand.
     const MAXIMUM_BYTES: u64 = 1 << 20;
-    // Opening a pipe does not wait for its writer.
+    // Opening a pipe does not wait for its writer. The unit allows openat alone: rustix's open is another system call.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let file = File::from(rustix::fs::openat(CWD, path, flags, Mode::empty())?);
     if !is_file_or_null(&file)? {
         return Err(Error::other("not a regular file"));
     }
