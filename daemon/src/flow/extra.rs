@@ -46,9 +46,9 @@ impl Extra {
         self.reply.unpack(self.reply_shape, protocol, zone)
     }
 
-    /// True when the reply direction has this port.
-    pub(crate) fn has_port(&self, port: u16) -> bool {
-        self.reply.has_port(self.reply_shape, port)
+    /// The ports of the reply direction, where its protocol has some.
+    pub(crate) fn ports(&self) -> &[u16] {
+        self.reply.ports(self.reply_shape)
     }
 
     /// Keeps the labels; the kernel has at most 128 of them, longer ones are cut.

@@ -58,6 +58,10 @@ impl Key {
         zerocopy::transmute!(*self)
     }
 
+    pub(crate) fn protocol(&self) -> u8 {
+        self.protocol
+    }
+
     pub(crate) fn original(&self) -> Tuple {
         self.addresses.unpack(self.shape, self.protocol, self.zone)
     }
@@ -79,8 +83,8 @@ impl Addresses {
         Self { src, dst, layer4: layer4_numbers(tuple.layer4) }
     }
 
-    pub(super) fn has_port(&self, shape: Shape, port: u16) -> bool {
-        shape.layer4() == Shape::PORTS && self.layer4.contains(&port)
+    pub(super) fn ports(&self, shape: Shape) -> &[u16] {
+        if shape.layer4() == Shape::PORTS { &self.layer4 } else { &[] }
     }
 
     pub(super) fn unpack(&self, shape: Shape, protocol: u8, zone: u16) -> Tuple {

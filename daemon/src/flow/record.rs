@@ -298,9 +298,9 @@ impl Record {
         self.owned = owned.into();
     }
 
-    /// True when the original direction has this port.
-    pub(crate) fn has_port(&self, port: u16) -> bool {
-        self.key.addresses.has_port(self.key.shape, port)
+    /// The ports of the original direction, where its protocol has some.
+    pub(crate) fn ports(&self) -> &[u16] {
+        self.key.addresses.ports(self.key.shape)
     }
 
     /// The name of the protocol's state.

@@ -93,22 +93,23 @@ impl Claims {
     pub(super) fn push(&mut self, claim: Claim) -> Option<Claim> {
         let before = std::mem::replace(&mut self.newest, claim);
         self.older.push(before);
-        self.drop_one()
-    }
-
-    /// Adds a claim that is older than all others.
-    pub(super) fn push_oldest(&mut self, claim: Claim) -> Option<Claim> {
-        self.older.insert(0, claim);
-        self.drop_one()
-    }
-
-    fn drop_one(&mut self) -> Option<Claim> {
         if self.older.len() <= MAXIMUM_OLDER {
             return None;
         }
         let dropped = self.older.remove(0);
         self.dropped = self.dropped.max(dropped.until);
         Some(dropped)
+    }
+
+    /// Adds a claim that is older than all others; false when there is no room for it.
+    pub(super) fn push_oldest(&mut self, claim: Claim) -> bool {
+        let room = self.older.len() < MAXIMUM_OLDER;
+        if room {
+            self.older.insert(0, claim);
+        } else {
+            self.dropped = self.dropped.max(claim.until);
+        }
+        room
     }
 
     /// Removes the claims that are not wanted, calling `each` for them; true when none is left.

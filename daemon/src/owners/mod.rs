@@ -58,6 +58,8 @@ pub(crate) struct Attribution {
     pub(crate) known: Vec<bool>,
     /// All flows are to be looked at once all events until this time have been applied.
     pub(crate) look_at_all: Option<u64>,
+    /// Flows with this id or a larger one are to be looked at: a dump has added some, of which no event will give an owner.
+    pub(crate) look_from: Option<u64>,
     /// The paths of control groups by their number, each with when it was last of use.
     paths: HashMap<u64, (Box<str>, u64)>,
     /// How often a path was of use.
@@ -74,6 +76,7 @@ impl Attribution {
             unsettled: Vec::new(),
             known: Vec::new(),
             look_at_all: Some(now),
+            look_from: None,
             paths: HashMap::new(),
             uses: 0,
         }
@@ -86,6 +89,11 @@ impl Attribution {
         } else {
             self.look_at_all = self.look_at_all.max(Some(at));
         }
+    }
+
+    /// Whether flows that are there are still to be looked at.
+    pub(crate) fn is_unsettled(&self) -> bool {
+        self.look_at_all.is_some() || self.look_from.is_some() || !self.unsettled.is_empty()
     }
 
     /// Notes the path of a control group, from the root of cgroup2, "/" first.

@@ -220,7 +220,14 @@ impl Sockets {
                     known(claim);
                     return false;
                 }
-                if claim.since == 0 { claims.push_oldest(claim) } else { claims.push(claim) }
+                if claim.since > 0 {
+                    claims.push(claim)
+                } else if claims.push_oldest(claim) {
+                    None
+                } else {
+                    counters.owners_unmatched_sockets += u64::from(claim.pending);
+                    return false;
+                }
             }
             None if room => {
                 self.claims.insert(key, Claims::new(claim));
@@ -563,9 +570,12 @@ impl Sockets {
         address.is_loopback() || self.addresses.as_ref().is_some_and(|addresses| addresses.contains(&address))
     }
 
-    /// The addresses of this namespace.
-    pub(crate) fn set_addresses(&mut self, addresses: HashSet<IpAddr>) {
-        self.addresses = Some(addresses);
+    /// Notes the addresses of this namespace; true when they were not known to be these.
+    pub(crate) fn set_addresses(&mut self, addresses: HashSet<IpAddr>) -> bool {
+        let addresses = Some(addresses);
+        let changed = self.addresses != addresses;
+        self.addresses = addresses;
+        changed
     }
 
     /// Connections and datagrams whose flow has not been seen yet.
@@ -692,6 +702,44 @@ mod tests {
             (sockets.claims.len(), sockets.udp.len(), waiting(&sockets), sockets.pending()),
             (0, 0, 0, 0)
         );
+    }
+
+    #[test]
+    fn of_more_workers_at_a_port_than_there_is_room_for_nothing_is_kept_however_often_they_are_found() {
+        let (mut sockets, mut counters) = (Sockets::default(), Counters::default());
+        for snapshot in 0..3 {
+            for worker in 0..12 {
+                let event = Event {
+                    kind: Kind::Snapshot,
+                    monotonic_ns: 1_000,
+                    cookie: 100 * snapshot + worker,
+                    network_namespace: 1,
+                    protocol: UDP,
+                    local: SocketAddr::from(([198, 18, 0, 1], 53)),
+                    remote: SocketAddr::from(([0, 0, 0, 0], 0)),
+                    process: None,
+                };
+                sockets.apply(&event, OwnerNumber::default(), 1, &mut counters);
+            }
+        }
+        let claims: Vec<u64> =
+            sockets.claims.values().flat_map(Claims::iter).map(|claim| claim.cookie).collect();
+        assert_eq!((claims.len(), sockets.udp.len(), sockets.pending()), (8, 8, 0));
+        for cookie in claims {
+            sockets.release(cookie, 2_000, 2);
+        }
+        sockets.expire(2 * SERVED_USEC, EVERYTHING, &mut counters);
+        assert_eq!((sockets.claims.len(), sockets.udp.len()), (0, 0));
+    }
+
+    #[test]
+    fn addresses_that_are_known_already_are_no_change() {
+        let mut sockets = Sockets::default();
+        let addresses = HashSet::from([IpAddr::from([198, 18, 0, 1])]);
+        assert!(sockets.set_addresses(HashSet::new()), "it was not known that there are none");
+        assert!(sockets.set_addresses(addresses.clone()));
+        assert!(!sockets.set_addresses(addresses));
+        assert!(sockets.set_addresses(HashSet::new()));
     }
 
     #[test]

@@ -143,6 +143,9 @@ impl Table {
         if let Some(dump) = &mut self.dump {
             dump.added += 1;
         }
+        if let Some(attribution) = &mut self.attribution {
+            attribution.look_from.get_or_insert(self.state.header.last_id);
+        }
     }
 
     /// True when a message is about this incarnation of its tuple, which is that of the flow in `slot`. The reply tuple

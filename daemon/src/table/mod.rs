@@ -8,6 +8,7 @@ mod closed;
 mod index;
 mod order;
 mod owners;
+mod ports;
 #[cfg(test)]
 mod tests;
 
@@ -246,13 +247,15 @@ impl Table {
     /// Those of them that have this port at one of their ends. A look at every record takes a few nanoseconds, so an
     /// index would cost more memory than it saves time.
     pub(crate) fn active_with_port(&self, after: u64, port: u16) -> impl Iterator<Item = Snapshot> + '_ {
-        let slots = self.slots_after(after).filter(move |slot| self.has_port(*slot, port));
+        let slots = self.slots_after(after).filter(move |slot| self.has_port_that(*slot, |has| has == port));
         slots.map(|slot| self.snapshot(slot))
     }
 
-    fn has_port(&self, slot: u32, port: u16) -> bool {
+    fn has_port_that(&self, slot: u32, is_wanted: impl Fn(u16) -> bool) -> bool {
         let record = self.state.record(slot);
-        record.has_port(port) || record.extra != NO_EXTRA && self.state.extra(record.extra).has_port(port)
+        let is_wanted = |port: &u16| is_wanted(*port);
+        record.ports().iter().any(is_wanted)
+            || record.extra != NO_EXTRA && self.state.extra(record.extra).ports().iter().any(is_wanted)
     }
 
     /// Those of them of which an end has an owner.

@@ -17,6 +17,7 @@ use flowbus_interfaces::TimeSource;
 use hashbrown::HashTable;
 
 use super::Table;
+use super::ports::PortSet;
 use crate::clock::Now;
 use crate::event::Change;
 use crate::flow::{Key, OwnerNumber, Owners, ProcessNumber, Snapshot, inverted};
@@ -131,50 +132,56 @@ impl Table {
                 attribution.look_at_all = None;
             }
             attribution.unsettled.retain(|(at, _)| *at > applied);
-            return self.settle_all(applied, changes);
-        }
-        if attribution.unsettled.is_empty() {
-            return;
+            attribution.look_from = None;
+            return self.settle_from(0, applied, changes);
         }
         let mut unsettled = std::mem::take(&mut attribution.unsettled);
-        let mut ports = Vec::new();
+        if let Some(first) = attribution.look_from.take() {
+            self.settle_from(first, applied, changes);
+        }
+        let mut ports = PortSet::default();
         unsettled.retain(|(at, touched)| {
             if *at > applied {
                 return true;
             }
             match touched {
                 Touched::Direction(sent) => self.settle_direction(sent, applied, changes),
-                Touched::Port(port) if !ports.contains(port) => ports.push(*port),
-                Touched::Port(_) => {}
+                Touched::Port(port) => ports.insert(*port),
             }
             false
         });
         if let Some(attribution) = &mut self.attribution {
             attribution.unsettled = unsettled;
         }
-        for port in ports {
-            let has_port =
-                |slot: &u32| self.snapshot(*slot).original().protocol == UDP && self.has_port(*slot, port);
-            let slots: Vec<u32> = self.order.all().filter(has_port).collect();
-            for slot in slots {
-                self.settle_flow(slot, Direction::Reply, applied, changes);
-            }
+        if !ports.is_empty() {
+            self.settle_ports(&ports, applied, changes);
         }
     }
 
     /// Whether reports of sockets wait for [`Table::settle`].
     pub(crate) fn is_unsettled(&self) -> bool {
-        self.attribution
-            .as_ref()
-            .is_some_and(|attribution| attribution.look_at_all.is_some() || !attribution.unsettled.is_empty())
+        self.attribution.as_ref().is_some_and(Attribution::is_unsettled)
     }
 
-    fn settle_all(&mut self, applied: u64, changes: &mut Vec<Change>) {
-        let slots: Vec<u32> = self.order.all().collect();
+    /// Settles the flows with this id or a larger one.
+    fn settle_from(&mut self, first: u64, applied: u64, changes: &mut Vec<Change>) {
+        let slots: Vec<u32> = self.order.from(first, |slot| self.state.record(slot).id).collect();
         for slot in slots {
             for direction in Direction::BOTH {
                 self.settle_flow(slot, direction, applied, changes);
             }
+        }
+    }
+
+    /// Settles the replies of UDP flows at these ports, in one pass over the table however many ports there are.
+    fn settle_ports(&mut self, ports: &PortSet, applied: u64, changes: &mut Vec<Change>) {
+        let is_touched = |slot: &u32| {
+            self.state.record(*slot).key.protocol() == UDP
+                && self.has_port_that(*slot, |port| ports.contains(port))
+        };
+        let slots: Vec<u32> = self.order.all().filter(is_touched).collect();
+        for slot in slots {
+            self.settle_flow(slot, Direction::Reply, applied, changes);
         }
     }
 

@@ -240,11 +240,6 @@ impl Tracker {
         let sequence = header.sequence;
         self.table.commit();
         let Merged { added, closed, .. } = merged;
-        if let Some(attribution) = self.table.attribution_mut() {
-            // No event has given these flows an owner.
-            let look_at_all = (added > 0).then_some(0);
-            attribution.look_at_all = attribution.look_at_all.max(look_at_all);
-        }
         if let Some(reason) = reason {
             self.publisher.publish_resync(Resync { reason, lost, closed, added, sequence }, self.summary());
             let reason = reason.name();

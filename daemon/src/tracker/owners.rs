@@ -43,8 +43,10 @@ impl Tracker {
     /// Hands the addresses on, which sockets without one of their own need.
     pub(super) fn hand_addresses_on(&mut self) {
         if let (Some(addresses), Some(attribution)) = (&self.addresses, self.table.attribution_mut()) {
-            attribution.sockets.set_addresses(addresses.clone());
-            attribution.look_at_all = attribution.look_at_all.max(Some(0));
+            // They are read anew after each loss, and are the same then as a rule.
+            if attribution.sockets.set_addresses(addresses.clone()) {
+                attribution.look_at_all = attribution.look_at_all.max(Some(0));
+            }
         }
     }
 

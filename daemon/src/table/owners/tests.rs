@@ -412,6 +412,69 @@ fn what_was_open_before_is_found_for_flows_that_are_known_already() {
 }
 
 #[test]
+fn after_a_dump_the_flows_that_it_added_are_looked_at_and_no_others() {
+    for ends_well in [true, false] {
+        let mut world = World::new();
+        let old = Process { confidence: Confidence::Snapshot, ..process(7, "old") };
+        let known = plain(TCP, CLIENT, SERVER);
+        world.born(&known);
+        world.report(&socket(Kind::Snapshot, TCP, CLIENT, SERVER, old));
+        world.report(&socket(Kind::Snapshot, TCP, "198.18.0.1:9", SERVER, old));
+        // More reports may come: nobody is known to be the owner yet.
+        let at = world.at;
+        world.table.attribution_mut().unwrap().sockets.note_held_back(at);
+        world.table.begin_dump();
+        world.table.apply_dump_entry(&known, world.now, &mut world.changes);
+        world.table.apply_dump_entry(&plain(TCP, "198.18.0.1:9", SERVER), world.now, &mut world.changes);
+        if ends_well {
+            world.table.end_dump(true, world.now, &mut world.changes);
+        } else {
+            world.table.abandon_dump();
+        }
+        world.settle();
+        assert!(world.table.is_unsettled(), "reports are late");
+        world.tick();
+        world.settle();
+        let owners: Vec<_> = world.table.active_after(0).map(|flow| world.owners_of(&flow)[0]).collect();
+        assert_eq!(owners, [None, Some(7)]);
+        assert!(!world.table.is_unsettled());
+    }
+}
+
+#[test]
+fn servers_that_change_at_many_ports_at_once_have_the_flows_at_theirs() {
+    let mut world = World::new();
+    let server = |port: u16| format!("198.18.0.2:{port}");
+    let bind = |kind, port, process| socket(kind, UDP, &server(port), "0.0.0.0:0", process);
+    let pid = |port: u16| u32::from(port);
+    let ports = 5300..5310;
+    for port in ports.clone() {
+        world.tell(&bind(Kind::Bind, port, process(pid(port), "old")));
+        world.born(&plain(UDP, CLIENT, &server(port)));
+        // Of this flow only the reply has the port.
+        let original = tuple(UDP, CLIENT, &format!("198.18.9.9:{}", port - 1000));
+        world.born(&Flow { id: Some(1), ..Flow::new(original, tuple(UDP, &server(port), CLIENT)) });
+        // And of this one another protocol.
+        world.born(&plain(TCP, CLIENT, &server(port)));
+    }
+    // The last one stays.
+    let changed = 5300..5309;
+    world.changes.clear();
+    for port in changed.clone() {
+        world.report(&bind(Kind::Release, port, process(pid(port), "old")));
+        world.report(&bind(Kind::Bind, port, process(10_000 + pid(port), "new")));
+    }
+    world.settle();
+    assert_eq!(world.changes.len(), 2 * changed.len(), "each flow at a port is looked at once");
+    let owners: Vec<_> = world.table.active_after(0).map(|flow| world.owners_of(&flow)).collect();
+    let expected = ports.flat_map(|port| {
+        let pid = if changed.contains(&port) { 10_000 + pid(port) } else { pid(port) };
+        [[None, Some(pid)], [None, Some(pid)], [None, None]]
+    });
+    assert_eq!(owners, expected.collect::<Vec<_>>());
+}
+
+#[test]
 fn owners_are_found_by_the_next_life() {
     let mut world = World::new();
     world.table.attribution_mut().unwrap().set_path(77, "/system.slice/a.service");
