@@ -2,20 +2,15 @@
 
 use flowbus_interfaces::Error;
 use zbus::message::Type;
-use zbus::wire::Endian;
+use zbus::wire::serialized::{Context, Data};
+use zbus::wire::{Endian, Variant};
 
 use crate::MAXIMUM_MESSAGE;
-use crate::fields::Fields;
 
 /// The part of every header that has a fixed length: byte order, type, flags, version, lengths, serial.
 pub(crate) const FIXED: usize = 16;
 
-/// The most bytes that a header has. The largest field is a signature or a name, of 255 bytes, or a path, which of ours are short.
-pub(crate) const MAXIMUM_HEAD: usize = 64 * 1024;
-
 const NO_REPLY_EXPECTED: u8 = 1;
-/// Of the protocol.
-const VERSION: u8 = 1;
 
 /// How long a message is, known from its first 16 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,29 +53,37 @@ impl Lengths {
 }
 
 impl Head {
-    /// `None` for what the D-Bus library would not take as a header.
+    /// Reads the header fields: an array of a number and a variant. `None` for what is not a header.
     pub(crate) fn parse(head: &[u8], lengths: Lengths) -> Option<Self> {
-        let end = FIXED + lengths.fields;
-        let fields = Fields::parse(head.get(..end)?, lengths.endian)?;
-        let kind = match head.get(1)? {
-            1 => Type::MethodCall,
-            2 => Type::MethodReturn,
-            3 => Type::Error,
-            4 => Type::Signal,
-            _ => return None,
+        const SENDER: u8 = 7;
+        const MEMBER: u8 = 3;
+        const UNIX_FDS: u8 = 9;
+        // The array's length stands at 12, which its alignment depends on.
+        let fields = Data::new(head.get(12..FIXED + lengths.fields)?, Context::new(lengths.endian, 12));
+        let (fields, _) = fields.deserialize::<Vec<(u8, Variant<'_>)>>().ok()?;
+        let text = |wanted| {
+            fields.iter().find_map(|(code, value)| match value {
+                Variant::Str(text) if *code == wanted => Some(text.to_string()),
+                _ => None,
+            })
         };
-        let serial = number(head, 8, lengths.endian)?;
-        let is_padded = head.get(end..lengths.head)?.iter().all(|byte| *byte == 0);
-        if *head.get(3)? != VERSION || serial == 0 || !is_padded || !fields.suffice(kind) {
-            return None;
-        }
+        let descriptors = fields.iter().find_map(|(code, value)| match value {
+            Variant::U32(count) if *code == UNIX_FDS => Some(*count),
+            _ => None,
+        });
         Some(Self {
-            kind,
+            kind: match head.get(1)? {
+                1 => Type::MethodCall,
+                2 => Type::MethodReturn,
+                3 => Type::Error,
+                4 => Type::Signal,
+                _ => return None,
+            },
             silent: head.get(2)? & NO_REPLY_EXPECTED != 0,
-            serial,
-            sender: fields.sender.to_owned(),
-            member: fields.member.to_owned(),
-            descriptors: usize::try_from(fields.descriptors).ok()?,
+            serial: number(head, 8, lengths.endian)?,
+            sender: text(SENDER).unwrap_or_default(),
+            member: text(MEMBER).unwrap_or_default(),
+            descriptors: usize::try_from(descriptors.unwrap_or(0)).ok()?,
             bytes: lengths.head + lengths.body,
         })
     }
@@ -100,27 +103,27 @@ impl Head {
 
 /// Says why a message is refused whatever else is in flight. `descriptors` is how many came with it, of at most `most`.
 pub(crate) fn check_message(head: &Head, descriptors: usize, most: usize) -> Result<(), Error> {
-    // The bus passes on only the replies to calls that we made.
-    let is_reply = matches!(head.kind, Type::MethodReturn | Type::Error);
-    if head.bytes > MAXIMUM_MESSAGE && !is_reply {
+    // The bus passes on only the replies to calls that we made, none of which has a descriptor.
+    if matches!(head.kind, Type::MethodReturn | Type::Error) {
+        return Ok(());
+    }
+    if head.bytes > MAXIMUM_MESSAGE {
         return Err(Error::LimitExceeded(format!(
             "a message has at most {MAXIMUM_MESSAGE} bytes, not {}",
             head.bytes
         )));
     }
-    if head.descriptors > most && !is_reply {
+    if head.descriptors > most {
         let count = head.descriptors;
         return Err(Error::LimitExceeded(format!("a call has at most {most} descriptors, not {count}")));
     }
-    // The library ends the connection where some are missing.
     if descriptors < head.descriptors {
         return Err(Error::LimitExceeded("there is no room for more descriptors, try again".into()));
     }
     Ok(())
 }
 
-/// Four bytes in the message's order.
-pub(crate) fn number(bytes: &[u8], at: usize, endian: Endian) -> Option<u32> {
+fn number(bytes: &[u8], at: usize, endian: Endian) -> Option<u32> {
     let bytes = bytes.get(at..at + 4)?.try_into().ok()?;
     Some(match endian {
         Endian::Little => u32::from_le_bytes(bytes),

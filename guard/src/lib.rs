@@ -7,7 +7,6 @@
 //! until its reply has been written to the bus, because until then the reply takes memory.
 
 mod calls;
-mod fields;
 mod head;
 mod read;
 mod write;

@@ -15,8 +15,9 @@ use zbus::connection::socket::ReadHalf;
 use zbus::message::Type;
 use zbus::{DBusError, Message};
 
+use crate::MAXIMUM_MESSAGE;
 use crate::calls::Calls;
-use crate::head::{FIXED, Head, Lengths, MAXIMUM_HEAD, check_message};
+use crate::head::{FIXED, Head, Lengths, check_message};
 
 /// Bytes of a refused message are read in pieces of this size.
 const SCRATCH: usize = 64 * 1024;
@@ -114,7 +115,7 @@ impl GuardedRead {
             return Ok(false);
         }
         let lengths = Lengths::of(&fixed).ok_or(io::ErrorKind::InvalidData)?;
-        if lengths.head > MAXIMUM_HEAD {
+        if lengths.head > MAXIMUM_MESSAGE {
             // Its sender is somewhere in a header that is not worth the memory: no answer.
             self.descriptors.clear();
             return self.skip(lengths.head - FIXED + lengths.body).await;
@@ -126,8 +127,6 @@ impl GuardedRead {
             return Ok(false);
         }
         let Some(parsed) = Head::parse(&head, lengths) else {
-            // Nobody makes one by mistake: no answer.
-            tracing::debug!("a message with a header that the library does not take was left out");
             self.descriptors.clear();
             return self.skip(lengths.body).await;
         };

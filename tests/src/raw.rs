@@ -8,12 +8,11 @@ use std::os::unix::net::UnixStream;
 
 use flowbus_interfaces::{FLOW_MONITOR_INTERFACE, FLOW_MONITOR_NAME, FLOW_MONITOR_PATH, QueryMap};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
-use rustix::process::Signal;
 use zbus::Message;
 use zbus::message::Flags;
 
+use crate::Bus;
 use crate::process::DEADLINE;
-use crate::{Bus, Daemon};
 
 /// A connection of its own, known to the bus.
 #[derive(Debug)]
@@ -130,20 +129,6 @@ impl RawConnection {
         }
     }
 
-    /// Sends calls while the daemon is stopped, so that it finds them all there when it goes on.
-    ///
-    /// # Panics
-    /// If the bus does not take them.
-    pub fn at_once<T>(&mut self, daemon: &Daemon, send: impl FnOnce(&mut Self) -> T) -> T {
-        daemon.signal(Signal::STOP);
-        let sent = send(self);
-        // The bus has passed on what came before its answer.
-        let serial = self.call_bus("GetId", None);
-        self.reply_to(serial);
-        daemon.signal(Signal::CONT);
-        sent
-    }
-
     /// As [`RawConnection::call`], without arguments and without a reply.
     ///
     /// # Panics
@@ -168,29 +153,6 @@ impl RawConnection {
                 return;
             }
         }
-    }
-
-    /// As [`RawConnection::call`], without arguments and with one more header field, which stands there as it is.
-    ///
-    /// # Panics
-    /// As there.
-    pub fn call_with_field(
-        &mut self,
-        [destination, path, interface, member]: [&str; 4],
-        field: &[u8],
-    ) -> u32 {
-        self.serial += 1;
-        let serial = NonZeroU32::new(self.serial).expect("serials begin with 1");
-        let call = Message::method_call(path, member).destination(destination).interface(interface);
-        let call = call.serial(serial).build(&()).expect("what a test sends is a message");
-        // Without a body it ends with the padding before the body, where the next field begins.
-        let mut bytes = call.data().to_vec();
-        bytes.extend(field);
-        let fields = u32::try_from(bytes.len() - FIXED).expect("messages fit").to_le_bytes();
-        bytes[FIXED - 4..FIXED].copy_from_slice(&fields);
-        bytes.resize(bytes.len().next_multiple_of(8), 0);
-        self.socket.write_all(&bytes).expect("the bus takes messages");
-        self.serial
     }
 
     fn call_bus(&mut self, member: &str, argument: Option<&str>) -> u32 {

@@ -240,9 +240,8 @@ fn calls_of_standard_interfaces_count_as_calls() {
             ("org.flowbus.FlowMonitor1", "GetStatistics"),
         ] {
             let mut connection = RawConnection::connect(&bus);
-            let mut calls: HashSet<u32> = connection.at_once(&daemon, |connection| {
-                (0..120).map(|_| connection.call([name, path, interface, member], &())).collect()
-            });
+            let mut calls: HashSet<u32> =
+                (0..120).map(|_| connection.call([name, path, interface, member], &())).collect();
             while !calls.is_empty() {
                 let received = connection.receive();
                 if received.reply_serial().is_some_and(|serial| calls.remove(&serial))

@@ -37,8 +37,11 @@ fn serve(listener: TcpListener) {
     });
 }
 
+/// So often two processes take turns at each gap.
+const TURNS: usize = 30;
+
 /// Two processes connect by turns, from the same port to the same server, each so many milliseconds after the one before. None of
-/// the connections may have the other's owner.
+/// the connections may have the other's owner. Returns how many of those at the last gap have an initiator and a responder.
 fn take_turns(
     namespace: &Namespace,
     bus: &Bus,
@@ -46,8 +49,8 @@ fn take_turns(
     port: u16,
     gaps: &[u64],
     meanwhile: impl Fn(bool),
-) {
-    const TURNS: usize = 30;
+) -> [usize; 2] {
+    let before = all_flows(bus, port).len();
     let mut workers = [Worker::start(namespace), Worker::start(namespace)];
     let mut expected = Vec::new();
     meanwhile(true);
@@ -60,14 +63,17 @@ fn take_turns(
         }
     }
     meanwhile(false);
-    let flows =
-        wait_for("all flows", || Some(all_flows(bus, port)).filter(|flows| flows.len() >= expected.len()));
+    let flows = wait_for("all flows", || {
+        Some(all_flows(bus, port).split_off(before)).filter(|flows| flows.len() >= expected.len())
+    });
     assert_eq!(flows.len(), expected.len(), "each connection is a flow of its own");
     for (flow, pid) in flows.iter().zip(&expected) {
         let (initiator, responder) = (&flow["initiator"], &flow["responder"]);
         assert!(initiator.is_null() || initiator["pid"] == *pid, "{pid} opened {flow:#}");
         assert!(responder.is_null() || responder["pid"] == this_process(), "{flow:#}");
     }
+    let last = &flows[flows.len() - TURNS..];
+    ["initiator", "responder"].map(|end| last.iter().filter(|flow| flow[end].is_object()).count())
 }
 
 #[test]
@@ -88,7 +94,15 @@ fn ports_that_another_process_uses_next_never_have_its_owner_however_soon_that_i
     for (ends, port) in
         [(["127.0.0.1", "127.0.0.1"], 9000), (["::1", "::1"], 9001), (["127.0.0.1", "198.18.7.1"], 80)]
     {
-        take_turns(&namespace, &bus, ends, port, &gaps, |_| {});
+        let mut known = take_turns(&namespace, &bus, ends, port, &gaps, |_| {});
+        // Where there is time between them, the owners are known as a rule; a busy machine needs more of it.
+        for gap in [50, 100, 200, 400, 800] {
+            if known.iter().all(|known| 2 * known >= TURNS) {
+                break;
+            }
+            known = take_turns(&namespace, &bus, ends, port, &[gap], |_| {});
+        }
+        assert!(known.iter().all(|known| 2 * known >= TURNS), "{known:?} of {TURNS} have an owner");
     }
     daemon.stop();
 }
