@@ -29,6 +29,8 @@ impl KernelState {
     /// Reads it all. `masks` has what the last call learned of the rules.
     pub fn read(masks: &mut EventMasks) -> Self {
         let counters = counters().ok().flatten();
+        // Rules that cannot be read just now are taken to be as they were.
+        let _ = masks.look();
         Self {
             count: setting("nf_conntrack_count"),
             maximum: setting("nf_conntrack_max"),
@@ -37,7 +39,7 @@ impl KernelState {
             events: setting("nf_conntrack_events"),
             early_drop: counters.map(|counters| counters.early_drop),
             insert_failed: counters.map(|counters| counters.insert_failed),
-            event_masks: masks.look().ok().flatten().map(str::to_owned),
+            event_masks: masks.place().map(str::to_owned),
         }
     }
 }

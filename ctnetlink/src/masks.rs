@@ -40,19 +40,26 @@ enum Answer {
 }
 
 impl EventMasks {
-    /// The first chain of a rule that sets an event mask, as in "table m, chain p"; needs CAP_NET_ADMIN.
+    /// Reads the rules where they have changed; needs CAP_NET_ADMIN.
     ///
     /// # Errors
-    /// When the kernel refuses, or has no nftables.
-    pub fn look(&mut self) -> Result<Option<&str>, SocketError> {
+    /// When the kernel refuses, or has no nftables. [`EventMasks::place`] stays what it was.
+    pub fn look(&mut self) -> Result<(), SocketError> {
         let socket = Socket::open()?;
         let generation = generation(&socket)?;
         if generation.is_none() || generation != self.generation {
             let (found, whole) = masking_chain(&socket)?;
-            self.found = found;
+            // Rules that changed while they were read are read again by the next look. Until then a mask may still be there.
+            self.found = if whole { found } else { found.or_else(|| self.found.take()) };
             self.generation = if whole { generation } else { None };
         }
-        Ok(self.found.as_deref())
+        Ok(())
+    }
+
+    /// The first chain of a rule that sets an event mask, as in "table m, chain p".
+    #[must_use]
+    pub fn place(&self) -> Option<&str> {
+        self.found.as_deref()
     }
 }
 

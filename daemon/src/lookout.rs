@@ -98,6 +98,11 @@ pub(crate) async fn watch(kernel: Kernel, notices: Option<Notices>, handle: Hand
         // Before the count is read: what moves from here on makes no difference.
         let summary = handle.published().summary;
         let state = kernel.look().await;
+        if state == KernelState::default() {
+            // A look that failed shows nothing: what the last one showed stays.
+            tokio::time::sleep(PACE).await;
+            continue;
+        }
         say(&state, &said);
         let look = Look {
             count: state.count,
@@ -139,8 +144,7 @@ fn say(now: &KernelState, before: &KernelState) {
             "a rule in {place} masks events (`ct event set`, or `-j CT --ctevents`): flows are compared with the kernel's \
              table every 2 to 16 s; without the mask they tell by themselves"
         ),
-        // What could not be read is no news.
-        (None, Some(_)) if now.count.is_some() => tracing::info!("no rule masks events any more"),
+        (None, Some(_)) => tracing::info!("no rule masks events any more"),
         _ => {}
     }
 }
