@@ -15,9 +15,13 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let socket = match arguments.as_slice() {
         [] => Path::new(SOCKET),
+        [option] if option == "--version" => {
+            println!("flowbus-attribution {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
         [option, socket] if option == "--socket" => Path::new(socket),
         _ => {
-            say(ERROR, "usage: flowbus-attribution [--socket PATH]");
+            say(ERROR, "usage: flowbus-attribution [--socket PATH | --version]");
             return ExitCode::from(2);
         }
     };
