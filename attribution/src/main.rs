@@ -1,5 +1,6 @@
 //! flowbus-attribution: loads the BPF programs for a flowbusd that may not, hands it their descriptors, and exits.
 
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -16,8 +17,8 @@ fn main() -> ExitCode {
     let socket = match arguments.as_slice() {
         [] => Path::new(SOCKET),
         [option] if option == "--version" => {
-            println!("flowbus-attribution {}", env!("CARGO_PKG_VERSION"));
-            return ExitCode::SUCCESS;
+            let written = writeln!(io::stdout(), "flowbus-attribution {}", env!("CARGO_PKG_VERSION"));
+            return written.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
         }
         [option, socket] if option == "--socket" => Path::new(socket),
         _ => {
