@@ -72,7 +72,7 @@ pub use query::{
     Argument, ChangeOptions, EventSet, Filter, LIMIT_DEFAULT, LIMIT_MAXIMUM, Lookup, Query, QueryError,
     QueryKey, QueryPart, RawQuery, ReportOptions, StreamQuery, Subject,
 };
-pub use statistic::{Statistic, StatisticKind};
+pub use statistic::{Statistic, StatisticKind, Statistics};
 pub use stream::{FlowRef, FlowStream, StreamError, StreamItem};
 pub use time::{EndReason, Time, TimeSource};
 pub use value::{Value, status_bit, status_names};

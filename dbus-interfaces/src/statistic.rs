@@ -1,4 +1,6 @@
-//! The vocabulary of `GetStatistics`: one list of its keys for the bus, `flowctl stats` and the manual.
+//! The vocabulary of `GetStatistics`: one table of its keys for the bus, `flowctl stats` and the manual.
+
+use zbus::Variant;
 
 /// How a statistic moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,79 +24,124 @@ pub struct Statistic {
 }
 
 impl Statistic {
-    /// Every key of this version, in the order in which they are shown.
-    pub const ALL: &'static [Self] = &[
-        gauge("kernel_count", "Flows in the kernel's table, absent where that cannot be read."),
-        gauge("kernel_max", "The most flows that the kernel keeps, absent where that cannot be read."),
-        gauge("active", "Flows that are alive."),
-        gauge("closed", "Ended flows that are remembered."),
-        counter(
-            "closed_evicted",
-            "Ended flows forgotten: the oldest where there are too many, and those that are too old.",
-        ),
-        counter("events_new", "Events of new flows."),
-        counter("events_update", "Events of changed flows."),
-        counter("events_destroy", "Events of ended flows."),
-        counter("events_lost", "Events that the kernel says it dropped."),
-        counter("events_repeated", "Events that told nothing new."),
-        counter("events_invalid", "Messages that could not be decoded."),
-        counter("events_foreign", "Messages that were not sent by the kernel."),
-        counter("unknown_attributes", "Attributes of messages that this version does not know."),
-        gauge(
-            "silent",
-            "Active flows that may not send all their events, and are compared with the kernel's every 2 to 16 s.",
-        ),
-        gauge("kernel_events", "nf_conntrack_events, absent where it cannot be read."),
-        gauge("buffer_bytes", "Size of the receive buffer as the kernel counts it, in bytes."),
-        gauge("buffer_events", "About so many events fit into the receive buffer."),
-        counter("dumps", "Times that the kernel's table was read."),
-        counter("resyncs", "Dumps after a start or a loss."),
-        counter("sweeps", "Dumps that looked for what no event tells."),
-        counter("flows_refused", "Flows beyond what the table has room for."),
-        counter(
-            "names_refused",
-            "Names of helpers and security contexts beyond what the table has room for.",
-        ),
-        counter("signals_sent", "Signals sent."),
-        counter(
-            "signals_lost",
-            "Changes left out of signals, which are limited, whether anybody listens or not; streams have all of them.",
-        ),
-        counter(
-            "calls_refused",
-            "Method calls refused by a limit, for an argument, or to a caller who may not.",
-        ),
-        gauge("streams", "Streams that are open."),
-        counter("stream_gaps", "Gaps told to readers of streams."),
-        counter("connection_events", "Connects, accepts, closes and failed connects that were told."),
-        counter(
-            "connection_events_lost",
-            "Those left out of signals, which are limited, whether anybody listens or not.",
-        ),
-        gauge("owners_pending", "Sockets whose flow has not been seen yet."),
-        counter("owners_unmatched_sockets", "Sockets that ended before their flow was seen."),
-        counter("owners_unmatched_flows", "Flows that ended without an owner, forwarded ones among them."),
-        counter("owners_expired", "Sockets forgotten after their end."),
-        counter("owners_refused", "Sockets and processes beyond what there is room for."),
-        counter("bpf_written", "Records of the BPF programs, absent where none run."),
-        counter("bpf_dropped", "Records that found the programs' ring full."),
-        counter("bpf_no_storage", "Sockets that the programs found no memory for."),
-        counter("bpf_no_owner", "Events of sockets that nobody was seen to open."),
-        counter("bpf_recursion_misses", "Runs of a program that the kernel left out."),
-    ];
-
     /// The key of this name, which is matched exactly.
     pub fn parse(name: &str) -> Option<&'static Self> {
         Self::ALL.iter().find(|statistic| statistic.name == name)
     }
 }
 
-const fn counter(name: &'static str, description: &'static str) -> Statistic {
-    Statistic { name, kind: StatisticKind::Counter, description }
+/// Makes [`Statistic::ALL`] and [`Statistics`] of the table below. A statistic is added by a row there; the daemon then does
+/// not compile until it says where the value comes from (`daemon/src/bus/statistics.rs`).
+macro_rules! statistics {
+    ($($(#[doc = $description:literal])+ $kind:ident $name:ident: $type:ty,)+) => {
+        impl Statistic {
+            /// Every key of this version, in the order in which they are shown.
+            pub const ALL: &'static [Self] = &[$(
+                Self {
+                    name: stringify!($name),
+                    kind: StatisticKind::$kind,
+                    description: concat!($($description),+).trim_ascii_start(),
+                },
+            )+];
+        }
+
+        /// The values of all keys; `None` of one that is absent.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Statistics {
+            $($(#[doc = $description])+ pub $name: Option<$type>,)+
+        }
+
+        impl Statistics {
+            /// The keys that are not absent, as the bus has them.
+            pub fn entries(self) -> impl Iterator<Item = (&'static str, Variant<'static>)> {
+                [$((stringify!($name), self.$name.map(Variant::from)),)+]
+                    .into_iter()
+                    .filter_map(|(name, value)| Some((name, value?)))
+            }
+        }
+    };
 }
 
-const fn gauge(name: &'static str, description: &'static str) -> Statistic {
-    Statistic { name, kind: StatisticKind::Gauge, description }
+statistics! {
+    /// Flows in the kernel's table, absent where that cannot be read.
+    Gauge kernel_count: u32,
+    /// The most flows that the kernel keeps, absent where that cannot be read.
+    Gauge kernel_max: u32,
+    /// Flows that are alive.
+    Gauge active: u32,
+    /// Ended flows that are remembered.
+    Gauge closed: u32,
+    /// Ended flows forgotten: the oldest where there are too many, and those that are too old.
+    Counter closed_evicted: u64,
+    /// Events of new flows.
+    Counter events_new: u64,
+    /// Events of changed flows.
+    Counter events_update: u64,
+    /// Events of ended flows.
+    Counter events_destroy: u64,
+    /// Events that the kernel says it dropped.
+    Counter events_lost: u64,
+    /// Events that told nothing new.
+    Counter events_repeated: u64,
+    /// Messages that could not be decoded.
+    Counter events_invalid: u64,
+    /// Messages that were not sent by the kernel.
+    Counter events_foreign: u64,
+    /// Attributes of messages that this version does not know.
+    Counter unknown_attributes: u64,
+    /// Active flows that may not send all their events, and are compared with the kernel's every 2 to 16 s.
+    Gauge silent: u32,
+    /// nf_conntrack_events, absent where it cannot be read.
+    Gauge kernel_events: u32,
+    /// Size of the receive buffer as the kernel counts it, in bytes.
+    Gauge buffer_bytes: u64,
+    /// About so many events fit into the receive buffer.
+    Gauge buffer_events: u64,
+    /// Times that the kernel's table was read.
+    Counter dumps: u64,
+    /// Dumps after a start or a loss.
+    Counter resyncs: u64,
+    /// Dumps that looked for what no event tells.
+    Counter sweeps: u64,
+    /// Flows beyond what the table has room for.
+    Counter flows_refused: u64,
+    /// Names of helpers and security contexts beyond what the table has room for.
+    Counter names_refused: u64,
+    /// Signals sent.
+    Counter signals_sent: u64,
+    /// Changes left out of signals, which are limited, whether anybody listens or not; streams have all of
+    /// them.
+    Counter signals_lost: u64,
+    /// Method calls refused by a limit, for an argument, or to a caller who may not.
+    Counter calls_refused: u64,
+    /// Streams that are open.
+    Gauge streams: u64,
+    /// Gaps told to readers of streams.
+    Counter stream_gaps: u64,
+    /// Connects, accepts, closes and failed connects that were told.
+    Counter connection_events: u64,
+    /// Those left out of signals, which are limited, whether anybody listens or not.
+    Counter connection_events_lost: u64,
+    /// Sockets whose flow has not been seen yet.
+    Gauge owners_pending: u64,
+    /// Sockets that ended before their flow was seen.
+    Counter owners_unmatched_sockets: u64,
+    /// Flows that ended without an owner, forwarded ones among them.
+    Counter owners_unmatched_flows: u64,
+    /// Sockets forgotten after their end.
+    Counter owners_expired: u64,
+    /// Sockets and processes beyond what there is room for.
+    Counter owners_refused: u64,
+    /// Records of the BPF programs, absent where none run.
+    Counter bpf_written: u64,
+    /// Records that found the programs' ring full.
+    Counter bpf_dropped: u64,
+    /// Sockets that the programs found no memory for.
+    Counter bpf_no_storage: u64,
+    /// Events of sockets that nobody was seen to open.
+    Counter bpf_no_owner: u64,
+    /// Runs of a program that the kernel left out.
+    Counter bpf_recursion_misses: u64,
 }
 
 #[cfg(test)]
@@ -102,11 +149,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_statistic_is_found_by_its_name_and_documented_on_the_bus() {
+    fn every_statistic_is_found_by_its_name_and_described_by_a_sentence() {
         for statistic in Statistic::ALL {
             assert_eq!(Statistic::parse(statistic.name), Some(statistic));
-            assert!(statistic.description.ends_with('.'), "{}", statistic.name);
-            assert!(crate::FLOW_MONITOR_XML.contains(&format!("`{}`", statistic.name)), "{}", statistic.name);
+            let Statistic { description, .. } = statistic;
+            assert!(description.ends_with('.') && !description.contains("  "), "{description}");
+            assert_eq!(description.trim(), *description);
         }
+    }
+
+    #[test]
+    fn an_absent_statistic_is_no_entry_and_others_have_the_type_of_the_table() {
+        let statistics = Statistics { active: Some(3), dumps: Some(0), ..Statistics::default() };
+        let entries: Vec<_> = statistics.entries().collect();
+        assert_eq!(entries, [("active", Variant::U32(3)), ("dumps", Variant::U64(0))]);
     }
 }

@@ -1,6 +1,5 @@
 //! The interface org.flowbus.FlowMonitor1: methods and properties that read.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,17 +11,11 @@ use zbus::{Connection, interface};
 
 use super::feedback;
 use super::listing::{self, FlowPage};
+use super::statistics::{self, Dictionary};
 use super::{BusCounters, Face, VERSION};
 use crate::dictionary::{DecodedMark, Listing, Single};
 use crate::handle::AskError;
-use crate::published::{ResyncReason, Summary};
 use crate::streams::OpenError;
-
-/// What an event takes of the event socket's buffer, as the kernel counts it: the packet and its bookkeeping.
-const EVENT_BYTES: u64 = 1_280;
-
-/// Names and values.
-type Dictionary = HashMap<&'static str, Variant<'static>>;
 
 /// The object.
 #[derive(Clone, Debug)]
@@ -194,93 +187,18 @@ impl FlowMonitor {
         DecodedMark::new(&self.face.names, mark)
     }
 
-    /// Counters of the daemon and of the kernel, each an unsigned integer (t or u) but `bpf_accept`, `event_masks` and
-    /// `not_synchronized`.
+    /// Counters and gauges of the daemon and of the kernel by name, each an unsigned integer (t or u). The manual page
+    /// org.flowbus.FlowMonitor1(5) and `flowctl stats` say what each means. One that cannot be known is absent: those of BPF
+    /// programs (`bpf_...`) where none run, those of the kernel (`kernel_...`) where they cannot be read.
     ///
-    /// Events: `events_new`, `events_update`, `events_destroy`, `events_lost` (the kernel says that it
-    /// dropped them), `events_invalid`, `events_foreign` (not sent by the kernel), `events_repeated`,
-    /// `unknown_attributes`. Receive buffer: `buffer_bytes` as the kernel counts them, `buffer_events` (about so many
-    /// events fit). Table: `active`, `closed`, `closed_evicted` (forgotten: too many, or too old), `dumps`, `resyncs`,
-    /// `sweeps` (dumps that were not resyncs), `flows_refused` and `names_refused` (beyond what the table has room for).
-    /// Bus: `signals_sent`, `signals_lost` (changes left out of signals, which are limited, whether anybody listens or
-    /// not), `calls_refused` (by a limit, for an argument, or to a caller who may not), `streams`, `stream_gaps`. Kernel:
-    /// `kernel_count` and `kernel_max` flows, `kernel_events` (nf_conntrack_events), absent where they cannot be read.
-    ///
-    /// What no event tells: `silent` (active flows that may not send all their events; they are compared with the kernel's
-    /// every 2 to 16 s), `event_masks` (s: where a rule masks events, absent where none does), `not_synchronized` (s: why the
-    /// table may differ from the kernel's, absent while `Synchronized` is true).
-    ///
-    /// Processes: `connection_events`, `connection_events_lost` (as `signals_lost`); `owners_pending` (sockets whose flow
-    /// has not been seen yet), `owners_unmatched_sockets` (those that ended before), `owners_unmatched_flows` (flows that
-    /// ended without an owner: forwarded ones are among them), `owners_expired` (sockets forgotten after their end),
-    /// `owners_refused` (sockets and processes beyond what there is room for). Where BPF programs run: `bpf_written` and
-    /// `bpf_dropped` (records; dropped when the ring was full), `bpf_no_storage`, `bpf_no_owner` (events of sockets that
-    /// nobody was seen to open), `bpf_recursion_misses` (runs that the kernel left out), and `bpf_accept` (s: function,
-    /// syscall, reader or inherited: how they learn who accepts). Later versions add more.
+    /// Three are texts: `event_masks` (s: where a rule masks events, absent where none does), `not_synchronized` (s: why the
+    /// table may differ from the kernel's, absent while `Synchronized` is true) and `bpf_accept` (s: function, syscall, reader
+    /// or inherited: how BPF programs learn who accepts). Later versions add more.
     ///
     /// Errors: org.flowbus.Error.LimitExceeded.
     #[zbus(out_args("statistics"))]
     async fn get_statistics(&self) -> Result<Dictionary, Error> {
-        let (summary, failure) = {
-            let published = self.face.handle.published();
-            (published.summary, published.failure.clone())
-        };
-        let counters = summary.counters;
-        let kernel = self.face.kernel.state().await;
-        let mut statistics = Dictionary::from([
-            ("events_new", Variant::from(counters.events_new)),
-            ("events_update", Variant::from(counters.events_update)),
-            ("events_destroy", Variant::from(counters.events_destroy)),
-            ("events_lost", Variant::from(counters.events_lost)),
-            ("events_invalid", Variant::from(counters.events_invalid)),
-            ("events_foreign", Variant::from(counters.events_foreign)),
-            ("events_repeated", Variant::from(counters.events_repeated)),
-            ("unknown_attributes", Variant::from(counters.unknown_attributes)),
-            ("resyncs", Variant::from(counters.resyncs)),
-            ("dumps", Variant::from(counters.dumps)),
-            ("sweeps", Variant::from(counters.sweeps)),
-            ("active", Variant::from(summary.active)),
-            ("closed", Variant::from(summary.closed)),
-            ("closed_evicted", Variant::from(counters.closed_evicted)),
-            ("flows_refused", Variant::from(counters.flows_refused)),
-            ("names_refused", Variant::from(counters.names_refused)),
-            ("silent", Variant::from(summary.silent)),
-            ("buffer_bytes", Variant::from(summary.buffer_bytes)),
-            ("buffer_events", Variant::from(summary.buffer_bytes / EVENT_BYTES)),
-            ("streams", Variant::from(self.face.streams.count())),
-            ("stream_gaps", Variant::from(self.face.streams.gaps())),
-            ("signals_sent", Variant::from(BusCounters::value(&self.counters.signals_sent))),
-            ("signals_lost", Variant::from(BusCounters::value(&self.counters.signals_lost))),
-            ("calls_refused", Variant::from(BusCounters::value(&self.counters.calls_refused))),
-            ("connection_events", Variant::from(summary.connections)),
-            (
-                "connection_events_lost",
-                Variant::from(BusCounters::value(&self.counters.connection_events_lost)),
-            ),
-            ("owners_pending", Variant::from(summary.owners_pending)),
-            ("owners_unmatched_flows", Variant::from(counters.owners_unmatched_flows)),
-            ("owners_unmatched_sockets", Variant::from(counters.owners_unmatched_sockets)),
-            ("owners_expired", Variant::from(counters.owners_expired)),
-            ("owners_refused", Variant::from(counters.owners_refused)),
-        ]);
-        if let Some((programs, accept)) = self.face.handle.program_statistics() {
-            statistics.extend([
-                ("bpf_written", Variant::from(programs.written)),
-                ("bpf_dropped", Variant::from(programs.dropped)),
-                ("bpf_no_storage", Variant::from(programs.no_storage)),
-                ("bpf_no_owner", Variant::from(programs.no_owner)),
-                ("bpf_accept", Variant::from(accept.name())),
-            ]);
-            statistics.extend(programs.missed.map(|missed| ("bpf_recursion_misses", Variant::from(missed))));
-        }
-        let known = [("kernel_count", kernel.count), ("kernel_max", kernel.maximum)];
-        statistics.extend(known.into_iter().filter_map(|(key, value)| Some((key, Variant::from(value?)))));
-        statistics.extend(kernel.events.map(|events| ("kernel_events", Variant::from(u32::from(events)))));
-        statistics.extend(kernel.event_masks.map(|place| ("event_masks", Variant::from(place))));
-        if !self.synchronized() {
-            statistics.insert("not_synchronized", Variant::from(why_not(&summary, failure)));
-        }
-        Ok(statistics)
+        Ok(statistics::gather(&self.face, &self.counters).await)
     }
 
     /// The version of the daemon.
@@ -360,19 +278,6 @@ impl FlowMonitor {
     #[zbus(property(emits_changed_signal = "false"))]
     async fn timestamping_enabled(&self) -> bool {
         self.face.kernel.state().await.timestamping.unwrap_or(false)
-    }
-}
-
-/// Why the table may differ from the kernel's.
-fn why_not(summary: &Summary, failure: Option<String>) -> String {
-    let reason = match ResyncReason::from_number(summary.resync) {
-        Some(ResyncReason::Overrun) => "events were lost, and the kernel's table has not been read since",
-        Some(_) => "the kernel's table has not been read since the start",
-        None => "flows do not send all their events, and the kernel's table cannot be read",
-    };
-    match failure {
-        Some(failure) => format!("{reason}: {failure}; trying again"),
-        None => reason.to_owned(),
     }
 }
 

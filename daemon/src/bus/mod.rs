@@ -13,6 +13,7 @@ mod link;
 mod listing;
 mod name;
 mod outlet;
+mod statistics;
 mod transport;
 
 use std::convert::Infallible;
