@@ -55,8 +55,28 @@ pub(crate) fn memory(pid: u32) -> u64 {
 ///
 /// # Panics
 /// If it is gone.
-pub(crate) fn resident(pid: u32) -> u64 {
-    1024 * field(&format!("/proc/{pid}/smaps_rollup"), "Rss:")
+fn resident(pid: u32) -> u64 {
+    1024 * field(&rollup(pid), "Rss:")
+}
+
+/// What is this process's alone, in bytes. Clean pages of files are not: they belong to the page cache, whoever maps them.
+///
+/// # Panics
+/// If it is gone.
+pub(crate) fn private(pid: u32) -> u64 {
+    1024 * field(&rollup(pid), "Private_Dirty:")
+}
+
+/// What is resident, of shared pages this process's share, in bytes.
+///
+/// # Panics
+/// If it is gone.
+pub(crate) fn pss(pid: u32) -> u64 {
+    1024 * field(&rollup(pid), "Pss:")
+}
+
+fn rollup(pid: u32) -> String {
+    format!("/proc/{pid}/smaps_rollup")
 }
 
 /// The bytes that the process's state memfd has allocated.

@@ -5,7 +5,6 @@
 
 mod bus;
 mod clock;
-mod code;
 mod config;
 mod confinement;
 mod descriptors;
@@ -39,7 +38,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use bus::BusError;
-use code::Code;
 use config::{Config, ConfigError, TierChoice};
 use descriptors::{DescriptorError, Descriptors};
 use dictionary::FlowNames;
@@ -140,7 +138,6 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     }
     confinement::powers().map_err(Error::Powers)?;
     let notices = if requests.is_none() { Notices::open() } else { None };
-    let code = Code::find();
     confinement::files(arguments.config.as_deref());
     if source.is_some() {
         loading = start(source)?;
@@ -151,7 +148,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         let _ = ended.send(tracker.run());
     })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let beside = Beside { links, requests, notices, code, loading };
+    let beside = Beside { links, requests, notices, loading };
     let serving = serve(arguments, config, handle.clone(), beside, tracker_ended);
     let result = runtime.block_on(serving);
     // Closed before the tracker: a call that came late is refused, not left without an answer.
@@ -208,7 +205,6 @@ struct Beside {
     requests: Option<mpsc::Receiver<DumpRequest>>,
     /// What the kernel tells of settings and rules, where we may look ourselves.
     notices: Option<Notices>,
-    code: Code,
     /// From the thread that loads BPF programs, where there is one.
     loading: Option<oneshot::Receiver<GivenUp>>,
 }
@@ -221,7 +217,7 @@ async fn serve(
     beside: Beside,
     mut tracker_ended: oneshot::Receiver<Result<(), TrackerError>>,
 ) -> Result<(), Error> {
-    let Beside { links: link_socket, requests, notices, code, loading } = beside;
+    let Beside { links: link_socket, requests, notices, loading } = beside;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -239,7 +235,6 @@ async fn serve(
     };
     tokio::spawn(lookout::watch(kernel.clone(), notices, handle.clone()));
     tokio::spawn(service::feed_watchdog(handle.clone()));
-    tokio::spawn(code.give_back(connection.subscribe()));
     let names = FlowNames::new(&handle, links, config.clone());
     let streams = Streams::new(handle.clone(), names.clone());
     let face = bus::Face { handle: handle.clone(), names, streams: streams.clone(), kernel };
