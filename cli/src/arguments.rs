@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use flowbus_interfaces::{BusAddress, Mark, QueryMap, ReportOptions, parse_number};
+use flowbus_interfaces::{BusAddress, Mark, ReportOptions, parse_number};
 
 use crate::change::{Changed, MaskedMark, masked_mark};
-use crate::completion::Shell;
 use crate::expect::Expect;
-use crate::format::{Format, FormatParser};
+use crate::format::Output;
 use crate::query::Query;
 use crate::stats::Form;
 
@@ -133,6 +132,14 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// A shell that flowctl knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
 }
 
 /// Which flows are listed, and how.
@@ -260,37 +267,6 @@ enum Event {
     Update,
     /// It ended
     Destroy,
-}
-
-/// How flows are printed.
-#[derive(Args, Clone, Debug)]
-pub(crate) struct Output {
-    /// Print one JSON object a line; the same as -o json
-    #[arg(long, conflicts_with = "output")]
-    json: bool,
-    /// How to print
-    ///
-    /// conntrack and xml take conntrack's modifiers after commas: extended, id, timestamp, ktimestamp, labels.
-    #[arg(short, long, value_name = "FORM[,MODIFIER...]", value_parser = FormatParser, default_value = "table")]
-    output: Format,
-    /// Print exact numbers: no names, no units, seconds since 1970
-    #[arg(short, long)]
-    pub(crate) numeric: bool,
-}
-
-impl Output {
-    /// A query with the fields that the form needs, where it does not show whatever there is.
-    pub(crate) fn query<'a>(&self, query: &'a Query) -> QueryMap<'a> {
-        let mut map = query.to_map();
-        if let (false, Some(keys)) = (map.contains_key("fields"), self.format().keys(self.numeric)) {
-            map.insert("fields", keys.iter().map(|key| key.name()).collect::<Vec<_>>().into());
-        }
-        map
-    }
-
-    pub(crate) const fn format(&self) -> &Format {
-        if self.json { &Format::Json } else { &self.output }
-    }
 }
 
 impl Arguments {

@@ -7,24 +7,16 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use clap::{Arg, Command, CommandFactory, ValueEnum};
+use clap::{Arg, Command, CommandFactory};
 use clap_complete::CompleteEnv;
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 use clap_complete::env::{self, EnvCompleter, Shells};
 use flowbus_interfaces::{BusAddress, Key, OwnedFlow, QueryKey, QueryMap, QueryPart, SourceNames};
 
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, Shell};
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::output::stdout;
-
-/// A shell that flowctl knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Shell {
-    Bash,
-    Zsh,
-    Fish,
-}
 
 /// The variable that says which shell asks.
 const VARIABLE: &str = "COMPLETE";

@@ -1,5 +1,6 @@
 //! The daemon, over the bus.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use flowbus_interfaces::{
@@ -8,9 +9,15 @@ use flowbus_interfaces::{
 use zbus::fdo::DBusProxy;
 use zbus::names::{BusName, WellKnownName};
 use zbus::proxy::CacheProperties;
-use zbus::{Connection, OwnedObjectPath, Proxy};
+use zbus::{Connection, OwnedObjectPath, OwnedVariant, Proxy, Variant};
 
 use crate::error::{Error, SYSTEM_BUS};
+
+/// The statistics by name, also those of later versions.
+pub(crate) type Statistics = BTreeMap<String, u64>;
+
+/// What is said in words, by name.
+pub(crate) type Texts = BTreeMap<String, String>;
 
 /// A connection to the bus that the daemon is on.
 pub(crate) struct Daemon {
@@ -48,6 +55,22 @@ impl Daemon {
         })
     }
 
+    /// The daemon's statistics.
+    pub(crate) async fn statistics(&self) -> Result<Statistics, Error> {
+        Ok(self.statistics_and_texts().await?.0)
+    }
+
+    /// The statistics, and the texts among them.
+    pub(crate) async fn statistics_and_texts(&self) -> Result<(Statistics, Texts), Error> {
+        let all = self.monitor.get_statistics().await.map_err(|error| self.refused(error))?;
+        let text = |(name, value): (&String, &OwnedVariant)| match &**value {
+            Variant::Str(text) => Some((name.clone(), text.to_string())),
+            _ => None,
+        };
+        let texts = all.iter().filter_map(text).collect();
+        Ok((all.into_iter().filter_map(|(name, value)| Some((name, number(&value)?))).collect(), texts))
+    }
+
     /// From a failed method call.
     pub(crate) fn refused(&self, error: flowbus_interfaces::Error) -> Error {
         Error::from_call(&self.bus, error)
@@ -56,6 +79,15 @@ impl Daemon {
     /// From a failed property or subscription.
     pub(crate) fn failed(&self, error: zbus::Error) -> Error {
         Error::from_zbus(&self.bus, error)
+    }
+}
+
+/// The value of a counter, which is an unsigned integer.
+fn number(value: &OwnedVariant) -> Option<u64> {
+    match **value {
+        Variant::U64(number) => Some(number),
+        Variant::U32(number) => Some(number.into()),
+        _ => None,
     }
 }
 

@@ -6,7 +6,6 @@ use flowbus_interfaces::{FlowRef, FlowStream, Key, QueryMap, StreamItem};
 
 use crate::daemon::Daemon;
 use crate::error::Error;
-use crate::stats;
 
 /// flowbusd takes a dump that is younger for new enough when it is asked to refresh counters.
 const REFRESH_AGE: Duration = Duration::from_secs(1);
@@ -72,7 +71,7 @@ pub(crate) async fn refresh(daemon: &Daemon) -> Result<(), Error> {
 }
 
 async fn dumps(daemon: &Daemon) -> Result<Option<u64>, Error> {
-    Ok(stats::ask(daemon).await?.get("dumps").copied())
+    Ok(daemon.statistics().await?.get("dumps").copied())
 }
 
 async fn each(

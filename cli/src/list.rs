@@ -11,7 +11,6 @@ use crate::flows::Listing;
 use crate::format::{Kind, Printer};
 use crate::screen::Screen;
 use crate::silence;
-use crate::stats;
 
 /// Why the table is not the kernel's.
 const NOT_SYNCHRONIZED: &str = "flowbusd has not read the kernel's table since it started, or since a loss. \
@@ -33,7 +32,7 @@ pub(crate) async fn list(daemon: &Daemon, listed: &Listed, paged: bool) -> Resul
     screen.close()?;
     let found = printed?;
     if !found && listed.query.is_for_all() {
-        let (statistics, texts) = stats::ask_all(daemon).await.unwrap_or_default();
+        let (statistics, texts) = daemon.statistics_and_texts().await.unwrap_or_default();
         let silence = silence::reasons(&statistics, &texts);
         anstream::eprintln!("{}", why_none(synchronized, statistics.get("kernel_count").copied(), &silence));
         return Ok(());

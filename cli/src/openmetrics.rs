@@ -7,10 +7,9 @@ use std::fmt::Write as _;
 
 use flowbus_interfaces::{FlowRef, Key, Statistic, StatisticKind};
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Statistics};
 use crate::error::Error;
 use crate::flows;
-use crate::stats::Statistics;
 
 const FIELDS: [Key; 5] = [Key::Protocol, Key::State, Key::Source, Key::OrigBytes, Key::ReplyBytes];
 

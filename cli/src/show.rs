@@ -4,11 +4,10 @@ use std::io::{self, Write};
 
 use flowbus_interfaces::{Key, Mark, OwnedFlow, SourceNames, visit_mark_fields};
 
-use crate::arguments::Output;
 use crate::cell::Cells;
 use crate::daemon::Daemon;
 use crate::error::Error;
-use crate::format::{Format, Kind, Printer};
+use crate::format::{Format, Kind, Output, Printer};
 use crate::output::{self, stdout};
 use crate::screen::{Look, Screen};
 

@@ -1,7 +1,7 @@
 //! What keeps flows from sending all their events, and what ends that.
 
 use crate::cell::{clean, counted};
-use crate::stats::{Statistics, Texts};
+use crate::daemon::{Statistics, Texts};
 
 /// The reasons, one sentence each; none while every flow tells all.
 pub(crate) fn reasons(statistics: &Statistics, texts: &Texts) -> Vec<String> {

@@ -1,24 +1,16 @@
 //! `flowctl stats`: the daemon's statistics and the kernel's.
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Style};
 use flowbus_interfaces::Statistic;
 use serde_json::{Map, Value};
-use zbus::{OwnedVariant, Variant};
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Statistics};
 use crate::error::Error;
 use crate::openmetrics;
 use crate::output::{stdout, terminal_width};
 use crate::table::{Column, Row, Table};
-
-/// The statistics by name, also those of later versions.
-pub(crate) type Statistics = BTreeMap<String, u64>;
-
-/// What is said in words, by name.
-pub(crate) type Texts = BTreeMap<String, String>;
 
 /// The form in which they are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +22,7 @@ pub(crate) enum Form {
 
 /// Prints the statistics.
 pub(crate) async fn stats(daemon: &Daemon, form: Form) -> Result<(), Error> {
-    let statistics = ask(daemon).await?;
+    let statistics = daemon.statistics().await?;
     let text = match form {
         Form::OpenMetrics => openmetrics::text(daemon, &statistics).await?,
         Form::Json => {
@@ -47,31 +39,6 @@ pub(crate) async fn stats(daemon: &Daemon, form: Form) -> Result<(), Error> {
     let mut out = stdout();
     out.write_all(text.as_bytes())?;
     Ok(out.flush()?)
-}
-
-/// The statistics.
-pub(crate) async fn ask(daemon: &Daemon) -> Result<Statistics, Error> {
-    Ok(ask_all(daemon).await?.0)
-}
-
-/// The statistics, and the texts among them.
-pub(crate) async fn ask_all(daemon: &Daemon) -> Result<(Statistics, Texts), Error> {
-    let all = daemon.monitor.get_statistics().await.map_err(|error| daemon.refused(error))?;
-    let text = |(name, value): (&String, &OwnedVariant)| match &**value {
-        Variant::Str(text) => Some((name.clone(), text.to_string())),
-        _ => None,
-    };
-    let texts = all.iter().filter_map(text).collect();
-    Ok((all.into_iter().filter_map(|(name, value)| Some((name, number(&value)?))).collect(), texts))
-}
-
-/// The value of a counter, which is an unsigned integer.
-fn number(value: &OwnedVariant) -> Option<u64> {
-    match **value {
-        Variant::U64(number) => Some(number),
-        Variant::U32(number) => Some(number.into()),
-        _ => None,
-    }
 }
 
 fn print(out: &mut dyn Write, statistics: &Statistics) -> io::Result<()> {

@@ -5,11 +5,10 @@ use std::io::{self, Write};
 use serde_json::{Map, Value, json};
 
 use crate::cell::{clean, counted};
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Statistics, Texts};
 use crate::error::Error;
 use crate::output::{self, stdout};
 use crate::silence;
-use crate::stats::{self, Statistics, Texts};
 
 /// What the daemon says of itself.
 struct Status {
@@ -45,7 +44,7 @@ pub(crate) async fn status(daemon: &Daemon, as_json: bool) -> Result<(), Error> 
 async fn ask(daemon: &Daemon) -> Result<Status, Error> {
     let monitor = &daemon.monitor;
     let failed = |error| daemon.failed(error);
-    let (statistics, texts) = stats::ask_all(daemon).await?;
+    let (statistics, texts) = daemon.statistics_and_texts().await?;
     Ok(Status {
         version: monitor.version().await.map_err(failed)?,
         epoch: monitor.epoch().await.map_err(failed)?,

@@ -1,6 +1,7 @@
 use clap::CommandFactory;
 
 use super::*;
+use crate::format::Format;
 
 #[test]
 fn the_command_line_is_consistent() {

@@ -4,22 +4,23 @@ mod awk;
 mod conntrack;
 mod csv;
 mod labels;
+mod shown;
 mod table;
 mod xml;
 
 use std::io::{self, Write};
 
+use clap::Args;
 use clap::builder::{PossibleValue, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use flowbus_interfaces::{EventKind, Key, event_name};
+use flowbus_interfaces::{EventKind, Key, QueryMap, event_name};
 
-use crate::arguments::Output;
 use crate::cell;
 use crate::fields::Fields;
 use crate::query::Query;
 use crate::screen::Look;
-use conntrack::Modifiers;
 use labels::LabelNames;
+use shown::Modifiers;
 use table::FlowTable;
 pub(crate) use table::Kind;
 
@@ -89,7 +90,7 @@ impl Format {
             Self::Table => Some(table::keys(numeric)),
             Self::Json | Self::Csv => None,
             Self::Awk => Some(awk::KEYS.to_vec()),
-            Self::Conntrack(_) | Self::Xml(_) => Some(conntrack::KEYS.to_vec()),
+            Self::Conntrack(_) | Self::Xml(_) => Some(shown::KEYS.to_vec()),
         }
     }
 
@@ -126,6 +127,37 @@ impl TypedValueParser for FormatParser {
 
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
         Some(Box::new(FORMS.iter().map(|&(name, help)| PossibleValue::new(name).help(help))))
+    }
+}
+
+/// How flows are printed.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Output {
+    /// Print one JSON object a line; the same as -o json
+    #[arg(long, conflicts_with = "output")]
+    json: bool,
+    /// How to print
+    ///
+    /// conntrack and xml take conntrack's modifiers after commas: extended, id, timestamp, ktimestamp, labels.
+    #[arg(short, long, value_name = "FORM[,MODIFIER...]", value_parser = FormatParser, default_value = "table")]
+    output: Format,
+    /// Print exact numbers: no names, no units, seconds since 1970
+    #[arg(short, long)]
+    pub(crate) numeric: bool,
+}
+
+impl Output {
+    /// A query with the fields that the form needs, where it does not show whatever there is.
+    pub(crate) fn query<'a>(&self, query: &'a Query) -> QueryMap<'a> {
+        let mut map = query.to_map();
+        if let (false, Some(keys)) = (map.contains_key("fields"), self.format().keys(self.numeric)) {
+            map.insert("fields", keys.iter().map(|key| key.name()).collect::<Vec<_>>().into());
+        }
+        map
+    }
+
+    pub(crate) const fn format(&self) -> &Format {
+        if self.json { &Format::Json } else { &self.output }
     }
 }
 

@@ -7,7 +7,7 @@ use flowbus_interfaces::{EventKind, Key, event_name};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::conntrack::{self, Direction, Modifiers, Shown};
+use super::shown::{self, Direction, Modifiers, Shown};
 use crate::cell::clean;
 use crate::fields::Fields;
 
@@ -29,8 +29,8 @@ pub(super) fn flow(
         Some(event) => write!(out, "<flow type=\"{}\">", event_name(event))?,
         None => out.write_all(b"<flow>")?,
     }
-    meta(out, flow, &conntrack::ORIGINAL, &shown)?;
-    meta(out, flow, &conntrack::REPLY, &shown)?;
+    meta(out, flow, &shown::ORIGINAL, &shown)?;
+    meta(out, flow, &shown::REPLY, &shown)?;
     out.write_all(b"<meta direction=\"independent\">")?;
     text(out, "state", flow.text(Key::State))?;
     number(out, "timeout", flow.number(Key::Timeout))?;
@@ -55,7 +55,7 @@ pub(super) fn flow(
     }
     out.write_all(b"</meta>")?;
     if let Some(event) = event.filter(|_| modifiers.timestamp) {
-        when(out, conntrack::event_time(flow, event, now))?;
+        when(out, shown::event_time(flow, event, now))?;
     }
     text(out, "helper", flow.text(Key::Helper).filter(|_| shown.extensions))?;
     out.write_all(b"</flow>\n")
@@ -63,14 +63,14 @@ pub(super) fn flow(
 
 /// The kernel's stamps, in nanoseconds as conntrack has them, and the seconds between.
 fn times(out: &mut dyn Write, flow: &dyn Fields, modifiers: &Modifiers, now: u64) -> io::Result<()> {
-    let start = conntrack::stamp(flow, Key::StartUsec, Key::StartSource);
+    let start = shown::stamp(flow, Key::StartUsec, Key::StartSource);
     if start.is_some() && modifiers.ktimestamp {
         out.write_all(b"<timestamp>")?;
         number(out, "start", start.map(nanoseconds))?;
-        number(out, "stop", conntrack::stamp(flow, Key::EndUsec, Key::EndSource).map(nanoseconds))?;
+        number(out, "stop", shown::stamp(flow, Key::EndUsec, Key::EndSource).map(nanoseconds))?;
         out.write_all(b"</timestamp>")?;
     }
-    number(out, "deltatime", conntrack::delta_time(flow, now))
+    number(out, "deltatime", shown::delta_time(flow, now))
 }
 
 const fn nanoseconds(usec: u64) -> u64 {
@@ -83,14 +83,14 @@ fn meta(out: &mut dyn Write, flow: &dyn Fields, direction: &Direction, shown: &S
         out,
         "<meta direction=\"{}\"><layer3 protonum=\"{}\" protoname=\"{family}\">",
         direction.name,
-        conntrack::family_number(&family)
+        shown::family_number(&family)
     )?;
     text(out, "src", flow.text(direction.src))?;
     text(out, "dst", flow.text(direction.dst))?;
     let protocol = flow.number(Key::ProtocolNumber).unwrap_or(0);
-    write!(out, "</layer3><layer4 protonum=\"{protocol}\" protoname=\"{}\">", conntrack::protocol(flow))?;
+    write!(out, "</layer3><layer4 protonum=\"{protocol}\" protoname=\"{}\">", shown::protocol(flow))?;
     if let (Some(sport), Some(dport)) = (flow.number(direction.sport), flow.number(direction.dport)) {
-        if protocol == conntrack::GRE {
+        if protocol == shown::GRE {
             write!(out, "<srckey>{sport:#x}</srckey><dstkey>{dport:#x}</dstkey>")?;
         } else {
             write!(out, "<sport>{sport}</sport><dport>{dport}</dport>")?;

@@ -10,56 +10,18 @@ use flowbus_interfaces::{FlowStream, Key, OwnedFlow, QueryKey, StreamError, Stre
 use tokio::runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::message::{Report, Snapshot, Wish};
 use super::tally::{Counted, Memory, ROWS, Tally};
 use super::view::{Grouping, View};
 use crate::cell;
 use crate::daemon::Daemon;
 use crate::error::Error;
-use crate::stats;
 
 /// Between the end of one snapshot and the next. A dump is new enough for a second: any sooner and the counters
 /// would be those of before.
 const REST: Duration = Duration::from_millis(1100);
 /// After a snapshot that took long the rest is so many times as long.
 const REST_FACTOR: u32 = 4;
-
-/// What the screen wants to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Wish {
-    pub(super) view: View,
-    pub(super) paused: bool,
-    /// All of this flow as well.
-    pub(super) detail: Option<u64>,
-}
-
-/// What the screen is told.
-#[derive(Debug)]
-pub(super) enum Report {
-    Snapshot(Box<Snapshot>),
-    Detail {
-        id: u64,
-        flow: Result<OwnedFlow, String>,
-    },
-    /// The daemon could not be asked, or refused; what is on the screen is old.
-    Failed(String),
-}
-
-/// The connections at a moment.
-#[derive(Debug)]
-pub(super) struct Snapshot {
-    pub(super) view: View,
-    pub(super) counted: Counted,
-    /// What is shown of the rows that are flows, by id. One that has ended since is absent.
-    pub(super) shown: HashMap<u64, OwnedFlow>,
-    /// Microseconds since 1970.
-    pub(super) now: u64,
-    /// Whether new flows count bytes.
-    pub(super) accounting: bool,
-    /// Whether the daemon's table agrees with the kernel's.
-    pub(super) synchronized: bool,
-    /// How many flows the kernel has, and how many it can have.
-    pub(super) kernel: Option<(u64, u64)>,
-}
 
 /// Asks for what is wished until nobody wishes any more.
 pub(super) async fn feed(daemon: Daemon, mut wishes: watch::Receiver<Wish>, reports: mpsc::Sender<Report>) {
@@ -128,7 +90,7 @@ impl Feed {
         let pipe = self.open(view, accounting).await?;
         let mut counted = read(pipe, view.clone(), self.memory.clone()).await?;
         let shown = self.shown(&counted, view).await?;
-        let statistics = stats::ask(&self.daemon).await?;
+        let statistics = self.daemon.statistics().await?;
         let kernel = |name| statistics.get(name).copied();
         let kernel = kernel("kernel_count").zip(kernel("kernel_max"));
         if let Some(memory) = counted.memory.take() {

@@ -7,6 +7,7 @@
 mod feed;
 mod group;
 mod input;
+mod message;
 mod model;
 mod screen;
 mod table;

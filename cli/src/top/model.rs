@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use flowbus_interfaces::{OwnedFlow, RawQuery};
 
-use super::feed::{Report, Snapshot, Wish};
 use super::group::condition;
+use super::message::{Report, Snapshot, Wish};
 use super::tally::{Row, Sample, sort};
 use super::view::{Grouping, Order, View, parse_filter, with_condition};
 

@@ -2,7 +2,7 @@
 
 use flowbus_interfaces::{Key, OwnedFlow};
 
-use super::feed::Snapshot;
+use super::message::Snapshot;
 use super::tally::Row;
 use super::view::{Grouping, Order, View};
 use crate::cell::{self, Cells};
