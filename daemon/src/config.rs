@@ -11,8 +11,7 @@ use flowbus_interfaces::SourceNames;
 use rustix::fs::{CWD, Mode, OFlags, makedev};
 use serde::Deserialize;
 
-use crate::state::MAXIMUM_CLOSED;
-use crate::table::ClosedLimits;
+use crate::flow::ClosedLimits;
 
 /// Where the service looks; absent, every option has its default.
 pub(crate) const DEFAULT_PATH: &str = "/etc/flowbus/flowbusd.toml";
@@ -105,8 +104,6 @@ impl Default for Signals {
     }
 }
 
-const _: () = assert!(1_000_000 <= MAXIMUM_CLOSED, "closed.capacity goes as far as the state does");
-
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
@@ -145,7 +142,12 @@ impl Config {
                 65_536..=1 << 30,
                 "takes 65536 to 1073741824",
             ),
-            ("closed.capacity", config.closed.capacity.into(), 1..=1_000_000, "takes 1 to 1000000"),
+            (
+                "closed.capacity",
+                config.closed.capacity.into(),
+                1..=ClosedLimits::MAXIMUM_CAPACITY.into(),
+                "takes 1 to 1000000",
+            ),
             ("signals.batch_msec", batch_msec, 1..=10_000, "takes 1 to 10000"),
             ("signals.batch_events", batch_events as u64, 1..=1_000, "takes 1 to 1000"),
             ("signals.batch_bytes", batch_bytes as u64, 4_096..=1 << 20, "takes 4096 to 1048576"),

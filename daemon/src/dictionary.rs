@@ -8,8 +8,8 @@ use serde::ser::{Serialize, SerializeSeq, Serializer};
 use tokio::sync::watch;
 use zbus::{Signature, Type};
 
+use crate::change::Change;
 use crate::config::Config;
-use crate::event::Change;
 use crate::flow::{Record, Snapshot};
 use crate::handle::Handle;
 use crate::links::Links;

@@ -10,12 +10,15 @@ use flowbus_attribution::{Accept, Counters as ProgramCounters, Snapshot as OpenS
 use rustix::fd::OwnedFd;
 use tokio::sync::{broadcast, oneshot, watch};
 
-use crate::event::{Change, ConnectionEvent, ExpectationEvent, Log};
+use crate::change::Change;
+use crate::connection::ConnectionEvent;
+use crate::expectation::ExpectationEvent;
+use crate::flow::ClosedLimits;
 use crate::flow::Snapshot;
+use crate::log::Log;
 use crate::names::NameStrings;
 use crate::owners::{Found, Probe, ProcessTexts};
 use crate::published::{Life, Published, Resync, State, Summary};
-use crate::table::ClosedLimits;
 
 /// At most so many commands wait for the tracker; the calls in flight are fewer.
 pub(crate) const COMMANDS: usize = 256;
@@ -72,7 +75,7 @@ pub(crate) struct Look {
     pub(crate) off: bool,
     /// Rules set event masks.
     pub(crate) masked: bool,
-    /// [`Counters::births_and_ends`](crate::state::Counters::births_and_ends) before the count was read.
+    /// [`Counters::births_and_ends`](crate::counters::Counters::births_and_ends) before the count was read.
     pub(crate) births_and_ends: u64,
 }
 

@@ -15,10 +15,11 @@ use zbus::wire::{LE, to_bytes};
 
 use crate::clock::Now;
 use crate::dictionary::{FlowNames, Item, Listing};
+use crate::flow::ClosedLimits;
 use crate::flow::inverted;
 use crate::state::{BATCH, State};
 use crate::streams::Lines;
-use crate::table::{ClosedLimits, Table};
+use crate::table::Table;
 
 /// So many things each of these works on; tools/instructions divides by it.
 const COUNT: u16 = 1000;

@@ -4,17 +4,22 @@
 //! docs/architecture.md has the map.
 
 mod bus;
+mod change;
+mod checksum;
 mod clock;
 mod config;
 mod confinement;
+mod connection;
+mod counters;
 mod descriptors;
 mod dictionary;
-mod event;
+mod expectation;
 mod flow;
 mod handle;
 mod instructions;
 mod kernel;
 mod links;
+mod log;
 mod lookout;
 mod names;
 mod owners;

@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 
-use crate::event::{Change, ConnectionEvent, Log};
+use crate::change::Change;
+use crate::connection::ConnectionEvent;
+use crate::counters::{Counters, ResyncReason};
+use crate::log::Log;
 use crate::names::NameStrings;
 use crate::owners::ProcessTexts;
-use crate::state::Counters;
 
 /// What stays as it is while the daemon lives.
 #[derive(Debug)]
@@ -83,38 +85,6 @@ pub(crate) struct Resync {
     pub(crate) added: u32,
     /// The newest change when it was done.
     pub(crate) sequence: u64,
-}
-
-/// Why a resync was needed. The numbers stand in the restart state; 0 is none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub(crate) enum ResyncReason {
-    /// The daemon began with an empty table.
-    Start = 1,
-    /// The kernel dropped events: the socket's buffer was full.
-    Overrun = 2,
-    /// The state of the last life could not be taken over.
-    StateRefused = 3,
-    /// The state was kept, the event socket was not.
-    NewSocket = 4,
-}
-
-impl ResyncReason {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Start => "start",
-            Self::Overrun => "overrun",
-            Self::StateRefused => "state-refused",
-            Self::NewSocket => "new-socket",
-        }
-    }
-
-    /// The reason that the state holds.
-    pub(crate) fn from_number(number: u32) -> Option<Self> {
-        [Self::Start, Self::Overrun, Self::StateRefused, Self::NewSocket]
-            .into_iter()
-            .find(|reason| *reason as u32 == number)
-    }
 }
 
 /// The tracker's numbers at the last publishing.

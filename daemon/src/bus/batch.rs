@@ -7,9 +7,10 @@ use flowbus_interfaces::{ConnectionDictionary, FieldSet};
 use serde::ser::{Serialize, SerializeSeq, Serializer};
 use zbus::{Signature, Type};
 
+use crate::change::Change;
 use crate::config::Signals;
+use crate::connection::ConnectionEvent;
 use crate::dictionary::{FlowNames, Item, Listing};
-use crate::event::{Change, ConnectionEvent};
 
 /// So many changes are coalesced to one event at most.
 const REPLACED: usize = 16;

@@ -15,10 +15,12 @@ use super::BusCounters;
 use super::batch::{Batch, ChangeBatch, ConnectionBatch};
 use super::flow_events::FlowEvents;
 use super::outlet::Outlet;
+use crate::change::Change;
 use crate::config::Config;
+use crate::connection::ConnectionEvent;
 use crate::dictionary::FlowNames;
-use crate::event::{Change, ConnectionEvent, Log, Numbered};
 use crate::handle::Handle;
+use crate::log::{Log, Numbered};
 use crate::published::{Published, Resync};
 
 /// So many changes are copied out of the log at once.

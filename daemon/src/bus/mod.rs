@@ -29,9 +29,10 @@ use flowbus_interfaces::{
     BusAddress, FLOW_EVENTS_NAME, FLOW_EVENTS_PATH, FLOW_MONITOR_NAME, FLOW_MONITOR_PATH,
 };
 
+use crate::change::Change;
 use crate::config::Config;
+use crate::connection::ConnectionEvent;
 use crate::dictionary::FlowNames;
-use crate::event::{Change, ConnectionEvent};
 use crate::handle::Handle;
 use crate::kernel::Kernel;
 use crate::published::State;

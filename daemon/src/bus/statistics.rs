@@ -6,7 +6,8 @@ use flowbus_interfaces::Statistics;
 use zbus::wire::Variant;
 
 use super::{BusCounters, Face};
-use crate::published::{ResyncReason, Summary};
+use crate::counters::ResyncReason;
+use crate::published::Summary;
 
 /// What an event takes of the event socket's buffer, as the kernel counts it: the packet and its bookkeeping.
 const EVENT_BYTES: u64 = 1_280;

@@ -4,7 +4,7 @@ use ctnetlink::Tuple;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::key::{Addresses, Shape};
-use crate::state::{Checked, layout_of};
+use crate::checksum::{Checksummed, layout_of};
 
 /// What few flows have: a translated reply, labels, a helper, a security context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -23,7 +23,7 @@ pub(crate) struct Extra {
 layout_of!(Extra { reply, labels, check, helper, security_context, reply_shape, labels_len, padding });
 layout_of!(Name { 0 });
 
-impl Checked for Extra {
+impl Checksummed for Extra {
     const CHECK: usize = std::mem::offset_of!(Self, check);
 }
 

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ctnetlink::{Family, Layer4, Tuple};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::state::layout_of;
+use crate::checksum::layout_of;
 
 /// What identifies a live flow: family, protocol, original tuple, zone of the original direction. `CTA_ID` is
 /// data and not part of it: the kernel hands the same one out again.

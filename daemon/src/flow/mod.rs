@@ -1,5 +1,6 @@
 //! A flow as the table holds it: plain data of a fixed size, 136 bytes, without a heap allocation of its own.
 
+mod closed;
 mod extra;
 mod key;
 mod owners;
@@ -8,6 +9,7 @@ mod record;
 use ctnetlink::Tuple;
 use flowbus_interfaces::{EndReason, TimeSource};
 
+pub(crate) use closed::{ClosedFlow, ClosedLimits};
 pub(crate) use extra::{Extra, Name};
 pub(crate) use key::{Key, inverted};
 pub(crate) use owners::{OwnerNumber, Owners, ProcessNumber};
@@ -17,8 +19,9 @@ pub(crate) use record::{NO_EXTRA, Record, Silence, Start, time_source};
 
 /// The layouts of all types here that lie in the restart state, for its tests.
 #[cfg(test)]
-pub(crate) fn layouts() -> [String; 9] {
+pub(crate) fn layouts() -> [String; 10] {
     [
+        ClosedFlow::layout(),
         Record::layout(),
         record::RawCounters::layout(),
         Key::layout(),

@@ -3,7 +3,7 @@
 use flowbus_attribution::Confidence;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::state::layout_of;
+use crate::checksum::layout_of;
 
 /// The processes at the ends of a flow, as far as they are on this machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -7,8 +7,8 @@ use flowbus_interfaces::TimeSource;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::Key;
+use crate::checksum::{Checksummed, layout_of};
 use crate::clock::Now;
-use crate::state::{Checked, layout_of};
 
 /// What the table keeps of every flow. Present bits tell a value from its absence.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -103,7 +103,7 @@ pub(crate) fn present_bits() -> [u8; 6] {
     [ConntrackId, Timeout, Use, State, OriginalCounters, ReplyCounters].map(|bit| bit as u8)
 }
 
-impl Checked for Record {
+impl Checksummed for Record {
     const CHECK: usize = std::mem::offset_of!(Self, check);
 }
 

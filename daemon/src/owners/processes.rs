@@ -14,8 +14,9 @@ use hashbrown::HashTable;
 use std::hash::BuildHasher;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::checksum::{Checksummed, layout_of};
 use crate::flow::{OwnerNumber, ProcessNumber};
-use crate::state::{Checked, MAXIMUM_PROCESSES, State, layout_of};
+use crate::state::{MAXIMUM_PROCESSES, State};
 
 /// So many places are taken before unused ones are looked for.
 const ENOUGH: usize = 4096;
@@ -57,7 +58,7 @@ pub(crate) fn layouts() -> [String; 2] {
     [ProcessEntry::layout(), Identity::layout()]
 }
 
-impl Checked for ProcessEntry {
+impl Checksummed for ProcessEntry {
     const CHECK: usize = std::mem::offset_of!(Self, check);
 }
 

@@ -9,8 +9,8 @@ use foldhash::fast::RandomState;
 
 use super::claims::{Candidates, Claim, Claims, Window};
 use super::{TCP, UDP, unspecified};
+use crate::counters::Counters;
 use crate::flow::{Key, OwnerNumber};
-use crate::state::Counters;
 
 /// At most this many directions are kept.
 const MAXIMUM: usize = 1 << 17;

@@ -2,33 +2,10 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::flow::{Extra, Owners, ProcessNumber, Record};
+use crate::checksum::{Checksummed, layout_of};
+use crate::counters::Counters;
+use crate::flow::{ClosedFlow, ClosedLimits, Extra, Owners, ProcessNumber, Record};
 use crate::owners::ProcessEntry;
-use crate::table::ClosedFlow;
-
-/// A function for tests that shows name, offset and size of every field of a stored type. One that is left out does not
-/// compile.
-macro_rules! layout_of {
-    ($type:ident { $($field:tt),* $(,)? }) => {
-        #[cfg(test)]
-        impl $type {
-            pub(crate) fn layout() -> String {
-                use std::fmt::Write;
-                fn size_of_field<T, F>(_: fn(&T) -> &F) -> usize {
-                    size_of::<F>()
-                }
-                let _ = |$type { $($field: _),* }: $type| ();
-                let mut text = format!("{} {}:", stringify!($type), size_of::<$type>());
-                $(
-                    let (at, size) = (std::mem::offset_of!($type, $field), size_of_field(|value: &$type| &value.$field));
-                    let _ = write!(text, " {} {at}+{size}", stringify!($field));
-                )*
-                text
-            }
-        }
-    };
-}
-pub(crate) use layout_of;
 
 /// Grows with every change of the layout, of the types in it, or of the checksum.
 pub(super) const VERSION: u32 = 3;
@@ -68,6 +45,7 @@ pub(super) const TOTAL: usize = PROCESSES + PROCESSES_COUNT * size_of::<ProcessE
 
 const _: () = assert!(size_of::<Header>() <= UNDO - HEADER);
 const _: () = assert!(NAMES + NAMES_COUNT * size_of::<NameEntry>() <= RECORDS);
+const _: () = assert!(ClosedLimits::MAXIMUM_CAPACITY as usize <= CLOSED_COUNT);
 const _: () = assert!(TOTAL.is_multiple_of(PAGE));
 const _: () = assert!(PROCESSES_COUNT <= ProcessNumber::PLACES);
 
@@ -111,30 +89,6 @@ pub(crate) struct Header {
     pub(crate) resync: u32,
 }
 
-/// What goes on counting over a restart, as GetStatistics names it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub(crate) struct Counters {
-    pub(crate) events_new: u64,
-    pub(crate) events_update: u64,
-    pub(crate) events_destroy: u64,
-    pub(crate) events_lost: u64,
-    pub(crate) events_invalid: u64,
-    pub(crate) events_foreign: u64,
-    pub(crate) events_repeated: u64,
-    pub(crate) unknown_attributes: u64,
-    pub(crate) resyncs: u64,
-    pub(crate) sweeps: u64,
-    pub(crate) dumps: u64,
-    pub(crate) closed_evicted: u64,
-    pub(crate) names_refused: u64,
-    pub(crate) flows_refused: u64,
-    pub(crate) owners_unmatched_flows: u64,
-    pub(crate) owners_unmatched_sockets: u64,
-    pub(crate) owners_expired: u64,
-    pub(crate) owners_refused: u64,
-}
-
 layout_of!(Header {
     magic,
     version,
@@ -161,35 +115,8 @@ layout_of!(Header {
     drops,
     resync,
 });
-layout_of!(Counters {
-    events_new,
-    events_update,
-    events_destroy,
-    events_lost,
-    events_invalid,
-    events_foreign,
-    events_repeated,
-    unknown_attributes,
-    resyncs,
-    sweeps,
-    dumps,
-    closed_evicted,
-    names_refused,
-    flows_refused,
-    owners_unmatched_flows,
-    owners_unmatched_sockets,
-    owners_expired,
-    owners_refused,
-});
 layout_of!(OwnersEntry { owners, check, padding });
 layout_of!(NameEntry { check, length, bytes });
-
-impl Counters {
-    /// Events that change how many flows there are.
-    pub(crate) fn births_and_ends(&self) -> u64 {
-        self.events_new + self.events_destroy
-    }
-}
 
 /// The owners of a flow.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -229,56 +156,14 @@ impl NameEntry {
     }
 }
 
-/// A value that carries a checksum of itself.
-pub(crate) trait Checked: FromBytes + IntoBytes + Immutable + KnownLayout + Copy {
-    /// Where its checksum, a `u32`, stands in it.
-    const CHECK: usize;
-
-    /// Gives the bytes of one its checksum.
-    fn seal(bytes: &mut [u8]) {
-        let check = checksum::<Self>(bytes);
-        bytes[Self::CHECK..Self::CHECK + size_of::<u32>()].copy_from_slice(&check.to_ne_bytes());
-    }
-
-    /// True when the checksum is right.
-    fn is_sound(&self) -> bool {
-        let bytes = self.as_bytes();
-        bytes[Self::CHECK..Self::CHECK + size_of::<u32>()] == checksum::<Self>(bytes).to_ne_bytes()
-    }
-}
-
-impl Checked for Header {
+impl Checksummed for Header {
     const CHECK: usize = std::mem::offset_of!(Self, check);
 }
 
-impl Checked for OwnersEntry {
+impl Checksummed for OwnersEntry {
     const CHECK: usize = std::mem::offset_of!(Self, check);
 }
 
-impl Checked for NameEntry {
+impl Checksummed for NameEntry {
     const CHECK: usize = std::mem::offset_of!(Self, check);
-}
-
-/// Of all bytes but the checksum's own. Fast, and enough against what is not malice: nobody else can write the memfd.
-fn checksum<T: Checked>(bytes: &[u8]) -> u32 {
-    use std::hash::{BuildHasher, Hasher};
-    let mut hasher = foldhash::fast::FixedState::with_seed(0x666c_6f77).build_hasher();
-    hasher.write(&bytes[..T::CHECK]);
-    hasher.write(&bytes[T::CHECK + size_of::<u32>()..]);
-    let hash = hasher.finish();
-    // Never 0, so that a zeroed value is not sound.
-    u32::try_from((hash ^ hash >> 32) & 0xffff_ffff).unwrap_or(0) | 1
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_checksum_is_the_one_of_this_version() {
-        // When this fails the function has changed: VERSION has to grow with it.
-        assert_eq!(checksum::<NameEntry>(NameEntry::new(b"the state of a flow table").as_bytes()), PINNED);
-    }
-
-    const PINNED: u32 = 1_943_567_057;
 }

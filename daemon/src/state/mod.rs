@@ -25,22 +25,20 @@ use rustix::fs::{
 use rustix::io::Errno;
 use zerocopy::{FromBytes, FromZeros, Immutable, KnownLayout};
 
-use crate::flow::{Extra, Owners, Record};
+use crate::checksum::Checksummed;
+use crate::flow::{ClosedFlow, Extra, Owners, Record};
 use crate::owners::ProcessEntry;
-use crate::table::ClosedFlow;
 pub(crate) use inbox::Inbox;
-pub(crate) use layout::{BATCH, Checked, Counters, Header, NameEntry, layout_of};
+pub(crate) use layout::{BATCH, Header, NameEntry};
 use layout::{
-    CLOSED, CLOSED_BYTES, CLOSED_COUNT, CLOSED_SPARE, EXTRAS, HEADER, MAGIC, NAMES, OWNERS, OwnersEntry,
-    PROCESSES, RECORDS, RECORDS_COUNT, TOTAL, UNDO, UNDO_END, VERSION,
+    CLOSED, CLOSED_BYTES, CLOSED_SPARE, EXTRAS, HEADER, MAGIC, NAMES, OWNERS, OwnersEntry, PROCESSES,
+    RECORDS, RECORDS_COUNT, TOTAL, UNDO, UNDO_END, VERSION,
 };
 use mapping::Mapping;
 pub(crate) use recovery::Refused;
 
 /// The most active flows that there is room for.
 pub(crate) const MAXIMUM_FLOWS: usize = RECORDS_COUNT;
-/// The largest capacity of the closed flows.
-pub(crate) const MAXIMUM_CLOSED: usize = CLOSED_COUNT;
 /// The most strings.
 pub(crate) const MAXIMUM_NAMES: usize = layout::NAMES_COUNT;
 /// The most processes.
@@ -224,15 +222,15 @@ impl State {
     }
 
     /// Writes a value, its place's old bytes first into the undo log.
-    fn write<T: Checked>(&mut self, offset: usize, value: &T) {
+    fn write<T: Checksummed>(&mut self, offset: usize, value: &T) {
         self.save(offset, size_of::<T>());
         self.put(offset, value);
     }
 
-    fn put<T: Checked>(&mut self, offset: usize, value: &T) {
+    fn put<T: Checksummed>(&mut self, offset: usize, value: &T) {
         let place = &mut self.map[offset..offset + size_of::<T>()];
         place.copy_from_slice(value.as_bytes());
-        T::seal(place);
+        T::write_checksum(place);
     }
 
     fn put_number(&mut self, offset: usize, number: u64) {

@@ -16,9 +16,9 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::layout::*;
 use super::*;
 use crate::clock::Now;
-use crate::flow::{Key, OwnerNumber, ProcessNumber, Silence, inverted};
-use crate::published::ResyncReason;
-use crate::table::{ClosedLimits, Table};
+use crate::counters::{Counters, ResyncReason};
+use crate::flow::{ClosedLimits, Key, OwnerNumber, ProcessNumber, Silence, inverted};
+use crate::table::Table;
 
 /// What lies where, and in each type.
 fn layouts() -> String {
@@ -33,7 +33,6 @@ fn layouts() -> String {
         Counters::layout(),
         OwnersEntry::layout(),
         NameEntry::layout(),
-        ClosedFlow::layout(),
     ];
     lines.extend(crate::flow::layouts());
     lines.extend(crate::owners::layouts());
@@ -216,7 +215,7 @@ fn a_state_of_an_older_layout_is_refused() {
     let mut header = Header::read_from_bytes(&map[HEADER..HEADER + size_of::<Header>()]).unwrap();
     header.version = VERSION - 1;
     let mut bytes = header.as_bytes().to_vec();
-    Header::seal(&mut bytes);
+    Header::write_checksum(&mut bytes);
     rustix::io::pwrite(&memfd, &bytes, HEADER as u64).unwrap();
     drop(map);
     let (state, refused) = State::open(memfd).unwrap();

@@ -3,10 +3,11 @@
 use std::os::fd::OwnedFd;
 
 use super::layout::{
-    CLOSED_COUNT, Checked, HEADER, Header, MAGIC, NAMES_COUNT, PROCESSES_COUNT, RECORDS_COUNT, TOTAL, UNDO,
-    UNDO_END, VERSION,
+    CLOSED_COUNT, HEADER, Header, MAGIC, NAMES_COUNT, PROCESSES_COUNT, RECORDS_COUNT, TOTAL, UNDO, UNDO_END,
+    VERSION,
 };
 use super::{State, new_memfd, seal};
+use crate::checksum::Checksummed;
 use crate::flow::NO_EXTRA;
 use rustix::fs::fstat;
 use rustix::io::Errno;
@@ -67,7 +68,7 @@ impl State {
         if header.version != VERSION {
             return Err(Refused::Version { found: header.version });
         }
-        if !header.is_sound() {
+        if !header.checksum_holds() {
             return Err(Refused::Checksum { what: "the header" });
         }
         state.header = header;
@@ -135,16 +136,16 @@ impl State {
             if record.id == 0 {
                 continue;
             }
-            if !record.is_sound() {
+            if !record.checksum_holds() {
                 return Err(Refused::Checksum { what: "a flow" });
             }
             if record.extra != NO_EXTRA && record.extra >= header.extras {
                 return Err(Refused::Range { what: "the extra part of a flow" });
             }
-            if record.extra != NO_EXTRA && !self.extra(record.extra).is_sound() {
+            if record.extra != NO_EXTRA && !self.extra(record.extra).checksum_holds() {
                 return Err(Refused::Checksum { what: "the extra part of a flow" });
             }
-            if record.is_owned() && !self.owners_entry(slot).is_sound() {
+            if record.is_owned() && !self.owners_entry(slot).checksum_holds() {
                 return Err(Refused::Checksum { what: "the owners of a flow" });
             }
             active += 1;
@@ -153,13 +154,13 @@ impl State {
             return Err(Refused::Range { what: "the number of flows" });
         }
         let oldest = header.closed_total - u64::from(header.closed_count);
-        if !(oldest..header.closed_total).all(|number| self.closed(number).is_sound()) {
+        if !(oldest..header.closed_total).all(|number| self.closed(number).checksum_holds()) {
             return Err(Refused::Checksum { what: "a closed flow" });
         }
-        if !(0..header.names as usize).all(|index| self.name(index).is_sound()) {
+        if !(0..header.names as usize).all(|index| self.name(index).checksum_holds()) {
             return Err(Refused::Checksum { what: "a name" });
         }
-        if !(0..header.processes).all(|place| self.process(place).is_sound()) {
+        if !(0..header.processes).all(|place| self.process(place).checksum_holds()) {
             return Err(Refused::Checksum { what: "a process" });
         }
         Ok(())

@@ -3,7 +3,7 @@
 use flowbus_interfaces::{Connection, FieldSet, Flow, SourceNames, event_name, write_json};
 use serde::Serialize;
 
-use crate::event::ExpectationEvent;
+use crate::expectation::ExpectationEvent;
 use crate::published::Resync;
 
 /// Lines that are written with one system call.

@@ -14,8 +14,9 @@ use tokio::sync::watch;
 
 use super::join::Join;
 use super::line::{Line, Lines};
+use crate::change::Change;
 use crate::dictionary::{FlowNames, Item};
-use crate::event::{Change, ExpectationEvent};
+use crate::expectation::ExpectationEvent;
 use crate::handle::{AskError, Candidates, Handle};
 use crate::published::Resync;
 

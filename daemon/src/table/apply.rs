@@ -7,8 +7,8 @@ use ctnetlink::{EventKind, Flow, Status};
 use flowbus_interfaces::{EndReason, TimeSource};
 
 use super::Table;
+use crate::change::Change;
 use crate::clock::Now;
-use crate::event::Change;
 use crate::flow::{Key, NO_EXTRA, Owners, Record, Silence, Snapshot, Start, inverted};
 use crate::owners::TCP;
 

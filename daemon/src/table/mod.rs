@@ -21,11 +21,12 @@ use flowbus_interfaces::{EndReason, TimeSource};
 use foldhash::fast::RandomState;
 
 pub(crate) use apply::Outcome;
-pub(crate) use closed::{ClosedFlow, ClosedLimits};
 
+use crate::change::Change;
 use crate::clock::{Now, monotonic_nsec};
-use crate::event::Change;
-use crate::flow::{Before, End, Extra, Key, NO_EXTRA, Owners, Record, Silence, Snapshot, Start, inverted};
+use crate::flow::{
+    Before, ClosedLimits, End, Extra, Key, NO_EXTRA, Owners, Record, Silence, Snapshot, Start, inverted,
+};
 use crate::names::{NameStrings, Names};
 use crate::owners::{Attribution, ProcessTexts, Processes};
 use crate::state::{Header, MAXIMUM_FLOWS, State};

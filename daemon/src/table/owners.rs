@@ -18,8 +18,8 @@ use hashbrown::HashTable;
 
 use super::Table;
 use super::ports::PortSet;
+use crate::change::Change;
 use crate::clock::Now;
-use crate::event::Change;
 use crate::flow::{Key, OwnerNumber, Owners, ProcessNumber, Snapshot, inverted};
 use crate::owners::{Attribution, Current, ProcessText, Role, Touched, UDP};
 

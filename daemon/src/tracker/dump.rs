@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 use ctnetlink::{DecodeError, Message, NLM_F_DUMP_INTR, Received, Socket, SocketError, dump_request};
 
 use super::flow_of;
+use crate::change::Change;
 use crate::clock::Now;
-use crate::event::Change;
 use crate::requests::DumpRequest;
 use crate::state::BATCH;
 use crate::table::{Merged, Table};

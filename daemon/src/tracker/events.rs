@@ -4,10 +4,11 @@ use ctnetlink::{DecodeError, EventKind, Message, Received};
 use flowbus_logging::message_id;
 
 use super::{Tracker, TrackerError, flow_of};
+use crate::change::Change;
 use crate::clock::{Now, monotonic_nsec};
-use crate::event::{Change, ExpectationEvent};
+use crate::counters::ResyncReason;
+use crate::expectation::ExpectationEvent;
 use crate::handle::Publisher;
-use crate::published::ResyncReason;
 use crate::state::BATCH;
 use crate::table::{Outcome, Table};
 

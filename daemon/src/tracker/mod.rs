@@ -24,12 +24,15 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
+use crate::change::Change;
 use crate::clock::Now;
-use crate::event::{Change, ConnectionEvent};
+use crate::connection::ConnectionEvent;
+use crate::counters::ResyncReason;
+use crate::flow::ClosedLimits;
 use crate::handle::{COMMANDS, Command, Handle, Look, Publisher};
-use crate::published::{Life, Resync, ResyncReason, State, Summary, Tier};
+use crate::published::{Life, Resync, State, Summary, Tier};
 use crate::state::{Inbox, Refused};
-use crate::table::{ClosedLimits, Merged, Table};
+use crate::table::{Merged, Table};
 use dump::DumpReader;
 pub(crate) use dump::Requester;
 use events::Reading;

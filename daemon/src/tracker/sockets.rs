@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use flowbus_attribution::{Counters, Event, Kind, Message, Programs, Ring, Snapshot};
 
 use crate::clock::{Now, monotonic_nsec};
-use crate::event::ConnectionEvent;
+use crate::connection::ConnectionEvent;
 use crate::owners::{Attribution, Probe, TCP, direction};
 use crate::table::Table;
 

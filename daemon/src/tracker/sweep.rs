@@ -138,8 +138,8 @@ impl Sweeps {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::ClosedLimits;
     use crate::state::State;
-    use crate::table::ClosedLimits;
 
     const INTERVAL: Duration = Duration::from_secs(300);
 

@@ -6,9 +6,10 @@ use std::time::Duration;
 use ctnetlink::{EventKind, Flow, Layer4, Status, Tuple};
 use flowbus_attribution::{Confidence, Event, Kind, Process};
 
-use super::super::{ClosedLimits, Table};
+use super::super::Table;
+use crate::change::Change;
 use crate::clock::Now;
-use crate::event::Change;
+use crate::flow::ClosedLimits;
 use crate::flow::{OwnerNumber, Snapshot, inverted};
 use crate::owners::{Attribution, Sockets};
 use crate::state::State;

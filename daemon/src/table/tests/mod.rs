@@ -9,9 +9,10 @@ use std::time::Duration;
 use ctnetlink::{Counters, EventKind, Flow, Layer4, Status, Tuple};
 use flowbus_interfaces::{EndReason, TimeSource};
 
-use super::{ClosedLimits, Merged, Outcome, Table};
+use super::{Merged, Outcome, Table};
+use crate::change::Change;
 use crate::clock::Now;
-use crate::event::Change;
+use crate::flow::ClosedLimits;
 use crate::flow::{Snapshot, inverted};
 use crate::state::State;
 
