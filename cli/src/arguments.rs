@@ -121,7 +121,8 @@ pub(crate) enum Command {
     },
     /// Print a text for a feedback report: addresses and the like are hidden
     ///
-    /// The exit status is 0 also where flowbusd cannot be asked: the text says so.
+    /// It exits with 0 and prints a text within 10 s, even where flowbusd is stopped or cannot be asked: the text then says
+    /// why.
     Report(Report),
     /// Show what a connection mark means
     DecodeMark {
@@ -217,11 +218,19 @@ pub(crate) struct Report {
     /// Hide nothing; root alone may ask for that
     #[arg(long)]
     no_redact: bool,
+    /// List no flows: totals alone
+    #[arg(long)]
+    totals: bool,
 }
 
 impl Report {
     pub(crate) const fn options(self) -> ReportOptions {
-        ReportOptions { max_bytes: self.max_bytes, redact: !self.no_redact, processes: self.processes }
+        ReportOptions {
+            max_bytes: self.max_bytes,
+            redact: !self.no_redact,
+            processes: self.processes,
+            flows: !self.totals,
+        }
     }
 }
 

@@ -11,8 +11,8 @@ use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::output::stdout;
 
-/// A collector gives up on what takes much longer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A collector waits for 10 s; what is left of them is for the start and the text without a daemon.
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// Prints the daemon's report, or why there is none.
 pub(crate) async fn report(
@@ -35,7 +35,7 @@ async fn ask(
 ) -> Result<String, Error> {
     let daemon = daemon.await?;
     // No option that the daemon would take without being told.
-    let ReportOptions { max_bytes, redact, processes } = options;
+    let ReportOptions { max_bytes, redact, processes, flows } = options;
     let mut map = QueryMap::new();
     if max_bytes != ReportOptions::MOST {
         map.insert("max_bytes", u64::try_from(max_bytes).unwrap_or(u64::MAX).into());
@@ -45,6 +45,9 @@ async fn ask(
     }
     if processes {
         map.insert("processes", true.into());
+    }
+    if !flows {
+        map.insert("flows", false.into());
     }
     daemon.monitor.get_report(&map).await.map_err(|error| daemon.refused(error))
 }
@@ -66,7 +69,10 @@ fn reason(error: &Error) -> String {
 
 /// What there is to say without a daemon.
 fn without_daemon(reason: &str) -> String {
-    let mut text = format!("flowbus report\nflowbusd cannot be asked: {reason}\n\nKernel:\n");
+    let mut text = format!(
+        "flowbus report\ntime: {:.0}\nflowbusd cannot be asked: {reason}\n\nKernel:\n",
+        jiff::Timestamp::now()
+    );
     for name in ["nf_conntrack_acct", "nf_conntrack_timestamp", "nf_conntrack_count", "nf_conntrack_max"] {
         let value = std::fs::read_to_string(format!("/proc/sys/net/netfilter/{name}"));
         let value = value.as_deref().map_or("unknown", str::trim);
@@ -92,7 +98,8 @@ mod tests {
         let bus = &"unix:path=/nonexistent/198.18.7.11".parse().unwrap();
         let error = ask(Daemon::connect(bus), ReportOptions::default()).await.unwrap_err();
         let text = without_daemon(&reason(&error));
-        assert!(text.starts_with("flowbus report\nflowbusd cannot be asked: there is no bus"), "{text}");
+        assert!(text.contains("Z\nflowbusd cannot be asked: there is no bus"), "{text}");
+        assert!(text.starts_with("flowbus report\ntime: 20"), "{text}");
         assert!(text.contains("nf_conntrack_max: ") && !text.contains("198.18"), "{text}");
         assert!(text.lines().last().unwrap().starts_with("Summary: flowctl "), "{text}");
         report(Daemon::connect(bus), ReportOptions::default()).await.unwrap();

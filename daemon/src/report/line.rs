@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ctnetlink::{Counters, Family, Layer4, Status, Tuple};
 use flowbus_interfaces::{EndReason, Flow, Mark, SourceNames, Time, TimeSource, protocol_name};
 
-use super::redact::{ProcessName, Redactor, Span};
+use super::redact::{Name, Redactor, Span};
 
 /// Hardly a line is shorter. Where many are, a report keeps fewer flows than would fit, and says so.
 pub(super) const SHORT: usize = 60;
@@ -25,6 +25,7 @@ pub(super) struct Line {
     end: Option<Time>,
     duration_usec: Option<u64>,
     end_reason: Option<EndReason>,
+    interface: Option<Box<str>>,
     process: Option<Box<str>>,
 }
 
@@ -42,6 +43,7 @@ impl Line {
             end: flow.end,
             duration_usec: flow.duration_usec,
             end_reason: flow.end_reason,
+            interface: flow.interface.map(Box::from),
             process: owner.and_then(|owner| owner.comm).map(Box::from),
         }
     }
@@ -69,6 +71,9 @@ impl Line {
         }
         let _ = write!(out, " {}", names.name(self.source));
         self.write_ends(&mut out, redactor);
+        if let Some(interface) = &self.interface {
+            let _ = write!(out, " via {}", Name(interface));
+        }
         if let [Some(original), Some(reply)] = self.counters {
             out.push_str(", bytes ");
             redactor.bytes(&mut out, original.bytes);
@@ -76,7 +81,7 @@ impl Line {
             redactor.bytes(&mut out, reply.bytes);
         }
         if let Some(process) = &self.process {
-            let _ = write!(out, ", process {}", ProcessName(process));
+            let _ = write!(out, ", process {}", Name(process));
         }
         out.push('\n');
         out

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 
 use flowbus_interfaces::{Flow, KernelState, ReportOptions, SourceNames};
+use jiff::Timestamp;
 
 use line::Line;
 use redact::{EPHEMERAL, Redactor, Span};
@@ -71,6 +72,9 @@ impl Report {
     pub(crate) fn add_active(&mut self, flow: &Flow<'_>) {
         self.totals.add(flow);
         self.active.seen += 1;
+        if self.most_lines() == 0 {
+            return;
+        }
         if self.active.lines.len() == self.most_lines() {
             self.active.lines.pop_back();
         }
@@ -88,7 +92,7 @@ impl Report {
 
     /// Hardly more lines than that fit.
     fn most_lines(&self) -> usize {
-        self.options.max_bytes / line::SHORT
+        if self.options.flows { self.options.max_bytes / line::SHORT } else { 0 }
     }
 
     /// The text, of at most `max_bytes`.
@@ -121,12 +125,13 @@ impl Report {
     fn head(&self, state: &DaemonState, names: &SourceNames) -> String {
         let DaemonState { kernel, .. } = state;
         let mut out = String::from("flowbus report\n");
+        let _ = writeln!(out, "time: {}", utc(self.now_usec));
         if self.options.redact {
-            let (low, high) = (EPHEMERAL.start(), EPHEMERAL.end());
             let _ = writeln!(
                 out,
-                "Redacted: a token stands for the same address all through this report, EPH for a port from {low} to \
-                 {high}; byte counts have two digits, times are relative."
+                "Redacted: a token stands for the same address throughout this report, EPH for a port from {} up; byte \
+                 counts have two digits.",
+                EPHEMERAL.start
             );
         } else {
             out.push_str("NOT redacted: addresses and ports are real.\n");
@@ -157,20 +162,25 @@ impl Report {
             number(kernel.early_drop),
             number(kernel.insert_failed),
         );
-        self.totals.write(&mut out, names);
+        self.totals.write(&mut out, names, self.options.max_bytes);
         out
     }
 
     /// What stands around the flows: both titles and the summary. `left_out` counts active and closed flows.
     fn frame(&self, state: &DaemonState, left_out: [usize; 2]) -> [String; 3] {
         let title = |what: &str, left_out: usize| match left_out {
+            _ if !self.options.flows => String::new(),
             0 => format!("\n{what} flows, latest last:\n"),
             count => format!("\n{what} flows, latest last; {count} earlier ones are left out:\n"),
         };
         let [active, closed] = left_out;
+        let flows = match self.options.flows {
+            true => format!(", of which {active} and {closed} are left out above"),
+            false => ", which were not asked for".to_owned(),
+        };
         let summary = format!(
             "\nSummary: flowbusd {} up {}, {}synchronized, {} events lost, {} resyncs, kernel table {}; {} active and {} \
-             closed flows, of which {active} and {closed} are left out above.\n",
+             closed flows{flows}.\n",
             state.version,
             Span(state.uptime_usec),
             if state.synchronized { "" } else { "NOT " },
@@ -208,6 +218,12 @@ impl Writer<'_> {
         }
         room
     }
+}
+
+/// A time of the day in UTC, by which a report and the logs beside it are compared: its other times are relative to it.
+fn utc(usec: u64) -> String {
+    let time = i64::try_from(usec / 1_000_000).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+    time.map_or_else(|| "unknown".to_owned(), |time| time.to_string())
 }
 
 /// Count, maximum and how full that is.

@@ -1,5 +1,7 @@
-//! Addresses, ports and counts as a report shows them. The tokens are those of Chrome's redaction tool
-//! (components/feedback/redaction_tool), so that a report reads like the logs beside it.
+//! Addresses, ports and counts as a report shows them.
+//!
+//! Tokens have the shape of those of Chrome's redaction tool (components/feedback/redaction_tool), but name kinds of
+//! addresses in words: that tool reads the report afterwards, and would take a range such as `10.0.0.0/8` for an address.
 
 use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,8 +17,9 @@ pub(super) struct Redactor {
     counts: [u32; 2],
 }
 
-/// Ports that Linux gives to whoever does not ask for one (net.ipv4.ip_local_port_range).
-pub(super) const EPHEMERAL: std::ops::RangeInclusive<u16> = 32768..=60999;
+/// Ports that a system chooses for a client. Linux stops at 60999 (net.ipv4.ip_local_port_range), but guests and NAT
+/// choose up to the end.
+pub(super) const EPHEMERAL: std::ops::RangeFrom<u16> = 32768..;
 
 impl Redactor {
     pub(super) fn new(on: bool) -> Self {
@@ -31,7 +34,13 @@ impl Redactor {
             (false, address, Some(port)) => write!(out, "{address}:{port}"),
             (false, address, None) => write!(out, "{address}"),
             (true, ..) => {
-                self.token(out, inner(address));
+                match inner(address) {
+                    // Without brackets a redaction tool reads the port as another group.
+                    address @ IpAddr::V6(v6) if is_kept(address) && port.is_some() => {
+                        let _ = write!(out, "[{v6}]");
+                    }
+                    address => self.token(out, address),
+                }
                 match port {
                     None => Ok(()),
                     Some(port) if EPHEMERAL.contains(&port) => write!(out, ":EPH"),
@@ -46,15 +55,15 @@ impl Redactor {
             let _ = write!(out, "{address}");
             return;
         }
-        let (range, count) = match address {
-            IpAddr::V4(v4) => (v4_range(v4), &mut self.counts[0]),
-            IpAddr::V6(v6) => (v6_range(v6), &mut self.counts[1]),
+        let (kind, count) = match address {
+            IpAddr::V4(v4) => (v4_kind(v4), &mut self.counts[0]),
+            IpAddr::V6(v6) => (v6_kind(v6), &mut self.counts[1]),
         };
         let number = *self.numbers.entry(address).or_insert_with(|| {
             *count += 1;
             *count
         });
-        let _ = write!(out, "({range}: {number})");
+        let _ = write!(out, "({kind}: {number})");
     }
 
     /// Writes a number of bytes.
@@ -75,8 +84,8 @@ fn inner(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Addresses that tell nothing of the user: public resolvers, ChromeOS's own network between its parts, no address
-/// and everyone's.
+/// Addresses that say nothing about the user, and that Chrome keeps: public resolvers, ChromeOS's own network between
+/// its parts, the unspecified and the broadcast address, loopback, all nodes and all routers of IPv6.
 fn is_kept(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => matches!(
@@ -88,30 +97,33 @@ fn is_kept(address: IpAddr) -> bool {
                 | [0, 0, 0, 0]
                 | [255, 255, 255, 255]
         ),
-        IpAddr::V6(v6) => v6.is_unspecified(),
+        IpAddr::V6(v6) => {
+            matches!(
+                v6.segments(),
+                [0 | 0xff01 | 0xff02, 0, 0, 0, 0, 0, 0, 1] | [0xff01 | 0xff02, 0, 0, 0, 0, 0, 0, 2]
+            ) || v6.is_unspecified()
+        }
     }
 }
 
-fn v4_range(address: Ipv4Addr) -> &'static str {
+fn v4_kind(address: Ipv4Addr) -> &'static str {
     match address.octets() {
-        [10, ..] => "10.0.0.0/8",
-        [172, 16..=31, ..] => "172.16.0.0/12",
-        [192, 168, ..] => "192.168.0.0/16",
-        [127, ..] => "127.0.0.0/8",
-        [169, 254, ..] => "169.254.0.0/16",
-        [224..=239, ..] => "224.0.0.0/4",
-        [0, ..] => "0.0.0.0/8",
+        [10, ..] => "IPv4 private 10",
+        [172, 16..=31, ..] => "IPv4 private 172",
+        [192, 168, ..] => "IPv4 private 192",
+        [127, ..] => "IPv4 loopback",
+        [169, 254, ..] => "IPv4 link-local",
+        [224..=239, ..] => "IPv4 multicast",
+        [0, ..] => "IPv4 this network",
         _ => "IPv4",
     }
 }
 
-fn v6_range(address: Ipv6Addr) -> &'static str {
+fn v6_kind(address: Ipv6Addr) -> &'static str {
     match address.segments() {
-        // Loopback, as Chrome's table has it.
-        [0, 0, 0, 0, 0, 0, 0, _] => "::/112",
-        [0xfe80..=0xfebf, ..] => "fe80::/10",
-        [0xfc00..=0xfdff, ..] => "fc00::/7",
-        [0xff00..=0xffff, ..] => "ff00::/8",
+        [0xfe80..=0xfebf, ..] => "IPv6 link-local",
+        [0xfc00..=0xfdff, ..] => "IPv6 unique local",
+        [0xff00..=0xffff, ..] => "IPv6 multicast",
         _ => "IPv6",
     }
 }
@@ -156,10 +168,11 @@ impl fmt::Display for Span {
     }
 }
 
-/// The name of a process, which chooses it itself: what could form an address or break the line is shown as `?`.
-pub(super) struct ProcessName<'a>(pub(super) &'a str);
+/// The name of a process or an interface, which others choose: what could form an address or break the line is shown as
+/// `?`.
+pub(super) struct Name<'a>(pub(super) &'a str);
 
-impl fmt::Display for ProcessName<'_> {
+impl fmt::Display for Name<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let dots = self.0.matches('.').count();
         self.0.chars().try_for_each(|c| match c {
@@ -185,37 +198,51 @@ mod tests {
     fn each_address_has_one_token() {
         let mut redactor = Redactor::new(true);
         for (address, expected) in [
-            ("10.1.2.3", "(10.0.0.0/8: 1)"),
-            ("172.16.0.1", "(172.16.0.0/12: 2)"),
-            ("172.31.255.255", "(172.16.0.0/12: 3)"),
+            ("10.1.2.3", "(IPv4 private 10: 1)"),
+            ("172.16.0.1", "(IPv4 private 172: 2)"),
+            ("172.31.255.255", "(IPv4 private 172: 3)"),
             ("172.32.0.1", "(IPv4: 4)"),
-            ("192.168.1.1", "(192.168.0.0/16: 5)"),
-            ("127.0.0.1", "(127.0.0.0/8: 6)"),
-            ("169.254.1.1", "(169.254.0.0/16: 7)"),
-            ("224.0.0.251", "(224.0.0.0/4: 8)"),
-            ("239.255.255.255", "(224.0.0.0/4: 9)"),
+            ("192.168.1.1", "(IPv4 private 192: 5)"),
+            ("127.0.0.1", "(IPv4 loopback: 6)"),
+            ("169.254.1.1", "(IPv4 link-local: 7)"),
+            ("224.0.0.251", "(IPv4 multicast: 8)"),
+            ("239.255.255.255", "(IPv4 multicast: 9)"),
             ("240.0.0.1", "(IPv4: 10)"),
-            ("0.0.0.1", "(0.0.0.0/8: 11)"),
+            ("0.0.0.1", "(IPv4 this network: 11)"),
             ("198.18.0.1", "(IPv4: 12)"),
-            ("10.1.2.3", "(10.0.0.0/8: 1)"),
-            ("::ffff:10.1.2.3", "(10.0.0.0/8: 1)"),
+            ("10.1.2.3", "(IPv4 private 10: 1)"),
+            ("::ffff:10.1.2.3", "(IPv4 private 10: 1)"),
             ("64:ff9b::198.18.0.1", "(IPv4: 12)"),
             ("64:ff9b:1::198.18.0.1", "(IPv6: 1)"),
-            ("::1", "(::/112: 2)"),
-            ("fe80::1", "(fe80::/10: 3)"),
-            ("febf::1", "(fe80::/10: 4)"),
-            ("fd00::1", "(fc00::/7: 5)"),
-            ("ff02::fb", "(ff00::/8: 6)"),
+            ("::2", "(IPv6: 2)"),
+            ("fe80::1", "(IPv6 link-local: 3)"),
+            ("febf::1", "(IPv6 link-local: 4)"),
+            ("fd00::1", "(IPv6 unique local: 5)"),
+            ("ff02::fb", "(IPv6 multicast: 6)"),
             ("2001:2::1", "(IPv6: 7)"),
             ("::198.18.0.1", "(IPv6: 8)"),
             ("2001:2::1", "(IPv6: 7)"),
         ] {
             assert_eq!(token(&mut redactor, address, None), expected, "{address}");
         }
-        for kept in ["8.8.8.8", "8.8.4.4", "1.1.1.1", "100.115.92.129", "0.0.0.0", "255.255.255.255", "::"] {
+        for kept in [
+            "8.8.8.8",
+            "8.8.4.4",
+            "1.1.1.1",
+            "100.115.92.129",
+            "0.0.0.0",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "ff01::1",
+            "ff01::2",
+            "ff02::1",
+            "ff02::2",
+        ] {
             assert_eq!(token(&mut redactor, kept, None), kept);
         }
         assert_eq!(token(&mut redactor, "::ffff:8.8.8.8", Some(53)), "8.8.8.8:53");
+        assert_eq!(token(&mut redactor, "ff02::1", Some(40000)), "[ff02::1]:EPH");
         assert_eq!(token(&mut redactor, "100.115.93.1", None), "(IPv4: 13)");
     }
 
@@ -223,7 +250,7 @@ mod tests {
     fn ephemeral_ports_are_hidden() {
         let mut redactor = Redactor::new(true);
         for (port, expected) in
-            [(0, "0"), (443, "443"), (32767, "32767"), (32768, "EPH"), (60999, "EPH"), (61000, "61000")]
+            [(0, "0"), (443, "443"), (32767, "32767"), (32768, "EPH"), (61000, "EPH"), (65535, "EPH")]
         {
             assert_eq!(token(&mut redactor, "2001:2::1", Some(port)), format!("(IPv6: 1):{expected}"));
         }
@@ -261,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn process_names_form_no_address() {
+    fn names_form_no_address() {
         for (name, shown) in [
             ("update_engine", "update_engine"),
             ("python3.11", "python3.11"),
@@ -269,7 +296,7 @@ mod tests {
             ("fe80::1", "fe80??1"),
             ("a b\nc/d", "a?b?c?d"),
         ] {
-            assert_eq!(ProcessName(name).to_string(), shown);
+            assert_eq!(Name(name).to_string(), shown);
         }
     }
 

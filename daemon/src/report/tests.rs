@@ -73,6 +73,7 @@ fn a_report_has_the_state_then_the_flows_then_the_summary() {
             layer4: Layer4::Ports { src: 443, dst: 1024 },
             ..first.reply
         },
+        interface: Some("tun0"),
         initiator: Some(&owner),
         ..first
     });
@@ -86,8 +87,9 @@ fn a_report_has_the_state_then_the_flows_then_the_summary() {
     report.add_closed(&Flow { end_reason: Some(EndReason::Resync), ..closed(3, "10.0.0.2", "10.0.0.3") });
     let expected = "\
 flowbus report
-Redacted: a token stands for the same address all through this report, EPH for a port from 32768 to 60999; byte \
-counts have two digits, times are relative.
+time: 2023-11-14T22:13:20Z
+Redacted: a token stands for the same address throughout this report, EPH for a port from 32768 up; byte counts have two \
+digits.
 
 Daemon:
   version: 0.1.0
@@ -107,17 +109,18 @@ Kernel:
   early drops: 2
   insert failures: unknown
 
-Flows by source, protocol and state (active, closed):
+Flows by source, interface, protocol and state (active, closed):
   source CHROME: 2, 2
+  interface tun0: 1, 0
   protocol tcp: 2, 2
   state ESTABLISHED: 1, 2
 
 Closed flows, latest last:
-ended 5s ago after 3m7s (resync): tcp ESTABLISHED CHROME (10.0.0.0/8: 1):EPH > (10.0.0.0/8: 3):443, bytes 12k/99
-ended 5s ago after 3m7s: tcp ESTABLISHED CHROME (10.0.0.0/8: 1):EPH > (IPv4: 2):443, bytes 12k/99
+ended 5s ago after 3m7s (resync): tcp ESTABLISHED CHROME (IPv4 private 10: 1):EPH > (IPv4 private 10: 3):443, bytes 12k/99
+ended 5s ago after 3m7s: tcp ESTABLISHED CHROME (IPv4 private 10: 1):EPH > (IPv4: 2):443, bytes 12k/99
 
 Active flows, latest last:
-since 3m12s: tcp ESTABLISHED CHROME (10.0.0.0/8: 1):EPH > (IPv4: 2):443 from (IPv4: 4):1024, bytes 12k/99, process curl
+since 3m12s: tcp ESTABLISHED CHROME (IPv4 private 10: 1):EPH > (IPv4: 2):443 from (IPv4: 4):1024 via tun0, bytes 12k/99, process curl
 since >1s: tcp unreplied ipv6 CHROME (IPv6: 1):EPH > 8.8.8.8:443, bytes 12k/99
 
 Summary: flowbusd 0.1.0 up 2h5m, synchronized, 3 events lost, 1 resyncs, kernel table 131072 of 262144 (50%); 2 active \
@@ -170,7 +173,7 @@ fn nothing_that_identifies_is_in_a_report() {
             sequence: Some(765_432),
             reply: Tuple { src: nat, dst: nat, zone: 54321, ..plain.reply },
             mark: 0x7a69_0100,
-            interface: Some("secret0"),
+            interface: Some("wlan0"),
             labels: Some(&[0xde, 0xad]),
             security_context: Some("secret_u"),
             initiator: Some(&owner),
@@ -185,13 +188,13 @@ fn nothing_that_identifies_is_in_a_report() {
     for address in addresses {
         let address: IpAddr = address.parse().unwrap();
         for form in forms(address).into_iter().flat_map(|form| [form.to_uppercase(), form]) {
-            // "::" and "1" are in ranges and counts: nobody's address.
+            // "1" is in counts: nobody's address. "::1" is everybody's.
             if form.len() > 3 {
                 assert!(!shown.contains(&form), "{address} as {form}:\n{text}");
             }
         }
     }
-    assert!(!shown.contains("::1"));
+    assert!(shown.contains(" [::1]:eph") && shown.contains(" via wlan0"), "{text}");
     for secret in [
         "secret",
         "987654",
@@ -256,7 +259,8 @@ fn forms(address: IpAddr) -> Vec<String> {
 fn a_report_is_cut_from_the_oldest_on_and_says_so() {
     for max_bytes in [ReportOptions::LEAST, 10_000, ReportOptions::MOST] {
         for redact in [true, false] {
-            let mut report = Report::new(ReportOptions { max_bytes, redact, processes: true }, NOW);
+            let mut report =
+                Report::new(ReportOptions { max_bytes, redact, processes: true, flows: true }, NOW);
             for id in 0..20_000_u32 {
                 let address =
                     IpAddr::from((0x2001_0002_u128 << 96 | u128::from(id)).to_be_bytes()).to_string();
@@ -264,12 +268,16 @@ fn a_report_is_cut_from_the_oldest_on_and_says_so() {
                 let start = Some(Time { usec, source: TimeSource::Event });
                 // Every kind there may be, so that the totals are as long as they get.
                 let mark = (id % 64) << 8;
-                let mut flow = Flow { mark, start, ..flow(id.into(), &address, "198.18.0.1") };
+                let interface = format!("interface-{:05}", id % 500);
+                let interface = Some(interface.as_str());
+                let mut flow = Flow { mark, start, interface, ..flow(id.into(), &address, "198.18.0.1") };
                 flow.original.protocol = (id % 256).to_le_bytes()[0];
                 report.add_active(&flow);
                 report.add_closed(&Flow { end: start, duration_usec: Some(1), ..flow });
             }
             let text = finished(&report);
+            let sources = text.lines().filter(|line| line.starts_with("  source ")).count();
+            assert!(sources == 64 || max_bytes == ReportOptions::LEAST && sources > 20, "{text}");
             assert!(text.len() <= max_bytes && text.len() > max_bytes - 500, "{} of {max_bytes}", text.len());
             let lines = |word: &str| text.lines().filter(|line| line.starts_with(word)).collect::<Vec<_>>();
             let (active, closed) = (lines("since "), lines("ended "));
@@ -308,4 +316,17 @@ fn what_one_kind_of_flow_does_not_need_is_for_the_other() {
         empty.contains("Closed flows, latest last:\n\nActive flows, latest last:\n\nSummary: "),
         "{empty}"
     );
+}
+
+#[test]
+fn totals_alone_list_no_flow_and_count_all() {
+    let mut report = Report::new(ReportOptions { flows: false, ..ReportOptions::default() }, NOW);
+    for id in 0..1000 {
+        report.add_closed(&closed(id, "198.18.0.1", "198.18.0.2"));
+        report.add_active(&flow(id, "198.18.0.1", "198.18.0.2"));
+    }
+    let text = finished(&report);
+    assert!(text.contains("\n  source CHROME: 1000, 1000\n"), "{text}");
+    assert!(!text.contains("IPv4") && !text.contains(":443") && !text.contains("latest last"), "{text}");
+    assert!(text.ends_with("1000 active and 1000 closed flows, which were not asked for.\n"), "{text}");
 }

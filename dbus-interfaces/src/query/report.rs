@@ -12,12 +12,14 @@ pub struct ReportOptions {
     pub redact: bool,
     /// Whether names of processes are shown.
     pub processes: bool,
+    /// Whether flows are listed. The totals count them in any case.
+    pub flows: bool,
 }
 
-/// As long as may be, redacted, without processes.
+/// As long as may be, redacted, with flows, without processes.
 impl Default for ReportOptions {
     fn default() -> Self {
-        Self { max_bytes: Self::MOST, redact: true, processes: false }
+        Self { max_bytes: Self::MOST, redact: true, processes: false, flows: true }
     }
 }
 
@@ -27,17 +29,18 @@ impl ReportOptions {
     /// The greatest value of `max_bytes`, which is the default.
     pub const MOST: usize = 512 * 1024;
 
-    /// Checks options: `max_bytes`, `redact` and `processes`.
+    /// Checks options: `max_bytes`, `redact`, `processes` and `flows`.
     ///
     /// # Errors
     /// For a key that is unknown or repeated, and for a value of the wrong type or range.
     pub fn parse(raw: &RawQuery) -> Result<Self, QueryError> {
         let mut options = Self::default();
-        for (key, value) in raw.pairs(&["max_bytes", "redact", "processes"], |key| key)? {
+        for (key, value) in raw.pairs(&["max_bytes", "redact", "processes", "flows"], |key| key)? {
             let flag = || one(key, "true or false", value, parse::boolean);
             match key {
                 "redact" => options.redact = flag()?,
                 "processes" => options.processes = flag()?,
+                "flows" => options.flows = flag()?,
                 _ => {
                     let takes = format!("an integer from {} to {}", Self::LEAST, Self::MOST);
                     options.max_bytes = one(key, &takes, value, parse::within(Self::LEAST..=Self::MOST))?;

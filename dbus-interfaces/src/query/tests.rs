@@ -269,14 +269,23 @@ fn a_connection_event_passes_a_filter_of_what_it_has() {
 #[test]
 fn a_report_takes_its_options() {
     let parse = |pairs: &[(&str, Variant<'_>)]| ReportOptions::parse(&on_the_wire(pairs));
-    assert_eq!(parse(&[]).unwrap(), ReportOptions { max_bytes: 524_288, redact: true, processes: false });
-    let all = parse(&[("max_bytes", 4096_u32.into()), ("redact", false.into()), ("processes", true.into())])
-        .unwrap();
-    assert_eq!(all, ReportOptions { max_bytes: 4096, redact: false, processes: true });
+    assert_eq!(parse(&[]).unwrap(), ReportOptions::default());
+    assert_eq!(
+        ReportOptions::default(),
+        ReportOptions { max_bytes: 524_288, redact: true, processes: false, flows: true }
+    );
+    let all = parse(&[
+        ("max_bytes", 4096_u32.into()),
+        ("redact", false.into()),
+        ("processes", true.into()),
+        ("flows", false.into()),
+    ])
+    .unwrap();
+    assert_eq!(all, ReportOptions { max_bytes: 4096, redact: false, processes: true, flows: false });
     for (key, value, text) in [
         ("max_bytes", Variant::from(4095_u32), "max_bytes takes an integer from 4096 to 524288, not 4095"),
         ("redact", "no".into(), "redact takes true or false, not \"no\""),
-        ("limit", 1_u8.into(), "unknown key \"limit\"; there are max_bytes, redact, processes"),
+        ("limit", 1_u8.into(), "unknown key \"limit\"; there are max_bytes, redact, processes, flows"),
     ] {
         assert_eq!(parse(&[(key, value)]).unwrap_err().to_string(), text);
     }
