@@ -40,9 +40,8 @@ async def list_active(monitor):
         query["after"] = Variant("t", page["next"])
 
 
-async def main():
-    address = sys.argv[1] if len(sys.argv) > 1 else None
-    bus = await MessageBus(bus_address=address, bus_type=BusType.SYSTEM).connect()
+async def follow(bus):
+    """Prints the table, then what changes, for ever."""
     monitor, events = await interface(bus, MONITOR), await interface(bus, EVENTS)
 
     # Subscribe before listing: what changes in between would be missed.
@@ -59,6 +58,18 @@ async def main():
         for flow in flows:
             if flow["sequence"] > included:
                 show(flow["event"], flow)
+
+
+async def main():
+    address = sys.argv[1] if len(sys.argv) > 1 else None
+    bus = await MessageBus(bus_address=address, bus_type=BusType.SYSTEM).connect()
+    following = asyncio.create_task(follow(bus))
+    # No signal comes from a bus that is gone: without this it would wait in silence.
+    gone = asyncio.ensure_future(bus.wait_for_disconnect())
+    await asyncio.wait({following, gone}, return_when=asyncio.FIRST_COMPLETED)
+    if following.done():
+        following.result()
+    sys.exit("The bus has closed the connection.")
 
 
 asyncio.run(main())

@@ -19,6 +19,9 @@ struct Run {
     temporary: Directory,
 }
 
+/// A shell as on a terminal. What starts tests in the background may ignore SIGINT, and no shell can undo that.
+const SHELL: [&str; 4] = ["--default-signal=INT,QUIT", "sh", "-c", "--"];
+
 impl Run {
     fn new() -> Self {
         Self { marker: unique("run"), temporary: Directory::new("tmp") }
@@ -34,15 +37,15 @@ impl Run {
     }
 
     fn command(&self, arguments: &str) -> Command {
-        let mut command = Command::new("sh");
-        command.args(["-c", &self.line(arguments)]);
+        let mut command = Command::new("env");
+        command.args(SHELL).arg(self.line(arguments));
         command
     }
 
     /// As [`Run::command`], with a namespace that stands in for the host: the show only knows the one it is started in.
     fn command_on(&self, host: &Namespace, arguments: &str) -> Command {
-        let mut command = host.command("sh");
-        command.args(["-c", &self.line(arguments)]);
+        let mut command = host.command("env");
+        command.args(SHELL).arg(self.line(arguments));
         command
     }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
-use flowbus_tests::process::{DEADLINE, output_of};
+use flowbus_tests::process::{DEADLINE, output_of, wait_for};
 use flowbus_tests::{Bus, Daemon, Monitor, Namespace, conntrack, inject};
 use serde_json::Value;
 
@@ -100,6 +100,17 @@ fn the_example_in_rust_follows_a_stream() {
 #[test]
 fn the_example_in_python_keeps_a_copy_of_the_table() {
     follows(&mut Command::new(example("follow.py")));
+}
+
+#[test]
+fn the_example_in_python_ends_with_the_bus() {
+    let (_namespace, mut bus, daemon) = started();
+    let mut example = Running::start(Command::new(example("follow.py")).arg(bus.address()));
+    example.take(1);
+    bus.stop();
+    let status = wait_for("its end", || example.process.try_wait().unwrap());
+    assert_eq!(status.code(), Some(1));
+    drop(daemon);
 }
 
 #[test]
