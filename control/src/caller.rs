@@ -42,6 +42,11 @@ impl Permitted {
         Ok(Self { name: name.to_owned(), uid, gid })
     }
 
+    /// The daemon's user.
+    pub(crate) const fn daemon(&self) -> u32 {
+        self.uid
+    }
+
     /// The daemon alone. Not even root is let in besides: nobody else has a use for it.
     pub(crate) fn check_daemon(&self, caller: &Caller) -> Result<(), Error> {
         if caller.uid == self.uid {

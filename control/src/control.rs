@@ -10,43 +10,21 @@ use zbus::message::Header;
 use zbus::{Connection, interface};
 
 use crate::caller::{Action, Caller, Permitted};
-use crate::calls::{Call, Calls, Who};
 use crate::table::{self, Answer, Change};
 use crate::worker::Worker;
 
 /// The object.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct FlowControl {
     permitted: Permitted,
-    calls: Arc<Calls>,
     worker: Worker,
     /// What is known of the kernel's rules.
-    masks: Mutex<EventMasks>,
+    masks: Arc<Mutex<EventMasks>>,
 }
 
 impl FlowControl {
-    pub(crate) fn new(permitted: Permitted, calls: Arc<Calls>, worker: Worker) -> Self {
-        Self { permitted, calls, worker, masks: Mutex::default() }
-    }
-
-    /// Admits a call of the daemon: counted in until the result is dropped.
-    async fn daemon(&self, connection: &Connection, header: &Header<'_>) -> Result<Call<'_>, Error> {
-        let call = self.calls.admit(Who::Daemon)?;
-        self.permitted.check_daemon(&Caller::of(connection, header).await?)?;
-        Ok(call)
-    }
-
-    /// Admits a call of whom polkit lets do this.
-    async fn authorized(
-        &self,
-        connection: &Connection,
-        header: &Header<'_>,
-        action: Action,
-    ) -> Result<(Caller, Call<'_>), Error> {
-        let caller = Caller::of(connection, header).await?;
-        let call = self.calls.admit(Who::User(caller.uid))?;
-        caller.authorize(connection, header, action).await?;
-        Ok((caller, call))
+    pub(crate) fn new(permitted: Permitted, worker: Worker) -> Self {
+        Self { permitted, worker, masks: Arc::default() }
     }
 
     /// Changes flows.
@@ -58,10 +36,12 @@ impl FlowControl {
         change: Change,
         [query, options]: [&RawQuery; 2],
     ) -> Result<Answer, Error> {
+        let caller = Caller::of(connection, header).await?;
         // What cannot be done is refused before anybody is asked for a password.
         let filter = Filter::of_change(query, Subject::Flows)?;
         let options = ChangeOptions::parse(options)?;
-        let (Caller { uid, .. }, _call) = self.authorized(connection, header, action).await?;
+        caller.authorize(connection, header, action).await?;
+        let uid = caller.uid;
         self.worker.run(move |end| table::change_flows(&filter, change, options, uid, end)).await?
     }
 }
@@ -81,7 +61,7 @@ impl FlowControl {
         sequence: u32,
         filter: RawQuery,
     ) -> Result<(), Error> {
-        let _call = self.daemon(connection, &header).await?;
+        self.permitted.check_daemon(&Caller::of(connection, &header).await?)?;
         if let Some(key) = filter.keys().next() {
             return Err(Error::InvalidArgument(format!(
                 "filter.{key}: no such key; the filter has to be empty"
@@ -107,7 +87,7 @@ impl FlowControl {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<KernelState, Error> {
-        let _call = self.daemon(connection, &header).await?;
+        self.permitted.check_daemon(&Caller::of(connection, &header).await?)?;
         let mut masks = self.masks.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(ctnetlink::KernelState::read(&mut masks).into())
     }
@@ -189,10 +169,12 @@ impl FlowControl {
         #[zbus(connection)] connection: &Connection,
         confirm: bool,
     ) -> Result<(), Error> {
+        let caller = Caller::of(connection, &header).await?;
         if !confirm {
             return Err(Error::InvalidArgument("confirm takes true: this ends every flow".into()));
         }
-        let (Caller { uid, .. }, _call) = self.authorized(connection, &header, Action::Flush).await?;
+        caller.authorize(connection, &header, Action::Flush).await?;
+        let uid = caller.uid;
         self.worker.run(move |_| table::flush(uid)).await?
     }
 
@@ -215,8 +197,9 @@ impl FlowControl {
         #[zbus(connection)] connection: &Connection,
         query: RawQuery,
     ) -> Result<Vec<Expectation>, Error> {
+        let caller = Caller::of(connection, &header).await?;
         let filter = Filter::of_kernel(&query, Subject::Expectations)?;
-        let (_, _call) = self.authorized(connection, &header, Action::ListExpectations).await?;
+        caller.authorize(connection, &header, Action::ListExpectations).await?;
         self.worker.run(move |_| table::list_expectations(&filter)).await?
     }
 
@@ -233,10 +216,11 @@ impl FlowControl {
         query: RawQuery,
         options: RawQuery,
     ) -> Result<Answer, Error> {
+        let caller = Caller::of(connection, &header).await?;
         let filter = Filter::of_change(&query, Subject::Expectations)?;
         let options = ChangeOptions::parse(&options)?;
-        let action = Action::DeleteExpectations;
-        let (Caller { uid, .. }, _call) = self.authorized(connection, &header, action).await?;
+        caller.authorize(connection, &header, Action::DeleteExpectations).await?;
+        let uid = caller.uid;
         self.worker.run(move |end| table::delete_expectations(&filter, options, uid, end)).await?
     }
 
@@ -250,9 +234,7 @@ impl FlowControl {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Vec<CpuStatistics>, Error> {
-        let caller = Caller::of(connection, &header).await?;
-        let _call = self.calls.admit(Who::User(caller.uid))?;
-        self.permitted.check_reader(&caller)?;
+        self.permitted.check_reader(&Caller::of(connection, &header).await?)?;
         self.worker.run(|_| table::cpu_statistics()).await?
     }
 }
@@ -269,7 +251,7 @@ mod tests {
     #[tokio::test]
     async fn the_published_xml_is_what_the_object_says_of_itself() {
         let worker = Worker::start().await.unwrap();
-        let control = FlowControl::new(Permitted::named("root").unwrap(), Arc::default(), worker);
+        let control = FlowControl::new(Permitted::named("root").unwrap(), worker);
         let mut said = String::new();
         control.introspect_to_writer(&mut said, 2);
         assert!(flowbus_interfaces::FLOW_CONTROL_XML.contains(said.trim_end()), "{said}");

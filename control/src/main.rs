@@ -4,7 +4,6 @@
 //! docs/security.md says why it is a process of its own.
 
 mod caller;
-mod calls;
 mod control;
 mod service;
 mod table;

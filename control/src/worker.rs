@@ -9,12 +9,12 @@ use std::thread;
 use flowbus_interfaces::Error;
 use tokio::sync::oneshot;
 
-use crate::calls::OTHERS;
+use crate::service::CALLS;
 
 type Work = Box<dyn FnOnce(&End) + Send>;
 
-/// So many pieces of work wait at most: all that the calls in flight can bring.
-const WAITING: usize = OTHERS;
+/// At most this many pieces of work wait: one for each call in flight.
+const WAITING: usize = CALLS;
 
 /// The way to the thread. It ends with the process.
 #[derive(Clone, Debug)]

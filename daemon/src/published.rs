@@ -34,15 +34,13 @@ pub(crate) struct Published {
 }
 
 impl Published {
-    /// The resyncs since `told` of them were told, as far as they are kept, for whoever has been told of the changes up to
-    /// `sequence`: what a resync did comes before it. `told` is brought up to date.
-    pub(crate) fn resyncs_since(&self, told: &mut u64, sequence: u64) -> Vec<Resync> {
-        let total = self.summary.counters.resyncs;
-        let untold = usize::try_from(total - *told).unwrap_or(usize::MAX);
-        let kept = self.resyncs.iter().skip(self.resyncs.len().saturating_sub(untold));
-        let due = kept.clone().take_while(|resync| resync.sequence <= sequence);
-        *told = total - (kept.len() - due.clone().count()) as u64;
-        due.copied().collect()
+    /// Resyncs with a number above `seen`, as far as they are kept, each with its number, for a follower that has seen the changes
+    /// up to `sequence`: what a resync did comes before it. A follower has seen one once it has passed it on.
+    pub(crate) fn resyncs_after(&self, seen: u64, sequence: u64) -> Vec<(u64, Resync)> {
+        let first = (self.summary.counters.resyncs + 1).saturating_sub(self.resyncs.len() as u64);
+        let numbered = (first..).zip(self.resyncs.iter().copied());
+        let unseen = numbered.skip_while(|(number, _)| *number <= seen);
+        unseen.take_while(|(_, resync)| resync.sequence <= sequence).collect()
     }
 }
 
@@ -118,21 +116,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_resync_is_for_those_who_know_what_it_did() {
+    fn a_resync_is_for_those_who_know_what_it_did_until_they_have_passed_it_on() {
         let mut published = Published::default();
         let resync =
             |sequence| Resync { reason: ResyncReason::Overrun, lost: 1, closed: 0, added: 0, sequence };
         published.resyncs.extend([10, 20, 30].map(resync));
         published.summary.counters.resyncs = 5;
-        let mut told = 0;
-        let mut due = |sequence| -> Vec<u64> {
-            let resyncs = published.resyncs_since(&mut told, sequence);
-            resyncs.iter().map(|resync| resync.sequence).collect()
+        let due = |seen, sequence| -> Vec<(u64, u64)> {
+            let resyncs = published.resyncs_after(seen, sequence);
+            resyncs.iter().map(|(number, resync)| (*number, resync.sequence)).collect()
         };
-        assert_eq!(due(9), [0; 0]);
-        assert_eq!(due(29), [10, 20]);
-        assert_eq!(due(29), [0; 0]);
-        assert_eq!(due(30), [30]);
-        assert_eq!(due(99), [0; 0]);
+        assert_eq!(due(0, 9), []);
+        assert_eq!(due(0, 29), [(3, 10), (4, 20)]);
+        // The first was sent, then the connection broke.
+        assert_eq!(due(3, 29), [(4, 20)]);
+        assert_eq!(due(4, 29), []);
+        assert_eq!(due(4, 30), [(5, 30)]);
+        assert_eq!(due(5, 99), []);
     }
 }

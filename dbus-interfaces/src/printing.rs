@@ -74,8 +74,8 @@ struct Printing;
 
 impl Formatter for Printing {
     fn write_string_fragment<W: Write + ?Sized>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
-        // Nearly every fragment ends here. C0 controls are no part of a fragment.
-        if fragment.is_ascii() && !fragment.as_bytes().contains(&0x7f) {
+        // Nearly every fragment ends here: ASCII without DEL. C0 controls are not part of a fragment.
+        if fragment.bytes().all(|byte| byte < 0x7f) {
             return writer.write_all(fragment.as_bytes());
         }
         let mut rest = fragment;

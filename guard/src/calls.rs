@@ -1,15 +1,14 @@
-//! The calls in flight, and whether one more is admitted.
+//! Which calls are in flight: from when their header has been read until their reply is written to the bus.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use flowbus_interfaces::Error;
-use zbus::message::Type;
+use std::collections::HashMap;
 
 use crate::MAXIMUM_MESSAGE;
-use crate::head::{Head, check_message};
+use crate::budget::{BURST, PER_SECOND};
+use crate::head::Head;
 
-/// The most bytes of all calls in flight together.
+/// Calls in flight of senders whose user is not known yet: they wait for one answer of the bus.
+const UNKNOWN: usize = 256;
+/// The most bytes of all calls in flight that count together.
 const MAXIMUM_BYTES: usize = 8 * MAXIMUM_MESSAGE;
 
 /// What a service lets its callers have.
@@ -17,153 +16,214 @@ const MAXIMUM_BYTES: usize = 8 * MAXIMUM_MESSAGE;
 pub struct Limits {
     /// Calls in flight of one connection.
     pub sender: usize,
-    /// Calls in flight of all connections.
+    /// Calls in flight of one user, whatever the number of connections.
+    pub user: usize,
+    /// Calls in flight of all users but the reserved one.
     pub all: usize,
-    /// Methods with a number of their own in flight, which other calls do not use up: those of a caller that must get through.
-    pub reserved: &'static [&'static str],
-    /// How many descriptors a call may carry.
-    pub descriptors: usize,
+    /// The user whose calls count apart: whatever others do, there is room for them.
+    pub reserved: u32,
+    /// Whether a call may carry a descriptor.
+    pub descriptor: bool,
 }
 
-/// The calls in flight of a service.
+/// Why a call is refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Excess {
+    #[error("{0} calls are in flight, which is the limit; try again")]
+    All(usize),
+    #[error("{0} calls of this connection are in flight, which is the limit; wait for a reply")]
+    Sender(usize),
+    #[error("{0} calls of this user are in flight, which is the limit; wait for a reply")]
+    User(usize),
+    #[error("the calls in flight have {} MiB, which is the limit; try again", MAXIMUM_BYTES >> 20)]
+    Bytes,
+    #[error(
+        "this user has received more than {} MiB at once, and more than {} MiB a second since; try again later",
+        BURST >> 20,
+        PER_SECOND >> 20
+    )]
+    Budget,
+}
+
+/// Calls that count together.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Unknown,
+    Reserved,
+    Others,
+}
+
+/// The calls in flight on all connections of a process. They are few: each question counts them anew.
 #[derive(Debug)]
-pub struct Calls {
+pub(crate) struct Calls {
     limits: Limits,
-    held: Mutex<Vec<Call>>,
-    refused: AtomicU64,
+    /// By sender and serial number.
+    held: HashMap<(String, u32), Call>,
 }
 
 #[derive(Debug)]
 struct Call {
-    sender: String,
-    serial: u32,
-    reserved: bool,
+    /// As far as it is known.
+    user: Option<u32>,
+    /// The connection of ours that it came on.
+    link: u64,
+    /// Whether the caller wants no reply.
     silent: bool,
     bytes: usize,
 }
 
 impl Calls {
-    /// None is in flight.
-    #[must_use]
-    pub fn new(limits: Limits) -> Self {
-        Self { limits, held: Mutex::default(), refused: AtomicU64::new(0) }
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self { limits, held: HashMap::new() }
     }
 
-    /// How many calls were refused.
-    pub fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
-    }
-
-    /// A new connection: what was in flight on the old one is not answered any more.
-    pub(crate) fn clear(&self) {
-        self.held().clear();
-    }
-
-    pub(crate) const fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
-    /// Takes a message in, or says why not. `descriptors` is how many came with it.
-    pub(crate) fn admit(&self, head: &Head, descriptors: usize) -> Result<(), Error> {
-        match head.kind {
-            Type::MethodCall => self.admit_call(head, descriptors).inspect_err(|_| {
-                self.refused.fetch_add(1, Ordering::Relaxed);
-            }),
-            _ => check_message(head, descriptors, self.limits.descriptors),
+    /// Counts a call that came on this connection of ours.
+    pub(crate) fn begin(&mut self, head: &Head, link: u64, user: Option<u32>) -> Result<(), Excess> {
+        let Limits { sender, .. } = self.limits;
+        if self.held.keys().filter(|(other, _)| *other == head.sender).count() >= sender {
+            return Err(Excess::Sender(sender));
         }
-    }
-
-    fn admit_call(&self, head: &Head, descriptors: usize) -> Result<(), Error> {
-        let Limits { sender, all, reserved, descriptors: most } = self.limits;
-        check_message(head, descriptors, most)?;
-        let reserved = reserved.contains(&head.member.as_str());
-        let mut held = self.held();
-        let (mut of_sender, mut of_all, mut bytes) = (0, 0, head.bytes);
-        for call in held.iter().filter(|call| call.reserved == reserved) {
-            of_all += 1;
-            bytes += call.bytes;
-            of_sender += usize::from(call.sender == head.sender);
-        }
-        if of_sender >= sender {
-            return Err(Error::LimitExceeded(format!(
-                "{sender} calls of this connection are in flight, which is the limit; wait for a reply"
-            )));
-        }
-        if of_all >= all || bytes > MAXIMUM_BYTES {
-            return Err(Error::LimitExceeded(format!(
-                "{of_all} calls are in flight, which is the limit; try again"
-            )));
-        }
-        if held.iter().any(|call| call.serial == head.serial && call.sender == head.sender) {
-            return Err(Error::InvalidArgument(format!("a call of serial {} is in flight", head.serial)));
-        }
-        let (sender, serial, silent) = (head.sender.clone(), head.serial, head.silent);
-        held.push(Call { sender, serial, reserved, silent, bytes: head.bytes });
+        self.check_room(user, head.bytes)?;
+        let call = Call { user, link, silent: head.silent, bytes: head.bytes };
+        self.held.insert((head.sender.clone(), head.serial), call);
         Ok(())
     }
 
-    /// Whether the caller wants a reply to this call.
-    pub(crate) fn wants_reply(&self, sender: &str, serial: u32) -> bool {
-        !self.held().iter().any(|call| call.silent && call.serial == serial && call.sender == sender)
+    /// Says whose call it is; one beyond a limit is no longer counted.
+    pub(crate) fn attribute(&mut self, sender: &str, serial: u32, user: u32) -> Result<(), Excess> {
+        let key = (sender.to_owned(), serial);
+        let Some(call) = self.held.remove(&key) else { return Ok(()) };
+        self.check_room(Some(user), call.bytes)?;
+        self.held.insert(key, Call { user: Some(user), ..call });
+        Ok(())
     }
 
-    /// The reply to this call has been written.
-    pub(crate) fn end(&self, sender: &str, serial: u32) {
-        self.held().retain(|call| call.serial != serial || call.sender != sender);
+    fn check_room(&self, user: Option<u32>, bytes: usize) -> Result<(), Excess> {
+        let Limits { user: of_one, all, .. } = self.limits;
+        let class = self.class(user);
+        let (mut count, mut same_user, mut total) = (0, 0, bytes);
+        for call in self.held.values().filter(|call| self.class(call.user) == class) {
+            count += 1;
+            total += call.bytes;
+            same_user += usize::from(call.user == user);
+        }
+        let most = if class == Class::Unknown { UNKNOWN } else { all };
+        if class != Class::Unknown && same_user >= of_one {
+            Err(Excess::User(of_one))
+        } else if count >= most {
+            Err(Excess::All(most))
+        } else if total > MAXIMUM_BYTES {
+            Err(Excess::Bytes)
+        } else {
+            Ok(())
+        }
     }
 
-    fn held(&self) -> MutexGuard<'_, Vec<Call>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn class(&self, user: Option<u32>) -> Class {
+        match user {
+            None => Class::Unknown,
+            Some(user) if user == self.limits.reserved => Class::Reserved,
+            Some(_) => Class::Others,
+        }
+    }
+
+    pub(crate) fn has(&self, sender: &str, serial: u32) -> bool {
+        self.held.contains_key(&(sender.to_owned(), serial))
+    }
+
+    /// Whether the caller wants no reply to this call.
+    pub(crate) fn is_silent(&self, sender: &str, serial: u32) -> bool {
+        self.held.get(&(sender.to_owned(), serial)).is_some_and(|call| call.silent)
+    }
+
+    /// Counts a call no longer; `None` if it was not counted, else its user as far as known.
+    pub(crate) fn end(&mut self, sender: &str, serial: u32) -> Option<Option<u32>> {
+        self.held.remove(&(sender.to_owned(), serial)).map(|call| call.user)
+    }
+
+    /// Counts no call any longer that came on this connection of ours: it has ended.
+    pub(crate) fn end_all(&mut self, link: u64) {
+        self.held.retain(|_, call| call.link != link);
+    }
+
+    pub(crate) fn any_on(&self, link: u64) -> bool {
+        self.held.values().any(|call| call.link == link)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.held.is_empty()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use zbus::message::Type;
+
     use super::*;
 
-    const CALLS: Limits = Limits { sender: 2, all: 3, reserved: &["Urgent"], descriptors: 1 };
+    const LIMITS: Limits = Limits { sender: 16, user: 32, all: 64, reserved: 0, descriptor: false };
 
-    fn head(sender: &str, serial: u32, member: &str) -> Head {
-        let (sender, member) = (sender.to_owned(), member.to_owned());
+    fn head(sender: &str, serial: u32) -> Head {
         let kind = Type::MethodCall;
-        Head { kind, silent: false, serial, sender, member, descriptors: 0, bytes: 100 }
+        Head { kind, silent: false, serial, sender: sender.to_owned(), descriptors: 0, bytes: 100 }
+    }
+
+    fn calls() -> Calls {
+        Calls::new(LIMITS)
+    }
+
+    /// A user's calls, each on a connection of the user's own: how many are admitted.
+    fn admitted(calls: &mut Calls, user: Option<u32>, attempts: usize) -> usize {
+        let mut begin = |number| calls.begin(&head(&format!(":{user:?}.{number}"), 1), 1, user).is_ok();
+        (0..attempts).filter(|&number| begin(number)).count()
     }
 
     #[test]
-    fn a_call_is_in_flight_until_its_reply_and_reserved_ones_are_counted_apart() {
-        let calls = Calls::new(CALLS);
-        let admit = |sender, serial, member| calls.admit(&head(sender, serial, member), 0).is_ok();
-        assert!(admit(":1.1", 1, "List") && admit(":1.1", 2, "Introspect"));
-        assert!(!admit(":1.1", 3, "List") && admit(":1.2", 1, "List") && !admit(":1.3", 1, "List"));
-        assert!(admit(":1.1", 4, "Urgent") && admit(":1.3", 1, "Urgent"));
-        assert!(!admit(":1.3", 1, "Urgent"), "a serial in use");
-        calls.end(":1.1", 2);
-        assert!(admit(":1.3", 2, "List") && !admit(":1.1", 5, "List"));
-        assert_eq!(calls.refused(), 4);
+    fn neither_a_connection_nor_a_user_takes_all_places() {
+        let mut calls = calls();
+        let mut begin = |sender, serial| calls.begin(&head(sender, serial), 1, Some(1000));
+        assert!((0..16).all(|serial| begin(":1.1", serial).is_ok()));
+        assert_eq!(begin(":1.1", 16), Err(Excess::Sender(16)));
+        assert!((0..16).all(|serial| begin(":1.2", serial).is_ok()));
+        assert_eq!(begin(":1.3", 0), Err(Excess::User(32)));
+        assert_eq!(calls.end(":1.1", 3), Some(Some(1000)));
+        assert_eq!(calls.end(":1.1", 3), None);
+        assert_eq!(calls.begin(&head(":1.3", 0), 1, Some(1000)), Ok(()));
+        assert_eq!(admitted(&mut calls, Some(1001), 100), 32);
+        assert_eq!(admitted(&mut calls, Some(1002), 100), 0);
     }
 
     #[test]
-    fn what_is_large_and_has_many_descriptors_is_refused_of_calls_and_signals() {
-        let calls = Calls::new(CALLS);
-        for kind in [Type::MethodCall, Type::Signal] {
-            let large = Head { kind, bytes: MAXIMUM_MESSAGE + 1, ..head(":1.1", 1, "List") };
-            assert!(
-                matches!(calls.admit(&large, 0), Err(Error::LimitExceeded(text)) if text.contains("1048576"))
-            );
-            let many = Head { kind, descriptors: 2, ..head(":1.1", 1, "List") };
-            assert!(calls.admit(&many, 1).is_err());
-            let missing = Head { kind, descriptors: 1, ..head(":1.1", 1, "List") };
-            assert!(calls.admit(&missing, 0).is_err());
-        }
-        let reply = Head { kind: Type::MethodReturn, bytes: MAXIMUM_MESSAGE + 1, ..head(":1.1", 1, "") };
-        assert!(calls.admit(&reply, 0).is_ok());
+    fn callers_who_are_not_known_yet_take_no_place_of_others_and_others_none_of_the_reserved_user() {
+        let mut calls = calls();
+        assert_eq!(admitted(&mut calls, None, 1_000), UNKNOWN);
+        assert_eq!(admitted(&mut calls, Some(1), 100) + admitted(&mut calls, Some(2), 100), 64);
+        assert_eq!(admitted(&mut calls, Some(3), 1), 0);
+        assert_eq!(admitted(&mut calls, Some(0), 100), 32);
+        // Each is counted with its user's once that is known.
+        assert_eq!(calls.attribute(":None.0", 1, 3), Err(Excess::All(64)));
+        assert_eq!(calls.attribute(":None.1", 1, 1), Err(Excess::User(32)));
+        assert!(!calls.has(":None.0", 1) && !calls.has(":None.1", 1) && calls.has(":None.2", 1));
+        assert_eq!(admitted(&mut calls, None, 3), 2);
     }
 
     #[test]
-    fn all_calls_together_have_few_bytes() {
-        let calls = Calls::new(Limits { sender: 100, all: 100, ..CALLS });
-        let large = |serial| Head { bytes: MAXIMUM_MESSAGE, ..head(":1.1", serial, "List") };
-        let admitted = (0..100).filter(|&serial| calls.admit(&large(serial), 0).is_ok()).count();
-        assert_eq!(admitted, 8);
+    fn calls_that_count_together_have_few_bytes() {
+        let mut calls = calls();
+        let large = |serial| Head { bytes: MAXIMUM_MESSAGE, ..head(":1.1", serial) };
+        assert_eq!((0..16).filter(|&serial| calls.begin(&large(serial), 1, Some(1)).is_ok()).count(), 8);
+        assert_eq!(calls.begin(&head(":1.2", 1), 1, Some(2)), Err(Excess::Bytes));
+        assert_eq!(calls.begin(&head(":1.3", 1), 1, Some(0)), Ok(()));
+    }
+
+    #[test]
+    fn a_connection_that_ends_takes_its_calls_with_it() {
+        let mut calls = calls();
+        calls.begin(&head(":1.1", 1), 1, None).unwrap();
+        calls.begin(&head(":1.1", 2), 2, None).unwrap();
+        calls.end_all(1);
+        assert!(!calls.any_on(1) && calls.any_on(2) && !calls.is_empty());
+        calls.end_all(2);
+        assert!(calls.is_empty());
     }
 }

@@ -1,9 +1,12 @@
 //! The header of a message, as far as admitting it needs it.
 
+use std::num::NonZeroU32;
+
 use flowbus_interfaces::Error;
 use zbus::message::Type;
 use zbus::wire::serialized::{Context, Data};
 use zbus::wire::{Endian, Variant};
+use zbus::{DBusError, Message};
 
 use crate::MAXIMUM_MESSAGE;
 
@@ -31,7 +34,6 @@ pub(crate) struct Head {
     pub(crate) silent: bool,
     pub(crate) serial: u32,
     pub(crate) sender: String,
-    pub(crate) member: String,
     /// How many descriptors it says to have.
     pub(crate) descriptors: usize,
     /// The whole message.
@@ -56,7 +58,6 @@ impl Head {
     /// Reads the header fields: an array of a number and a variant. `None` for what is not a header.
     pub(crate) fn parse(head: &[u8], lengths: Lengths) -> Option<Self> {
         const SENDER: u8 = 7;
-        const MEMBER: u8 = 3;
         const UNIX_FDS: u8 = 9;
         // The array's length stands at 12, which its alignment depends on.
         let fields = Data::new(head.get(12..FIXED + lengths.fields)?, Context::new(lengths.endian, 12));
@@ -82,7 +83,6 @@ impl Head {
             silent: head.get(2)? & NO_REPLY_EXPECTED != 0,
             serial: number(head, 8, lengths.endian)?,
             sender: text(SENDER).unwrap_or_default(),
-            member: text(MEMBER).unwrap_or_default(),
             descriptors: usize::try_from(descriptors.unwrap_or(0)).ok()?,
             bytes: lengths.head + lengths.body,
         })
@@ -123,6 +123,14 @@ pub(crate) fn check_message(head: &Head, descriptors: usize, most: usize) -> Res
     Ok(())
 }
 
+/// The error reply to a call of which only the header was read.
+pub(crate) fn error_reply(head: &Head, error: &Error) -> zbus::Result<Message> {
+    let serial = NonZeroU32::new(head.serial).ok_or(zbus::Error::InvalidSerial)?;
+    // A header cannot be made alone: that of a call with the same sender and serial is answered.
+    let call = Message::method_call("/", "Refused").sender(head.sender.clone()).serial(serial).build(&())?;
+    error.create_reply(&call.header())
+}
+
 fn number(bytes: &[u8], at: usize, endian: Endian) -> Option<u32> {
     let bytes = bytes.get(at..at + 4)?.try_into().ok()?;
     Some(match endian {
@@ -133,8 +141,6 @@ fn number(bytes: &[u8], at: usize, endian: Endian) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU32;
-
     use zbus::message::Flags;
 
     use super::*;
@@ -156,7 +162,6 @@ mod tests {
                 silent: true,
                 serial: 70_000,
                 sender: ":1.77".to_owned(),
-                member: "Member".to_owned(),
                 descriptors: 0,
                 bytes: bytes.len(),
             };

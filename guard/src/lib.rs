@@ -1,95 +1,76 @@
-//! A connection to a message bus that bounds its callers before anything of theirs is kept.
+//! A connection to a message bus that bounds its callers before anything of theirs is kept, and outlives clients that freeze.
 //!
 //! A service on the bus cannot choose what it is sent: messages of 128 MiB, 253 descriptors with each, as many calls as a caller
 //! cares to write, also of the interfaces that a library answers by itself (Introspectable, Properties, Peer). So the bytes pass
 //! a gate before the library sees them. A message that is too large is read past without being stored, surplus descriptors are
 //! never installed in the process, and a call beyond the limits is answered with an error at once. A call counts as in flight
 //! until its reply has been written to the bus, because until then the reply takes memory.
+//!
+//! What a client does not read stays in the bus, which reads no more of a service that has too much of that. So a [`Service`]
+//! changes its connection before that, leaves one that the bus does not read, and takes its name along.
 
+mod budget;
 mod calls;
+mod gate;
 mod head;
+mod link;
+mod name;
 mod read;
-mod write;
-
-use std::io;
-use std::sync::Arc;
+mod transport;
 
 use flowbus_interfaces::BusAddress;
-use tokio::net::UnixStream;
-use tokio::sync::mpsc;
-use zbus::Message;
-use zbus::address::Transport;
-use zbus::address::transport::UnixSocket;
-use zbus::connection::Builder;
-use zbus::connection::socket::{ReadHalf, Split, WriteHalf};
 
-pub use calls::{Calls, Limits};
-use read::{Admission, GuardedRead};
+pub use calls::Limits;
+pub use gate::Guard;
+pub use link::{End, Link, Service};
 
 /// The most bytes that a call or a signal has, header included. The largest useful one, a query with every key and long lists,
 /// has some 100 KiB.
 pub const MAXIMUM_MESSAGE: usize = 1024 * 1024;
 
-/// How many refusals may wait until the bus takes them. Then nothing more is read.
-const WAITING_REFUSALS: usize = 64;
-
-/// The builder of a connection to the bus whose callers are held to the limits of `calls`.
-///
-/// # Errors
-/// If the bus cannot be reached, or is at an address other than a Unix socket.
-pub async fn connect(address: &BusAddress, calls: &Arc<Calls>) -> zbus::Result<Builder<'static>> {
-    let stream = open(address).await?;
-    let writer = Arc::new(write::Writer::new(Arc::clone(&stream)));
-    let (refusals, waiting) = mpsc::channel(WAITING_REFUSALS);
-    tokio::spawn(refuse(Arc::clone(&writer), waiting));
-    let admission = Admission::Calls(Arc::clone(calls));
-    let read: Box<dyn ReadHalf> = Box::new(GuardedRead::new(stream, admission, refusals));
-    let write: Box<dyn WriteHalf> = Box::new(write::GuardedWrite::new(writer, Arc::clone(calls)));
-    Ok(Builder::socket(Split::new(read, write)))
-}
-
-/// The reading half of a connection that bounds each message and counts its calls itself: what is above [`MAXIMUM_MESSAGE`]
-/// or has descriptors is read past. Where its sender wants a reply, `refused` is called and the error goes to `refusals` to be sent.
-pub fn bounded(
-    stream: Arc<UnixStream>,
-    refused: impl Fn() + Send + Sync + 'static,
-    refusals: mpsc::Sender<Message>,
-) -> Box<dyn ReadHalf> {
-    Box::new(GuardedRead::new(stream, Admission::Size(Box::new(refused)), refusals))
-}
-
-/// Writes refusals, until the reader is gone or the bus.
-async fn refuse(writer: Arc<write::Writer>, mut waiting: mpsc::Receiver<Message>) {
-    while let Some(refusal) = waiting.recv().await {
-        if let Err(error) = writer.write(&refusal).await {
-            tracing::debug!(%error, "the bus does not take refusals any more");
-            return;
-        }
-    }
-}
-
-/// Connects to the socket of the bus.
-///
-/// # Errors
-/// As [`connect`].
-pub async fn open(address: &BusAddress) -> zbus::Result<Arc<UnixStream>> {
-    let address = match address {
-        BusAddress::System => zbus::Address::system()?,
-        BusAddress::Address(address) => (**address).clone(),
-    };
-    let unsupported = |text| io::Error::new(io::ErrorKind::Unsupported, text);
-    let Transport::Unix(unix) = address.transport() else {
-        return Err(unsupported("the bus has to be at a Unix socket").into());
-    };
-    let stream = match unix.path() {
-        UnixSocket::File(path) => UnixStream::connect(path).await?,
-        // The standard library and tokio write an abstract name as a path that begins with a zero.
-        UnixSocket::Abstract(name) => {
-            let mut path = std::ffi::OsString::from("\0");
-            path.push(name);
-            UnixStream::connect(path).await?
-        }
-        _ => return Err(unsupported("the bus's address has to name its socket").into()),
-    };
-    Ok(Arc::new(stream))
+/// Why the bus cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum BusError {
+    /// There is no connection.
+    #[error("cannot reach the bus {address}: {source}; is a bus daemon running there?")]
+    Unreachable {
+        /// The bus.
+        address: BusAddress,
+        /// What failed.
+        source: zbus::Error,
+    },
+    /// A process that is running has the name.
+    #[error("the name {name} is already owned on the bus {address}: another process serves it")]
+    NameTaken {
+        /// The name.
+        name: &'static str,
+        /// The bus.
+        address: BusAddress,
+    },
+    /// The bus's policy does not let us have the name.
+    #[error("the bus {address} does not let us own {name}: {source}; its policy has to allow it")]
+    NotAllowed {
+        /// The name.
+        name: &'static str,
+        /// The bus.
+        address: BusAddress,
+        /// What the bus answered.
+        source: zbus::Error,
+    },
+    /// The bus did not answer as it should.
+    #[error("the bus {address} failed: {source}")]
+    Failed {
+        /// The bus.
+        address: BusAddress,
+        /// What failed.
+        source: zbus::Error,
+    },
+    /// The name was ours.
+    #[error("another process has taken the name {name} on the bus {address}")]
+    NameLost {
+        /// The name.
+        name: &'static str,
+        /// The bus.
+        address: BusAddress,
+    },
 }

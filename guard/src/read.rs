@@ -2,25 +2,26 @@
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::num::NonZeroU32;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 
-use flowbus_interfaces::Error;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
+use zbus::Message;
 use zbus::connection::socket::ReadHalf;
 use zbus::message::Type;
-use zbus::{DBusError, Message};
 
 use crate::MAXIMUM_MESSAGE;
-use crate::calls::Calls;
-use crate::head::{FIXED, Head, Lengths, check_message};
+use crate::gate::Gate;
+use crate::head::{FIXED, Head, Lengths};
 
 /// Bytes of a refused message are read in pieces of this size.
 const SCRATCH: usize = 64 * 1024;
+
+/// A control header (its length, level and type) and a descriptor. cmsg_space! has padding, in which the kernel puts more of them.
+const ONE_DESCRIPTOR: usize = size_of::<usize>() + 2 * size_of::<u32>() + size_of::<RawFd>();
 
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,51 +34,11 @@ enum Stage {
     Messages,
 }
 
-/// What decides whether a message gets through.
-pub(crate) enum Admission {
-    /// The calls in flight, which the writing half ends.
-    Calls(Arc<Calls>),
-    /// The size of the message alone, which may have no descriptors. Called before a refusal is sent.
-    Size(Box<dyn Fn() + Send + Sync>),
-}
-
-impl std::fmt::Debug for Admission {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.counts_calls() { "Calls" } else { "Size" })
-    }
-}
-
-impl Admission {
-    /// How many descriptors a call may carry.
-    fn descriptors(&self) -> usize {
-        match self {
-            Self::Calls(calls) => calls.limits().descriptors,
-            Self::Size(_) => 0,
-        }
-    }
-
-    fn admit(&self, head: &Head, descriptors: usize) -> Result<(), Error> {
-        match self {
-            Self::Calls(calls) => calls.admit(head, descriptors),
-            Self::Size(refused) => check_message(head, descriptors, 0).inspect_err(|_| {
-                if head.wants_reply() {
-                    refused();
-                }
-            }),
-        }
-    }
-
-    /// Whether the end of each call is waited for.
-    fn counts_calls(&self) -> bool {
-        matches!(self, Self::Calls(_))
-    }
-}
-
 /// The reading half of a connection.
 #[derive(Debug)]
 pub(crate) struct GuardedRead {
     stream: Arc<UnixStream>,
-    admission: Admission,
+    gate: Gate,
     refusals: mpsc::Sender<Message>,
     stage: Stage,
     /// The header of an admitted message, as far as it was not handed out yet.
@@ -89,16 +50,9 @@ pub(crate) struct GuardedRead {
 }
 
 impl GuardedRead {
-    pub(crate) fn new(
-        stream: Arc<UnixStream>,
-        admission: Admission,
-        refusals: mpsc::Sender<Message>,
-    ) -> Self {
-        if let Admission::Calls(calls) = &admission {
-            calls.clear();
-        }
+    pub(crate) fn new(stream: Arc<UnixStream>, gate: Gate, refusals: mpsc::Sender<Message>) -> Self {
         let stage = Stage::Lines { begins: true };
-        Self { stream, admission, refusals, stage, head: Vec::new(), body: 0, descriptors: Vec::new() }
+        Self { stream, gate, refusals, stage, head: Vec::new(), body: 0, descriptors: Vec::new() }
     }
 
     /// Reads the header of the next message, and the whole of it if it is refused. False at the end of the stream.
@@ -130,32 +84,23 @@ impl GuardedRead {
             self.descriptors.clear();
             return self.skip(lengths.body).await;
         };
-        match self.admission.admit(&parsed, self.descriptors.len()) {
+        match self.gate.admit(&parsed, self.descriptors.len()) {
             Ok(()) => {
-                if parsed.silent && parsed.kind == Type::MethodCall && self.admission.counts_calls() {
+                if parsed.silent && parsed.kind == Type::MethodCall {
                     Head::expect_reply(&mut head);
                 }
                 (self.head, self.body) = (head, lengths.body);
                 Ok(true)
             }
-            Err(error) => {
+            Err(refusal) => {
                 self.descriptors.clear();
                 let goes_on = self.skip(lengths.body).await?;
-                self.refuse(&parsed, &error).await;
+                if let Some(refusal) = refusal {
+                    // It waits while the bus takes nothing; when the bus is gone, nobody has to be answered.
+                    let _ = self.refusals.send(refusal).await;
+                }
                 Ok(goes_on)
             }
-        }
-    }
-
-    async fn refuse(&self, head: &Head, error: &Error) {
-        tracing::debug!(sender = head.sender, %error, "a message was refused");
-        if !head.wants_reply() {
-            return;
-        }
-        match reply(head, error) {
-            // It waits while the bus takes nothing; when the bus is gone, nobody has to be answered.
-            Ok(reply) => drop(self.refusals.send(reply).await),
-            Err(error) => tracing::debug!(%error, "there is no way to refuse"),
         }
     }
 
@@ -185,38 +130,36 @@ impl GuardedRead {
         Ok(true)
     }
 
-    /// Receives what is there, and descriptors up to the number that a call may have: the kernel does not install the others,
-    /// so that they take no place in our table of descriptors, not even for a moment.
     async fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut one = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let (stream, descriptors) = (&self.stream, &mut self.descriptors);
-        let space: &mut [MaybeUninit<u8>] = match self.admission.descriptors() {
-            0 => &mut [],
-            _ => &mut one,
-        };
-        stream
-            .async_io(Interest::READABLE, || {
-                let mut control = RecvAncillaryBuffer::new(&mut *space);
-                let mut slices = [IoSliceMut::new(&mut *buffer)];
-                let received =
-                    rustix::net::recvmsg(stream, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-                for message in control.drain() {
-                    if let RecvAncillaryMessage::ScmRights(passed) = message {
-                        descriptors.extend(passed);
-                    }
-                }
-                Ok(received.bytes)
-            })
-            .await
+        let takes_one = self.gate.takes_descriptor();
+        stream.async_io(Interest::READABLE, || receive(stream, buffer, takes_one, descriptors)).await
     }
 }
 
-/// The error reply to a call of which only the header was read.
-fn reply(head: &Head, error: &Error) -> zbus::Result<Message> {
-    let serial = NonZeroU32::new(head.serial).ok_or(zbus::Error::InvalidSerial)?;
-    // A header cannot be made alone: that of a call with the same sender and serial is answered.
-    let call = Message::method_call("/", "Refused").sender(head.sender.clone()).serial(serial).build(&())?;
-    error.create_reply(&call.header())
+/// Room for control data at the alignment that the kernel's headers have.
+#[repr(align(8))]
+struct Control([MaybeUninit<u8>; ONE_DESCRIPTOR]);
+
+/// Receives what is there, and one descriptor if a call may have one: the kernel does not install the others, so that they take no
+/// place in our table of descriptors, not even for a moment.
+fn receive(
+    stream: &UnixStream,
+    buffer: &mut [u8],
+    takes_one: bool,
+    descriptors: &mut Vec<OwnedFd>,
+) -> io::Result<usize> {
+    let mut one = Control([MaybeUninit::uninit(); ONE_DESCRIPTOR]);
+    let space: &mut [MaybeUninit<u8>] = if takes_one { &mut one.0 } else { &mut [] };
+    let mut control = RecvAncillaryBuffer::new(space);
+    let mut slices = [IoSliceMut::new(buffer)];
+    let received = rustix::net::recvmsg(stream, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(passed) = message {
+            descriptors.extend(passed);
+        }
+    }
+    Ok(received.bytes)
 }
 
 #[async_trait::async_trait]
@@ -255,5 +198,38 @@ impl ReadHalf for GuardedRead {
 
     fn can_pass_unix_fd(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+    use std::os::fd::AsFd;
+
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
+    use super::*;
+
+    /// How many of the descriptors sent with one byte are received.
+    async fn received(sent: usize, takes_one: bool) -> usize {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let passed = vec![file.as_fd(); sent];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&passed)));
+        sendmsg(&theirs, &[IoSlice::new(b"x")], &mut control, SendFlags::empty()).unwrap();
+        let mut descriptors = Vec::new();
+        ours.readable().await.unwrap();
+        assert_eq!(receive(&ours, &mut [0; 8], takes_one, &mut descriptors).unwrap(), 1);
+        descriptors.len()
+    }
+
+    #[tokio::test]
+    async fn one_descriptor_is_received_at_most() {
+        for sent in [1, 2, 3, 16] {
+            assert_eq!(received(sent, true).await, 1, "of {sent}");
+            assert_eq!(received(sent, false).await, 0, "of {sent}");
+        }
     }
 }

@@ -7,19 +7,19 @@ mod store;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::thread;
 
-use rustix::process::{Gid, Pid, Signal, Uid};
+use rustix::process::{Gid, Pid, Signal};
 use serde_json::Value;
 
 use crate::bus::{self, CallError};
 use crate::cgroup::ControlGroup;
 use crate::daemon::binary;
 use crate::process::{complain, output_of, wait_for};
+use crate::raw::socket_of;
 use crate::{Namespace, RawConnection, conntrack};
 
 use layer::Layer;
@@ -213,15 +213,7 @@ impl Machine {
             .collect();
         let directory = File::open(format!("/proc/{}/root/run/dbus", self.leader)).expect("the bus is there");
         let path = format!("/proc/self/fd/{}/system_bus_socket", directory.as_raw_fd());
-        // The kernel notes who connects, of the thread that does.
-        let connect = move || {
-            rustix::thread::set_thread_groups(&groups).expect("root may");
-            let user = Uid::from_raw(id);
-            rustix::thread::set_thread_res_uid(user, user, user).expect("root may");
-            UnixStream::connect(path).expect("everybody may connect")
-        };
-        let socket = thread::spawn(connect).join().expect("the thread ends");
-        RawConnection::over(socket, id)
+        RawConnection::over(socket_of(path, id, groups), id)
     }
 
     /// Calls a method of FlowMonitor1 as root.

@@ -31,7 +31,16 @@ impl Helper {
     /// If it does not come.
     #[must_use]
     pub fn start(arguments: &[&str]) -> Self {
-        let (namespace, bus) = (Namespace::tracked("host"), Bus::start());
+        Self::start_on(Bus::start(), arguments)
+    }
+
+    /// Starts it on this bus.
+    ///
+    /// # Panics
+    /// If it does not come.
+    #[must_use]
+    pub fn start_on(bus: Bus, arguments: &[&str]) -> Self {
+        let namespace = Namespace::tracked("host");
         let process = Daemon::spawn(Self::command(&namespace, &bus).args(arguments));
         let helper = Self { namespace, bus, process };
         wait_for("the helper to be on the bus", || helper.has_name().then_some(()));

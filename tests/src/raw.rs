@@ -5,9 +5,11 @@ use std::mem::MaybeUninit;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::thread;
 
 use flowbus_interfaces::{FLOW_MONITOR_INTERFACE, FLOW_MONITOR_NAME, FLOW_MONITOR_PATH, QueryMap};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::process::{Gid, Uid};
 use zbus::Message;
 use zbus::message::Flags;
 
@@ -39,6 +41,17 @@ impl RawConnection {
         let path = address.strip_prefix("unix:path=").expect("a bus of a test is at a path");
         let socket = UnixStream::connect(path).unwrap_or_else(|error| panic!("{path}: {error}"));
         Self::over(socket, rustix::process::getuid().as_raw())
+    }
+
+    /// Connects as another user and says hello.
+    ///
+    /// # Panics
+    /// If the bus does not take that user.
+    #[must_use]
+    pub fn connect_as(bus: &Bus, user: u32) -> Self {
+        let address = bus.address();
+        let path = address.strip_prefix("unix:path=").expect("a bus of a test is at a path").to_owned();
+        Self::over(socket_of(path, user, Vec::new()), user)
     }
 
     /// Says hello over a socket that this user has connected.
@@ -203,6 +216,22 @@ impl RawConnection {
         self.socket.read_exact(&mut bytes[FIXED..]).expect("the rest of a message comes");
         Received(bytes)
     }
+}
+
+/// A socket that a user with these groups has connected.
+///
+/// # Panics
+/// If the user may not.
+#[must_use]
+pub fn socket_of(path: String, user: u32, groups: Vec<Gid>) -> UnixStream {
+    // The kernel notes who connects, of the thread that does.
+    let connect = move || {
+        rustix::thread::set_thread_groups(&groups).expect("root may");
+        let user = Uid::from_raw(user);
+        rustix::thread::set_thread_res_uid(user, user, user).expect("root may");
+        UnixStream::connect(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+    };
+    thread::spawn(connect).join().expect("the thread ends")
 }
 
 impl Received {

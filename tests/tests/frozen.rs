@@ -7,8 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
 use flowbus_interfaces::QueryMap;
+use flowbus_tests::booted::{MEMBER, control, monitor, package};
+use flowbus_tests::helper::CONTROL;
 use flowbus_tests::process::{Directory, wait_for};
-use flowbus_tests::{Bus, Daemon, Namespace, RawConnection, burst};
+use flowbus_tests::{
+    Bus, Daemon, Helper, Machine, Namespace, RawConnection, SystemBus, burst, conntrack, inject,
+};
 use rustix::process::Signal;
 use zbus::fdo::RequestNameFlags;
 
@@ -74,7 +78,10 @@ struct Heard {
 
 impl Listener {
     fn start(bus: &Bus) -> Self {
-        let mut connection = RawConnection::connect(bus);
+        Self::over(RawConnection::connect(bus))
+    }
+
+    fn over(mut connection: RawConnection) -> Self {
         connection.add_match(SUBSCRIPTION);
         let heard = Arc::new(Heard::default());
         let ours = Arc::clone(&heard);
@@ -102,13 +109,34 @@ impl Listener {
         self.heard.bytes.load(Ordering::SeqCst)
     }
 
+    /// Waits for one more event.
+    fn hears_one_more(&self, namespace: &Namespace) {
+        let before = self.events();
+        wait_for("one more event", || {
+            burst::create(namespace, 0, 1);
+            namespace.run("conntrack -F");
+            (self.events() > before).then_some(())
+        });
+    }
+
     /// Ends with the next signal, which has to come.
-    fn hears_one_more(self, namespace: &Namespace) {
+    fn end(self, namespace: &Namespace) {
         self.heard.enough.store(true, Ordering::SeqCst);
-        namespace.run("conntrack -F");
-        burst::create(namespace, 0, 1);
+        inject::udp(namespace, 1002, 1);
         self.thread.join().unwrap();
     }
+}
+
+/// After a crash, and after an orderly end as in an upgrade, the next flowbusd has the names and serves.
+fn serves_when_restarted(daemon: Daemon, start: impl Fn() -> Daemon, serves: impl Fn()) {
+    daemon.signal(Signal::KILL);
+    drop(daemon);
+    let next = start();
+    serves();
+    next.stop();
+    let last = start();
+    serves();
+    last.stop();
 }
 
 /// Flows that come and go, while methods answer.
@@ -141,11 +169,8 @@ fn a_frozen_subscriber_keeps_nothing_from_another_and_flowbusd_can_be_restarted(
     // The connection was changed before the bus stopped reading it.
     assert!(owners > 2, "{owners}");
     assert!(!daemon.log().contains("the bus read nothing"), "{}", daemon.log());
-    daemon.signal(Signal::KILL);
-    drop(daemon);
-    let next = start(&namespace, &bus, &files);
-    listener.hears_one_more(&namespace);
-    next.stop();
+    let heard = || listener.hears_one_more(&namespace);
+    serves_when_restarted(daemon, || start(&namespace, &bus, &files), heard);
 }
 
 #[test]
@@ -160,20 +185,12 @@ fn a_connection_that_the_bus_does_not_read_is_left_with_its_name() {
     wait_for("the stuck connection to be left", || {
         daemon.log().contains("the bus read nothing").then_some(())
     });
-    wait_for("an event on a new one", || {
-        let before = listener.events();
-        burst::create(&namespace, 0, 1);
-        namespace.run("conntrack -F");
-        (listener.events() > before).then_some(())
-    });
+    listener.hears_one_more(&namespace);
     assert!(statistic(&bus, "signals_lost") > 0);
     // Killed while the bus reads nothing of its connection, and so does not see its end.
     load(&namespace, &bus);
-    daemon.signal(Signal::KILL);
-    drop(daemon);
-    let next = start(&namespace, &bus, &files);
-    listener.hears_one_more(&namespace);
-    next.stop();
+    let heard = || listener.hears_one_more(&namespace);
+    serves_when_restarted(daemon, || start(&namespace, &bus, &files), heard);
 }
 
 #[test]
@@ -201,12 +218,8 @@ fn callers_that_read_nothing_keep_no_answer_from_another_and_flowbusd_can_be_res
         }
     }
     assert!(!daemon.log().contains("the bus read nothing"), "{}", daemon.log());
-    daemon.signal(Signal::KILL);
-    drop(daemon);
-    let next = start(&namespace, &bus, &files);
-    bus.monitor_call("DecodeMark", &["u", "0"]).unwrap();
-    drop(frozen);
-    next.stop();
+    let answers = || _ = bus.monitor_call("DecodeMark", &["u", "0"]).unwrap();
+    serves_when_restarted(daemon, || start(&namespace, &bus, &files), answers);
 }
 
 #[test]
@@ -222,10 +235,89 @@ fn a_methods_connection_that_the_bus_does_not_read_is_left_with_its_name() {
         daemon.log().contains("the bus read nothing").then_some(())
     });
     wait_for("an answer", || bus.monitor_call("DecodeMark", &["u", "0"]).ok());
-    daemon.signal(Signal::KILL);
-    drop(daemon);
-    let next = start(&namespace, &bus, &files);
-    next.stop();
+    let answers = || _ = bus.monitor_call("DecodeMark", &["u", "0"]).unwrap();
+    serves_when_restarted(daemon, || start(&namespace, &bus, &files), answers);
+}
+
+/// dbus-broker disconnects a client that does not read, once it keeps too much for it.
+#[test]
+fn on_dbus_broker_a_frozen_member_keeps_nothing_from_root_and_flowbusd_can_be_restarted_and_upgraded() {
+    let mut machine = Machine::installed(SystemBus::Broker);
+    machine.shell(&format!("cat >/etc/flowbus/flowbusd.toml <<'END'\n{LOUD}END"));
+    machine.run("systemctl restart flowbusd.service");
+    machine.wait_until_synchronized();
+    let number = |name: &str| machine.property(name).unwrap().as_u64().unwrap();
+    let freeze = |machine: &Machine| {
+        let mut member = machine.raw_connection(MEMBER);
+        member.add_match(SUBSCRIPTION);
+        member
+    };
+    let names = |machine: &Machine| {
+        let bus = ["org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "ListNames"];
+        machine.call("root", bus, &[]).unwrap()[0].as_array().unwrap().clone()
+    };
+    let listener = Listener::over(machine.raw_connection("root"));
+    let (before, start) = (names(&machine), number("Sequence"));
+    let _frozen = freeze(&machine);
+    let frozen = names(&machine).into_iter().find(|name| !before.contains(name)).unwrap();
+    while names(&machine).contains(&frozen) {
+        inject::udp(machine.namespace(), 1001, 20_000);
+        conntrack::delete(machine.namespace(), "-p udp --orig-port-dst 1001");
+        wait_for("each event, or its loss", || {
+            (listener.events() + listener.lost() == number("Sequence") - start).then_some(())
+        });
+    }
+    let lost = machine.call("root", monitor("GetStatistics"), &[]).unwrap()[0]["signals_lost"].clone();
+    assert_eq!(lost, listener.lost());
+    // Restarted after a kill, then by an upgrade, while others are frozen.
+    let _others = [freeze(&machine), freeze(&machine)];
+    let process = |machine: &Machine| machine.unit("flowbusd.service", "MainPID");
+    for ending in ["kill", "upgrade"] {
+        inject::udp(machine.namespace(), 1001, 5_000);
+        let (heard, old) = (listener.events(), process(&machine));
+        match ending {
+            "kill" => _ = machine.run("systemctl kill --signal=KILL --kill-whom=main flowbusd.service"),
+            _ => machine.install(package()),
+        }
+        wait_for("another flowbusd", || {
+            let new = process(&machine);
+            (new != old && new != "0").then_some(())
+        });
+        conntrack::delete(machine.namespace(), "-p udp --orig-port-dst 1001");
+        wait_for("one more event", || (listener.events() > heard).then_some(()));
+        machine.wait_until_synchronized();
+    }
+    listener.end(machine.namespace());
+}
+
+#[test]
+fn a_stranger_who_reads_nothing_keeps_no_answer_of_the_helper_from_another_and_it_can_be_restarted() {
+    let arguments = ["--user", "root", "--idle", "3600"];
+    let introspect = [CONTROL[0], CONTROL[1], "org.freedesktop.DBus.Introspectable", "Introspect"];
+    // With the first, the helper changes the connection before the bus reads it no longer; with the second, after.
+    for limit in [40 << 20, 1 << 20] {
+        let helper = Helper::start_on(bus_with(limit), &arguments);
+        let mut frozen = RawConnection::connect_as(&helper.bus, 65_534);
+        let first = owner(&helper.bus, CONTROL[0]);
+        wait_for("a new connection", || {
+            // As many as one may have in flight. Each answer has some 10 KiB.
+            (0..16).for_each(|_| _ = frozen.call(introspect, &()));
+            // While the bus does not read the connection, this waits and fails.
+            let answered = helper.bus.call(control("GetKernelState"), &[]).is_ok();
+            assert!(answered || limit == 1 << 20, "{}", helper.process.log());
+            owner(&helper.bus, CONTROL[0]).ne(&first).then_some(())
+        });
+        assert_eq!(helper.process.log().contains("the bus read nothing"), limit == 1 << 20);
+        wait_for("an answer", || helper.bus.call(control("GetKernelState"), &[]).ok());
+        // Killed while the bus does not read it, if it does not.
+        (0..200).for_each(|_| _ = frozen.call(introspect, &()));
+        let Helper { namespace, bus, process } = helper;
+        process.signal(Signal::KILL);
+        drop(process);
+        let next = Daemon::spawn(Helper::command(&namespace, &bus).args(arguments));
+        wait_for("an answer of the next one", || bus.call(control("GetKernelState"), &[]).ok());
+        next.stop();
+    }
 }
 
 #[test]
@@ -259,14 +351,21 @@ fn calls_of_standard_interfaces_count_as_calls() {
 }
 
 #[test]
-fn calls_that_want_no_reply_cost_nothing() {
+fn calls_that_want_no_reply_are_counted_like_others_and_not_answered() {
     let (namespace, bus, files) = (namespace(), Bus::start(), Directory::new("loud"));
     let daemon = start(&namespace, &bus, &files);
     let mut connection = RawConnection::connect(&bus);
     (0..1_000).for_each(|_| connection.call_without_reply([MONITOR, MONITOR_PATH, MONITOR, "GetStatistics"]));
     let serial = connection.call([MONITOR, MONITOR_PATH, "org.freedesktop.DBus.Peer", "Ping"], &());
-    while connection.receive().reply_serial() != Some(serial) {}
-    assert_eq!(statistic(&bus, "calls_refused"), 1_000);
+    loop {
+        let received = connection.receive();
+        match received.reply_serial() {
+            // Refused, while the others are in flight.
+            Some(reply) if reply == serial => break,
+            reply => assert!(reply.is_none_or(|reply| reply == 1), "an answer to {reply:?}"),
+        }
+    }
+    assert!(statistic(&bus, "calls_refused") > 0);
     daemon.stop();
 }
 
@@ -303,8 +402,7 @@ fn methods_do_not_wait_for_the_name_of_signals() {
         (owner == u64::from(daemon.pid())).then_some(())
     });
     assert_eq!(log.matches("already owned").count(), 1, "{log}");
-    let listener = Listener::start(&bus);
-    listener.hears_one_more(&namespace);
+    Listener::start(&bus).end(&namespace);
     // Where the bus lets others have the name for methods, one who takes it ends the daemon, which says so.
     let _thief = own(MONITOR, RequestNameFlags::REPLACE_EXISTING);
     let (status, log) = daemon.ended();

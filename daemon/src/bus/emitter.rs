@@ -48,11 +48,11 @@ pub(super) trait Topic: Numbered {
         lost: u64,
     ) -> zbus::Result<()>;
 
-    /// Whether more resyncs than so many are to be told with it.
-    fn has_resyncs(published: &Published, told: u64) -> bool;
+    /// Whether there are resyncs with a number above `seen` to be sent with it.
+    fn has_resyncs(published: &Published, seen: u64) -> bool;
 
-    /// The resyncs since so many were told, which is brought up to date, for those who know all up to this entry.
-    fn resyncs(handle: &Handle, told: &mut u64, sequence: u64) -> Vec<Resync>;
+    /// Resyncs to be sent with it, as [`Published::resyncs_after`] returns them.
+    fn resyncs(handle: &Handle, seen: u64, sequence: u64) -> Vec<(u64, Resync)>;
 }
 
 impl Topic for Change {
@@ -80,12 +80,12 @@ impl Topic for Change {
         FlowEvents::flow_events(emitter, sequence, &batch.into_listing(names), lost).await
     }
 
-    fn has_resyncs(published: &Published, told: u64) -> bool {
-        published.summary.counters.resyncs > told
+    fn has_resyncs(published: &Published, seen: u64) -> bool {
+        published.summary.counters.resyncs > seen
     }
 
-    fn resyncs(handle: &Handle, told: &mut u64, sequence: u64) -> Vec<Resync> {
-        handle.published().resyncs_since(told, sequence)
+    fn resyncs(handle: &Handle, seen: u64, sequence: u64) -> Vec<(u64, Resync)> {
+        handle.published().resyncs_after(seen, sequence)
     }
 }
 
@@ -114,11 +114,11 @@ impl Topic for ConnectionEvent {
         FlowEvents::connection_events(emitter, sequence, &batch.into_listing(), lost).await
     }
 
-    fn has_resyncs(_published: &Published, _told: u64) -> bool {
+    fn has_resyncs(_published: &Published, _seen: u64) -> bool {
         false
     }
 
-    fn resyncs(_handle: &Handle, _told: &mut u64, _sequence: u64) -> Vec<Resync> {
+    fn resyncs(_handle: &Handle, _seen: u64, _sequence: u64) -> Vec<(u64, Resync)> {
         Vec::new()
     }
 }
@@ -157,7 +157,7 @@ pub(super) struct Emitter<T> {
     config: watch::Receiver<Arc<Config>>,
     /// The number of the last entry that was taken or lost.
     cursor: u64,
-    /// How many resyncs were told.
+    /// The number of the last resync that was sent.
     resyncs: u64,
     /// Entries that were lost and not told yet.
     lost: u64,
@@ -277,7 +277,7 @@ impl<T: Topic> Emitter<T> {
             self.write(outlet, signal).await?;
             (self.sent, self.lost) = (self.cursor, 0);
         }
-        for resync in T::resyncs(&self.handle, &mut self.resyncs, self.cursor) {
+        for (number, resync) in T::resyncs(&self.handle, self.resyncs, self.cursor) {
             let details = HashMap::from([
                 ("reason", Variant::from(resync.reason.name())),
                 ("lost", Variant::from(resync.lost)),
@@ -285,7 +285,9 @@ impl<T: Topic> Emitter<T> {
                 ("added", Variant::from(resync.added)),
             ]);
             let signal = async |emitter: &SignalEmitter<'_>| FlowEvents::resynced(emitter, details).await;
+            // One that could not be sent is due again on the next connection.
             self.write(outlet, signal).await?;
+            self.resyncs = number;
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use flowbus_guard::Guard;
 use flowbus_interfaces::{Error, Query, RawQuery, ReportOptions, StreamQuery};
 use zbus::fdo::DBusProxy;
 use zbus::message::Header;
@@ -23,11 +24,12 @@ pub(super) struct FlowMonitor {
     face: Face,
     started: Instant,
     counters: Arc<BusCounters>,
+    guard: Arc<Guard>,
 }
 
 impl FlowMonitor {
-    pub(super) fn new(face: Face, counters: Arc<BusCounters>) -> Self {
-        Self { face, started: Instant::now(), counters }
+    pub(super) fn new(face: Face, counters: Arc<BusCounters>, guard: Arc<Guard>) -> Self {
+        Self { face, started: Instant::now(), counters, guard }
     }
 
     /// A page as the bus has it.
@@ -44,7 +46,7 @@ impl FlowMonitor {
     }
 
     fn refuse(&self, error: Error) -> Error {
-        BusCounters::add(&self.counters.calls_refused, 1);
+        self.guard.count_refused();
         error
     }
 
@@ -199,7 +201,7 @@ impl FlowMonitor {
     /// Errors: org.flowbus.Error.LimitExceeded.
     #[zbus(out_args("statistics"))]
     async fn get_statistics(&self) -> Result<Dictionary, Error> {
-        Ok(statistics::gather(&self.face, &self.counters).await)
+        Ok(statistics::gather(&self.face, &self.counters, &self.guard).await)
     }
 
     /// The version of the daemon.

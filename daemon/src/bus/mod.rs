@@ -2,19 +2,13 @@
 //! stops reading never delays a method call.
 
 mod batch;
-mod budget;
-mod calls;
 mod emitter;
 mod feedback;
 mod flow_events;
 mod flow_monitor;
-mod gate;
-mod link;
 mod listing;
-mod name;
 mod outlet;
 mod statistics;
-mod transport;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -25,6 +19,7 @@ use tokio::sync::{oneshot, watch};
 use zbus::Connection;
 use zbus::object_server::InterfaceRef;
 
+use flowbus_guard::{End, Guard, Limits, Link, Service};
 use flowbus_interfaces::{
     BusAddress, FLOW_EVENTS_NAME, FLOW_EVENTS_PATH, FLOW_MONITOR_NAME, FLOW_MONITOR_PATH,
 };
@@ -41,31 +36,18 @@ use crate::{confinement, service};
 use emitter::{Emitter, Pace};
 use flow_events::FlowEvents;
 use flow_monitor::FlowMonitor;
-use gate::Limits;
-use link::{End, Link, Service};
 use outlet::Outlet;
+
+pub(crate) use flowbus_guard::BusError;
 
 /// The version of the daemon.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// After the bus went away: the first wait before trying again, doubled up to the longest.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// When a connection could not be changed for a new one, it is tried again after this.
+const CHANGE_AGAIN: Duration = Duration::from_secs(1);
 
-/// Why the bus cannot be served.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum BusError {
-    #[error("cannot reach the bus {address}: {source}; is a bus daemon running there?")]
-    Unreachable { address: BusAddress, source: zbus::Error },
-    #[error("the name {name} is already owned on the bus {address}: another flowbusd is running")]
-    NameTaken { name: &'static str, address: BusAddress },
-    #[error("the bus {address} does not let us own {name}: {source}; its policy has to allow it")]
-    NotAllowed { name: &'static str, address: BusAddress, source: zbus::Error },
-    #[error("the bus {address} failed: {source}")]
-    Failed { address: BusAddress, source: zbus::Error },
-    #[error("another process has taken the name {name} on the bus {address}")]
-    NameLost { name: &'static str, address: BusAddress },
-}
+/// What callers may have in flight. Root looks after the machine: there is room for its calls whatever members do.
+const LIMITS: Limits = Limits { sender: 16, user: 32, all: 64, reserved: 0, descriptor: false };
 
 /// What the methods answer from.
 #[derive(Clone, Debug)]
@@ -82,7 +64,6 @@ pub(crate) struct BusCounters {
     signals_sent: AtomicU64,
     signals_lost: AtomicU64,
     connection_events_lost: AtomicU64,
-    calls_refused: AtomicU64,
 }
 
 impl BusCounters {
@@ -105,7 +86,7 @@ pub(crate) async fn serve(
     config: watch::Receiver<Arc<Config>>,
 ) -> Result<Infallible, BusError> {
     let counters = Arc::new(BusCounters::default());
-    let limits = Arc::new(Limits::new(Arc::clone(&counters)));
+    let guard = Arc::new(Guard::new(LIMITS));
     let Face { handle, names, .. } = &face;
     let pace = Pace::new();
     let emitters = Emitters {
@@ -122,15 +103,15 @@ pub(crate) async fn serve(
         address: address.clone(),
         name: FLOW_MONITOR_NAME,
         path: FLOW_MONITOR_PATH,
-        interface: FlowMonitor::new(face.clone(), counters),
-        limits: Arc::clone(&limits),
+        interface: FlowMonitor::new(face.clone(), counters, Arc::clone(&guard)),
+        guard: Arc::clone(&guard),
     };
     let events = Service {
         address: address.clone(),
         name: FLOW_EVENTS_NAME,
         path: FLOW_EVENTS_PATH,
         interface: FlowEvents,
-        limits,
+        guard,
     };
     let methods = monitor.open().await?;
     // Without signals, methods are answered all the same.
@@ -181,7 +162,7 @@ async fn serve_methods(
                 Ok(new) => link = new,
                 Err(error) => {
                     tracing::debug!(%error, "the connection stays");
-                    tokio::time::sleep(FIRST_WAIT * 10).await;
+                    tokio::time::sleep(CHANGE_AGAIN).await;
                 }
             },
             End::Closed => {

@@ -1,12 +1,12 @@
 //! Where signals leave: one connection after the other, without a loss in between.
 
+use flowbus_guard::{End, Link, Service};
 use flowbus_interfaces::FLOW_EVENTS_PATH;
 use tokio::sync::Mutex;
 use zbus::object_server::SignalEmitter;
 
-use super::FIRST_WAIT;
+use super::CHANGE_AGAIN;
 use super::flow_events::FlowEvents;
-use super::link::{End, Link, Service};
 
 /// The connection that sends signals. Whoever holds it changes it or sends one signal.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl Outlet {
                         Err(error) => {
                             drop(link);
                             tracing::debug!(%error, "the connection stays");
-                            tokio::time::sleep(FIRST_WAIT * 10).await;
+                            tokio::time::sleep(CHANGE_AGAIN).await;
                         }
                     }
                 }

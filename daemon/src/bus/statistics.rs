@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use flowbus_guard::Guard;
 use flowbus_interfaces::Statistics;
 use zbus::wire::Variant;
 
@@ -16,7 +17,7 @@ const EVENT_BYTES: u64 = 1_280;
 pub(super) type Dictionary = HashMap<&'static str, Variant<'static>>;
 
 /// The statistics as they are now. The table in `flowbus_interfaces::Statistic` says what each means.
-pub(super) async fn gather(face: &Face, bus: &BusCounters) -> Dictionary {
+pub(super) async fn gather(face: &Face, bus: &BusCounters, guard: &Guard) -> Dictionary {
     let (summary, failure) = {
         let published = face.handle.published();
         (published.summary, published.failure.clone())
@@ -50,7 +51,7 @@ pub(super) async fn gather(face: &Face, bus: &BusCounters) -> Dictionary {
         names_refused: Some(counters.names_refused),
         signals_sent: Some(BusCounters::value(&bus.signals_sent)),
         signals_lost: Some(BusCounters::value(&bus.signals_lost)),
-        calls_refused: Some(BusCounters::value(&bus.calls_refused)),
+        calls_refused: Some(guard.refused()),
         streams: Some(face.streams.count()),
         stream_gaps: Some(face.streams.gaps()),
         connection_events: Some(summary.connections),

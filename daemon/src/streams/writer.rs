@@ -18,7 +18,6 @@ use crate::change::Change;
 use crate::dictionary::{FlowNames, Item};
 use crate::expectation::ExpectationEvent;
 use crate::handle::{AskError, Candidates, Handle};
-use crate::published::Resync;
 
 /// So many flows are asked for at once.
 const CHUNK: usize = 1024;
@@ -43,7 +42,7 @@ pub(super) struct Writer {
     cursor: u64,
     /// The number of the last connection event taken or skipped.
     connections: u64,
-    /// How many resyncs were told.
+    /// The number of the last resync that was written.
     resyncs: u64,
     /// What is told of expectations; none where nobody asked.
     expectations: Option<broadcast::Receiver<Arc<ExpectationEvent>>>,
@@ -323,8 +322,9 @@ impl Writer {
 
     /// Tells the resyncs, and what the kernel lost before them.
     fn push_resyncs(&mut self, gaps: &AtomicU64) {
-        let resyncs: Vec<Resync> = self.handle.published().resyncs_since(&mut self.resyncs, self.cursor);
-        for resync in resyncs {
+        let resyncs = self.handle.published().resyncs_after(self.resyncs, self.cursor);
+        for (number, resync) in resyncs {
+            self.resyncs = number;
             if resync.lost > 0 {
                 gaps.fetch_add(1, Ordering::Relaxed);
                 // No number is missing: what was lost never got one.

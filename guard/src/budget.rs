@@ -5,15 +5,15 @@ use std::collections::HashMap;
 use tokio::time::Instant;
 
 /// What a user may get at once: some four listings of 200,000 flows.
-pub(super) const BURST: u64 = 512 << 20;
+pub(crate) const BURST: u64 = 512 << 20;
 /// What a user may get in the long run, by second.
-pub(super) const PER_SECOND: u64 = 64 << 20;
+pub(crate) const PER_SECOND: u64 = 64 << 20;
 /// With more users than this, those who have got nothing lately are forgotten.
 const USERS: usize = 64;
 
 /// The bytes that each user has got and that have not been forgiven since.
 #[derive(Debug, Default)]
-pub(super) struct Budget(HashMap<u32, Spent>);
+pub(crate) struct Budget(HashMap<u32, Spent>);
 
 #[derive(Clone, Copy, Debug)]
 struct Spent {
@@ -32,12 +32,12 @@ impl Spent {
 impl Budget {
     /// Whether the user has got more than allowed. A reply's size is known only once it is written, so the last replies before
     /// that exceed the budget: as many as may be in flight.
-    pub(super) fn is_spent(&self, user: u32, now: Instant) -> bool {
+    pub(crate) fn is_spent(&self, user: u32, now: Instant) -> bool {
         self.0.get(&user).is_some_and(|spent| spent.at(now) > BURST)
     }
 
     /// Counts a reply.
-    pub(super) fn spend(&mut self, user: u32, bytes: usize, now: Instant) {
+    pub(crate) fn spend(&mut self, user: u32, bytes: usize, now: Instant) {
         if self.0.len() > USERS {
             self.0.retain(|_, spent| spent.at(now) > 0);
         }

@@ -10,38 +10,48 @@ use zbus::connection::{Builder, socket::Split};
 use zbus::object_server::Interface;
 use zbus::{Connection, Message};
 
-use super::gate::{Gate, Limits};
-use super::transport::within_reason;
-use super::{BusError, FIRST_WAIT, LONGEST_WAIT, name};
+use crate::gate::{Gate, Guard};
+use crate::transport::{self, within_reason};
+use crate::{BusError, name};
 
 /// A connection is changed for a new one when it has sent this many bytes. dbus-daemon reads no more of a connection of which 127 MiB
 /// wait for readers; calls in flight add at most 64 MiB.
 const RENEWAL: u64 = 32 << 20;
-/// Calls in flight have this long to be answered on the old connection.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Calls in flight, and ours to others, have this long to be answered on the old connection. They may wait for a password.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// After the bus went away: the first wait before trying again, doubled up to the longest.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// How often the bus is asked whether it reads a connection that is written to.
 const CHECK: Duration = Duration::from_secs(1);
 
 /// What is served, and where.
 #[derive(Debug)]
-pub(super) struct Service<I> {
-    pub(super) address: BusAddress,
-    pub(super) name: &'static str,
-    pub(super) path: &'static str,
-    pub(super) interface: I,
-    pub(super) limits: Arc<Limits>,
+pub struct Service<I> {
+    /// The bus.
+    pub address: BusAddress,
+    /// The well-known name.
+    pub name: &'static str,
+    /// The object's path.
+    pub path: &'static str,
+    /// The object.
+    pub interface: I,
+    /// Shared by all services of a process.
+    pub guard: Arc<Guard>,
 }
 
 /// A connection.
 #[derive(Clone, Debug)]
-pub(super) struct Link {
-    pub(super) connection: Connection,
+pub struct Link {
+    /// As the library has it.
+    pub connection: Connection,
     gate: Gate,
 }
 
 /// Why a connection is not to be used any longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub enum End {
+    /// By the bus, or by us because the bus does not read it.
     Closed,
     /// It has sent as much as a connection should.
     Full,
@@ -50,11 +60,14 @@ pub(super) enum End {
 }
 
 impl<I: Interface + Clone> Service<I> {
-    /// Connects, serves the object, then requests the name.
-    pub(super) async fn open(&self) -> Result<Link, BusError> {
+    /// Connects, serves the object, then requests the name: a call never finds the name without the object.
+    ///
+    /// # Errors
+    /// If there is no bus, or the name cannot be had.
+    pub async fn open(&self) -> Result<Link, BusError> {
         let unreachable = |source| BusError::Unreachable { address: self.address.clone(), source };
-        let stream = flowbus_guard::open(&self.address).await.map_err(unreachable)?;
-        let (gate, reader, writer, outgoing) = Gate::around(stream, self.name, Arc::clone(&self.limits));
+        let stream = transport::open(&self.address).await.map_err(unreachable)?;
+        let (gate, reader, writer, outgoing) = Gate::around(stream, self.name, Arc::clone(&self.guard));
         let builder = Builder::socket(Split::new(Box::new(reader) as _, Box::new(writer) as _));
         let connection =
             builder.serve_at(self.path, self.interface.clone()).build().await.map_err(unreachable)?;
@@ -70,8 +83,8 @@ impl<I: Interface + Clone> Service<I> {
         }
     }
 
-    /// As [`Service::open`], again until it works. `failure` is logged once, if there is one already.
-    pub(super) async fn open_patiently(&self, mut failure: Option<BusError>) -> Link {
+    /// Does as [`Service::open`], again until it works. `failure` is logged once, if there is one already.
+    pub async fn open_patiently(&self, mut failure: Option<BusError>) -> Link {
         let mut wait = FIRST_WAIT;
         loop {
             match &failure {
@@ -89,7 +102,10 @@ impl<I: Interface + Clone> Service<I> {
     }
 
     /// Moves the name to a new connection. Nothing may be sent on the old one meanwhile that goes by the name.
-    pub(super) async fn renew(&self, old: &Link) -> Result<Link, BusError> {
+    ///
+    /// # Errors
+    /// As [`Service::open`]. The old connection stays.
+    pub async fn renew(&self, old: &Link) -> Result<Link, BusError> {
         // The bus hands out by name what was sent, so it has to do that while the old connection has the name. One that it
         // does not read loses the name all the same.
         let _ = old.confirm().await;
@@ -102,7 +118,7 @@ impl<I: Interface + Clone> Service<I> {
 
 impl Link {
     /// Waits until the connection is not to be used any longer.
-    pub(super) async fn ended(&self) -> End {
+    pub async fn ended(&self) -> End {
         let is_over = |gate: &Gate| gate.has_lost_name() || gate.written() >= RENEWAL;
         tokio::select! {
             () = self.connection.closed() => End::Closed,
@@ -110,8 +126,11 @@ impl Link {
         }
     }
 
-    /// Returns once the bus has read everything that was sent before.
-    pub(super) async fn confirm(&self) -> zbus::Result<()> {
+    /// Returns once the bus has read everything that was sent before, and has delivered everything that it routed to us before.
+    ///
+    /// # Errors
+    /// If the connection ends meanwhile.
+    pub async fn confirm(&self) -> zbus::Result<()> {
         const BUS: &str = "org.freedesktop.DBus";
         let answer = self.connection.call_method(Some(BUS), "/org/freedesktop/DBus", Some(BUS), "GetId", &());
         match within_reason(answer, || self.gate.written()).await {
@@ -139,7 +158,15 @@ impl Link {
         }
     }
 
-    /// Closes a connection that has lost its name to a new one of ours, when the calls that it got before are answered.
+    /// Gives the name up, and closes the connection when the calls that came by the name are answered.
+    pub async fn leave(self) {
+        if let Err(error) = name::release(&self.connection, self.gate.name()).await {
+            tracing::debug!(%error, "the name is not given up");
+        }
+        self.retire().await;
+    }
+
+    /// Closes a connection that no longer has its name, when the calls that it got before are answered, and ours on it too.
     async fn retire(self) {
         // What the bus has delivered comes before its answer.
         let answered = async {
@@ -153,7 +180,8 @@ impl Link {
         self.close().await;
     }
 
-    pub(super) async fn close(self) {
+    /// Ends the connection, whatever waits on it.
+    pub async fn close(self) {
         // One that is closed already is fine.
         let _ = self.connection.close().await;
     }

@@ -1,7 +1,7 @@
-//! What goes in and out of a connection: each call is counted from its delivery until its reply is written, whichever interface
+//! What goes in and out of a connection: each call is counted from the header on until its reply is written, whichever interface
 //! it is for. zbus answers Introspect, GetAll and Ping by itself, so nothing behind it could.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,15 +12,15 @@ use rustix::fd::{BorrowedFd, OwnedFd};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
-use zbus::conn::socket::{ReadHalf, WriteHalf};
-use zbus::export::async_trait::async_trait;
+use zbus::connection::socket::{ReadHalf, WriteHalf};
 use zbus::message::{Flags, Header, Type};
 use zbus::{DBusError, Message};
 
-use super::BusCounters;
-use super::budget::Budget;
-use super::calls::{Calls, Excess};
-use super::transport::{STUCK, Writer, hang_up};
+use crate::budget::Budget;
+use crate::calls::{Calls, Excess, Limits};
+use crate::head::{Head, check_message, error_reply};
+use crate::read::GuardedRead;
+use crate::transport::{STUCK, Writer, hang_up};
 
 /// The bus itself, as a sender and as a destination.
 const BUS: &str = "org.freedesktop.DBus";
@@ -30,33 +30,71 @@ const USERS: usize = 1_024;
 /// calls waits until those have been received.
 const OUTGOING: usize = 8_192;
 
-/// What all connections have in common.
+/// What all connections of a process have in common: the calls in flight, and what users have been sent.
 #[derive(Debug)]
-pub(super) struct Limits {
-    counters: Arc<BusCounters>,
-    budget: Mutex<Budget>,
+pub struct Guard {
+    descriptor: bool,
+    accounts: Mutex<Accounts>,
+    links: AtomicU64,
+    refused: AtomicU64,
 }
 
-impl Limits {
-    pub(super) fn new(counters: Arc<BusCounters>) -> Self {
-        Self { counters, budget: Mutex::default() }
+#[derive(Debug)]
+struct Accounts {
+    calls: Calls,
+    budget: Budget,
+}
+
+impl Guard {
+    /// Nothing is in flight.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            descriptor: limits.descriptor,
+            accounts: Mutex::new(Accounts { calls: Calls::new(limits), budget: Budget::default() }),
+            links: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        }
     }
 
-    fn budget(&self) -> MutexGuard<'_, Budget> {
-        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    /// How many calls were refused.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more that was refused.
+    pub fn count_refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether no call is in flight.
+    pub fn is_idle(&self) -> bool {
+        self.accounts().calls.is_empty()
+    }
+
+    fn accounts(&self) -> MutexGuard<'_, Accounts> {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Accounts {
+    fn check_budget(&self, user: u32) -> Result<(), Excess> {
+        if self.budget.is_spent(user, Instant::now()) { Err(Excess::Budget) } else { Ok(()) }
     }
 }
 
 /// The state of a connection, shared by its two halves and by those who watch it.
 #[derive(Clone, Debug)]
-pub(super) struct Gate(Arc<Shared>);
+pub(crate) struct Gate(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     /// The well-known name of the connection.
     name: &'static str,
     stream: Arc<UnixStream>,
-    limits: Arc<Limits>,
+    guard: Arc<Guard>,
+    /// Its number among the connections of the process.
+    link: u64,
     intake: Mutex<Intake>,
     /// Bytes of whole messages that were written.
     written: AtomicU64,
@@ -65,12 +103,13 @@ struct Shared {
     changed: Notify,
 }
 
-/// What has been received and is not done with.
+/// What has been received and is not done with. Its lock is taken before that of [`Accounts`].
 #[derive(Debug, Default)]
 struct Intake {
-    calls: Calls,
     /// Refused calls whose error has not been written.
     refused: usize,
+    /// Calls of ours that wait for a reply, by serial number.
+    own: HashSet<NonZeroU32>,
     /// The users of senders. A bus gives a unique name once.
     users: HashMap<String, u32>,
     /// Questions for a sender's user, by serial number.
@@ -85,15 +124,17 @@ struct Intake {
 
 impl Gate {
     /// A gate around a socket: its halves, and the messages that somebody has to send on the connection.
-    pub(super) fn around(
+    pub(crate) fn around(
         stream: Arc<UnixStream>,
         name: &'static str,
-        limits: Arc<Limits>,
+        guard: Arc<Guard>,
     ) -> (Self, GatedReader, GatedWriter, mpsc::Receiver<Message>) {
+        let link = guard.links.fetch_add(1, Ordering::Relaxed);
         let gate = Self(Arc::new(Shared {
             name,
             stream: Arc::clone(&stream),
-            limits,
+            guard,
+            link,
             intake: Mutex::default(),
             written: AtomicU64::new(0),
             name_lost: AtomicBool::new(false),
@@ -101,32 +142,35 @@ impl Gate {
             changed: Notify::new(),
         }));
         let (sender, outgoing) = mpsc::channel(OUTGOING);
-        let refusing = gate.clone();
-        let count = move || refusing.count_refused(&mut refusing.intake());
-        let reader = flowbus_guard::bounded(Arc::clone(&stream), count, sender.clone());
+        let reader = Box::new(GuardedRead::new(Arc::clone(&stream), gate.clone(), sender.clone()));
         let reader = GatedReader { reader, gate: gate.clone(), outgoing: sender };
         let writer = GatedWriter { writer: Writer(stream), gate: gate.clone() };
         (gate, reader, writer, outgoing)
     }
 
+    /// The well-known name of the connection.
+    pub(crate) fn name(&self) -> &'static str {
+        self.0.name
+    }
+
     /// How many bytes of messages were written.
-    pub(super) fn written(&self) -> u64 {
+    pub(crate) fn written(&self) -> u64 {
         self.0.written.load(Ordering::Relaxed)
     }
 
     /// Whether somebody else has the name now.
-    pub(super) fn has_lost_name(&self) -> bool {
+    pub(crate) fn has_lost_name(&self) -> bool {
         self.0.name_lost.load(Ordering::Relaxed)
     }
 
-    /// Whether no call waits for its reply.
-    pub(super) fn is_idle(&self) -> bool {
+    /// Whether no call that came on the connection or was made on it waits for its reply.
+    pub(crate) fn is_idle(&self) -> bool {
         let intake = self.intake();
-        intake.calls.is_empty() && intake.refused == 0
+        intake.refused == 0 && intake.own.is_empty() && !self.accounts().calls.any_on(self.0.link)
     }
 
     /// Waits until a condition holds.
-    pub(super) async fn wait(&self, condition: impl Fn(&Self) -> bool) {
+    pub(crate) async fn wait(&self, condition: impl Fn(&Self) -> bool) {
         loop {
             let changed = self.0.changed.notified();
             tokio::pin!(changed);
@@ -139,7 +183,7 @@ impl Gate {
     }
 
     /// Ends the connection that the bus does not read.
-    pub(super) fn hang_up(&self) {
+    pub(crate) fn hang_up(&self) {
         if !self.0.hung_up.swap(true, Ordering::Relaxed) {
             let name = self.0.name;
             tracing::warn!(name, "the bus read nothing for {STUCK:?}: opening a new connection");
@@ -147,8 +191,47 @@ impl Gate {
         hang_up(&self.0.stream);
     }
 
+    /// Whether a call may carry a descriptor.
+    pub(crate) fn takes_descriptor(&self) -> bool {
+        self.0.guard.descriptor
+    }
+
     fn intake(&self) -> MutexGuard<'_, Intake> {
         self.0.intake.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn accounts(&self) -> MutexGuard<'_, Accounts> {
+        self.0.guard.accounts()
+    }
+
+    /// Lets a message in of which only the header was read, and `descriptors`; else the error has to be sent, if there is one.
+    pub(crate) fn admit(&self, head: &Head, descriptors: usize) -> Result<(), Option<Message>> {
+        let mut intake = self.intake();
+        let is_call = head.kind == Type::MethodCall;
+        // What is answered is found by this number: there can be only one.
+        if is_call && self.accounts().calls.has(&head.sender, head.serial) {
+            self.0.guard.count_refused();
+            return Err(None);
+        }
+        let admitted = check_message(head, descriptors, usize::from(self.takes_descriptor()))
+            .and_then(|()| if is_call { self.begin(&intake, head) } else { Ok(()) });
+        admitted.map_err(|error| {
+            tracing::debug!(sender = head.sender, %error, "a message is refused");
+            if is_call {
+                self.0.guard.count_refused();
+            }
+            let reply = head.wants_reply().then(|| error_reply(head, &error).ok()).flatten();
+            intake.refused += usize::from(reply.is_some());
+            reply
+        })
+    }
+
+    fn begin(&self, intake: &Intake, head: &Head) -> Result<(), Error> {
+        let user = intake.users.get(&head.sender).copied();
+        let mut accounts = self.accounts();
+        let budget = user.map_or(Ok(()), |user| accounts.check_budget(user));
+        let begun = budget.and_then(|()| accounts.calls.begin(head, self.0.link, user));
+        begun.map_err(|excess| Error::LimitExceeded(excess.to_string()))
     }
 
     /// Sorts a received message: what it returns is for zbus, the rest is kept, answered or dropped here.
@@ -167,34 +250,31 @@ impl Gate {
                     self.0.changed.notify_waiters();
                 }
             }
-            Type::MethodReturn | Type::Error if is_of_bus(&header) => {
+            Type::MethodReturn | Type::Error => {
                 let mut intake = self.intake();
-                let sender = header.reply_serial().and_then(|serial| intake.lookups.remove(&serial));
-                if let Some(sender) = sender {
+                let serial = header.reply_serial();
+                if serial.is_some_and(|serial| intake.own.remove(&serial)) {
+                    self.0.changed.notify_waiters();
+                }
+                let asked_for = serial.filter(|_| is_of_bus(&header));
+                if let Some(sender) = asked_for.and_then(|serial| intake.lookups.remove(&serial)) {
                     // A sender who has left gets no reply anyway.
                     let user = message.body().deserialize::<u32>().ok();
                     self.attribute(&mut intake, &sender, user);
                     return None;
                 }
             }
-            _ => {}
+            Type::Signal => {}
         }
         drop(header);
         Some(message)
     }
 
     fn receive_call(&self, message: &Message, header: &Header<'_>) {
-        // All that our methods do is answer.
-        if header.primary().flags().contains(Flags::NO_REPLY_EXPECTED) {
-            BusCounters::add(&self.0.limits.counters.calls_refused, 1);
-            return;
-        }
         let sender = header.sender().map(|sender| sender.as_str()).unwrap_or_default();
         let mut intake = self.intake();
-        if let Err(excess) = intake.calls.begin(sender, header.primary().serial_num().get()) {
-            self.refuse(&mut intake, header, &excess);
-        } else if let Some(user) = intake.users.get(sender).copied() {
-            self.admit(&mut intake, message.clone(), user);
+        if intake.users.contains_key(sender) {
+            intake.ready.push_back(message.clone());
         } else if let Some(parked) = intake.parked.get_mut(sender) {
             parked.push(message.clone());
         } else {
@@ -215,7 +295,7 @@ impl Gate {
         let calls = intake.parked.remove(sender).unwrap_or_default();
         let Some(user) = user else {
             for call in calls {
-                intake.calls.end(sender, call.primary_header().serial_num().get());
+                self.accounts().calls.end(sender, call.primary_header().serial_num().get());
             }
             return self.0.changed.notify_waiters();
         };
@@ -224,59 +304,73 @@ impl Gate {
         }
         intake.users.insert(sender.to_owned(), user);
         for call in calls {
-            self.admit(intake, call, user);
-        }
-    }
-
-    /// Lets a counted call through, unless its user has had enough.
-    fn admit(&self, intake: &mut Intake, call: Message, user: u32) {
-        let header = call.header();
-        let sender = header.sender().map(|sender| sender.as_str()).unwrap_or_default();
-        let serial = header.primary().serial_num().get();
-        let result = if self.0.limits.budget().is_spent(user, Instant::now()) {
-            intake.calls.end(sender, serial);
-            Err(Excess::Bytes)
-        } else {
-            intake.calls.attribute(sender, serial, user)
-        };
-        match result {
-            Err(excess) => self.refuse(intake, &header, &excess),
-            Ok(()) => {
-                drop(header);
-                intake.ready.push_back(call);
+            let serial = call.primary_header().serial_num().get();
+            let mut accounts = self.accounts();
+            let silent = accounts.calls.is_silent(sender, serial);
+            let admitted = accounts
+                .check_budget(user)
+                .inspect_err(|_| _ = accounts.calls.end(sender, serial))
+                .and_then(|()| accounts.calls.attribute(sender, serial, user));
+            drop(accounts);
+            match admitted {
+                Ok(()) => intake.ready.push_back(call),
+                Err(excess) => self.refuse(intake, &call, silent, &excess),
             }
         }
     }
 
-    fn refuse(&self, intake: &mut Intake, header: &Header<'_>, excess: &Excess) {
-        match Error::LimitExceeded(excess.to_string()).create_reply(header) {
+    fn refuse(&self, intake: &mut Intake, call: &Message, silent: bool, excess: &Excess) {
+        self.0.guard.count_refused();
+        if silent {
+            return self.0.changed.notify_waiters();
+        }
+        match Error::LimitExceeded(excess.to_string()).create_reply(&call.header()) {
             Ok(error) => {
-                self.count_refused(intake);
+                intake.refused += 1;
                 intake.outgoing.push_back(error);
             }
             Err(error) => tracing::debug!(%error, "a call cannot be refused"),
         }
     }
 
-    /// Counts a call whose error is about to be sent.
-    fn count_refused(&self, intake: &mut Intake) {
-        BusCounters::add(&self.0.limits.counters.calls_refused, 1);
-        intake.refused += 1;
+    /// Whether a message is to be written, as all are but replies that nobody wants.
+    fn begin_write(&self, message: &Message) -> bool {
+        let header = message.header();
+        if let Some((caller, serial)) = replied_to(&header) {
+            let mut accounts = self.accounts();
+            if accounts.calls.is_silent(caller, serial) {
+                accounts.calls.end(caller, serial);
+                self.0.changed.notify_waiters();
+                return false;
+            }
+        }
+        let primary = header.primary();
+        if primary.msg_type() == Type::MethodCall && !primary.flags().contains(Flags::NO_REPLY_EXPECTED) {
+            self.intake().own.insert(primary.serial_num());
+        }
+        true
     }
 
     /// Counts a message that was written; a reply ends its call.
     fn count_written(&self, message: &Message) {
         let bytes = message.data().len();
         self.0.written.fetch_add(bytes as u64, Ordering::Relaxed);
-        let header = message.header();
-        if let (Some(destination), Some(serial)) = (header.destination(), header.reply_serial()) {
+        if let Some((caller, serial)) = replied_to(&message.header()) {
             let mut intake = self.intake();
-            match intake.calls.end(destination.as_str(), serial.get()) {
-                Some(Some(user)) => self.0.limits.budget().spend(user, bytes, Instant::now()),
+            let mut accounts = self.accounts();
+            match accounts.calls.end(caller, serial) {
+                Some(Some(user)) => accounts.budget.spend(user, bytes, Instant::now()),
                 Some(None) => {}
                 None => intake.refused = intake.refused.saturating_sub(1),
             }
         }
+        self.0.changed.notify_waiters();
+    }
+
+    /// The connection has ended: nothing that came on it is answered any more, and nothing that was asked on it.
+    fn end(&self) {
+        *self.intake() = Intake::default();
+        self.accounts().calls.end_all(self.0.link);
         self.0.changed.notify_waiters();
     }
 }
@@ -285,9 +379,14 @@ fn is_of_bus(header: &Header<'_>) -> bool {
     header.sender().is_some_and(|sender| sender.as_str() == BUS)
 }
 
+/// Whose call a reply answers, and its serial number.
+fn replied_to<'m>(header: &'m Header<'_>) -> Option<(&'m str, u32)> {
+    Some((header.destination()?.as_str(), header.reply_serial()?.get()))
+}
+
 /// The half that receives, for zbus.
 #[derive(Debug)]
-pub(super) struct GatedReader {
+pub(crate) struct GatedReader {
     reader: Box<dyn ReadHalf>,
     gate: Gate,
     /// Ends with this half.
@@ -296,12 +395,18 @@ pub(super) struct GatedReader {
 
 /// The half that sends, for zbus.
 #[derive(Debug)]
-pub(super) struct GatedWriter {
+pub(crate) struct GatedWriter {
     writer: Writer,
     gate: Gate,
 }
 
-#[async_trait]
+impl Drop for GatedReader {
+    fn drop(&mut self) {
+        self.gate.end();
+    }
+}
+
+#[async_trait::async_trait]
 impl ReadHalf for GatedReader {
     async fn receive_message(
         &mut self,
@@ -336,9 +441,12 @@ impl ReadHalf for GatedReader {
     }
 }
 
-#[async_trait]
+#[async_trait::async_trait]
 impl WriteHalf for GatedWriter {
     async fn send_message(&mut self, message: &Message) -> zbus::Result<()> {
+        if !self.gate.begin_write(message) {
+            return Ok(());
+        }
         match self.writer.send_message(message).await {
             Err(zbus::Error::InputOutput(error)) if error.kind() == io::ErrorKind::TimedOut => {
                 self.gate.hang_up();

@@ -11,13 +11,13 @@ use zbus::fdo::{DBusProxy, Error as BusReply, RequestNameFlags, RequestNameReply
 use zbus::names::{BusName, UniqueName, WellKnownName};
 use zbus::{Connection, fdo};
 
-use super::BusError;
+use crate::BusError;
 
 /// How often the name is asked for while its owners come and go.
 const ATTEMPTS: u32 = 10;
 
 /// Requests the name. It may be taken from us likewise: the bus lets only those take it who may own it.
-pub(super) async fn acquire(
+pub(crate) async fn acquire(
     connection: &Connection,
     name: &'static str,
     address: &BusAddress,
@@ -53,6 +53,12 @@ async fn try_acquire(connection: &Connection, name: &'static str) -> fdo::Result
         return Ok(false);
     }
     Ok(false)
+}
+
+/// Gives the name up: the library does not, since it did not request it.
+pub(crate) async fn release(connection: &Connection, name: &'static str) -> fdo::Result<()> {
+    let bus = DBusProxy::new(connection).await?;
+    bus.release_name(WellKnownName::from_static_str(name)?).await.map(drop)
 }
 
 fn is_owner(reply: &RequestNameReply) -> bool {
