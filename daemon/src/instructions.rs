@@ -67,10 +67,11 @@ fn apply(table: &mut Table, kind: EventKind, events: &[Flow<'_>]) {
     let mut changes = Vec::with_capacity(events.len());
     for batch in events.chunks(BATCH) {
         table.look_ahead(batch.iter().map(|event| (kind, event)));
+        let mut change = table.change();
         for event in batch {
-            table.apply(kind, event, NOW, &mut changes);
+            change.apply(kind, event, NOW, &mut changes);
         }
-        table.commit();
+        change.commit();
     }
     assert_eq!(changes.len(), events.len());
 }

@@ -98,15 +98,16 @@ fn example() -> State {
     state.header.epoch = *b"epoch of example";
     let mut table = Table::new(state, LIMITS);
     let mut changes = Vec::new();
+    let mut change = table.change();
     for number in [1, 2] {
-        table.apply(EventKind::New, &flow(number), NOW, &mut changes);
+        change.apply(EventKind::New, &flow(number), NOW, &mut changes);
     }
     let reply = Tuple { dst: Ipv4Addr::new(198, 18, 0, 9).into(), ..flow(3).reply };
     let translated = Flow { helper: Some(b"ftp"), labels: Some(&[1, 2, 3, 4]), reply, ..flow(3) };
-    table.apply(EventKind::New, &translated, NOW, &mut changes);
+    change.apply(EventKind::New, &translated, NOW, &mut changes);
     let stopped = Flow { stop_nsec: Some(1_700_000_001_000_000_000), ..flow(2) };
-    table.apply(EventKind::Destroy, &stopped, NOW, &mut changes);
-    table.commit();
+    change.apply(EventKind::Destroy, &stopped, NOW, &mut changes);
+    change.commit();
     let memfd = table.state().memfd().try_clone_to_owned().unwrap();
     drop(table);
     let (mut state, refused) = State::open(memfd).unwrap();

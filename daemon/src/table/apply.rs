@@ -23,7 +23,7 @@ pub(crate) enum Outcome {
 
 impl Table {
     /// Applies an event.
-    pub(crate) fn apply(
+    pub(super) fn apply(
         &mut self,
         kind: EventKind,
         flow: &Flow<'_>,
@@ -98,7 +98,7 @@ impl Table {
             None => (event_time(flow, now).usec, TimeSource::Event),
         };
         let key = Key::new(&flow.original);
-        self.bury(&key, flow.id);
+        self.add_tombstone(&key, flow.id);
         if let Some(slot) = live
             && self.is_about(slot, flow)
         {
@@ -123,7 +123,7 @@ impl Table {
     }
 
     /// Merges one entry of the dump that was begun with [`Table::begin_dump`].
-    pub(crate) fn apply_dump_entry(&mut self, flow: &Flow<'_>, now: Now, changes: &mut Vec<Change>) {
+    pub(super) fn apply_dump_entry(&mut self, flow: &Flow<'_>, now: Now, changes: &mut Vec<Change>) {
         let key = Key::new(&flow.original);
         let tombstone = self.tombstone(&key, flow.id);
         let live = self.find(&key);
@@ -257,22 +257,6 @@ impl Table {
     /// Ends a flow whose tuple another one has taken over, unseen.
     fn replace(&mut self, slot: u32, now: Now, changes: &mut Vec<Change>) {
         self.close_unseen(slot, EndReason::Replaced, now, changes);
-    }
-
-    /// Remembers a destroyed flow while a dump runs that may still show it.
-    fn bury(&mut self, key: &Key, conntrack_id: Option<u32>) {
-        if self.dump.is_none() {
-            return;
-        }
-        let tombstone = self.tombstone(key, conntrack_id);
-        if let Some(dump) = &mut self.dump {
-            dump.tombstones.insert(tombstone);
-        }
-    }
-
-    fn tombstone(&self, key: &Key, conntrack_id: Option<u32>) -> u64 {
-        use std::hash::BuildHasher;
-        self.hasher.hash_one((key, conntrack_id))
     }
 }
 

@@ -1,16 +1,19 @@
 //! The connection tracking table in memory: active flows by key and by id, closed flows by their end.
 //!
 //! Only the tracker touches it. The flows lie in the [`State`]; here are the indexes to them, and in `apply.rs` the
-//! rules by which messages change them. A change is whole, for the next life, with [`Table::commit`].
+//! rules by which messages change them. What others can call here is whole for the next life when it returns; what is not
+//! is called on a [`Transaction`].
 
 mod apply;
 mod closed;
+mod dump;
 mod index;
 mod order;
 mod owners;
 mod ports;
 #[cfg(test)]
 mod tests;
+mod transaction;
 
 use std::collections::HashSet;
 use std::hash::BuildHasher;
@@ -21,6 +24,8 @@ use flowbus_interfaces::{EndReason, TimeSource};
 use foldhash::fast::RandomState;
 
 pub(crate) use apply::Outcome;
+pub(crate) use dump::Merged;
+pub(crate) use transaction::Transaction;
 
 use crate::change::Change;
 use crate::clock::{Now, monotonic_nsec};
@@ -31,6 +36,7 @@ use crate::names::{NameStrings, Names};
 use crate::owners::{Attribution, ProcessTexts, Processes};
 use crate::state::{Header, MAXIMUM_FLOWS, State};
 use closed::Closed;
+use dump::Dump;
 use index::Index;
 use order::Order;
 use owners::OtherTuples;
@@ -61,33 +67,6 @@ pub(crate) struct Table {
     attribution: Option<Attribution>,
     /// Kept while there is attribution.
     other_tuples: OtherTuples,
-}
-
-/// A dump that is being merged.
-#[derive(Debug)]
-struct Dump {
-    /// Flows seen before this stamp and not since are gone when the dump ends.
-    stamp: u32,
-    /// Hashes of key and `CTA_ID` of the flows destroyed since the dump began: the dump may still show them.
-    tombstones: HashSet<u64, RandomState>,
-    added: u32,
-    changed: u32,
-}
-
-/// What merging a dump did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Merged {
-    pub(crate) added: u32,
-    /// Flows of which an entry told what no event had.
-    pub(crate) changed: u32,
-    pub(crate) closed: u32,
-}
-
-impl Merged {
-    /// True when the table was the kernel's.
-    pub(crate) fn is_empty(self) -> bool {
-        self == Self::default()
-    }
 }
 
 impl Table {
@@ -141,7 +120,7 @@ impl Table {
     }
 
     /// Makes the changes since the last commit what the next life finds.
-    pub(crate) fn commit(&mut self) {
+    fn commit(&mut self) {
         self.state.commit();
         self.free_records.append(&mut self.released_records);
     }
@@ -156,53 +135,19 @@ impl Table {
         &self.state.header
     }
 
-    /// The same, to be changed before a commit.
-    pub(crate) fn header_mut(&mut self) -> &mut Header {
-        &mut self.state.header
-    }
-
     pub(crate) fn set_closed_limits(&mut self, limits: ClosedLimits, now: Now) {
         self.closed.set_limits(&mut self.state, limits);
         self.expire_closed(now);
     }
 
     /// Notes that events were lost: what was live before may have ended unseen.
-    pub(crate) fn note_loss(&mut self) {
+    fn note_loss(&mut self) {
         self.state.header.stamp += 1;
         self.state.header.loss_stamp = self.state.header.stamp;
         if let Some(attribution) = &mut self.attribution {
             attribution.sockets.note_lost_flows(monotonic_nsec());
             attribution.known.clear();
         }
-    }
-
-    /// From here on every flow that is seen counts as alive, until [`Table::end_dump`].
-    pub(crate) fn begin_dump(&mut self) {
-        self.state.header.stamp += 1;
-        self.dump = Some(Dump {
-            stamp: self.state.header.stamp,
-            tombstones: HashSet::with_hasher(self.hasher.clone()),
-            added: 0,
-            changed: 0,
-        });
-    }
-
-    /// Gives a dump up that did not end: nothing is closed by it.
-    pub(crate) fn abandon_dump(&mut self) {
-        self.dump = None;
-    }
-
-    /// Ends the merge. A complete dump closes the flows that neither it nor an event since its begin has shown.
-    pub(crate) fn end_dump(&mut self, complete: bool, now: Now, changes: &mut Vec<Change>) -> Merged {
-        let Some(dump) = self.dump.take() else { return Merged::default() };
-        let gone = |slot: &u32| complete && self.state.record(*slot).seen < dump.stamp;
-        let unseen: Vec<u32> = self.order.all().filter(gone).collect();
-        let closed = u32::try_from(unseen.len()).unwrap_or(u32::MAX);
-        for slot in unseen {
-            self.close_unseen(slot, EndReason::Resync, now, changes);
-            self.commit();
-        }
-        Merged { added: dump.added, changed: dump.changed, closed }
     }
 
     /// Active flows that may not send all their events: those older than the first listener send none, others are masked.
@@ -384,13 +329,14 @@ impl Table {
         if let Some(extra) = extra {
             record.extra = self.insert_extra(&extra);
         }
-        self.state.add_record(slot, &record);
-        self.state.header.active += 1;
-        self.silent += u32::from(record.is_silent());
-        self.index.insert(self.hash(&record.key), slot);
-        self.order.push(slot);
         let mut flow = Snapshot { record, extra, owners: Owners::default(), end: None };
+        // Owners first: the record says whether it has some, and is written once.
         self.attribute_new(slot, &mut flow);
+        self.state.add_record(slot, &flow.record);
+        self.state.header.active += 1;
+        self.silent += u32::from(flow.record.is_silent());
+        self.index.insert(self.hash(&flow.record.key), slot);
+        self.order.push(slot);
         self.push_change(EventKind::New, flow, changes);
     }
 

@@ -100,7 +100,7 @@ impl Table {
     }
 
     /// Notes what an event tells of a socket. What it means for flows that are there is settled later.
-    pub(crate) fn apply_socket(&mut self, event: &Event, now: Now) {
+    pub(super) fn apply_socket(&mut self, event: &Event, now: Now) {
         if self.processes.are_many(&self.state, now.boottime_usec) {
             self.free_processes(now);
         }
@@ -271,13 +271,15 @@ impl Table {
         }
     }
 
-    /// Gives a flow that is new to the table its owners.
+    /// Gives a flow its owners that is about to be added to the table.
     pub(super) fn attribute_new(&mut self, slot: u32, flow: &mut Snapshot) {
         if self.attribution.is_some() {
             self.note_other_tuples(slot, flow);
-            let owners = self.owners_of(flow);
-            self.put_owners(slot, owners);
-            *flow = self.snapshot(slot);
+            flow.owners = self.owners_of(flow);
+            flow.record.set_owned(!flow.owners.is_empty());
+            if flow.record.is_owned() {
+                self.state.put_owners(slot, flow.owners);
+            }
             self.note_known(slot, flow.record.start_source() != TimeSource::Observed);
         }
     }

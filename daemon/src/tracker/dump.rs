@@ -12,7 +12,7 @@ use crate::change::Change;
 use crate::clock::Now;
 use crate::requests::DumpRequest;
 use crate::state::BATCH;
-use crate::table::{Merged, Table};
+use crate::table::{Merged, Table, Transaction};
 
 /// Dumps begin at least so far apart: each costs the kernel a walk over its whole table.
 const SPACING: Duration = Duration::from_secs(1);
@@ -177,10 +177,11 @@ impl DumpReader {
                 break;
             }
             table.look_ahead(batch.iter().filter_map(flow_of));
+            let mut change = table.change();
             for message in &batch {
-                self.merge_message(message, now, table, changes)?;
+                self.merge_message(message, now, &mut change, changes)?;
             }
-            table.commit();
+            change.commit();
         }
         Ok(())
     }
@@ -189,27 +190,27 @@ impl DumpReader {
         &mut self,
         message: &Result<Message<'_>, DecodeError>,
         now: Now,
-        table: &mut Table,
+        change: &mut Transaction<'_>,
         changes: &mut Vec<Change>,
     ) -> Result<(), SocketError> {
         let State::Merging { sequence: expected, complete, .. } = self.state else { return Ok(()) };
         match message {
             Ok(Message::Flow(header, _, flow)) if header.sequence == expected => {
-                table.header_mut().counters.unknown_attributes += u64::from(flow.unknown_attributes);
-                table.apply_dump_entry(flow, now, changes);
+                change.header().counters.unknown_attributes += u64::from(flow.unknown_attributes);
+                change.apply_dump_entry(flow, now, changes);
                 if header.flags & NLM_F_DUMP_INTR != 0 {
-                    self.restart(table);
+                    self.restart(change.table());
                 }
             }
             Ok(Message::Done(header, 0)) if header.sequence == expected => {
                 if header.flags & NLM_F_DUMP_INTR == 0 {
                     self.state = State::Ended { complete };
                 } else {
-                    self.restart(table);
+                    self.restart(change.table());
                 }
             }
             Ok(Message::Done(header, code) | Message::Error(header, code)) if header.sequence == expected => {
-                self.fail_for_good(table, SocketError::refused("dump request", *code))?;
+                self.fail_for_good(change.table(), SocketError::refused("dump request", *code))?;
             }
             Ok(_) => {}
             Err(error) => {

@@ -10,7 +10,7 @@ use crate::counters::ResyncReason;
 use crate::expectation::ExpectationEvent;
 use crate::handle::Publisher;
 use crate::state::BATCH;
-use crate::table::{Outcome, Table};
+use crate::table::{Outcome, Transaction};
 
 /// So many events are read before dumps and questions have their turn.
 const EVENTS_AT_ONCE: usize = 1024;
@@ -36,8 +36,7 @@ impl Tracker {
             let begin = if is_attributed { monotonic_nsec() } else { 0 };
             let received = self.receive()?;
             if received > 0 {
-                // What a socket did is reported before the kernel reports its flow: it is there by now.
-                self.read_sockets();
+                self.read_sockets_of_batch();
                 self.apply_received(now);
             }
             read += received;
@@ -58,11 +57,11 @@ impl Tracker {
                 Received::Datagram(length) => self.inbox.keep(length),
                 Received::Foreign(_) => {
                     self.inbox.discard();
-                    self.table.header_mut().counters.events_foreign += 1;
+                    self.table.change().header().counters.events_foreign += 1;
                 }
                 Received::Truncated(_) => {
                     self.inbox.discard();
-                    self.table.header_mut().counters.events_invalid += 1;
+                    self.table.change().header().counters.events_invalid += 1;
                 }
                 Received::Empty => return Ok(received),
                 Received::Overrun => {} // count_losses learns how many.
@@ -81,21 +80,23 @@ impl Tracker {
             }
         }
         table.look_ahead(messages.iter().filter_map(|(_, message)| flow_of(message)));
+        let mut change = table.change();
         for (number, message) in &messages {
-            apply(table, changes, publisher, message, now);
-            table.header_mut().message = *number;
+            apply(&mut change, changes, publisher, message, now);
+            change.header().message = *number;
         }
-        table.commit();
+        change.commit();
     }
 
     /// Asks the kernel how many events it dropped.
     pub(super) fn count_losses(&mut self) -> Result<(), TrackerError> {
         let drops = self.events.drops()?;
-        let header = self.table.header_mut();
-        let lost = u64::from(drops.wrapping_sub(header.drops));
+        let lost = u64::from(drops.wrapping_sub(self.table.header().drops));
         if lost == 0 {
             return Ok(());
         }
+        let mut change = self.table.change();
+        let header = change.header();
         header.drops = drops;
         header.counters.events_lost += lost;
         header.lost += lost;
@@ -107,8 +108,8 @@ impl Tracker {
                 "events lost: the socket's buffer was full, resynchronizing"
             );
         }
-        self.table.note_loss();
-        self.table.commit();
+        change.note_loss();
+        change.commit();
         self.dump.restart(&mut self.table);
         Ok(())
     }
@@ -116,7 +117,7 @@ impl Tracker {
 
 /// Applies a message to the table.
 fn apply(
-    table: &mut Table,
+    change: &mut Transaction<'_>,
     changes: &mut Vec<Change>,
     publisher: &Publisher,
     message: &Result<Message<'_>, DecodeError>,
@@ -130,19 +131,19 @@ fn apply(
         }
         Ok(_) => return,
         Err(error) => {
-            table.header_mut().counters.events_invalid += 1;
+            change.header().counters.events_invalid += 1;
             tracing::debug!(%error, "event skipped");
             return;
         }
     };
-    let counters = &mut table.header_mut().counters;
+    let counters = &mut change.header().counters;
     match kind {
         EventKind::New => counters.events_new += 1,
         EventKind::Update => counters.events_update += 1,
         EventKind::Destroy => counters.events_destroy += 1,
     }
     counters.unknown_attributes += u64::from(flow.unknown_attributes);
-    if table.apply(kind, flow, now, changes) == Outcome::Repeated {
-        table.header_mut().counters.events_repeated += 1;
+    if change.apply(kind, flow, now, changes) == Outcome::Repeated {
+        change.header().counters.events_repeated += 1;
     }
 }

@@ -197,7 +197,7 @@ impl Tracker {
         self.dump.give_up_if_silent(now, &mut self.table);
         if drained && self.dump.may_start(now) && (self.wants_dump() || self.sweeps.is_due(&self.table, now))
         {
-            self.table.header_mut().counters.dumps += 1;
+            self.table.change().header().counters.dumps += 1;
             self.dump.start(&mut self.table)?;
         }
         self.dump.read(&mut self.table, &mut self.changes, buffer)?;
@@ -233,7 +233,8 @@ impl Tracker {
         self.merged = Some(now);
         self.behind = false;
         self.publisher.set_failure(None);
-        let header = self.table.header_mut();
+        let mut change = self.table.change();
+        let header = change.header();
         let lost = std::mem::take(&mut header.lost);
         let reason = ResyncReason::from_number(std::mem::take(&mut header.resync));
         match reason {
@@ -241,7 +242,7 @@ impl Tracker {
             None => header.counters.sweeps += 1,
         }
         let sequence = header.sequence;
-        self.table.commit();
+        change.commit();
         let Merged { added, closed, .. } = merged;
         if let Some(reason) = reason {
             self.publisher.publish_resync(Resync { reason, lost, closed, added, sequence }, self.summary());
@@ -347,13 +348,14 @@ fn take_over(table: &mut Table, events: &Socket, refused: Option<&Refused>) -> R
     };
     if let Some(reason) = reason {
         let drops = events.drops()?;
-        let header = table.header_mut();
+        let mut change = table.change();
+        let header = change.header();
         header.resync = reason as u32;
         header.socket_cookie = cookie;
         header.drops = drops;
-        table.note_loss();
+        change.note_loss();
+        change.commit();
     }
-    table.commit();
     Ok(())
 }
 

@@ -23,6 +23,12 @@ impl Tracker {
         read
     }
 
+    /// The step between receiving a batch of events and applying it: what a socket did is reported before the kernel reports
+    /// its flow, so whatever is said of these flows' sockets is in the ring by now.
+    pub(super) fn read_sockets_of_batch(&mut self) {
+        self.read_sockets();
+    }
+
     /// Tells what connections did, where their flows can be known.
     pub(super) fn tell_connections(&mut self) {
         let Self { sockets, table, connections, .. } = self;
@@ -87,8 +93,7 @@ impl Tracker {
             {
                 attribution.set_path(process.cgroup, path);
             }
-            self.table.apply_socket(&event, Now::read());
-            self.table.commit();
+            self.table.change().apply_socket(&event, Now::read());
         }
         self.publish();
     }

@@ -53,8 +53,7 @@ impl Sockets {
         let now = Now::read();
         self.read(table, now);
         let open = snapshot.sockets(|event| {
-            table.apply_socket(&event, now);
-            table.commit();
+            table.change().apply_socket(&event, now);
         });
         if let Some(attribution) = table.attribution_mut() {
             attribution.look_at_all = Some(monotonic_nsec());
@@ -72,8 +71,7 @@ impl Sockets {
             read = true;
             match message {
                 Message::Event(event) => {
-                    table.apply_socket(&event, now);
-                    table.commit();
+                    table.change().apply_socket(&event, now);
                     if is_connection(&event) {
                         waiting.push(event);
                     }
@@ -124,7 +122,8 @@ impl Sockets {
             let sent = direction(protocol, local, remote);
             let flow = table.is_ours(&event).then(|| table.flow_with(&sent, event.monotonic_ns));
             let process = event.process.as_ref().and_then(|process| table.process_text(process));
-            let header = table.header_mut();
+            let mut change = table.change();
+            let header = change.header();
             header.connections += 1;
             told.push(ConnectionEvent {
                 sequence: header.connections,
@@ -133,7 +132,7 @@ impl Sockets {
                 process,
                 event,
             });
-            table.commit();
+            change.commit();
         }
     }
 }

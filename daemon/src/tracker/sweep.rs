@@ -146,7 +146,7 @@ mod tests {
     fn table(active: u32) -> Table {
         let limits = ClosedLimits { capacity: 8, maximum_age: INTERVAL };
         let mut table = Table::new(State::create().unwrap(), limits);
-        table.header_mut().active = active;
+        table.change().header().active = active;
         table
     }
 
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn what_moved_during_a_look_is_no_difference() {
         let (mut sweeps, mut table, now) = (Sweeps::new(INTERVAL), table(3), Instant::now());
-        table.header_mut().counters.events_new = 2;
+        table.change().header().counters.events_new = 2;
         for _ in 0..3 {
             sweeps.looked(look(5), &table, now);
             assert!(!sweeps.is_due(&table, now));

@@ -371,10 +371,10 @@ fn while_rules_mask_events_every_flow_is_silent_and_stays_it() {
 #[test]
 fn an_end_whose_birth_was_not_told_is_a_sign_but_not_before_the_first_dump() {
     let mut world = World::new();
-    world.table.header_mut().resync = 1;
+    world.table.change().header().resync = 1;
     world.apply(EventKind::Destroy, &flow(1, 7));
     assert_eq!(world.table.unannounced(), 0);
-    world.table.header_mut().resync = 0;
+    world.table.change().header().resync = 0;
     world.apply(EventKind::Destroy, &flow(2, 8));
     world.apply(EventKind::Update, &flow(3, 9));
     assert_eq!(world.table.unannounced(), 2);

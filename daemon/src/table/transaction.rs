@@ -1,0 +1,68 @@
+//! A change of the table that the next life finds whole or not at all.
+
+use ctnetlink::{EventKind, Flow};
+use flowbus_attribution::Event;
+
+use super::{Outcome, Table};
+use crate::change::Change;
+use crate::clock::Now;
+use crate::state::Header;
+
+/// What is done here is one change. It is committed when this ends, however it ends, so that nobody can forget to. Many
+/// messages in one change cost one commit; after a kill the next life applies those that it was about.
+#[derive(Debug)]
+pub(crate) struct Transaction<'t>(&'t mut Table);
+
+impl Table {
+    /// Begins a change.
+    pub(crate) fn change(&mut self) -> Transaction<'_> {
+        Transaction(self)
+    }
+}
+
+impl Transaction<'_> {
+    /// Everything that is not a flow.
+    pub(crate) fn header(&mut self) -> &mut Header {
+        &mut self.0.state.header
+    }
+
+    /// Applies an event.
+    pub(crate) fn apply(
+        &mut self,
+        kind: EventKind,
+        flow: &Flow<'_>,
+        now: Now,
+        changes: &mut Vec<Change>,
+    ) -> Outcome {
+        self.0.apply(kind, flow, now, changes)
+    }
+
+    /// Merges one entry of the dump that was begun with [`Table::begin_dump`].
+    pub(crate) fn apply_dump_entry(&mut self, flow: &Flow<'_>, now: Now, changes: &mut Vec<Change>) {
+        self.0.apply_dump_entry(flow, now, changes);
+    }
+
+    /// Notes what an event tells of a socket. What it means for flows that are there is settled later.
+    pub(crate) fn apply_socket(&mut self, event: &Event, now: Now) {
+        self.0.apply_socket(event, now);
+    }
+
+    /// Notes that events were lost: what was live before may have ended unseen.
+    pub(crate) fn note_loss(&mut self) {
+        self.0.note_loss();
+    }
+
+    /// The table, as it is by now.
+    pub(crate) fn table(&mut self) -> &mut Table {
+        self.0
+    }
+
+    /// Ends the change: the next life finds it.
+    pub(crate) fn commit(self) {}
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        self.0.commit();
+    }
+}
