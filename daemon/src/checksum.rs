@@ -2,6 +2,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::fit::fit;
+
 /// A function for tests that shows name, offset and size of every field of a stored type. One that is left out does not
 /// compile.
 macro_rules! layout_of {
@@ -52,7 +54,7 @@ fn checksum<T: Checksummed>(bytes: &[u8]) -> u32 {
     hasher.write(&bytes[T::CHECK + size_of::<u32>()..]);
     let hash = hasher.finish();
     // Never 0, so that the checksum of a zeroed value does not hold.
-    u32::try_from((hash ^ hash >> 32) & 0xffff_ffff).unwrap_or(0) | 1
+    fit::<_, u32>((hash ^ hash >> 32) & 0xffff_ffff) | 1
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::fit::fit;
+
 /// One instant on both clocks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Now {
@@ -38,13 +40,13 @@ impl Now {
 /// CLOCK_MONOTONIC nanoseconds: what BPF programs stamp their records with.
 pub(crate) fn monotonic_nsec() -> u64 {
     let time = clock_gettime(ClockId::Monotonic);
-    let [seconds, nanoseconds] = [time.tv_sec, time.tv_nsec].map(|part| u64::try_from(part).unwrap_or(0));
+    let [seconds, nanoseconds] = [time.tv_sec, time.tv_nsec].map(fit::<_, u64>);
     seconds * 1_000_000_000 + nanoseconds
 }
 
 fn microseconds(clock: ClockId) -> u64 {
     let time = clock_gettime(clock);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    let nanoseconds = u64::try_from(time.tv_nsec).unwrap_or(0);
+    let seconds: u64 = fit(time.tv_sec);
+    let nanoseconds: u64 = fit(time.tv_nsec);
     seconds * 1_000_000 + nanoseconds / 1_000
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use flowbus_attribution::{Event, Kind};
 use flowbus_interfaces::{Connection, ConnectionKind};
 
+use crate::flow::ProcessText;
 use crate::log::Numbered;
-use crate::owners::ProcessText;
 
 /// One thing that a connection did, seen from one end.
 #[derive(Clone, Debug)]

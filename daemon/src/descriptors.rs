@@ -13,7 +13,7 @@ use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt};
 use rustix::thread::CapabilitySet;
 
-use crate::service::{self, STATE};
+use crate::systemd::{self, STATE};
 
 /// What LISTEN_FDS handed over. The names are those of LISTEN_FDNAMES; their order means nothing.
 #[derive(Debug, Default)]
@@ -69,7 +69,7 @@ impl Descriptors {
             }
         }
         taken.state_is_kept = taken.state.is_some() && !rest.iter().any(|name| name == STATE);
-        service::forget(rest.iter().map(String::as_str));
+        systemd::forget(rest.iter().map(String::as_str));
         Ok(taken)
     }
 }
@@ -188,7 +188,7 @@ pub(crate) fn handed_links(handed: Option<OwnedFd>, events: &Socket) -> Option<O
         Ok(()) => Some(descriptor),
         Err(fault) => {
             tracing::warn!("the descriptor named {LINKS} is of no use, ignoring: {fault}");
-            service::forget([LINKS].into_iter());
+            systemd::forget([LINKS].into_iter());
             None
         }
     }

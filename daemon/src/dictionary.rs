@@ -10,11 +10,10 @@ use zbus::{Signature, Type};
 
 use crate::change::Change;
 use crate::config::Config;
-use crate::flow::{Record, Snapshot};
+use crate::flow::{ProcessTexts, Record, Snapshot};
 use crate::handle::Handle;
 use crate::links::Links;
 use crate::names::NameStrings;
-use crate::owners::ProcessTexts;
 
 /// What it takes to name the parts of a flow.
 #[derive(Clone, Debug)]

@@ -14,11 +14,11 @@ use crate::change::Change;
 use crate::connection::ConnectionEvent;
 use crate::expectation::ExpectationEvent;
 use crate::flow::ClosedLimits;
-use crate::flow::Snapshot;
+use crate::flow::{ProcessTexts, Snapshot};
 use crate::log::Log;
 use crate::names::NameStrings;
-use crate::owners::{Found, Probe, ProcessTexts};
-use crate::published::{Life, Published, Resync, State, Summary};
+use crate::owners::{Found, Probe};
+use crate::published::{Published, Resync, Session, State, Summary};
 
 /// At most so many commands wait for the tracker; the calls in flight are fewer.
 pub(crate) const COMMANDS: usize = 256;
@@ -131,7 +131,7 @@ pub(crate) struct Handle {
 
 /// What the tracker publishes, once a turn.
 pub(crate) struct Shared {
-    life: Life,
+    session: Session,
     published: Mutex<Published>,
     expectations: broadcast::Sender<Arc<ExpectationEvent>>,
     programs: Mutex<Option<(ProgramCounters, Accept)>>,
@@ -140,17 +140,17 @@ pub(crate) struct Shared {
 impl Handle {
     /// The epoch of the flow ids.
     pub(crate) fn epoch(&self) -> &str {
-        &self.shared.life.epoch
+        &self.shared.session.epoch
     }
 
-    /// The number of the newest change before this life: what came later is in the log, or was dropped from it.
+    /// The number of the newest change before this session: what came later is in the log, or was dropped from it.
     pub(crate) fn first_sequence(&self) -> u64 {
-        self.shared.life.first_sequence
+        self.shared.session.first_sequence
     }
 
     /// The same of connection events.
     pub(crate) fn first_connection(&self) -> u64 {
-        self.shared.life.first_connection
+        self.shared.session.first_connection
     }
 
     /// What the BPF programs count, and how they learn who accepts; `None` while none run.
@@ -161,12 +161,12 @@ impl Handle {
 
     /// The strings behind the flows' names.
     pub(crate) fn names(&self) -> &NameStrings {
-        &self.shared.life.names
+        &self.shared.session.names
     }
 
     /// The processes behind the flows' owners.
     pub(crate) fn processes(&self) -> &ProcessTexts {
-        &self.shared.life.processes
+        &self.shared.session.processes
     }
 
     /// What was published last. The tracker waits for the guard: it is held for a copy, not for work.
@@ -222,12 +222,12 @@ impl Handle {
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, AskError> {
         let (reply, answer) = oneshot::channel();
-        self.order(command(reply))?;
+        self.send(command(reply))?;
         answer.await.map_err(|_| AskError::Unanswered)
     }
 
     /// Gives an order that has no answer.
-    pub(crate) fn order(&self, command: Command) -> Result<(), AskError> {
+    pub(crate) fn send(&self, command: Command) -> Result<(), AskError> {
         self.commands.try_send(command).map_err(|error| match error {
             TrySendError::Full(_) => AskError::Busy,
             TrySendError::Disconnected(_) => AskError::Unanswered,
@@ -237,7 +237,7 @@ impl Handle {
     }
 
     /// The same, from where it is right to wait until the tracker has time for it.
-    pub(crate) fn order_patiently(&self, command: Command) -> Result<(), AskError> {
+    pub(crate) fn send_blocking(&self, command: Command) -> Result<(), AskError> {
         self.commands.send(command).map_err(|_| AskError::Unanswered)?;
         self.wake();
         Ok(())
@@ -251,7 +251,7 @@ impl Handle {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("life", &self.life).finish_non_exhaustive()
+        f.debug_struct("Shared").field("session", &self.session).finish_non_exhaustive()
     }
 }
 
@@ -272,16 +272,16 @@ pub(crate) struct Publisher {
 impl Publisher {
     /// Both ends. `wake` is an eventfd that the tracker polls.
     pub(crate) fn new(
-        life: Life,
+        session: Session,
         state: State,
         commands: SyncSender<Command>,
         wake: Arc<OwnedFd>,
     ) -> (Self, Handle) {
-        let log = Log::starting_after(life.first_sequence);
-        let connections = Log::starting_after(life.first_connection);
+        let log = Log::starting_after(session.first_sequence);
+        let connections = Log::starting_after(session.first_connection);
         let published = Mutex::new(Published { log, connections, ..Published::default() });
         let expectations = broadcast::Sender::new(EXPECTATIONS);
-        let shared = Arc::new(Shared { life, published, expectations, programs: Mutex::new(None) });
+        let shared = Arc::new(Shared { session, published, expectations, programs: Mutex::new(None) });
         let (news_sender, news) = watch::channel(());
         let (state_sender, state) = watch::channel(state);
         let publisher = Self { shared: Arc::clone(&shared), news: news_sender, state: state_sender };

@@ -66,7 +66,7 @@ fn events(change: Status) -> Vec<Flow<'static>> {
 fn apply(table: &mut Table, kind: EventKind, events: &[Flow<'_>]) {
     let mut changes = Vec::with_capacity(events.len());
     for batch in events.chunks(BATCH) {
-        table.look_ahead(batch.iter().map(|event| (kind, event)));
+        table.prefetch(batch.iter().map(|event| (kind, event)));
         let mut change = table.change();
         for event in batch {
             change.apply(kind, event, NOW, &mut changes);

@@ -14,7 +14,7 @@ use rustix::fs::inotify;
 use tokio::net::unix::pipe::Receiver;
 
 use crate::handle::{Command, Handle, Look};
-use crate::kernel::Kernel;
+use crate::kernel_state::Kernel;
 
 /// Looks are so far apart: two show a difference, so that its sweep begins within the pace of sweeps.
 const PACE: Duration = Duration::from_secs(5);
@@ -113,7 +113,7 @@ pub(crate) async fn watch(kernel: Kernel, notices: Option<Notices>, handle: Hand
         let is_idle = summary.active == 0 && state.count == Some(0) && !look.is_muted();
         said = state;
         // A tracker with too much to do hears of the next look.
-        let _ = handle.order(Command::Looked(look));
+        let _ = handle.send(Command::Looked(look));
         match &listener {
             Some(listener) if is_idle => tokio::select! {
                 changed = news.changed() => if changed.is_err() { return },

@@ -3,6 +3,7 @@
 //! The tracker thread owns the table; the bus tasks ask it through a handle and follow its change log.
 //! docs/architecture.md has the map.
 
+mod attribution;
 mod bus;
 mod change;
 mod checksum;
@@ -13,11 +14,13 @@ mod connection;
 mod counters;
 mod descriptors;
 mod dictionary;
+mod dump_requests;
 mod expectation;
+mod fit;
 mod flow;
 mod handle;
 mod instructions;
-mod kernel;
+mod kernel_state;
 mod links;
 mod log;
 mod lookout;
@@ -25,10 +28,9 @@ mod names;
 mod owners;
 mod published;
 mod report;
-mod requests;
-mod service;
 mod state;
 mod streams;
+mod systemd;
 mod table;
 mod tracker;
 
@@ -42,18 +44,18 @@ use rustix::fd::OwnedFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use attribution::{GivenUp, Source};
 use bus::BusError;
 use config::{Config, ConfigError, TierChoice};
 use descriptors::{DescriptorError, Descriptors};
 use dictionary::FlowNames;
+use dump_requests::DumpRequest;
 use flowbus_interfaces::BusAddress;
 use flowbus_logging::message_id;
 use handle::{Command, Handle};
-use kernel::Kernel;
+use kernel_state::Kernel;
 use links::Links;
 use lookout::Notices;
-use owners::{GivenUp, Source};
-use requests::DumpRequest;
 use state::State;
 use streams::Streams;
 use tracker::{Requester, Start, Tracker, TrackerError};
@@ -135,7 +137,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     let links = descriptors::handed_links(links, &opened.events);
     let (tracker, handle) = Tracker::new(opened)?;
     let start =
-        |source: Option<Source>| source.map(|source| owners::start(source, handle.clone())).transpose();
+        |source: Option<Source>| source.map(|source| attribution::start(source, handle.clone())).transpose();
     // By hand that thread needs root's powers, which end here for all others. The service has none.
     let (mut loading, mut source) = (None, source);
     if requests.is_none() {
@@ -153,12 +155,12 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         let _ = ended.send(tracker.run());
     })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let beside = Beside { links, requests, notices, loading };
-    let serving = serve(arguments, config, handle.clone(), beside, tracker_ended);
+    let background = BackgroundTasks { links, requests, notices, loading };
+    let serving = serve(arguments, config, handle.clone(), background, tracker_ended);
     let result = runtime.block_on(serving);
     // Closed before the tracker: a call that came late is refused, not left without an answer.
     drop(runtime);
-    let _ = handle.order_patiently(Command::Stop);
+    let _ = handle.send_blocking(Command::Stop);
     let joined = thread.join().map_err(|_| Error::TrackerGone);
     result.and(joined)
 }
@@ -189,7 +191,7 @@ fn open(config: &Config, handed: Descriptors, requester: Requester) -> Result<St
         None => (State::create().map_err(Error::State)?, None),
     };
     if !handed.state_is_kept || refused.is_some() {
-        service::store_state(state.memfd());
+        systemd::store_state(state.memfd());
     }
     Ok(Start {
         events,
@@ -203,7 +205,7 @@ fn open(config: &Config, handed: Descriptors, requester: Requester) -> Result<St
 }
 
 /// What goes on beside the bus.
-struct Beside {
+struct BackgroundTasks {
     /// The route socket, if one was handed over.
     links: Option<OwnedFd>,
     /// What flowbus-control is to be asked, where we may not ask the kernel.
@@ -219,10 +221,10 @@ async fn serve(
     arguments: &Arguments,
     config: Config,
     handle: Handle,
-    beside: Beside,
+    background: BackgroundTasks,
     mut tracker_ended: oneshot::Receiver<Result<(), TrackerError>>,
 ) -> Result<(), Error> {
-    let Beside { links: link_socket, requests, notices, loading } = beside;
+    let BackgroundTasks { links: link_socket, requests, notices, loading } = background;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -234,17 +236,17 @@ async fn serve(
     let kernel = match requests {
         None => Kernel::here(),
         Some(requests) => {
-            tokio::spawn(requests::relay(requests, connection.subscribe(), handle.clone()));
+            tokio::spawn(dump_requests::relay(requests, connection.subscribe(), handle.clone()));
             Kernel::helper(connection.subscribe())
         }
     };
     tokio::spawn(lookout::watch(kernel.clone(), notices, handle.clone()));
-    tokio::spawn(service::feed_watchdog(handle.clone()));
+    tokio::spawn(systemd::feed_watchdog(handle.clone()));
     let names = FlowNames::new(&handle, links, config.clone());
     let streams = Streams::new(handle.clone(), names.clone());
-    let face = bus::Face { handle: handle.clone(), names, streams: streams.clone(), kernel };
+    let services = bus::Services { handle: handle.clone(), names, streams: streams.clone(), kernel };
     let (loaded, confinable) = oneshot::channel();
-    let bus = bus::serve(&arguments.bus, face, connection, Some(confinable), config);
+    let bus = bus::serve(&arguments.bus, services, connection, Some(confinable), config);
     tokio::pin!(bus);
     let loading = async {
         match loading {
@@ -275,7 +277,7 @@ async fn serve(
         }
     }
     tracing::info!("stopping");
-    service::stopping();
+    systemd::stopping();
     streams.stop().await;
     Ok(())
 }
@@ -293,7 +295,7 @@ fn reload(arguments: &Arguments, configuration: &watch::Sender<Arc<Config>>, han
     if new.events != old.events || new.attribution != old.attribution {
         tracing::warn!("the options of [events] and [attribution] change with a restart only");
     }
-    if let Err(error) = handle.order(Command::SetClosedLimits(new.closed_limits())) {
+    if let Err(error) = handle.send(Command::SetClosedLimits(new.closed_limits())) {
         tracing::error!("configuration: {error}; the limits of closed flows stay");
     }
     configuration.send_replace(Arc::new(new));

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::flow::Name;
+use crate::fit::fit;
+use crate::flow::NameNumber;
 use crate::state::{MAXIMUM_NAMES, State};
 
 /// The tracker's side: gives out numbers, in the state's order.
 #[derive(Debug)]
 pub(crate) struct Names {
-    numbers: HashMap<Box<[u8]>, Name>,
+    numbers: HashMap<Box<[u8]>, NameNumber>,
     strings: NameStrings,
 }
 
@@ -29,22 +30,22 @@ impl Names {
 
     /// The number of a string, a new one at its first sight. There is room for more than a machine has; where one
     /// makes them up, the flows of the rest show none.
-    pub(crate) fn intern(&mut self, state: &mut State, text: &[u8]) -> Name {
+    pub(crate) fn intern(&mut self, state: &mut State, text: &[u8]) -> NameNumber {
         if let Some(name) = self.numbers.get(text) {
             return *name;
         }
         if state.header.names as usize == MAXIMUM_NAMES {
             state.header.counters.names_refused += 1;
-            return Name(0);
+            return NameNumber(0);
         }
         state.push_name(text);
         self.add(text)
     }
 
-    fn add(&mut self, text: &[u8]) -> Name {
+    fn add(&mut self, text: &[u8]) -> NameNumber {
         let mut strings = self.strings.0.write().unwrap_or_else(PoisonError::into_inner);
         strings.push(String::from_utf8_lossy(text).into());
-        let name = Name(u16::try_from(strings.len()).unwrap_or(0));
+        let name = NameNumber(fit(strings.len()));
         self.numbers.insert(text.into(), name);
         name
     }
@@ -56,8 +57,8 @@ impl Names {
 }
 
 impl NameStrings {
-    /// The string behind a number; `None` for [`Name`] 0.
-    pub(crate) fn get(&self, name: Name) -> Option<Arc<str>> {
+    /// The string behind a number; `None` for [`NameNumber`] 0.
+    pub(crate) fn get(&self, name: NameNumber) -> Option<Arc<str>> {
         let index = usize::from(name.0).checked_sub(1)?;
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(index).cloned()
     }

@@ -5,13 +5,13 @@ use std::collections::VecDeque;
 use crate::change::Change;
 use crate::connection::ConnectionEvent;
 use crate::counters::{Counters, ResyncReason};
+use crate::flow::ProcessTexts;
 use crate::log::Log;
 use crate::names::NameStrings;
-use crate::owners::ProcessTexts;
 
 /// What stays as it is while the daemon lives.
 #[derive(Debug)]
-pub(crate) struct Life {
+pub(crate) struct Session {
     pub(crate) epoch: String,
     /// The newest change of the life before.
     pub(crate) first_sequence: u64,

@@ -4,9 +4,10 @@ use std::time::Instant;
 
 use flowbus_interfaces::ReportOptions;
 
-use super::{Face, VERSION};
+use super::{Services, VERSION};
 use crate::clock::Now;
 use crate::dictionary::Item;
+use crate::fit::fit;
 use crate::handle::{AskError, Candidates};
 use crate::report::{DaemonState, Report};
 
@@ -15,11 +16,11 @@ const CHUNK: usize = 2048;
 
 /// Makes the report of a daemon that serves since `started`.
 pub(super) async fn report(
-    face: &Face,
+    services: &Services,
     started: Instant,
     options: ReportOptions,
 ) -> Result<String, AskError> {
-    let Face { handle, names, kernel, .. } = face;
+    let Services { handle, names, kernel, .. } = services;
     let kernel = kernel.state().await;
     let summary = handle.published().summary;
     let mut report = Report::new(options, Now::read().realtime_usec);
@@ -48,7 +49,7 @@ pub(super) async fn report(
     let state = *handle.state().borrow();
     let state = DaemonState {
         version: VERSION,
-        uptime_usec: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+        uptime_usec: fit(started.elapsed().as_micros()),
         synchronized: state.synchronized,
         attribution: state.attribution.name(),
         events_received: summary.events_received(),

@@ -13,7 +13,7 @@ use zbus::{Connection, interface};
 use super::feedback;
 use super::listing::{self, FlowPage};
 use super::statistics::{self, Dictionary};
-use super::{BusCounters, Face, VERSION};
+use super::{BusCounters, Services, VERSION};
 use crate::dictionary::{DecodedMark, Listing, Single};
 use crate::handle::AskError;
 use crate::streams::OpenError;
@@ -21,15 +21,15 @@ use crate::streams::OpenError;
 /// The object.
 #[derive(Clone, Debug)]
 pub(super) struct FlowMonitor {
-    face: Face,
+    services: Services,
     started: Instant,
     counters: Arc<BusCounters>,
     guard: Arc<Guard>,
 }
 
 impl FlowMonitor {
-    pub(super) fn new(face: Face, counters: Arc<BusCounters>, guard: Arc<Guard>) -> Self {
-        Self { face, started: Instant::now(), counters, guard }
+    pub(super) fn new(services: Services, counters: Arc<BusCounters>, guard: Arc<Guard>) -> Self {
+        Self { services, started: Instant::now(), counters, guard }
     }
 
     /// A page as the bus has it.
@@ -38,7 +38,7 @@ impl FlowMonitor {
             page.map_err(|error| self.unanswered(&error))?;
         let mut details = Dictionary::from([
             ("sequence", Variant::from(sequence)),
-            ("epoch", Variant::from(self.face.handle.epoch().to_owned())),
+            ("epoch", Variant::from(self.services.handle.epoch().to_owned())),
             ("synchronized", Variant::from(synchronized)),
         ]);
         details.extend(next.map(|next| ("next", Variant::from(next))));
@@ -51,7 +51,7 @@ impl FlowMonitor {
     }
 
     fn parse(&self, query: &RawQuery) -> Result<Query, Error> {
-        let config = self.face.names.config();
+        let config = self.services.names.config();
         Query::parse(query, &config.source_names).map_err(|error| self.refuse(error.into()))
     }
 
@@ -91,7 +91,7 @@ impl FlowMonitor {
     #[zbus(out_args("flows", "page"))]
     async fn list_active(&self, query: RawQuery) -> Result<(Listing, Dictionary), Error> {
         let query = self.parse(&query)?;
-        self.page(listing::active(&self.face.handle, &self.face.names, &query).await)
+        self.page(listing::active(&self.services.handle, &self.services.names, &query).await)
     }
 
     /// One page of the flows that ended and are still remembered, latest end first.
@@ -101,7 +101,7 @@ impl FlowMonitor {
     #[zbus(out_args("flows", "page"))]
     async fn list_closed(&self, query: RawQuery) -> Result<(Listing, Dictionary), Error> {
         let query = self.parse(&query)?;
-        self.page(listing::closed(&self.face.handle, &self.face.names, &query).await)
+        self.page(listing::closed(&self.services.handle, &self.services.names, &query).await)
     }
 
     /// The flow with this id, alive or ended.
@@ -110,8 +110,8 @@ impl FlowMonitor {
     /// Unavailable.
     #[zbus(out_args("flow"))]
     async fn get_flow(&self, id: u64) -> Result<Single, Error> {
-        match self.face.handle.flow(id).await.map_err(|error| self.unanswered(&error))? {
-            Some(flow) => Ok(Single::new(&self.face.names, flow)),
+        match self.services.handle.flow(id).await.map_err(|error| self.unanswered(&error))? {
+            Some(flow) => Ok(Single::new(&self.services.names, flow)),
             None => {
                 Err(Error::NotFound(format!("no flow has the id {id}: it was never given or is forgotten")))
             }
@@ -146,11 +146,11 @@ impl FlowMonitor {
         #[zbus(connection)] connection: &Connection,
         query: RawQuery,
     ) -> Result<OwnedFd, Error> {
-        let config = self.face.names.config();
+        let config = self.services.names.config();
         let query =
             StreamQuery::parse(&query, &config.source_names).map_err(|error| self.refuse(error.into()))?;
         let user = sender_uid(connection, &header).await?;
-        match self.face.streams.open(user, query) {
+        match self.services.streams.open(user, query) {
             Ok(stream) => Ok(stream.into()),
             Err(error @ OpenError::Pipe(_)) => Err(Error::Unavailable(error.to_string())),
             Err(error) => Err(self.refuse(Error::LimitExceeded(error.to_string()))),
@@ -178,7 +178,7 @@ impl FlowMonitor {
             let reason = "only root gets a report that is not redacted; leave `redact` out".to_owned();
             return Err(self.refuse(Error::NotAuthorized(reason)));
         }
-        let report = feedback::report(&self.face, self.started, options).await;
+        let report = feedback::report(&self.services, self.started, options).await;
         report.map_err(|error| self.unanswered(&error))
     }
 
@@ -187,7 +187,7 @@ impl FlowMonitor {
     /// `legacy_snat`. Every value decodes.
     #[zbus(out_args("fields"))]
     fn decode_mark(&self, mark: u32) -> DecodedMark {
-        DecodedMark::new(&self.face.names, mark)
+        DecodedMark::new(&self.services.names, mark)
     }
 
     /// Counters and gauges of the daemon and of the kernel by name, each an unsigned integer (t or u). The manual page
@@ -201,7 +201,7 @@ impl FlowMonitor {
     /// Errors: org.flowbus.Error.LimitExceeded.
     #[zbus(out_args("statistics"))]
     async fn get_statistics(&self) -> Result<Dictionary, Error> {
-        Ok(statistics::gather(&self.face, &self.counters, &self.guard).await)
+        Ok(statistics::gather(&self.services, &self.counters, &self.guard).await)
     }
 
     /// The version of the daemon.
@@ -213,74 +213,74 @@ impl FlowMonitor {
     /// 128 random bits, hexadecimal. Ids and sequences of another epoch mean nothing in this one.
     #[zbus(property)]
     fn epoch(&self) -> String {
-        self.face.handle.epoch().to_owned()
+        self.services.handle.epoch().to_owned()
     }
 
     /// Whether the table agrees with the kernel's: false from a loss, or the start, until a dump is merged.
     #[zbus(property)]
     fn synchronized(&self) -> bool {
-        self.face.handle.state().borrow().synchronized
+        self.services.handle.state().borrow().synchronized
     }
 
     /// How flows get their processes: none, procfs or bpf.
     #[zbus(property)]
     fn attribution(&self) -> &'static str {
-        self.face.handle.state().borrow().attribution.name()
+        self.services.handle.state().borrow().attribution.name()
     }
 
     /// How many ended flows are remembered at most.
     #[zbus(property)]
     fn closed_capacity(&self) -> u32 {
-        self.face.handle.state().borrow().closed_capacity
+        self.services.handle.state().borrow().closed_capacity
     }
 
     /// The number of the latest change.
     #[zbus(property(emits_changed_signal = "false"))]
     fn sequence(&self) -> u64 {
-        self.face.handle.published().log.newest()
+        self.services.handle.published().log.newest()
     }
 
     /// How many flows are alive.
     #[zbus(property(emits_changed_signal = "false"))]
     fn active_count(&self) -> u32 {
-        self.face.handle.published().summary.active
+        self.services.handle.published().summary.active
     }
 
     /// How many ended flows are remembered.
     #[zbus(property(emits_changed_signal = "false"))]
     fn closed_count(&self) -> u32 {
-        self.face.handle.published().summary.closed
+        self.services.handle.published().summary.closed
     }
 
     /// How many events were read from the kernel.
     #[zbus(property(emits_changed_signal = "false"))]
     fn events_received(&self) -> u64 {
-        self.face.handle.published().summary.events_received()
+        self.services.handle.published().summary.events_received()
     }
 
     /// How many events the kernel says it dropped because the receive buffer was full.
     #[zbus(property(emits_changed_signal = "false"))]
     fn events_lost(&self) -> u64 {
-        self.face.handle.published().summary.counters.events_lost
+        self.services.handle.published().summary.counters.events_lost
     }
 
     /// How often the table was brought in line with the kernel's after it may have differed.
     #[zbus(property(emits_changed_signal = "false"))]
     fn resyncs(&self) -> u64 {
-        self.face.handle.published().summary.counters.resyncs
+        self.services.handle.published().summary.counters.resyncs
     }
 
     /// Whether new flows count packets and bytes (nf_conntrack_acct); false also where that cannot be read.
     #[zbus(property(emits_changed_signal = "false"))]
     async fn accounting_enabled(&self) -> bool {
-        self.face.kernel.state().await.accounting.unwrap_or(false)
+        self.services.kernel.state().await.accounting.unwrap_or(false)
     }
 
     /// Whether the kernel stamps the start and end of new flows (nf_conntrack_timestamp); false also where
     /// that cannot be read.
     #[zbus(property(emits_changed_signal = "false"))]
     async fn timestamping_enabled(&self) -> bool {
-        self.face.kernel.state().await.timestamping.unwrap_or(false)
+        self.services.kernel.state().await.timestamping.unwrap_or(false)
     }
 }
 

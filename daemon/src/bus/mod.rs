@@ -29,10 +29,10 @@ use crate::config::Config;
 use crate::connection::ConnectionEvent;
 use crate::dictionary::FlowNames;
 use crate::handle::Handle;
-use crate::kernel::Kernel;
+use crate::kernel_state::Kernel;
 use crate::published::State;
 use crate::streams::Streams;
-use crate::{confinement, service};
+use crate::{confinement, systemd};
 use emitter::{Emitter, Pace};
 use flow_events::FlowEvents;
 use flow_monitor::FlowMonitor;
@@ -51,7 +51,7 @@ const LIMITS: Limits = Limits { sender: 16, user: 32, all: 64, reserved: 0, desc
 
 /// What the methods answer from.
 #[derive(Clone, Debug)]
-pub(crate) struct Face {
+pub(crate) struct Services {
     pub(crate) handle: Handle,
     pub(crate) names: FlowNames,
     pub(crate) streams: Streams,
@@ -80,14 +80,14 @@ impl BusCounters {
 /// process takes the name for methods. `connection` shows the methods' connection to those who call others.
 pub(crate) async fn serve(
     address: &BusAddress,
-    face: Face,
+    services: Services,
     connection: watch::Sender<Option<Connection>>,
     loading: Option<oneshot::Receiver<()>>,
     config: watch::Receiver<Arc<Config>>,
 ) -> Result<Infallible, BusError> {
     let counters = Arc::new(BusCounters::default());
     let guard = Arc::new(Guard::new(LIMITS));
-    let Face { handle, names, .. } = &face;
+    let Services { handle, names, .. } = &services;
     let pace = Pace::new();
     let emitters = Emitters {
         changes: Emitter::new(
@@ -103,7 +103,7 @@ pub(crate) async fn serve(
         address: address.clone(),
         name: FLOW_MONITOR_NAME,
         path: FLOW_MONITOR_PATH,
-        interface: FlowMonitor::new(face.clone(), counters, Arc::clone(&guard)),
+        interface: FlowMonitor::new(services.clone(), counters, Arc::clone(&guard)),
         guard: Arc::clone(&guard),
     };
     let events = Service {
@@ -119,7 +119,7 @@ pub(crate) async fn serve(
     tracing::info!(bus = %address, "serving");
     tokio::spawn(confine(loading, handle.clone()));
     tokio::select! {
-        error = serve_methods(&monitor, methods, &face, &connection) => Err(error),
+        error = serve_methods(&monitor, methods, &services, &connection) => Err(error),
         never = serve_signals(&events, signals, emitters) => match never {},
     }
 }
@@ -130,7 +130,7 @@ async fn confine(loading: Option<oneshot::Receiver<()>>, handle: Handle) {
         let _ = loading.await; // Nobody sends: it ends when the loader does.
     }
     confinement::system_calls(&handle).await;
-    service::ready(&handle);
+    systemd::ready(&handle);
 }
 
 /// What sends signals, each following a log of its own.
@@ -143,10 +143,10 @@ struct Emitters {
 async fn serve_methods(
     service: &Service<FlowMonitor>,
     mut link: Link,
-    face: &Face,
+    services: &Services,
     current: &watch::Sender<Option<Connection>>,
 ) -> BusError {
-    let mut states = face.handle.state();
+    let mut states = services.handle.state();
     let mut announced = *states.borrow_and_update();
     loop {
         current.send_replace(Some(link.connection.clone()));

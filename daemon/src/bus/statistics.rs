@@ -6,7 +6,7 @@ use flowbus_guard::Guard;
 use flowbus_interfaces::Statistics;
 use zbus::wire::Variant;
 
-use super::{BusCounters, Face};
+use super::{BusCounters, Services};
 use crate::counters::ResyncReason;
 use crate::published::Summary;
 
@@ -17,14 +17,14 @@ const EVENT_BYTES: u64 = 1_280;
 pub(super) type Dictionary = HashMap<&'static str, Variant<'static>>;
 
 /// The statistics as they are now. The table in `flowbus_interfaces::Statistic` says what each means.
-pub(super) async fn gather(face: &Face, bus: &BusCounters, guard: &Guard) -> Dictionary {
+pub(super) async fn gather(services: &Services, bus: &BusCounters, guard: &Guard) -> Dictionary {
     let (summary, failure) = {
-        let published = face.handle.published();
+        let published = services.handle.published();
         (published.summary, published.failure.clone())
     };
-    let kernel = face.kernel.state().await;
+    let kernel = services.kernel.state().await;
     let counters = summary.counters;
-    let programs = face.handle.program_statistics();
+    let programs = services.handle.program_statistics();
     let (bpf, accept) = programs.map_or((None, None), |(bpf, accept)| (Some(bpf), Some(accept)));
     let statistics = Statistics {
         kernel_count: kernel.count,
@@ -52,8 +52,8 @@ pub(super) async fn gather(face: &Face, bus: &BusCounters, guard: &Guard) -> Dic
         signals_sent: Some(BusCounters::value(&bus.signals_sent)),
         signals_lost: Some(BusCounters::value(&bus.signals_lost)),
         calls_refused: Some(guard.refused()),
-        streams: Some(face.streams.count()),
-        stream_gaps: Some(face.streams.gaps()),
+        streams: Some(services.streams.count()),
+        stream_gaps: Some(services.streams.gaps()),
         connection_events: Some(summary.connections),
         connection_events_lost: Some(BusCounters::value(&bus.connection_events_lost)),
         owners_pending: Some(summary.owners_pending),
@@ -72,7 +72,7 @@ pub(super) async fn gather(face: &Face, bus: &BusCounters, guard: &Guard) -> Dic
         ("event_masks", kernel.event_masks),
         (
             "not_synchronized",
-            (!face.handle.state().borrow().synchronized).then(|| why_not(&summary, failure)),
+            (!services.handle.state().borrow().synchronized).then(|| why_not(&summary, failure)),
         ),
     ];
     let texts = texts.into_iter().filter_map(|(name, text)| Some((name, Variant::from(text?))));

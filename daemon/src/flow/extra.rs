@@ -5,6 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::key::{Addresses, Shape};
 use crate::checksum::{Checksummed, layout_of};
+use crate::fit::fit;
 
 /// What few flows have: a translated reply, labels, a helper, a security context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -13,15 +14,15 @@ pub(crate) struct Extra {
     pub(super) reply: Addresses,
     pub(super) labels: [u8; 16],
     check: u32,
-    pub(crate) helper: Name,
-    pub(crate) security_context: Name,
+    pub(crate) helper: NameNumber,
+    pub(crate) security_context: NameNumber,
     pub(super) reply_shape: Shape,
     pub(super) labels_len: u8,
     padding: [u8; 2],
 }
 
 layout_of!(Extra { reply, labels, check, helper, security_context, reply_shape, labels_len, padding });
-layout_of!(Name { 0 });
+layout_of!(NameNumber { 0 });
 
 impl Checksummed for Extra {
     const CHECK: usize = std::mem::offset_of!(Self, check);
@@ -30,7 +31,7 @@ impl Checksummed for Extra {
 /// The number of an interned string; 0 is none. See `names.rs`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(transparent)]
-pub(crate) struct Name(pub(crate) u16);
+pub(crate) struct NameNumber(pub(crate) u16);
 
 impl Extra {
     /// Nothing, not even a reply tuple.
@@ -56,7 +57,7 @@ impl Extra {
         let length = labels.len().min(self.labels.len());
         self.labels = [0; 16];
         self.labels[..length].copy_from_slice(&labels[..length]);
-        self.labels_len = u8::try_from(length).unwrap_or(16);
+        self.labels_len = fit(length);
     }
 
     /// The labels, if the flow has ever had any.

@@ -4,22 +4,24 @@ mod closed;
 mod extra;
 mod key;
 mod owners;
+mod process;
 mod record;
 
 use ctnetlink::Tuple;
 use flowbus_interfaces::{EndReason, TimeSource};
 
 pub(crate) use closed::{ClosedFlow, ClosedLimits};
-pub(crate) use extra::{Extra, Name};
+pub(crate) use extra::{Extra, NameNumber};
 pub(crate) use key::{Key, inverted};
 pub(crate) use owners::{OwnerNumber, Owners, ProcessNumber};
+pub(crate) use process::{Identity, ProcessEntry, ProcessText, ProcessTexts};
 #[cfg(test)]
 pub(crate) use record::present_bits;
 pub(crate) use record::{NO_EXTRA, Record, Silence, Start, time_source};
 
 /// The layouts of all types here that lie in the restart state, for its tests.
 #[cfg(test)]
-pub(crate) fn layouts() -> [String; 10] {
+pub(crate) fn layouts() -> [String; 12] {
     [
         ClosedFlow::layout(),
         Record::layout(),
@@ -28,9 +30,11 @@ pub(crate) fn layouts() -> [String; 10] {
         key::Addresses::layout(),
         key::Shape::layout(),
         Extra::layout(),
-        Name::layout(),
+        NameNumber::layout(),
         Owners::layout(),
         OwnerNumber::layout(),
+        ProcessEntry::layout(),
+        Identity::layout(),
     ]
 }
 
@@ -52,7 +56,7 @@ pub(crate) struct Before {
     mark: u32,
     labels: [u8; 16],
     labels_len: u8,
-    helper: Name,
+    helper: NameNumber,
     state: u8,
     present: u8,
     owners: Owners,
@@ -109,12 +113,12 @@ impl Snapshot {
         self.extra.as_ref().and_then(Extra::labels)
     }
 
-    pub(crate) fn helper(&self) -> Name {
-        self.extra.map_or(Name(0), |extra| extra.helper)
+    pub(crate) fn helper(&self) -> NameNumber {
+        self.extra.map_or(NameNumber(0), |extra| extra.helper)
     }
 
-    pub(crate) fn security_context(&self) -> Name {
-        self.extra.map_or(Name(0), |extra| extra.security_context)
+    pub(crate) fn security_context(&self) -> NameNumber {
+        self.extra.map_or(NameNumber(0), |extra| extra.security_context)
     }
 }
 

@@ -171,7 +171,7 @@ impl Record {
     }
 
     /// Reads a word of each cache line that the record lies in.
-    pub(crate) fn touch(&self) {
+    pub(crate) fn prefetch(&self) {
         black_box((self.key.words()[0], self.original_counters.packets, self.reply_zone));
     }
 

@@ -131,7 +131,7 @@ async fn receive(socket: &UnixDatagram, buffer: &mut [u8]) -> io::Result<usize> 
 
 /// A tracker that has too much to do is told with the next change.
 fn tell(tracker: &Handle, addresses: &HashSet<IpAddr>) {
-    if let Err(error) = tracker.order(Command::SetAddresses(addresses.clone())) {
+    if let Err(error) = tracker.send(Command::SetAddresses(addresses.clone())) {
         tracing::debug!(%error, "the addresses of this machine are not told");
     }
 }

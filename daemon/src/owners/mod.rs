@@ -6,7 +6,6 @@
 mod claims;
 mod probe;
 mod processes;
-mod procfs;
 mod sockets;
 
 use std::collections::HashMap;
@@ -18,11 +17,8 @@ use crate::clock::monotonic_nsec;
 use crate::flow::OwnerNumber;
 use crate::state::State;
 pub(crate) use claims::Window;
-pub(crate) use probe::{GivenUp, Probe, Source, start};
-#[cfg(test)]
-pub(crate) use processes::layouts;
-pub(crate) use processes::{ProcessEntry, ProcessText, ProcessTexts, Processes};
-pub(crate) use procfs::Found;
+pub(crate) use probe::{Found, Probe, ProbeError};
+pub(crate) use processes::Processes;
 pub(crate) use sockets::{Current, Role, Sockets, Touched, direction};
 
 /// `IPPROTO_TCP`.
@@ -31,7 +27,7 @@ pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
 
 /// What a socket that speaks to nobody in particular has as its other end, in the family of an address.
-fn unspecified(like: IpAddr) -> IpAddr {
+pub(crate) fn unspecified(like: IpAddr) -> IpAddr {
     match like {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),

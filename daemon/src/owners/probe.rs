@@ -1,25 +1,8 @@
-//! The BPF programs that tell of sockets: loaded by this process, or handed to it.
-//!
-//! It is done by a thread of its own. By hand, loading takes a third of a second and all of root's powers, which no
-//! other thread has by then; it ends when that is done. In the service it waits for flowbus-attribution, which comes
-//! when the daemon has started, and whenever somebody starts it again.
+//! What is handed to the tracker about sockets: BPF programs that tell of them, or what somebody found in /proc.
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::thread;
-use std::time::Duration;
+use std::net::SocketAddr;
 
-use flowbus_attribution::handover::{Handed, HandoverError, LISTENER, Loader, Request, check_listener};
-use flowbus_attribution::{
-    Counters, DEFAULT_RING_BYTES, DescriptorError, LoadError, Programs, Report, Ring, RingError, Snapshot,
-};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
-use tokio::sync::oneshot;
-
-use super::procfs;
-use crate::confinement;
-use crate::handle::{Command, Handle};
-use crate::service;
+use flowbus_attribution::{Counters, DescriptorError, Event, Programs, Report, Ring, RingError, Snapshot};
 
 /// Programs that run, and what is needed to read what they tell.
 pub(crate) struct Probe {
@@ -38,36 +21,18 @@ impl std::fmt::Debug for Probe {
     }
 }
 
-/// Where the programs come from.
-#[derive(Debug)]
-pub(crate) enum Source {
-    /// This process loads them; where they are refused, /proc tells.
-    Load,
-    /// /proc tells, without them.
-    Procfs,
-    /// They were kept from the last life, or are not there yet; who connects to this socket hands them over.
-    Handover { listener: Option<OwnedFd>, kept: Vec<(String, OwnedFd)> },
-}
-
-/// Why nothing is told of sockets.
+/// Why programs that run tell us nothing.
 #[derive(Debug, thiserror::Error)]
-enum ProbeError {
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    #[error(transparent)]
-    Handover(#[from] HandoverError),
+pub(crate) enum ProbeError {
     #[error(transparent)]
     Descriptors(#[from] DescriptorError),
     #[error(transparent)]
     Ring(#[from] RingError),
-    #[error("waiting for flowbus-attribution failed: {0}")]
-    Poll(#[from] rustix::io::Errno),
-    #[error("the tracker is ending")]
-    Tracker,
 }
 
 impl Probe {
-    fn open(programs: Programs, snapshot: Option<Snapshot>) -> Result<Self, ProbeError> {
+    /// Maps what these programs tell and count.
+    pub(crate) fn open(programs: Programs, snapshot: Option<Snapshot>) -> Result<Self, ProbeError> {
         Ok(Self {
             ring: Ring::map(&programs)?,
             report: programs.report()?,
@@ -78,116 +43,18 @@ impl Probe {
     }
 }
 
-/// Whether the thread has given up the powers that a daemon that serves does not need.
-pub(crate) type GivenUp = Result<(), Errno>;
-
-/// Starts the thread. The receiver gets its word when it needs no more than a daemon that serves: until then it makes
-/// system calls that nobody else may make.
-pub(crate) fn start(source: Source, handle: Handle) -> std::io::Result<oneshot::Receiver<GivenUp>> {
-    let (given_up, loading) = oneshot::channel();
-    thread::Builder::new().name("attribution".into()).spawn(move || {
-        let loaded = match &source {
-            Source::Load => load(),
-            Source::Procfs | Source::Handover { .. } => Ok(None),
-        };
-        // Before anybody is told: the system calls that it takes are refused next.
-        let powers = confinement::powers_to_look();
-        let confined = powers.is_ok();
-        // Nobody listens any more when the daemon is already on its way out.
-        let _ = given_up.send(powers);
-        if !confined {
-            return;
-        }
-        match (source, loaded) {
-            (Source::Handover { listener, kept }, _) => receive(&handle, listener, kept),
-            (_, Ok(Some(probe))) => drop(hand_on(&handle, probe)),
-            (_, Ok(None)) => procfs::run(&handle),
-            (_, Err(error)) => {
-                tracing::warn!(
-                    %error,
-                    "BPF is refused: connections are not told, and owners are looked up in /proc, which misses short connections"
-                );
-                procfs::run(&handle);
-            }
-        }
-    })?;
-    Ok(loading)
+/// What a look has found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// As if the process had sent in this direction just now.
+    pub(crate) event: Event,
+    /// The path of its control group.
+    pub(crate) path: Option<String>,
 }
 
-fn load() -> Result<Option<Probe>, ProbeError> {
-    let (programs, snapshot) = flowbus_attribution::load(DEFAULT_RING_BYTES)?;
-    Probe::open(programs, Some(snapshot)).map(Some)
-}
-
-/// Takes what comes from flowbus-attribution, for ever.
-fn receive(handle: &Handle, listener: Option<OwnedFd>, kept: Vec<(String, OwnedFd)>) {
-    let mut have = !kept.is_empty();
-    let names: Vec<String> = kept.iter().map(|(name, _)| name.clone()).collect();
-    if have {
-        let opened = Programs::from_named(kept).map_err(ProbeError::from);
-        let result = opened.and_then(|programs| hand_on(handle, Probe::open(programs, None)?));
-        if let Err(error) = result {
-            have = false;
-            service::forget(names.iter().map(String::as_str));
-            tracing::warn!(%error, "the BPF programs of the last run are of no use, waiting for others");
-        }
+impl Found {
+    /// Protocol, this end and the other.
+    pub(crate) fn ends(&self) -> (u8, SocketAddr, SocketAddr) {
+        (self.event.protocol, self.event.local, self.event.remote)
     }
-    let Some(listener) = listener else { return };
-    if let Err(error) = check_listener(listener.as_fd()) {
-        service::forget([LISTENER].into_iter());
-        return tracing::warn!("{error}, no BPF programs are waited for");
-    }
-    loop {
-        let request = if have { Request::Snapshot } else { Request::Programs };
-        match receive_once(handle, &listener, request) {
-            Ok(()) => have = true,
-            Err(ProbeError::Poll(_) | ProbeError::Tracker) => return,
-            Err(error) => {
-                tracing::warn!(%error, "flowbus-attribution hands nothing over");
-                // What fails again does not keep us busy.
-                thread::sleep(Duration::from_secs(1));
-            }
-        }
-    }
-}
-
-fn receive_once(handle: &Handle, listener: &OwnedFd, request: Request) -> Result<(), ProbeError> {
-    let loader = loop {
-        wait(listener)?;
-        if let Some(loader) = Loader::accept(listener.as_fd(), request)? {
-            break loader;
-        }
-    };
-    let Handed { programs, snapshot } = loop {
-        wait(&loader)?;
-        if let Some(handed) = loader.receive()? {
-            break handed;
-        }
-    };
-    match programs {
-        Some(programs) => {
-            let probe = Probe::open(programs, Some(snapshot))?;
-            service::store_programs(&probe.programs);
-            hand_on(handle, probe)
-        }
-        None => handle.order_patiently(Command::ReadSnapshot(snapshot)).map_err(|_| ProbeError::Tracker),
-    }
-}
-
-fn wait(descriptor: &impl AsFd) -> Result<(), rustix::io::Errno> {
-    loop {
-        match poll(&mut [PollFd::new(descriptor, PollFlags::IN)], None) {
-            Ok(_) => return Ok(()),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-fn hand_on(handle: &Handle, probe: Probe) -> Result<(), ProbeError> {
-    for (name, reason) in probe.report.failures() {
-        tracing::info!(program = name, reason, "a BPF program does not run, going on without");
-    }
-    tracing::info!(accept = probe.report.accept().name(), "flows get their owners by BPF");
-    handle.order_patiently(Command::Attribute(Box::new(probe))).map_err(|_| ProbeError::Tracker)
 }

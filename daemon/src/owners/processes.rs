@@ -5,17 +5,14 @@
 //! slow reader, names its process until the place is used again, and nobody after that.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, PoisonError, RwLock};
 
-use flowbus_attribution::{Confidence, Process};
-use flowbus_interfaces::Owner;
+use flowbus_attribution::Process;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use std::hash::BuildHasher;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::IntoBytes;
 
-use crate::checksum::{Checksummed, layout_of};
-use crate::flow::{OwnerNumber, ProcessNumber};
+use crate::flow::{Identity, ProcessEntry, ProcessNumber, ProcessText, ProcessTexts};
 use crate::state::{MAXIMUM_PROCESSES, State};
 
 /// So many places are taken before unused ones are looked for.
@@ -24,121 +21,6 @@ const ENOUGH: usize = 4096;
 const SPACING_USEC: u64 = 1_000_000;
 /// So many free places wait before the first of them is used again.
 const RESTING: usize = 1024;
-
-/// A process as the state holds it.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub(crate) struct ProcessEntry {
-    identity: Identity,
-    check: u32,
-    /// How many processes had this place before.
-    uses: u16,
-    path_len: u16,
-    /// The path of the control group; a longer one is not kept.
-    path: [u8; 256],
-}
-
-/// What tells processes apart. A thread of another name is another one, so that each flow shows its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct Identity {
-    start_boottime_ns: u64,
-    cgroup: u64,
-    pid: u32,
-    uid: u32,
-    comm: [u8; 16],
-    leader_comm: [u8; 16],
-}
-
-layout_of!(ProcessEntry { identity, check, uses, path_len, path });
-layout_of!(Identity { start_boottime_ns, cgroup, pid, uid, comm, leader_comm });
-
-#[cfg(test)]
-pub(crate) fn layouts() -> [String; 2] {
-    [ProcessEntry::layout(), Identity::layout()]
-}
-
-impl Checksummed for ProcessEntry {
-    const CHECK: usize = std::mem::offset_of!(Self, check);
-}
-
-impl From<&Process> for Identity {
-    fn from(process: &Process) -> Self {
-        let Process { pid, start_boottime_ns, uid, comm, leader_comm, cgroup, .. } = *process;
-        Self { start_boottime_ns, cgroup, pid, uid, comm, leader_comm }
-    }
-}
-
-impl ProcessEntry {
-    fn new(identity: Identity, uses: u16, path: Option<&str>) -> Self {
-        let mut entry = Self { identity, check: 0, uses, path_len: 0, path: [0; 256] };
-        entry.set_path(path);
-        entry
-    }
-
-    /// One for tests of the state.
-    #[cfg(test)]
-    pub(crate) fn example(process: &Process, path: &str) -> Self {
-        Self::new(process.into(), 0, Some(path))
-    }
-
-    fn set_path(&mut self, path: Option<&str>) {
-        if let Some(path) = path
-            && let Some(place) = self.path.get_mut(..path.len())
-        {
-            place.copy_from_slice(path.as_bytes());
-            self.path_len = u16::try_from(path.len()).unwrap_or(0);
-        }
-    }
-
-    fn path(&self) -> Option<&str> {
-        let path = self.path.get(..usize::from(self.path_len))?;
-        std::str::from_utf8(path).ok().filter(|path| !path.is_empty())
-    }
-}
-
-/// A process in words, for whoever shows it.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct ProcessText {
-    pid: u32,
-    uid: u32,
-    comm: Box<str>,
-    leader_comm: Box<str>,
-    cgroup: Option<Box<str>>,
-    unit: Option<Box<str>>,
-}
-
-impl ProcessText {
-    fn new(entry: &ProcessEntry) -> Self {
-        let name = |comm: &[u8; 16]| {
-            let name = comm.split(|byte| *byte == 0).next().unwrap_or_default();
-            String::from_utf8_lossy(name).into()
-        };
-        let Identity { pid, uid, comm, leader_comm, .. } = &entry.identity;
-        let path = entry.path();
-        Self {
-            pid: *pid,
-            uid: *uid,
-            comm: name(comm),
-            leader_comm: name(leader_comm),
-            cgroup: path.map(Box::from),
-            unit: path.and_then(flowbus_attribution::unit_of).map(Box::from),
-        }
-    }
-
-    /// The process as the owner of something.
-    pub(crate) fn owner(&self, confidence: Confidence) -> Owner<'_> {
-        Owner {
-            pid: Some(self.pid),
-            comm: Some(&self.comm),
-            leader_comm: Some(&self.leader_comm),
-            uid: Some(self.uid),
-            unit: self.unit.as_deref(),
-            cgroup: self.cgroup.as_deref(),
-            confidence: Some(confidence.name()),
-        }
-    }
-}
 
 /// The tracker's side: gives out numbers.
 #[derive(Debug)]
@@ -153,17 +35,6 @@ pub(crate) struct Processes {
     enough: usize,
     /// And not before this time, in CLOCK_BOOTTIME microseconds.
     not_before: u64,
-}
-
-/// Everyone's side: the processes behind the numbers.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct ProcessTexts(Arc<RwLock<Vec<NumberedText>>>);
-
-/// The process that has a place now.
-#[derive(Debug)]
-struct NumberedText {
-    number: ProcessNumber,
-    text: Arc<ProcessText>,
 }
 
 impl Processes {
@@ -197,7 +68,7 @@ impl Processes {
         let place = match known {
             Some(place) => {
                 let mut entry = *state.process(place);
-                if entry.path_len == 0 && path.is_some_and(|path| path.len() <= entry.path.len()) {
+                if entry.lacks_path(path) {
                     entry.set_path(path);
                     state.put_process(place, &entry);
                     self.set_text(state, place);
@@ -274,27 +145,6 @@ impl Processes {
 
     fn set_text(&self, state: &State, place: u32) {
         let entry = state.process(place);
-        let number = ProcessNumber::new(place, entry.uses);
-        let text = NumberedText { number, text: Arc::new(ProcessText::new(entry)) };
-        let mut texts = self.texts.0.write().unwrap_or_else(PoisonError::into_inner);
-        match texts.get_mut(place as usize) {
-            Some(old) => *old = text,
-            None => texts.push(text),
-        }
-    }
-}
-
-impl ProcessTexts {
-    /// The process behind a number, unless its place has been used again.
-    pub(crate) fn get(&self, process: ProcessNumber) -> Option<Arc<ProcessText>> {
-        let texts = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let NumberedText { number, text } = texts.get(process.place())?;
-        (*number == process).then(|| Arc::clone(text))
-    }
-
-    /// The owner behind a number, and how surely it is the one.
-    pub(crate) fn owner(&self, owner: OwnerNumber) -> Option<(Arc<ProcessText>, Confidence)> {
-        let (process, confidence) = owner.get()?;
-        Some((self.get(process)?, confidence))
+        self.texts.set(ProcessNumber::new(place, entry.uses), ProcessText::new(entry));
     }
 }

@@ -4,8 +4,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::checksum::{Checksummed, layout_of};
 use crate::counters::Counters;
-use crate::flow::{ClosedFlow, ClosedLimits, Extra, Owners, ProcessNumber, Record};
-use crate::owners::ProcessEntry;
+use crate::fit::fit;
+use crate::flow::{ClosedFlow, ClosedLimits, Extra, Owners, ProcessEntry, ProcessNumber, Record};
 
 /// Grows with every change of the layout, of the types in it, or of the checksum.
 pub(super) const VERSION: u32 = 3;
@@ -148,7 +148,7 @@ impl NameEntry {
         let mut bytes = [0; 251];
         let length = text.len().min(bytes.len());
         bytes[..length].copy_from_slice(&text[..length]);
-        Self { check: 0, length: u8::try_from(length).unwrap_or(u8::MAX), bytes }
+        Self { check: 0, length: fit(length), bytes }
     }
 
     pub(crate) fn text(&self) -> &[u8] {

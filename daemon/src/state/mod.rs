@@ -26,8 +26,8 @@ use rustix::io::Errno;
 use zerocopy::{FromBytes, FromZeros, Immutable, KnownLayout};
 
 use crate::checksum::Checksummed;
-use crate::flow::{ClosedFlow, Extra, Owners, Record};
-use crate::owners::ProcessEntry;
+use crate::fit::fit;
+use crate::flow::{ClosedFlow, Extra, Owners, ProcessEntry, Record};
 pub(crate) use inbox::Inbox;
 pub(crate) use layout::{BATCH, Header, NameEntry};
 use layout::{
@@ -270,7 +270,7 @@ impl State {
 
 /// Where the closed flow with this number lies in a ring of this capacity, which has some places more.
 fn ring_offset(place: u32, capacity: u32, number: u64) -> usize {
-    let index = usize::try_from(number % (u64::from(capacity) + CLOSED_SPARE as u64)).unwrap_or(0);
+    let index: usize = fit(number % (u64::from(capacity) + CLOSED_SPARE as u64));
     CLOSED[place as usize % CLOSED.len()] + index * size_of::<ClosedFlow>()
 }
 

@@ -35,7 +35,6 @@ fn layouts() -> String {
         NameEntry::layout(),
     ];
     lines.extend(crate::flow::layouts());
-    lines.extend(crate::owners::layouts());
     lines.join("\n") + "\n"
 }
 

@@ -8,6 +8,7 @@ use super::layout::{
 };
 use super::{State, new_memfd, seal};
 use crate::checksum::Checksummed;
+use crate::fit::fit;
 use crate::flow::NO_EXTRA;
 use rustix::fs::fstat;
 use rustix::io::Errno;
@@ -51,7 +52,7 @@ impl State {
         if found.st_dev != fstat(new_memfd()?)?.st_dev {
             return Err(Refused::Kind);
         }
-        match u64::try_from(found.st_size).unwrap_or(0) {
+        match fit::<_, u64>(found.st_size) {
             0 => return Ok(Self::format(memfd)?),
             size if size == TOTAL as u64 => {}
             size => return Err(Refused::Size { found: size }),

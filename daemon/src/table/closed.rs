@@ -69,7 +69,7 @@ impl Closed {
     }
 
     /// Looks up those that are forgotten when so many are added.
-    pub(super) fn look_ahead(&self, count: usize) {
+    pub(super) fn prefetch(&self, count: usize) {
         for hash in self.hashes.iter().take(count) {
             black_box(self.index.find(*hash, |_| true));
         }

@@ -11,6 +11,7 @@ use foldhash::fast::RandomState;
 use super::Table;
 use crate::change::Change;
 use crate::clock::Now;
+use crate::fit::fit;
 use crate::flow::Key;
 
 /// A dump that is being merged.
@@ -63,7 +64,7 @@ impl Table {
         let Some(dump) = self.dump.take() else { return Merged::default() };
         let gone = |slot: &u32| complete && self.state.record(*slot).seen < dump.stamp;
         let unseen: Vec<u32> = self.order.all().filter(gone).collect();
-        let closed = u32::try_from(unseen.len()).unwrap_or(u32::MAX);
+        let closed = fit(unseen.len());
         for slot in unseen {
             self.close_unseen(slot, EndReason::Resync, now, changes);
             self.commit();

@@ -2,6 +2,8 @@
 
 use hashbrown::HashTable;
 
+use crate::fit::fit;
+
 /// Hashes and slots. The hash is kept beside the slot, so that no flow is read to refuse it, to move it when the index
 /// grows, or to take it out.
 #[derive(Debug, Default)]
@@ -35,7 +37,7 @@ impl Index {
 
 /// The half of a hash that is kept: 2^24 flows need 25 bits for their group, seven more tell those of a group apart.
 fn short(hash: u64) -> u32 {
-    u32::try_from(hash & u64::from(u32::MAX)).unwrap_or_default()
+    fit(hash & u64::from(u32::MAX))
 }
 
 /// What the hash table takes: it finds the group by the low bits and the place in it by the highest seven.

@@ -30,10 +30,11 @@ pub(crate) use transaction::Transaction;
 use crate::change::Change;
 use crate::clock::{Now, monotonic_nsec};
 use crate::flow::{
-    Before, ClosedLimits, End, Extra, Key, NO_EXTRA, Owners, Record, Silence, Snapshot, Start, inverted,
+    Before, ClosedLimits, End, Extra, Key, NO_EXTRA, Owners, ProcessTexts, Record, Silence, Snapshot, Start,
+    inverted,
 };
 use crate::names::{NameStrings, Names};
-use crate::owners::{Attribution, ProcessTexts, Processes};
+use crate::owners::{Attribution, Processes};
 use crate::state::{Header, MAXIMUM_FLOWS, State};
 use closed::Closed;
 use dump::Dump;
@@ -249,17 +250,17 @@ impl Table {
     /// Looks up the flows of messages that are about to be applied, step by step: in each step the look-ups do not depend
     /// on each other, so that the processor waits for the memory of many at once. Each message alone would wait three
     /// times. Any flow with the hash will do: this is a hint.
-    pub(crate) fn look_ahead<'a>(
+    pub(crate) fn prefetch<'a>(
         &self,
         events: impl Iterator<Item = (EventKind, &'a ctnetlink::Flow<'a>)> + Clone,
     ) {
         let hashes: Vec<u64> = events.clone().map(|(_, flow)| self.hash(&Key::new(&flow.original))).collect();
         let slots: Vec<u32> = hashes.iter().filter_map(|hash| self.index.find(*hash, |_| true)).collect();
         for slot in slots {
-            self.state.record(slot).touch();
+            self.state.record(slot).prefetch();
             black_box(self.order.place(slot));
         }
-        self.closed.look_ahead(events.filter(|(kind, _)| *kind == EventKind::Destroy).count());
+        self.closed.prefetch(events.filter(|(kind, _)| *kind == EventKind::Destroy).count());
     }
 
     fn slots_after(&self, after: u64) -> impl Iterator<Item = u32> + '_ {

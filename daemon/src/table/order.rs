@@ -3,6 +3,8 @@
 //! Ids only grow, so a new flow goes to the end, and one that ends leaves a hole that the next compaction
 //! takes out. Each slot knows its place, so adding and removing cost amortised constant time and look at no flow.
 
+use crate::fit::fit;
+
 /// The slots of the flows by their ids, and where each slot stands there.
 #[derive(Debug, Default)]
 pub(super) struct Order {
@@ -22,7 +24,7 @@ impl Order {
     /// The id of the flow in this slot is larger than every id before it.
     pub(super) fn push(&mut self, slot: u32) {
         // There are fewer places than 2^32: at most half of them are holes, and 2^24 are not.
-        let place = u32::try_from(self.slots.len()).unwrap_or(HOLE);
+        let place = fit(self.slots.len());
         let index = slot as usize;
         if index >= self.places.len() {
             self.places.resize(index + 1, HOLE);
@@ -90,7 +92,7 @@ impl Order {
         for (place, slot) in (0..).zip(&self.slots) {
             self.places[*slot as usize] = place;
         }
-        let blocks = self.slots.chunks(BLOCK).map(|block| u16::try_from(block.len()).unwrap_or(u16::MAX));
+        let blocks = self.slots.chunks(BLOCK).map(|block| fit(block.len()));
         self.filled = blocks.collect();
         self.holes = 0;
         if self.slots.capacity() > 4 * self.slots.len().max(HOLES_KEPT) {

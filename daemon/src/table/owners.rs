@@ -20,8 +20,8 @@ use super::Table;
 use super::ports::PortSet;
 use crate::change::Change;
 use crate::clock::Now;
-use crate::flow::{Key, OwnerNumber, Owners, ProcessNumber, Snapshot, inverted};
-use crate::owners::{Attribution, Current, ProcessText, Role, Touched, UDP};
+use crate::flow::{Key, OwnerNumber, Owners, ProcessNumber, ProcessText, Snapshot, inverted};
+use crate::owners::{Attribution, Current, Role, Touched, UDP};
 
 /// The directions that the index of the table does not find: the original one of flows in a zone, and the reply of
 /// flows that are translated or in a zone. Both by their tuple in zone 0.

@@ -19,7 +19,7 @@ impl Tracker {
                 {
                     self.waiting.push(command);
                 }
-                command => self.obey(command),
+                command => self.handle(command),
             }
         }
     }
@@ -30,7 +30,7 @@ impl Tracker {
     }
 
     /// Does what a command says; a caller that has gone away needs no answer.
-    pub(super) fn obey(&mut self, command: Command) {
+    pub(super) fn handle(&mut self, command: Command) {
         match command {
             Command::ListActive { after, limit, candidates, reply, .. } => {
                 let flows = match candidates {

@@ -10,7 +10,7 @@ use ctnetlink::{DecodeError, Message, NLM_F_DUMP_INTR, Received, Socket, SocketE
 use super::flow_of;
 use crate::change::Change;
 use crate::clock::Now;
-use crate::requests::DumpRequest;
+use crate::dump_requests::DumpRequest;
 use crate::state::BATCH;
 use crate::table::{Merged, Table, Transaction};
 
@@ -37,7 +37,7 @@ pub(crate) enum Requester {
 pub(super) struct DumpReader {
     socket: Socket,
     requester: Requester,
-    state: State,
+    phase: Phase,
     /// When the last dump was asked for.
     began: Option<Instant>,
     /// No dump starts before.
@@ -49,7 +49,7 @@ pub(super) struct DumpReader {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum Phase {
     Idle,
     /// The replies that carry this number are being merged.
     Merging {
@@ -70,7 +70,7 @@ impl DumpReader {
         Self {
             socket,
             requester,
-            state: State::Idle,
+            phase: Phase::Idle,
             began: None,
             not_before: None,
             wait: SPACING,
@@ -85,15 +85,15 @@ impl DumpReader {
 
     /// True when no dump runs and the last one began long enough ago.
     pub(super) fn may_start(&self, now: Instant) -> bool {
-        self.state == State::Idle && self.not_before.is_none_or(|instant| instant <= now)
+        self.phase == Phase::Idle && self.not_before.is_none_or(|instant| instant <= now)
     }
 
     /// How long until there is something to do without a reply.
     pub(super) fn until_start(&self, now: Instant) -> Duration {
-        match self.state {
-            State::Merging { heard, .. } => (heard + SILENCE).saturating_duration_since(now),
-            State::Ended { .. } => Duration::ZERO,
-            State::Idle => {
+        match self.phase {
+            Phase::Merging { heard, .. } => (heard + SILENCE).saturating_duration_since(now),
+            Phase::Ended { .. } => Duration::ZERO,
+            Phase::Idle => {
                 self.not_before.map_or(Duration::ZERO, |instant| instant.saturating_duration_since(now))
             }
         }
@@ -101,7 +101,7 @@ impl DumpReader {
 
     /// True from the request until the merge is finished.
     pub(super) fn is_running(&self) -> bool {
-        self.state != State::Idle
+        self.phase != Phase::Idle
     }
 
     /// How long ago the last dump was asked for.
@@ -124,7 +124,7 @@ impl DumpReader {
             }
             Ok(true) => {
                 table.begin_dump();
-                self.state = State::Merging { sequence, complete: true, heard: now };
+                self.phase = Phase::Merging { sequence, complete: true, heard: now };
                 Ok(())
             }
             Err(error) => self.fail_for_good(table, error),
@@ -134,7 +134,7 @@ impl DumpReader {
     /// Gives a running dump up: events were lost while it ran, so it proves nothing.
     pub(super) fn restart(&mut self, table: &mut Table) {
         table.abandon_dump();
-        self.state = State::Idle;
+        self.phase = Phase::Idle;
     }
 
     /// Merges what has arrived.
@@ -166,17 +166,17 @@ impl DumpReader {
         table: &mut Table,
         changes: &mut Vec<Change>,
     ) -> Result<(), SocketError> {
-        if let State::Merging { heard, .. } = &mut self.state {
+        if let Phase::Merging { heard, .. } = &mut self.phase {
             *heard = Instant::now();
         }
         let mut messages = ctnetlink::messages(datagram);
         // What follows the end of a dump, or comes of one that was given up, tells nothing.
-        while matches!(self.state, State::Merging { .. }) {
+        while matches!(self.phase, Phase::Merging { .. }) {
             let batch: Vec<_> = messages.by_ref().take(BATCH).collect();
             if batch.is_empty() {
                 break;
             }
-            table.look_ahead(batch.iter().filter_map(flow_of));
+            table.prefetch(batch.iter().filter_map(flow_of));
             let mut change = table.change();
             for message in &batch {
                 self.merge_message(message, now, &mut change, changes)?;
@@ -193,7 +193,7 @@ impl DumpReader {
         change: &mut Transaction<'_>,
         changes: &mut Vec<Change>,
     ) -> Result<(), SocketError> {
-        let State::Merging { sequence: expected, complete, .. } = self.state else { return Ok(()) };
+        let Phase::Merging { sequence: expected, complete, .. } = self.phase else { return Ok(()) };
         match message {
             Ok(Message::Flow(header, _, flow)) if header.sequence == expected => {
                 change.header().counters.unknown_attributes += u64::from(flow.unknown_attributes);
@@ -204,7 +204,7 @@ impl DumpReader {
             }
             Ok(Message::Done(header, 0)) if header.sequence == expected => {
                 if header.flags & NLM_F_DUMP_INTR == 0 {
-                    self.state = State::Ended { complete };
+                    self.phase = Phase::Ended { complete };
                 } else {
                     self.restart(change.table());
                 }
@@ -214,7 +214,7 @@ impl DumpReader {
             }
             Ok(_) => {}
             Err(error) => {
-                self.state = State::Merging { sequence: expected, complete: false, heard: Instant::now() };
+                self.phase = Phase::Merging { sequence: expected, complete: false, heard: Instant::now() };
                 tracing::debug!(%error, "dump entry skipped");
             }
         }
@@ -224,8 +224,8 @@ impl DumpReader {
     /// Ends the merge once the events that the kernel sent until the end of the dump are applied: flows whose DESTROY is
     /// among them have ended by it, and not unseen. Something when the table is the kernel's.
     pub(super) fn finish(&mut self, table: &mut Table, changes: &mut Vec<Change>) -> Option<Merged> {
-        let State::Ended { complete } = self.state else { return None };
-        self.state = State::Idle;
+        let Phase::Ended { complete } = self.phase else { return None };
+        self.phase = Phase::Idle;
         let merged = table.end_dump(complete, Now::read(), changes);
         if complete {
             self.wait = SPACING;
@@ -238,7 +238,7 @@ impl DumpReader {
 
     /// Gives a dump up whose replies do not come: the request, or the word of its failure, was lost.
     pub(super) fn give_up_if_silent(&mut self, now: Instant, table: &mut Table) {
-        if let State::Merging { heard, .. } = self.state
+        if let Phase::Merging { heard, .. } = self.phase
             && now.saturating_duration_since(heard) >= SILENCE
         {
             self.fail(table, "no reply came");
@@ -264,7 +264,7 @@ impl DumpReader {
 
     /// Notes that the request with this number could not be sent.
     pub(super) fn request_failed(&mut self, sequence: u32, reason: &str, table: &mut Table) {
-        if matches!(self.state, State::Merging { sequence: current, .. } if current == sequence) {
+        if matches!(self.phase, Phase::Merging { sequence: current, .. } if current == sequence) {
             self.fail(table, reason);
         }
     }

@@ -79,7 +79,7 @@ impl Tracker {
                 messages.push((number, message));
             }
         }
-        table.look_ahead(messages.iter().filter_map(|(_, message)| flow_of(message)));
+        table.prefetch(messages.iter().filter_map(|(_, message)| flow_of(message)));
         let mut change = table.change();
         for (number, message) in &messages {
             apply(&mut change, changes, publisher, message, now);

@@ -4,10 +4,10 @@
 //! in `poll` when nothing happens. After a busy read it naps, which halves the cost of a burst: what costs is
 //! being woken for every event.
 
+mod attribution;
 mod commands;
 mod dump;
 mod events;
-mod owners;
 mod sockets;
 mod sweep;
 
@@ -30,13 +30,13 @@ use crate::connection::ConnectionEvent;
 use crate::counters::ResyncReason;
 use crate::flow::ClosedLimits;
 use crate::handle::{COMMANDS, Command, Handle, Look, Publisher};
-use crate::published::{Life, Resync, State, Summary, Tier};
+use crate::published::{Resync, Session, State, Summary, Tier};
 use crate::state::{Inbox, Refused};
 use crate::table::{Merged, Table};
 use dump::DumpReader;
 pub(crate) use dump::Requester;
 use events::Reading;
-use sockets::Sockets;
+use sockets::RingReader;
 use sweep::Sweeps;
 
 /// After a read that found events, the next one waits so long: a burst's events are then read together.
@@ -81,7 +81,7 @@ pub(crate) struct Tracker {
     dump: DumpReader,
     sweeps: Sweeps,
     /// While BPF programs tell of sockets.
-    sockets: Option<Sockets>,
+    sockets: Option<RingReader>,
     /// Where they do not, but somebody looks for them.
     questions: Option<SyncSender<Tuple>>,
     /// When the last dump was merged.
@@ -116,7 +116,7 @@ impl Tracker {
         let announced =
             State { synchronized: false, closed_capacity: closed_limits.capacity, attribution: Tier::None };
         let (publisher, handle) = Publisher::new(
-            Life {
+            Session {
                 epoch: table.state().epoch(),
                 first_sequence: table.header().sequence,
                 first_connection: table.header().connections,
@@ -260,7 +260,7 @@ impl Tracker {
         }
         self.publish();
         for command in std::mem::take(&mut self.waiting) {
-            self.obey(command);
+            self.handle(command);
         }
     }
 
@@ -298,12 +298,13 @@ impl Tracker {
     fn wait(&mut self, reading: Reading) -> Result<(), TrackerError> {
         let readable = PollFlags::IN;
         let (events, dump) = (self.events.as_fd(), self.dump.as_fd());
-        let sockets = self.sockets.as_ref().map_or(events, Sockets::as_fd);
+        let sockets = self.sockets.as_ref().map_or(events, RingReader::as_fd);
         let mut fds = [self.wake.as_fd(), dump, events, sockets]
             .map(|descriptor| PollFd::from_borrowed_fd(descriptor, readable));
         // Napping, the events are left to gather; questions and dumps are not kept waiting.
         // What sockets have reported waits for the events that were sent meanwhile.
-        let is_waiting = self.table.is_unsettled() || self.sockets.as_ref().is_some_and(Sockets::has_untold);
+        let is_waiting =
+            self.table.is_unsettled() || self.sockets.as_ref().is_some_and(RingReader::has_unpublished);
         let (fds, timeout) = match reading {
             _ if self.told || is_waiting => (&mut fds[..2], Some(SOCKETS_NAP)),
             Reading::Quiet => (&mut fds[..], self.until_dump()),

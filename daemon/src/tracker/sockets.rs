@@ -13,7 +13,7 @@ use crate::table::Table;
 const WAITING: usize = 4096;
 
 /// The ring's reader.
-pub(super) struct Sockets {
+pub(super) struct RingReader {
     ring: Ring,
     /// The programs run as long as this is open.
     _programs: Programs,
@@ -21,13 +21,13 @@ pub(super) struct Sockets {
     waiting: Vec<Event>,
 }
 
-impl std::fmt::Debug for Sockets {
+impl std::fmt::Debug for RingReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sockets").field("waiting", &self.waiting.len()).finish_non_exhaustive()
+        f.debug_struct("RingReader").field("waiting", &self.waiting.len()).finish_non_exhaustive()
     }
 }
 
-impl Sockets {
+impl RingReader {
     /// Begins with programs that run; the counters are for whoever shows them.
     pub(super) fn begin(probe: Probe, table: &mut Table) -> (Self, Counters) {
         let Probe { programs, ring, report, counters, snapshot } = probe;
@@ -100,7 +100,7 @@ impl Sockets {
     }
 
     /// True when connections did something that has not been told.
-    pub(super) fn has_untold(&self) -> bool {
+    pub(super) fn has_unpublished(&self) -> bool {
         !self.waiting.is_empty()
     }
 

@@ -59,7 +59,7 @@ impl World {
 
     /// Applies what was received at once, as the tracker does.
     fn apply_batch<'a>(&mut self, events: impl Iterator<Item = &'a (EventKind, Flow<'static>)> + Clone) {
-        self.table.look_ahead(events.clone().map(|(kind, flow)| (*kind, flow)));
+        self.table.prefetch(events.clone().map(|(kind, flow)| (*kind, flow)));
         for (kind, flow) in events {
             self.table.apply(*kind, flow, NOW, &mut self.changes);
         }
@@ -67,7 +67,7 @@ impl World {
 
     /// Merges what came of a dump at once.
     fn merge_batch<'a>(&mut self, entries: impl Iterator<Item = &'a Flow<'static>> + Clone) {
-        self.table.look_ahead(entries.clone().map(|flow| (EventKind::New, flow)));
+        self.table.prefetch(entries.clone().map(|flow| (EventKind::New, flow)));
         for flow in entries {
             self.table.apply_dump_entry(flow, NOW, &mut self.changes);
         }

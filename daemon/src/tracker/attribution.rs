@@ -6,7 +6,7 @@ use ctnetlink::{EventKind, Tuple};
 use flowbus_attribution::Snapshot as OpenSockets;
 
 use super::Tracker;
-use super::sockets::Sockets;
+use super::sockets::RingReader;
 use crate::clock::{Now, monotonic_nsec};
 use crate::flow::Snapshot;
 use crate::owners::{Attribution, Found, Probe};
@@ -59,7 +59,7 @@ impl Tracker {
     /// Begins to give flows their owners by these programs.
     pub(super) fn attribute(&mut self, probe: Probe) {
         let accept = probe.report.accept();
-        let (sockets, counters) = Sockets::begin(probe, &mut self.table);
+        let (sockets, counters) = RingReader::begin(probe, &mut self.table);
         self.sockets = Some(sockets);
         self.hand_addresses_on();
         self.publisher.set_programs(counters, accept);

@@ -17,9 +17,10 @@ use std::time::Duration;
 use ctnetlink::{Layer4, Tuple};
 use flowbus_attribution::{Confidence, Event, Kind, Process};
 
-use super::{TCP, UDP, unspecified};
 use crate::clock::monotonic_nsec;
+use crate::fit::fit;
 use crate::handle::{Command, Handle};
+use crate::owners::{Found, TCP, UDP, unspecified};
 
 /// So many directions of flows wait to be looked up; what comes faster is not.
 const WAITING: usize = 256;
@@ -28,21 +29,12 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// So many looks there are for one direction.
 const LOOKS: usize = 5;
 
-/// What a look has found.
-#[derive(Debug)]
-pub(crate) struct Found {
-    /// As if the process had sent in this direction just now.
-    pub(crate) event: Event,
-    /// The path of its control group.
-    pub(crate) path: Option<String>,
-}
-
 /// Looks for the owners of what the tracker asks for, until it ends.
 pub(super) fn run(handle: &Handle) {
     let Ok(namespace) = fs::metadata("/proc/self/ns/net") else { return };
-    let network_namespace = u32::try_from(namespace.ino()).unwrap_or(0);
+    let network_namespace = fit(namespace.ino());
     let (questions, asked) = sync_channel(WAITING);
-    if handle.order_patiently(Command::LookUp { network_namespace, questions }).is_err() {
+    if handle.send_blocking(Command::LookUp { network_namespace, questions }).is_err() {
         return;
     }
     // What a look did not find is looked for again: a connection has no process before it is accepted.
@@ -59,16 +51,10 @@ pub(super) fn run(handle: &Handle) {
         if waiting.iter().all(Vec::is_empty) {
             waiting.clear();
         }
-        if !found.is_empty() && handle.order_patiently(Command::Found(found)).is_err() {
+        if !found.is_empty() && handle.send_blocking(Command::Found(found)).is_err() {
             tracing::debug!("the tracker does not take what was found");
         }
         sleep(PAUSE);
-    }
-}
-
-impl Found {
-    fn ends(&self) -> (u8, SocketAddr, SocketAddr) {
-        (self.event.protocol, self.event.local, self.event.remote)
     }
 }
 
@@ -82,7 +68,7 @@ fn next(asked: &Receiver<Tuple>, wait: bool) -> Option<Vec<Tuple>> {
 /// The processes that send in these directions, as far as they have a socket for it now.
 fn look(wanted: &[Tuple], network_namespace: u32) -> Vec<Found> {
     let monotonic_ns = monotonic_nsec();
-    let sockets = Sockets::read();
+    let sockets = ProcSockets::read();
     let mut directions: HashMap<u64, Vec<&Tuple>> = HashMap::new();
     for tuple in wanted {
         if let Some(inode) = sockets.sender(tuple) {
@@ -182,9 +168,9 @@ fn parse_stat(stat: &[u8]) -> Option<([u8; 16], u64)> {
 }
 
 /// The open sockets of this network namespace: protocol and ends to inode.
-struct Sockets(HashMap<(u8, SocketAddr, SocketAddr), u64>);
+struct ProcSockets(HashMap<(u8, SocketAddr, SocketAddr), u64>);
 
-impl Sockets {
+impl ProcSockets {
     fn read() -> Self {
         let mut sockets = HashMap::new();
         for (name, protocol) in [("tcp", TCP), ("tcp6", TCP), ("udp", UDP), ("udp6", UDP)] {

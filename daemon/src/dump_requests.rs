@@ -35,7 +35,7 @@ pub(crate) async fn relay(
             Err(_) => format!("no bus or no answer of flowbus-control within {PATIENCE:?}"),
         };
         // The tracker that does not take the order any more needs no dump either.
-        let _ = handle.order(Command::DumpFailed { sequence, reason });
+        let _ = handle.send(Command::DumpFailed { sequence, reason });
     }
 }
 
