@@ -1,0 +1,12 @@
+//! The helper, the loader, the package, and what each is allowed, on booted systems, too.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod attacks;
+mod booted;
+mod changes;
+mod control;
+mod handover;
+mod packages;
+mod polkit;
+mod powers;
+mod service;
