@@ -34,6 +34,11 @@ pub(crate) struct Published {
 }
 
 impl Published {
+    /// Whether a resync with a number above `seen` is kept. Those of an earlier life are counted and not kept.
+    pub(crate) fn has_resyncs_after(&self, seen: u64) -> bool {
+        !self.resyncs.is_empty() && self.summary.counters.resyncs > seen
+    }
+
     /// Resyncs with a number above `seen`, as far as they are kept, each with its number, for a follower that has seen the changes
     /// up to `sequence`: what a resync did comes before it. A follower has seen one once it has passed it on.
     pub(crate) fn resyncs_after(&self, seen: u64, sequence: u64) -> Vec<(u64, Resync)> {
@@ -118,6 +123,9 @@ mod tests {
     #[test]
     fn a_resync_is_for_those_who_know_what_it_did_until_they_have_passed_it_on() {
         let mut published = Published::default();
+        // Of an earlier life.
+        published.summary.counters.resyncs = 2;
+        assert!(!published.has_resyncs_after(0) && published.resyncs_after(0, 99).is_empty());
         let resync =
             |sequence| Resync { reason: ResyncReason::Overrun, lost: 1, closed: 0, added: 0, sequence };
         published.resyncs.extend([10, 20, 30].map(resync));
@@ -133,5 +141,6 @@ mod tests {
         assert_eq!(due(4, 29), []);
         assert_eq!(due(4, 30), [(5, 30)]);
         assert_eq!(due(5, 99), []);
+        assert!(published.has_resyncs_after(4) && !published.has_resyncs_after(5));
     }
 }

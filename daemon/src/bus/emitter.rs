@@ -81,7 +81,7 @@ impl Topic for Change {
     }
 
     fn has_resyncs(published: &Published, seen: u64) -> bool {
-        published.summary.counters.resyncs > seen
+        published.has_resyncs_after(seen)
     }
 
     fn resyncs(handle: &Handle, seen: u64, sequence: u64) -> Vec<(u64, Resync)> {
