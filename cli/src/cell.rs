@@ -163,11 +163,21 @@ impl Cells {
         if self.numeric { seconds(usec) } else { when(usec, now) }
     }
 
+    /// A time of day with milliseconds, local; seconds since 1970 if numeric.
+    pub(crate) fn time_of_day(self, usec: u64) -> String {
+        match timestamp(usec) {
+            Some(time) if !self.numeric => {
+                time.to_zoned(TimeZone::system()).strftime("%H:%M:%S.%3f").to_string()
+            }
+            _ => seconds(usec),
+        }
+    }
+
     /// A value as people read it.
     pub(crate) fn value(self, key: Key, value: &OwnedValue) -> String {
         match (key, value) {
             _ if self.numeric => clean(value.to_string().into()).into_owned(),
-            (Key::StartUsec | Key::EndUsec, OwnedValue::Number(usec)) => exactly(*usec),
+            (Key::StartUsec | Key::EndUsec | Key::EventUsec, OwnedValue::Number(usec)) => exactly(*usec),
             (Key::DurationUsec, OwnedValue::Number(usec)) => duration(*usec),
             (Key::Mark, OwnedValue::Number(mark)) => format!("{mark} ({mark:#010x})"),
             (Key::Timeout, OwnedValue::Number(seconds)) => format!("{seconds}s"),

@@ -120,7 +120,7 @@ fn show(flows: &[OwnedFlow], json: bool) -> Result<(), Error> {
         return Ok(out.flush()?);
     }
     let columns = ["PROTO", "STATE", "FROM", "TO", "MARK", "SOURCE"];
-    let columns = columns.map(|title| Column { title, width: 0, drop: 0 }).to_vec();
+    let columns = columns.map(|title| Column::new(title, 0)).to_vec();
     let row = |flow: &OwnedFlow| {
         let text = |key| flow.text(key).unwrap_or_default();
         let cells = vec![

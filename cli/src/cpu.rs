@@ -23,7 +23,7 @@ pub(crate) async fn cpu(daemon: &Daemon, json: bool) -> Result<(), Error> {
             output::json_line(&mut out, &Value::Object(object))?;
         }
     } else {
-        let columns = CpuStatistics::default().fields().map(|(title, _)| Column { title, width: 0, drop: 0 });
+        let columns = CpuStatistics::default().fields().map(|(title, _)| Column::new(title, 0));
         let row = |cpu: &CpuStatistics| Row {
             cells: cpu.fields().map(|(_, value)| value.to_string()).to_vec(),
             style: Style::new(),

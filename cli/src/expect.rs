@@ -96,7 +96,7 @@ fn print(expectations: &[Expectation], json: bool) -> Result<(), Error> {
         return Ok(out.flush()?);
     }
     let columns = ["PROTO", "FROM", "TO", "HELPER", "SECONDS", "MASTER"];
-    let columns = columns.map(|title| Column { title, width: 0, drop: 0 }).to_vec();
+    let columns = columns.map(|title| Column::new(title, 0)).to_vec();
     let rows: Vec<_> = expectations.iter().map(row).collect();
     Table::new(columns, terminal_width()).print(&mut out, &rows)?;
     Ok(out.flush()?)

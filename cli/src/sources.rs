@@ -176,13 +176,13 @@ fn json((number, name): &Source, total: &Total, seconds: Option<f64>) -> Value {
 }
 
 const COLUMNS: [Column; 7] = [
-    Column { title: "SOURCE", width: 0, drop: 0 },
-    Column { title: "FLOWS", width: 0, drop: 0 },
-    Column { title: "ORIG", width: 0, drop: 2 },
-    Column { title: "REPLY", width: 0, drop: 2 },
-    Column { title: "NEW/S", width: 0, drop: 1 },
-    Column { title: "ORIG/S", width: 0, drop: 0 },
-    Column { title: "REPLY/S", width: 0, drop: 0 },
+    Column::new("SOURCE", 0),
+    Column::new("FLOWS", 0),
+    Column::new("ORIG", 2),
+    Column::new("REPLY", 2),
+    Column::new("NEW/S", 1),
+    Column::new("ORIG/S", 0),
+    Column::new("REPLY/S", 0),
 ];
 
 fn print(out: &mut dyn Write, totals: &BTreeMap<Source, Total>, seconds: Option<f64>) -> io::Result<()> {

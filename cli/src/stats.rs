@@ -58,11 +58,7 @@ fn print(out: &mut dyn Write, statistics: &Statistics) -> io::Result<()> {
             Some(Row { cells, style: Style::new() })
         })
         .collect();
-    let columns = vec![
-        Column { title: "STATISTIC", width: 0, drop: 0 },
-        Column { title: "VALUE", width: 0, drop: 0 },
-        Column { title: "MEANING", width: 0, drop: 1 },
-    ];
+    let columns = vec![Column::new("STATISTIC", 0), Column::new("VALUE", 0), Column::new("MEANING", 1)];
     Table::new(columns, terminal_width()).print(out, &rows)
 }
 

@@ -12,6 +12,14 @@ pub(crate) struct Column {
     pub(crate) width: usize,
     /// Which columns go first where the terminal is too narrow: the highest. 0 stays.
     pub(crate) drop: u8,
+    /// A cell that says nothing, besides an empty one. A column of such cells alone is the first to go.
+    pub(crate) idle: &'static str,
+}
+
+impl Column {
+    pub(crate) const fn new(title: &'static str, drop: u8) -> Self {
+        Self { title, width: 0, drop, idle: "" }
+    }
 }
 
 /// One line: a cell a column, and how all of it looks.
@@ -26,11 +34,16 @@ pub(crate) struct Table {
     columns: Vec<Column>,
     widths: Vec<usize>,
     shown: Vec<bool>,
+    /// Which columns have had a cell that says something.
+    said: Vec<bool>,
     /// Characters that a line has; none where it is not for a terminal.
     available: Option<usize>,
     begun: bool,
     colors: bool,
 }
+
+/// Characters of the last column that have to fit.
+const ENOUGH: usize = 16;
 
 /// Blanks between columns.
 const GAP: usize = 2;
@@ -40,7 +53,8 @@ impl Table {
     pub(crate) fn new(columns: Vec<Column>, available: Option<usize>) -> Self {
         let widths = columns.iter().map(|column| column.width.max(column.title.len())).collect();
         let shown = vec![true; columns.len()];
-        Self { columns, widths, shown, available, begun: false, colors: true }
+        let said = vec![false; columns.len()];
+        Self { columns, widths, shown, said, available, begun: false, colors: true }
     }
 
     /// Whether rows and titles are styled: to write styles that are taken out again costs time.
@@ -49,37 +63,53 @@ impl Table {
         self
     }
 
-    /// Prints rows, below the header at the first time.
+    /// Prints rows. The header is above the first of them, and again where other columns are shown from there on.
     pub(crate) fn print(&mut self, out: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
         for row in rows {
-            for (width, cell) in self.widths.iter_mut().zip(&row.cells) {
-                *width = characters(cell).max(*width);
+            for (index, cell) in row.cells.iter().enumerate() {
+                self.widths[index] = characters(cell).max(self.widths[index]);
+                self.said[index] |= !cell.is_empty() && *cell != self.columns[index].idle;
             }
         }
-        if !self.begun && !rows.is_empty() {
-            self.begun = true;
-            self.fit();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let is_first = !std::mem::replace(&mut self.begun, true);
+        if self.fit() || is_first {
             let titles: Vec<_> = self.columns.iter().map(|column| column.title).collect();
             self.line(out, titles.into_iter(), Style::new().bold())?;
         }
         rows.iter().try_for_each(|row| self.line(out, row.cells.iter().map(String::as_str), row.style))
     }
 
-    /// Leaves out columns until a line fits.
-    fn fit(&mut self) {
-        let Some(available) = self.available else { return };
+    /// Leaves out columns until a line fits: first those that say nothing. True where other columns than before are shown.
+    fn fit(&mut self) -> bool {
+        let Some(available) = self.available else { return false };
+        let before = std::mem::replace(&mut self.shown, vec![true; self.columns.len()]);
         while self.length() > available {
-            let shown = (0..self.columns.len()).filter(|&index| self.shown[index]);
-            match shown.max_by_key(|&index| self.columns[index].drop) {
-                Some(index) if self.columns[index].drop > 0 => self.shown[index] = false,
-                _ => return,
+            let columns =
+                (0..self.columns.len()).filter(|&index| self.shown[index] && self.columns[index].drop > 0);
+            match columns.max_by_key(|&index| (!self.said[index], self.columns[index].drop)) {
+                Some(index) => self.shown[index] = false,
+                None => break,
             }
         }
+        self.shown != before
     }
 
+    /// The titles of the columns that are left out though they have something to say.
+    pub(crate) fn left_out(&self) -> Vec<&'static str> {
+        let hidden = (0..self.columns.len()).filter(|&index| self.said[index] && !self.shown[index]);
+        hidden.map(|index| self.columns[index].title).collect()
+    }
+
+    /// The columns of a line. The last one may be cut off behind what tells its cells apart.
     fn length(&self) -> usize {
-        let widths = self.widths.iter().zip(&self.shown).filter(|(_, shown)| **shown);
-        widths.map(|(width, _)| width + GAP).sum::<usize>().saturating_sub(GAP)
+        let last = self.shown.iter().rposition(|shown| *shown);
+        let shown = self.widths.iter().enumerate().filter(|(index, _)| self.shown[*index]);
+        let needed =
+            |(index, width): (usize, &usize)| if Some(index) == last { *width.min(&ENOUGH) } else { *width };
+        shown.map(|column| needed(column) + GAP).sum::<usize>().saturating_sub(GAP)
     }
 
     fn line<'a>(
@@ -142,11 +172,8 @@ fn shorten(line: &mut String, available: usize) {
 mod tests {
     use super::*;
 
-    const COLUMNS: &[Column] = &[
-        Column { title: "ID", width: 0, drop: 0 },
-        Column { title: "NAT", width: 0, drop: 2 },
-        Column { title: "TO", width: 0, drop: 1 },
-    ];
+    const COLUMNS: &[Column] =
+        &[Column::new("ID", 0), Column { idle: "none", ..Column::new("NAT", 2) }, Column::new("TO", 1)];
 
     fn rows(rows: &[[&str; 3]]) -> Vec<Row> {
         let row = |cells: &[&str; 3]| Row { cells: cells.map(str::to_owned).to_vec(), style: Style::new() };
@@ -174,8 +201,29 @@ mod tests {
         assert_eq!(printed(Some(12), &[page]), "ID  NAT   TO\n1   xxxx  a\n");
         assert_eq!(printed(Some(11), &[page]), "ID  TO\n1   a\n");
         assert_eq!(printed(Some(2), &[page]), "ID\n1\n");
-        assert_eq!(printed(Some(6), &[page, &[["22", "", "bbb"]]]), "ID  TO\n1   a\n22  b…\n");
+        assert_eq!(printed(Some(6), &[page, &[["22", "", "bbb"]]]), "ID  TO\n1   a\nID\n22\n");
         assert_eq!(printed(Some(1), &[page]), "…\n1\n");
+    }
+
+    #[test]
+    fn a_column_that_says_nothing_goes_first_and_comes_with_its_first_value() {
+        const IDLE: &[Column] =
+            &[Column::new("ID", 0), Column { idle: "?", ..Column::new("NAT", 1) }, Column::new("TO", 2)];
+        let mut table = Table::new(IDLE.to_vec(), Some(9));
+        let mut out = anstream::StripStream::new(Vec::new());
+        for page in [&[["1", "?", "aaaa"], ["2", "", "b"]][..], &[["3", "yyyyy", "c"]], &[["4", "?", "d"]]] {
+            table.print(&mut out, &rows(page)).unwrap();
+        }
+        let text = String::from_utf8(out.into_inner()).unwrap();
+        assert_eq!(text, "ID  TO\n1   aaaa\n2   b\nID  NAT\n3   yyyyy\n4   ?\n");
+        assert_eq!(table.left_out(), ["TO"]);
+    }
+
+    #[test]
+    fn of_the_last_column_the_beginning_is_enough() {
+        let long = "0123456789abcdefghij";
+        assert_eq!(printed(Some(20), &[&[["1", "", long]]]), "ID  TO\n1   0123456789abcde…\n");
+        assert_eq!(printed(Some(19), &[&[["1", "", long]]]), "ID\n1\n");
     }
 
     #[test]

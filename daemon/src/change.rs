@@ -10,6 +10,8 @@ use crate::log::Numbered;
 pub(crate) struct Change {
     /// One larger than the change before.
     pub(crate) sequence: u64,
+    /// When it was, CLOCK_REALTIME microseconds.
+    pub(crate) time_usec: u64,
     pub(crate) kind: EventKind,
     /// The flow after the change.
     pub(crate) flow: Snapshot,

@@ -46,7 +46,7 @@ impl FlowNames {
 
     /// Hands the flow of an item to `show` as the bus shows it.
     pub(crate) fn show<R>(&self, item: &Item, show: impl FnOnce(&Flow<'_>) -> R) -> R {
-        let Item { event, sequence, flow: snapshot } = item;
+        let Item { event, sequence, time_usec, flow: snapshot } = item;
         let Snapshot { record, owners, end, .. } = snapshot;
         let interface = self.interface(record.mark);
         let helper = self.strings.get(snapshot.helper());
@@ -59,6 +59,7 @@ impl FlowNames {
         show(&Flow {
             event: *event,
             sequence: *sequence,
+            event_usec: *time_usec,
             conntrack_id: record.conntrack_id(),
             state: record.state(),
             status: Some(record.status()),
@@ -101,19 +102,26 @@ impl Default for FlowNames {
 pub(crate) struct Item {
     event: Option<EventKind>,
     pub(crate) sequence: Option<u64>,
+    /// When the change was, of an event.
+    time_usec: Option<u64>,
     pub(crate) flow: Snapshot,
 }
 
 /// A flow of a listing; a closed one carries the number of its end.
 impl From<Snapshot> for Item {
     fn from(flow: Snapshot) -> Self {
-        Self { event: None, sequence: flow.end.map(|end| end.sequence), flow }
+        Self { event: None, sequence: flow.end.map(|end| end.sequence), time_usec: None, flow }
     }
 }
 
 impl From<&Change> for Item {
     fn from(change: &Change) -> Self {
-        Self { event: Some(change.kind), sequence: Some(change.sequence), flow: change.flow }
+        Self {
+            event: Some(change.kind),
+            sequence: Some(change.sequence),
+            time_usec: Some(change.time_usec),
+            flow: change.flow,
+        }
     }
 }
 

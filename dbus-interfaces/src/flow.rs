@@ -17,6 +17,8 @@ pub struct Flow<'a> {
     pub event: Option<EventKind>,
     /// The change's number, of an event; the end's number, of a closed flow.
     pub sequence: Option<u64>,
+    /// When the change was, microseconds since 1970; only of events.
+    pub event_usec: Option<u64>,
     /// `CTA_ID`.
     pub conntrack_id: Option<u32>,
     /// The original direction.
@@ -74,6 +76,7 @@ impl<'a> Flow<'a> {
             id,
             event: None,
             sequence: None,
+            event_usec: None,
             conntrack_id: None,
             original,
             reply,
@@ -126,6 +129,7 @@ impl<'a> Flow<'a> {
         let mut show = Show { fields, sink };
         show.some(Key::Event, self.event.map(|event| Value::Text(event_name(event))));
         show.some(Key::Sequence, self.sequence.map(Value::U64));
+        show.some(Key::EventUsec, self.event_usec.map(Value::U64));
         show.value(Key::Id, Value::U64(self.id));
         show.some(Key::ConntrackId, self.conntrack_id.map(Value::U32));
         self.visit_protocol(&mut show);

@@ -42,6 +42,7 @@ macro_rules! keys {
 keys! {
     Event "event" "s" "What happened: new, update or destroy (events only)."
     Sequence "sequence" "t" "The number of the change: of an event its own, of a closed flow that of its end."
+    EventUsec "event_usec" "t" "When the change was, CLOCK_REALTIME microseconds: the kernel's stamp where it gives one, else when flowbusd received it (events only)."
     Id "id" "t" "The flow's number, never reused within an epoch."
     ConntrackId "conntrack_id" "u" "The kernel's CTA_ID, which a later flow can have again."
     Family "family" "s" "ipv4 or ipv6."

@@ -78,6 +78,7 @@ fn full<'a>(owner: &'a Owner<'_>) -> Flow<'a> {
     Flow {
         event: Some(EventKind::Destroy),
         sequence: Some(u64::MAX),
+        event_usec: Some(u64::MAX),
         conntrack_id: Some(u32::MAX),
         original: Tuple { zone: 1, ..tuple("198.18.0.2", 40000, "198.18.1.2", 443) },
         reply: Tuple { zone: 2, ..tuple("198.18.2.2", 8443, "198.18.3.2", 1024) },

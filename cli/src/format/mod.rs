@@ -144,6 +144,9 @@ pub(crate) struct Output {
     /// Print exact numbers: no names, no units, seconds since 1970
     #[arg(short, long)]
     pub(crate) numeric: bool,
+    /// Show every column of a table, also where the terminal is too narrow for all
+    #[arg(short, long)]
+    wide: bool,
 }
 
 impl Output {
@@ -180,7 +183,9 @@ enum Form {
 impl Printer {
     /// As the command line asks.
     pub(crate) fn of(query: &Query, output: &Output, kind: Kind) -> Self {
-        Self::new(output.format().clone(), kind, query.fields(), Look::new(output.numeric))
+        let mut look = Look::new(output.numeric);
+        look.width = look.width.filter(|_| !output.wide);
+        Self::new(output.format().clone(), kind, query.fields(), look)
     }
 
     /// `fields` are the columns of a table and of CSV, where they were chosen.
@@ -237,6 +242,7 @@ impl Printer {
     pub(crate) fn end(&mut self, out: &mut dyn Write) -> io::Result<()> {
         self.flush(out)?;
         match &self.form {
+            Form::Table(table) => table.end(out),
             Form::Xml(_) => out.write_all(xml::END.as_bytes()),
             _ => Ok(()),
         }
@@ -262,7 +268,7 @@ fn json(out: &mut dyn Write, flow: &dyn Fields, event: Option<EventKind>) -> io:
 /// Every key that such a flow can have.
 fn all_columns(kind: Kind) -> Vec<Key> {
     let has = |key: &Key| match key {
-        Key::Event => kind == Kind::Events,
+        Key::Event | Key::EventUsec => kind == Kind::Events,
         Key::Sequence => kind != Kind::Active,
         _ => true,
     };
@@ -323,7 +329,7 @@ mod tests {
             "{xml}"
         );
         let csv = printed("csv", Kind::Events, Some(EventKind::New));
-        assert!(csv.starts_with("event,sequence,id,") && csv.contains("\nnew,3,7,"), "{csv}");
+        assert!(csv.starts_with("event,sequence,event_usec,id,") && csv.contains("\nnew,3,,7,"), "{csv}");
         assert!(printed("csv", Kind::Active, None).starts_with("id,conntrack_id,"));
     }
 }

@@ -30,6 +30,7 @@ impl Modifiers {
 
 /// What a line shows.
 pub(super) const KEYS: &[Key] = &[
+    Key::EventUsec,
     Key::ConntrackId,
     Key::Family,
     Key::Protocol,
@@ -160,12 +161,12 @@ impl Shown {
     }
 }
 
-/// When an event was: of a start and an end its own time, else `now`.
+/// When an event was. A daemon that does not say so knows of a start and an end their own time; else it is `now`.
 pub(super) fn event_time(flow: &dyn Fields, event: EventKind, now: u64) -> u64 {
-    let known = match event {
+    let known = flow.number(Key::EventUsec).or_else(|| match event {
         EventKind::New => flow.number(Key::StartUsec),
         EventKind::Destroy => flow.number(Key::EndUsec),
         EventKind::Update => None,
-    };
+    });
     known.unwrap_or(now)
 }

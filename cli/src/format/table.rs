@@ -21,52 +21,54 @@ pub(crate) enum Kind {
 /// Rows are written so many at once: the columns get wide enough for the first of them.
 const ROWS: usize = 500;
 
-const fn column(title: &'static str, width: usize, drop: u8) -> Column {
-    Column { title, width, drop }
-}
+/// The source of a mark that names none.
+const SOURCE: &str = "SOURCE";
 
+/// What a reader needs most stays longest: the ends of a flow always, then its process.
 const ACTIVE: &[Column] = &[
-    column("ID", 0, 0),
-    column("PROTO", 0, 0),
-    column("STATE", 0, 2),
-    column("FROM", 0, 0),
-    column("TO", 0, 0),
-    column("NAT", 0, 1),
-    column("SOURCE", 0, 0),
-    column("BYTES", 0, 5),
-    column("AGE", 0, 4),
-    column("PROCESS", 0, 3),
+    Column::new("ID", 2),
+    Column::new("PROTO", 0),
+    Column::new("STATE", 0),
+    Column::new("FROM", 0),
+    Column::new("TO", 0),
+    Column::new("NAT", 5),
+    Column::new(SOURCE, 6),
+    Column::new("BYTES", 3),
+    Column::new("AGE", 4),
+    Column::new("PROCESS", 1),
 ];
 
 const CLOSED: &[Column] = &[
-    column("ID", 0, 0),
-    column("PROTO", 0, 0),
-    column("FROM", 0, 0),
-    column("TO", 0, 0),
-    column("NAT", 0, 1),
-    column("SOURCE", 0, 0),
-    column("BYTES", 0, 6),
-    column("LASTED", 0, 3),
-    column("ENDED", 0, 2),
-    column("REASON", 0, 5),
-    column("PROCESS", 0, 4),
+    Column::new("ID", 4),
+    Column::new("PROTO", 0),
+    Column::new("FROM", 0),
+    Column::new("TO", 0),
+    Column::new("NAT", 6),
+    Column::new(SOURCE, 7),
+    Column::new("BYTES", 5),
+    Column::new("LASTED", 3),
+    Column::new("ENDED", 2),
+    Column::new("REASON", 8),
+    Column::new("PROCESS", 1),
 ];
 
 /// Events come one by one: widths that fit most of IPv4 keep them aligned.
 const EVENTS: &[Column] = &[
-    column("EVENT", 7, 0),
-    column("ID", 4, 1),
-    column("PROTO", 6, 0),
-    column("STATE", 12, 3),
-    column("FROM", 21, 0),
-    column("TO", 21, 0),
-    column("SOURCE", 8, 0),
-    column("PROCESS", 12, 4),
-    column("NAT", 0, 2),
+    Column { width: 12, ..Column::new("TIME", 2) },
+    Column { width: 7, ..Column::new("EVENT", 0) },
+    Column { width: 4, ..Column::new("ID", 3) },
+    Column { width: 4, ..Column::new("PROTO", 0) },
+    Column { width: 11, ..Column::new("STATE", 0) },
+    Column { width: 16, ..Column::new("FROM", 0) },
+    Column { width: 16, ..Column::new("TO", 0) },
+    Column::new("NAT", 4),
+    Column { width: 8, ..Column::new(SOURCE, 5) },
+    Column { width: 12, ..Column::new("PROCESS", 1) },
 ];
 
 /// What the columns are made of, whatever they are about.
 const KEYS: &[Key] = &[
+    Key::EventUsec,
     Key::Id,
     Key::Src,
     Key::Sport,
@@ -110,12 +112,15 @@ pub(super) struct FlowTable {
 
 impl FlowTable {
     pub(super) fn new(kind: Kind, fields: Vec<Key>, look: Look) -> Self {
-        let columns = match kind {
-            _ if !fields.is_empty() => fields.iter().map(|key| column(key.name(), 0, 0)).collect(),
+        let mut columns = match kind {
+            _ if !fields.is_empty() => fields.iter().map(|key| Column::new(key.name(), 0)).collect(),
             Kind::Active => ACTIVE.to_vec(),
             Kind::Closed => CLOSED.to_vec(),
             Kind::Events => EVENTS.to_vec(),
         };
+        if let Some(source) = columns.iter_mut().find(|column| column.title == SOURCE) {
+            source.idle = if look.numeric { "0" } else { "UNKNOWN" };
+        }
         let table = Table::new(columns, look.width).colored(look.colors);
         Self { kind, fields, cells: Cells { numeric: look.numeric }, table, rows: Vec::new() }
     }
@@ -136,6 +141,15 @@ impl FlowTable {
         self.table.print(out, &self.rows)?;
         self.rows.clear();
         Ok(())
+    }
+
+    /// Says which columns have no place on the terminal.
+    pub(super) fn end(&self, out: &mut dyn Write) -> io::Result<()> {
+        let left_out = self.table.left_out().join(", ");
+        if left_out.is_empty() {
+            return Ok(());
+        }
+        writeln!(out, "Left out: {left_out}. --wide shows every column, --fields those that it names.")
     }
 
     fn row(&self, flow: &dyn Fields, event: Option<EventKind>, now: u64) -> Row {
@@ -174,7 +188,10 @@ impl FlowTable {
                 vec![id, protocol, from, to, nat, source, bytes, lasted, ended, reason, process]
             }
             Kind::Events => {
-                vec![event.to_owned(), id, protocol, cell::state(flow), from, to, source, process, nat]
+                let time =
+                    flow.number(Key::EventUsec).map(|usec| cells.time_of_day(usec)).unwrap_or_default();
+                let state = cell::state(flow);
+                vec![time, event.to_owned(), id, protocol, state, from, to, nat, source, process]
             }
         }
     }
@@ -186,7 +203,9 @@ mod tests {
 
     use super::*;
 
-    const FLOW: &str = r#"{"id":7,"protocol":"tcp","protocol_number":6,"src":"198.18.0.2","sport":40000,
+    const CELLS: Cells = Cells::FOR_PEOPLE;
+
+    const FLOW: &str = r#"{"event_usec":1795317361004000,"id":7,"protocol":"tcp","protocol_number":6,"src":"198.18.0.2","sport":40000,
         "dst":"2001:2::1","dport":443,"nat_src":"198.18.3.2","nat_sport":1024,"state":"ESTABLISHED","mark":256,
         "source":"CHROME","source_id":1,"orig_bytes":84,"reply_bytes":2048,"start_usec":1000000,"end_usec":3000000,
         "duration_usec":2000000,"start_source":"kernel","end_reason":"destroyed","initiator":{"pid":9,"comm":"curl"}}"#;
@@ -202,11 +221,52 @@ mod tests {
     #[test]
     fn an_event_is_one_line_for_people() {
         let text = printed(Kind::Events, &[], Look::PLAIN, Some(EventKind::New));
-        let expected = "\
-EVENT    ID    PROTO   STATE         FROM                   TO                     SOURCE    PROCESS       NAT
-new      7     tcp     ESTABLISHED   198.18.0.2:40000       [2001:2::1]:443        CHROME    curl[9]       from 198.18.3.2:1024
-";
+        let time = CELLS.time_of_day(1_795_317_361_004_000);
+        let expected = format!(
+            "\
+TIME          EVENT    ID    PROTO  STATE        FROM              TO                NAT                   SOURCE    PROCESS
+{time}  new      7     tcp    ESTABLISHED  198.18.0.2:40000  [2001:2::1]:443   from 198.18.3.2:1024  CHROME    curl[9]
+"
+        );
         assert_eq!(text, expected);
+        assert!(time.ends_with(":01.004"), "{time}");
+    }
+
+    /// What a terminal of so many columns shows of an event.
+    fn narrow(flow: &str, width: usize) -> String {
+        let look = Look { width: Some(width), ..Look::PLAIN };
+        let mut out = Vec::new();
+        let mut table = FlowTable::new(Kind::Events, Vec::new(), look);
+        table.push(&mut out, &OwnedFlow::from_json(flow).unwrap(), Some(EventKind::New), 0).unwrap();
+        table.flush(&mut out).unwrap();
+        table.end(&mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn eighty_columns_have_the_state_and_who_it_is() {
+        let text = narrow(FLOW, 80);
+        assert!(
+            text.starts_with("EVENT    PROTO  STATE        FROM              TO                PROCESS\n"),
+            "{text}"
+        );
+        assert!(text.contains("ESTABLISHED") && text.contains("curl[9]"), "{text}");
+        assert!(text.ends_with(
+            "Left out: TIME, ID, NAT, SOURCE. --wide shows every column, --fields those that it names.\n"
+        ));
+        assert!(text.lines().rev().skip(1).all(|line| line.chars().count() <= 80), "{text}");
+        let anonymous =
+            FLOW.replace("CHROME", "UNKNOWN").replace(r#""nat_src":"198.18.3.2","nat_sport":1024,"#, "");
+        let anonymous = anonymous.replace(r#","initiator":{"pid":9,"comm":"curl"}"#, "");
+        let text = narrow(&anonymous, 80);
+        assert!(
+            text.starts_with("TIME          EVENT    PROTO  STATE        FROM              TO\n"),
+            "{text}"
+        );
+        assert!(
+            text.ends_with("Left out: ID. --wide shows every column, --fields those that it names.\n"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -251,7 +311,7 @@ new      7     tcp     ESTABLISHED   198.18.0.2:40000       [2001:2::1]:443     
     #[test]
     fn colours_are_for_those_who_want_them() {
         let look = Look { colors: true, ..Look::PLAIN };
-        assert!(printed(Kind::Events, &[], look, Some(EventKind::New)).contains("\x1b[32mnew"));
+        assert!(printed(Kind::Events, &[], look, Some(EventKind::New)).contains("\x1b[32m"));
         assert!(!printed(Kind::Events, &[], Look::PLAIN, Some(EventKind::New)).contains('\x1b'));
     }
 }

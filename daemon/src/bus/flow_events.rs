@@ -15,8 +15,8 @@ pub(super) struct FlowEvents;
 
 #[interface(name = "org.flowbus.FlowEvents1")]
 impl FlowEvents {
-    /// A batch of changes, in order. Each event is a whole flow with `event` (new, update or destroy) and its
-    /// own `sequence`; `sequence` is that of the first.
+    /// A batch of changes, in order. Each event is a whole flow with `event` (new, update or destroy), its
+    /// own `sequence` and `event_usec`, when it was; `sequence` is that of the first.
     ///
     /// Updates of one flow within a batch are merged into the last; new and destroy never are. `lost` counts
     /// the changes before this batch that were dropped because they came faster than signals may be sent; it

@@ -30,6 +30,12 @@ impl Table {
         now: Now,
         changes: &mut Vec<Change>,
     ) -> Outcome {
+        let stamp = flow.event_nsec.or(match kind {
+            EventKind::New => flow.start_nsec,
+            EventKind::Update => None,
+            EventKind::Destroy => flow.stop_nsec,
+        });
+        self.change_usec = stamp.map_or(now.realtime_usec, |nsec| nsec / 1_000);
         let live = self.find(&Key::new(&flow.original));
         match kind {
             EventKind::New => self.apply_new(live, flow, now, changes),
@@ -124,6 +130,7 @@ impl Table {
 
     /// Merges one entry of the dump that was begun with [`Table::begin_dump`].
     pub(super) fn apply_dump_entry(&mut self, flow: &Flow<'_>, now: Now, changes: &mut Vec<Change>) {
+        self.change_usec = now.realtime_usec;
         let key = Key::new(&flow.original);
         let tombstone = self.tombstone(&key, flow.id);
         let live = self.find(&key);

@@ -62,6 +62,7 @@ impl Table {
     /// Ends the merge. A complete dump closes the flows that neither it nor an event since its begin has shown.
     pub(crate) fn end_dump(&mut self, complete: bool, now: Now, changes: &mut Vec<Change>) -> Merged {
         let Some(dump) = self.dump.take() else { return Merged::default() };
+        self.change_usec = now.realtime_usec;
         let gone = |slot: &u32| complete && self.state.record(*slot).seen < dump.stamp;
         let unseen: Vec<u32> = self.order.all().filter(gone).collect();
         let closed = fit(unseen.len());

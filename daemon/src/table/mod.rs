@@ -57,6 +57,8 @@ pub(crate) struct Table {
     closed: Closed,
     names: Names,
     dump: Option<Dump>,
+    /// When what is being applied happened, CLOCK_REALTIME microseconds.
+    change_usec: u64,
     /// Active flows that may not send all their events.
     silent: u32,
     /// Rules set event masks: no flow is known to send all.
@@ -87,6 +89,7 @@ impl Table {
             closed,
             names,
             dump: None,
+            change_usec: 0,
             silent: 0,
             masked: false,
             unannounced: 0,
@@ -390,7 +393,8 @@ impl Table {
 
     fn push_change(&mut self, kind: EventKind, flow: Snapshot, changes: &mut Vec<Change>) {
         self.state.header.sequence += 1;
-        changes.push(Change { sequence: self.state.header.sequence, kind, flow, before: None });
+        let (sequence, time_usec) = (self.state.header.sequence, self.change_usec);
+        changes.push(Change { sequence, time_usec, kind, flow, before: None });
     }
 
     fn push_update(&mut self, slot: u32, before: Before, changes: &mut Vec<Change>) {

@@ -205,6 +205,7 @@ impl Table {
         if self.gives_way(*owner, current, &sent) {
             *owner = current.owner;
             self.put_owners(slot, owners);
+            self.change_usec = Now::read().realtime_usec;
             self.push_update(slot, flow.changeable(), changes);
             self.commit();
         }

@@ -147,6 +147,8 @@ fn monitor_prints_events_as_they_come() {
     });
     let event = &json_lines(&first)[0];
     assert_eq!((&event["source"], &event["dport"]), (&Value::from("CHROME"), &Value::from(CHROME)));
+    let since_start = event["event_usec"].as_u64().unwrap().abs_diff(event["start_usec"].as_u64().unwrap());
+    assert!(since_start < 60_000_000, "an event has its time: {event}");
     conntrack::delete(&network.router, "-p udp");
     wait_for("flowctl monitor to show an end", || {
         json_lines(&receiver.recv_timeout(DEADLINE).unwrap())

@@ -9,4 +9,5 @@ mod demo;
 mod names;
 mod programmers;
 mod stats;
+mod terminal;
 mod top;

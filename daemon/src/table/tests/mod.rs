@@ -379,3 +379,22 @@ fn an_end_whose_birth_was_not_told_is_a_sign_but_not_before_the_first_dump() {
     world.apply(EventKind::Update, &flow(3, 9));
     assert_eq!(world.table.unannounced(), 2);
 }
+
+#[test]
+fn a_change_has_the_kernels_time_or_that_of_its_reception() {
+    let mut world = World::new();
+    let born = Flow { start_nsec: Some(7_000), ..flow(1, 1) };
+    let told = Flow { event_nsec: Some(9_000), status: Some(Status::ASSURED), ..flow(1, 1) };
+    let later = Flow { status: Some(Status::SEEN_REPLY), ..flow(1, 1) };
+    let ended = Flow { stop_nsec: Some(11_000), ..flow(1, 1) };
+    for (kind, flow) in [
+        (EventKind::New, born),
+        (EventKind::Update, told),
+        (EventKind::Update, later),
+        (EventKind::Destroy, ended),
+    ] {
+        world.apply(kind, &flow);
+    }
+    let times: Vec<u64> = world.changes.iter().map(|change| change.time_usec).collect();
+    assert_eq!(times, [7, 9, NOW.realtime_usec, 11]);
+}

@@ -8,10 +8,11 @@ use super::id;
 
 /// A line or an event without what says that it is one, and a flow without what changes unannounced.
 pub(crate) fn lasting(flow: &Value) -> Value {
-    const PASSING: [&str; 11] = [
+    const PASSING: [&str; 12] = [
         "type",
         "event",
         "sequence",
+        "event_usec",
         "timeout",
         "use",
         "orig_packets",
