@@ -9,6 +9,10 @@
 //! | 14 | bypass-VPN intent |
 //! | 15 | route-on-VPN intent |
 //! | 16-31 | routing table: interface index + 1000 |
+//!
+//! What a mark keeps is up to who sets it. patchpanel saves routing table, traffic source and QoS category of a packet into the
+//! connection mark, and keeps VPN intent and legacy SNAT on packets: of a Chromebook's flows, `vpn` is `none`, and the
+//! interface of the routing table says over which network they go.
 
 use std::fmt;
 

@@ -185,6 +185,8 @@ impl FlowMonitor {
     /// The fields of a flow that follow from a mark: `mark`, `source`, `source_id`, `vpn`, `qos`,
     /// `routing_table` (absent below 1000), `interface` (also when it is gone, until its index is used again) and
     /// `legacy_snat`. Every value decodes.
+    /// patchpanel saves routing table, source and QoS category into connection marks, and keeps VPN intent and legacy SNAT
+    /// on packets: those two say nothing about a Chromebook's flows.
     #[zbus(out_args("fields"))]
     fn decode_mark(&self, mark: u32) -> DecodedMark {
         DecodedMark::new(&self.services.names, mark)

@@ -85,10 +85,11 @@ query_keys! {
     Mark "mark" Filter "a number from 0 to 4294967295 or \"value/mask\", decimal or after 0x, the value within the mask"
         "The connection mark, as far as the mask goes."
     Source "source" Filter "the name of a traffic source, or its number from 0 to 63" "Traffic source of the mark."
-    Vpn "vpn" Filter "none, route, bypass or route+bypass" "VPN intent of the mark."
+    Vpn "vpn" Filter "none, route, bypass or route+bypass"
+        "VPN intent of the mark: none for flows of a Chromebook, where `interface` says which network a flow uses."
     Qos "qos" Filter
         "default, realtime-interactive, multimedia-conferencing, network-control, webrtc or a number from 0 to 7"
-        "QoS category of the mark."
+        "QoS category of the mark. Nothing sets webrtc today."
     RoutingTable "routing_table" Filter "an integer from 1000 to 65535" "Routing table of the mark."
     Interface "interface" Filter "the name of a network interface, 1 to 15 bytes"
         "The network interface whose routing table that is."
