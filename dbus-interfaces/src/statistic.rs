@@ -67,6 +67,8 @@ statistics! {
     Gauge kernel_count: u32,
     /// The most flows that the kernel keeps, absent where that cannot be read.
     Gauge kernel_max: u32,
+    /// The number of the latest change.
+    Counter sequence: u64,
     /// Flows that are alive.
     Gauge active: u32,
     /// Ended flows that are remembered.

@@ -200,6 +200,9 @@ impl FlowMonitor {
     /// table may differ from the kernel's, absent while `Synchronized` is true) and `bpf_accept` (s: function, syscall, reader
     /// or inherited: how BPF programs learn who accepts). Later versions add more.
     ///
+    /// The way to numbers that move: properties such as `ActiveCount` and `Sequence` are not announced, and a proxy that
+    /// caches them shows old ones. They are `active` and `sequence` here.
+    ///
     /// Errors: org.flowbus.Error.LimitExceeded.
     #[zbus(out_args("statistics"))]
     async fn get_statistics(&self) -> Result<Dictionary, Error> {

@@ -18,9 +18,9 @@ pub(super) type Dictionary = HashMap<&'static str, Variant<'static>>;
 
 /// The statistics as they are now. The table in `flowbus_interfaces::Statistic` says what each means.
 pub(super) async fn gather(services: &Services, bus: &BusCounters, guard: &Guard) -> Dictionary {
-    let (summary, failure) = {
+    let (summary, failure, sequence) = {
         let published = services.handle.published();
-        (published.summary, published.failure.clone())
+        (published.summary, published.failure.clone(), published.log.newest())
     };
     let kernel = services.kernel.state().await;
     let counters = summary.counters;
@@ -29,6 +29,7 @@ pub(super) async fn gather(services: &Services, bus: &BusCounters, guard: &Guard
     let statistics = Statistics {
         kernel_count: kernel.count,
         kernel_max: kernel.maximum,
+        sequence: Some(sequence),
         active: Some(summary.active),
         closed: Some(summary.closed),
         closed_evicted: Some(counters.closed_evicted),

@@ -29,8 +29,12 @@ pub(crate) fn members(xml: &str) -> Vec<Member> {
             comment = node.text().unwrap();
         } else if node.is_element() {
             let name = node.attribute("name").unwrap().to_owned();
-            let description = comment.lines().map(str::trim).collect::<Vec<_>>().join("\n").trim().to_owned();
+            let mut description =
+                comment.lines().map(str::trim).collect::<Vec<_>>().join("\n").trim().to_owned();
             assert!(!description.is_empty(), "{name} has no documentation");
+            if node.has_tag_name("property") {
+                write!(description, "\n\n{}", announced(node)).unwrap();
+            }
             let signature = signature(&name, node);
             members.push(Member { kind: node.tag_name().name().to_owned(), name, signature, description });
             comment = "";
@@ -56,6 +60,19 @@ fn signature(name: &str, node: Node<'_, '_>) -> String {
         "signal" => format!("{name}({})", arguments("out")),
         "property" => format!("{} {name}", node.attribute("type").unwrap()),
         other => panic!("what is a {other}?"),
+    }
+}
+
+/// Whether PropertiesChanged says that a property has changed, as its annotation has it.
+fn announced(property: Node<'_, '_>) -> &'static str {
+    let annotation = property
+        .children()
+        .find(|child| child.attribute("name") == Some("org.freedesktop.DBus.Property.EmitsChangedSignal"));
+    match annotation.and_then(|annotation| annotation.attribute("value")) {
+        Some("false") => "Not announced: ask again, past the cache of a proxy.",
+        Some("const") => "Constant.",
+        None => "Announced by PropertiesChanged.",
+        Some(other) => panic!("{other} is not explained"),
     }
 }
 
