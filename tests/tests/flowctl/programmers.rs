@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use flowbus_tests::process::{DEADLINE, output_of, wait_for};
 use flowbus_tests::{Bus, Daemon, Monitor, Namespace, conntrack, inject};
@@ -45,6 +46,9 @@ fn line(what: &str, flow: &Value) -> String {
 fn lines(what: &str, flows: &[Value]) -> BTreeSet<String> {
     flows.iter().map(|flow| line(what, flow)).collect()
 }
+
+/// How long a line is waited for before more is done for it.
+const POLL: Duration = Duration::from_millis(200);
 
 /// A running example and its lines.
 struct Running {
@@ -110,6 +114,23 @@ fn the_example_in_python_ends_with_the_bus() {
     let status = wait_for("its end", || example.process.try_wait().unwrap());
     assert_eq!(status.code(), Some(1));
     drop(daemon);
+}
+
+#[test]
+fn what_busctl_monitor_shows_is_a_line_for_each_event() {
+    let (namespace, bus, daemon) = started();
+    let example =
+        Running::start(Command::new(example("monitor.sh")).arg(format!("--address={}", bus.address())));
+    // busctl does not say when it listens: flows come until one is shown.
+    let first = wait_for("a line", || {
+        inject::udp(&namespace, 55, 1);
+        conntrack::delete(&namespace, "-p udp --dport 55");
+        example.lines.recv_timeout(POLL).ok()
+    });
+    let words: Vec<&str> = first.split(' ').collect();
+    assert!(words.len() == 8 && ["new", "destroy"].contains(&words[0]), "{first}");
+    assert_eq!((words[2], words[7]), ("udp", "55"), "{first}");
+    daemon.stop();
 }
 
 #[test]
