@@ -314,8 +314,10 @@ impl Arguments {
 
 fn report_bytes(text: &str) -> Result<usize, String> {
     let range = ReportOptions::LEAST..=ReportOptions::MOST;
-    let wrong = || format!("takes {} to {}", range.start(), range.end());
-    text.parse().ok().filter(|bytes| range.contains(bytes)).ok_or_else(wrong)
+    let wrong = || format!("takes {} to {}, or with a unit as in 64K", range.start(), range.end());
+    let (number, unit) = text.strip_suffix(['K', 'k']).map_or((text, 1), |number| (number, 1024));
+    let bytes = number.parse().ok().and_then(|number: usize| number.checked_mul(unit));
+    bytes.filter(|bytes| range.contains(bytes)).ok_or_else(wrong)
 }
 
 fn flow_id(text: &str) -> Result<u64, String> {
@@ -333,8 +335,10 @@ fn inode(text: &str) -> Result<u32, String> {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse().ok().filter(|seconds| *seconds <= 86_400);
-    seconds.map(Duration::from_secs).ok_or_else(|| "takes 0 to 86400".to_owned())
+    let seconds = text.parse().ok().filter(|seconds: &f64| (0.0..=86_400.0).contains(seconds));
+    seconds
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| "takes 0 to 86400, also fractions such as 0.5".to_owned())
 }
 
 fn mark(text: &str) -> Result<Mark, String> {

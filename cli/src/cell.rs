@@ -180,7 +180,7 @@ impl Cells {
             (Key::StartUsec | Key::EndUsec | Key::EventUsec, OwnedValue::Number(usec)) => exactly(*usec),
             (Key::DurationUsec, OwnedValue::Number(usec)) => duration(*usec),
             (Key::Mark, OwnedValue::Number(mark)) => format!("{mark} ({mark:#010x})"),
-            (Key::Timeout, OwnedValue::Number(seconds)) => format!("{seconds}s"),
+            (Key::Timeout, OwnedValue::Number(seconds)) => span(*seconds),
             _ => clean(value.to_string().into()).into_owned(),
         }
     }
@@ -189,6 +189,19 @@ impl Cells {
 /// Seconds with six digits behind the point.
 fn seconds(usec: u64) -> String {
     format!("{}.{:06}", usec / 1_000_000, usec % 1_000_000)
+}
+
+/// `30s`, `2m5s`, `4d23h59m`: the three largest units that a time has.
+fn span(seconds: u64) -> String {
+    let units =
+        [(seconds / 86_400, "d"), (seconds / 3600 % 24, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
+    let text: Vec<_> = units
+        .iter()
+        .filter(|(number, _)| *number > 0)
+        .take(3)
+        .map(|(number, unit)| format!("{number}{unit}"))
+        .collect();
+    if text.is_empty() { "0s".to_owned() } else { text.concat() }
 }
 
 /// `250ms`, `5s`, `3m12s`, `2h5m`, `4d3h`.
@@ -291,6 +304,14 @@ mod tests {
             assert_eq!(short_bytes(bytes), text);
         }
         assert_eq!(CELLS.bytes(&flow(r#"{"orig_bytes":84,"reply_bytes":2048}"#)), "84/2.0K");
+    }
+
+    #[test]
+    fn a_timeout_has_units() {
+        for (seconds, text) in [(0, "0s"), (30, "30s"), (125, "2m5s"), (431_999, "4d23h59m"), (86_400, "1d")]
+        {
+            assert_eq!(CELLS.value(Key::Timeout, &OwnedValue::Number(seconds)), text);
+        }
     }
 
     #[test]

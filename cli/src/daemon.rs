@@ -34,8 +34,9 @@ impl Daemon {
         };
         let failed = |source| Error::Bus { bus: name.clone(), source };
         let connection = bus.connect().build().await.map_err(failed)?;
-        if matches!(bus, BusAddress::System) {
-            activate(&connection).await?;
+        match bus {
+            BusAddress::System => activate(&connection).await?,
+            BusAddress::Address(_) => await_owner(&connection).await,
         }
         let builder = FlowMonitorProxy::builder(&connection).cache_properties(CacheProperties::No);
         let monitor = builder.build().await.map_err(failed)?;
@@ -106,6 +107,21 @@ async fn activate(connection: &Connection) -> Result<(), Error> {
         _ = bus.start_service_by_name(name, 0) => Ok(()),
         () = failure(connection) => Err(Error::DoesNotStart),
     }
+}
+
+/// Waits a moment for a flowbusd that was started just before by hand. That there is none the first call reports.
+async fn await_owner(connection: &Connection) {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let (Ok(bus), Ok(name)) = (DBusProxy::new(connection).await, WellKnownName::try_from(FLOW_MONITOR_NAME))
+    else {
+        return;
+    };
+    let has_owner = async {
+        while !bus.name_has_owner(BusName::WellKnown(name.clone())).await.unwrap_or(true) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let _ = tokio::time::timeout(PATIENCE, has_owner).await;
 }
 
 /// Returns once systemd has given the service up.

@@ -108,6 +108,10 @@ impl Error {
             fdo::Error::ServiceUnknown(_) | fdo::Error::NameHasNoOwner(_) => {
                 Self::NoDaemon { bus: bus.to_owned() }
             }
+            // A bus's own words are its rule, with every header of the message.
+            fdo::Error::AccessDenied(text) if text.contains("matched rules") => {
+                Self::Denied("the bus does not let this user call flowbusd".to_owned())
+            }
             fdo::Error::AccessDenied(text) => Self::Denied(text.clone()),
             fdo::Error::UnknownMethod(text)
             | fdo::Error::UnknownInterface(text)
@@ -154,5 +158,9 @@ mod tests {
         assert!(text.contains("flowbusd --bus system"), "{text}");
         let denied = zbus::Error::FDO(Box::new(fdo::Error::AccessDenied("rejected".into())));
         assert!(Error::from_zbus("b", denied).to_string().contains("group flowbus"));
+        let rule = "Rejected send message, 2 matched rules; type=\"method_call\", sender=\":1.9\"";
+        let denied = zbus::Error::FDO(Box::new(fdo::Error::AccessDenied(rule.into())));
+        let text = Error::from_zbus("b", denied).to_string();
+        assert!(text.starts_with("access denied: the bus does not let this user call flowbusd\n"), "{text}");
     }
 }

@@ -5,7 +5,7 @@ use std::io::Write;
 use flowbus_interfaces::StreamItem;
 
 use crate::arguments::Listed;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Statistics};
 use crate::error::Error;
 use crate::flows::Listing;
 use crate::format::{Kind, Printer};
@@ -34,7 +34,7 @@ pub(crate) async fn list(daemon: &Daemon, listed: &Listed, paged: bool) -> Resul
     if !found && listed.query.is_for_all() {
         let (statistics, texts) = daemon.statistics_and_texts().await.unwrap_or_default();
         let silence = silence::reasons(&statistics, &texts);
-        anstream::eprintln!("{}", why_none(synchronized, statistics.get("kernel_count").copied(), &silence));
+        anstream::eprintln!("{}", why_none(synchronized, &statistics, &silence));
         return Ok(());
     }
     if !found {
@@ -82,8 +82,9 @@ pub(crate) async fn closed(daemon: &Daemon, listed: &Listed, paged: bool) -> Res
     let mut screen = Screen::open(paged)?;
     let mut printer = Printer::of(&listed.query, &listed.output, Kind::Closed);
     printer.begin(&mut screen)?;
+    let event = listed.output.format().event_of_closed();
     loop {
-        flows.iter().try_for_each(|flow| printer.flow(&mut screen, flow, None))?;
+        flows.iter().try_for_each(|flow| printer.flow(&mut screen, flow, event))?;
         printer.flush(&mut screen)?;
         screen.flush()?;
         let Some(next) = page.next else { break };
@@ -97,7 +98,8 @@ pub(crate) async fn closed(daemon: &Daemon, listed: &Listed, paged: bool) -> Res
 }
 
 /// Why there are no active flows.
-fn why_none(synchronized: bool, kernel_count: Option<u64>, silence: &[String]) -> String {
+fn why_none(synchronized: bool, statistics: &Statistics, silence: &[String]) -> String {
+    let kernel_count = statistics.get("kernel_count").copied();
     match kernel_count {
         _ if !synchronized => format!("No flows yet: {NOT_SYNCHRONIZED}"),
         Some(count @ 1..) if !silence.is_empty() => {
@@ -107,6 +109,10 @@ fn why_none(synchronized: bool, kernel_count: Option<u64>, silence: &[String]) -
             "No flows, though the kernel counts {count}: they have just begun or ended, or they belong to another \
              network namespace than flowbusd's."
         ),
+        Some(0) | None if statistics.get("events_new").is_some_and(|begun| *begun > 0) => {
+            "No flows just now: those that flowbusd has seen have ended; `flowctl closed` lists them."
+                .to_owned()
+        }
         Some(0) | None => format!(
             "No flows: nothing is tracked in flowbusd's network namespace{}. Linux tracks connections only where a \
              firewall rule asks for it. Where flowbus is installed as a package, its unit asks for it:\n\
@@ -127,15 +133,19 @@ mod tests {
 
     #[test]
     fn an_empty_list_says_why() {
-        assert!(why_none(false, Some(0), &[]).starts_with("No flows yet"));
-        assert!(why_none(true, Some(3), &[]).contains("the kernel counts 3"));
-        let muted = why_none(true, Some(3), &["events are off".to_owned()]);
+        let counted = |count| Statistics::from([("kernel_count".to_owned(), count)]);
+        assert!(why_none(false, &counted(0), &[]).starts_with("No flows yet"));
+        assert!(why_none(true, &counted(3), &[]).contains("the kernel counts 3"));
+        let muted = why_none(true, &counted(3), &["events are off".to_owned()]);
         assert!(muted.contains("counts 3: events are off"), "{muted}");
-        let off = why_none(true, Some(0), &[]);
+        let off = why_none(true, &counted(0), &[]);
         assert!(
             off.contains("nft 'add chain inet track watch { type filter hook prerouting priority raw; }'"),
             "{off}"
         );
-        assert!(why_none(true, None, &[]).contains("as far as it can tell"));
+        assert!(why_none(true, &Statistics::new(), &[]).contains("as far as it can tell"));
+        let mut ended = counted(0);
+        ended.insert("events_new".to_owned(), 200_000);
+        assert!(why_none(true, &ended, &[]).starts_with("No flows just now: "));
     }
 }

@@ -90,7 +90,7 @@ impl Query {
 
 /// Adds a word `key=value`. All of a query's times are told from the same `now`: `since=10m until=10m` is a moment.
 pub(crate) fn add_word(raw: &mut RawQuery, word: &str, now: &Zoned) -> Result<(), QueryError> {
-    match word.split_once('=').and_then(|(name, values)| Some((QueryKey::parse(name)?, values))) {
+    match word.split_once('=').and_then(|(name, values)| Some((QueryKey::parse(&spelt(name))?, values))) {
         Some((key, values)) => raw.add(key, &values_of(key, values, now)?),
         None => raw.add_word(word),
     }
@@ -116,16 +116,40 @@ fn is_time(key: QueryKey) -> bool {
 /// Refuses a word whose key is none of flowctl's, and names those that are.
 fn check_key(word: &str) -> Result<(), String> {
     let Some((name, _)) = word.split_once('=') else { return Ok(()) };
+    let name = spelt(name);
     if keys().any(|key| key.name() == name) {
         return Ok(());
     }
-    if QueryKey::parse(name).is_some() {
+    if QueryKey::parse(&name).is_some() {
         return Err(format!(
             "{name} is for programs: flowctl turns pages and opens streams itself; `| head` shows the first lines"
         ));
     }
+    let nearest = keys().map(|key| (distance(&name, key.name()), key)).min_by_key(|(distance, _)| *distance);
+    if let Some((1..=2, key)) = nearest.filter(|_| name.len() > 2) {
+        return Err(format!("unknown key {name:?}; did you mean {key}?"));
+    }
     let known: Vec<_> = keys().map(QueryKey::name).collect();
     Err(format!("unknown key {name:?}; there are {}", known.join(", ")))
+}
+
+/// A key as D-Bus spells it: options have hyphens.
+fn spelt(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+/// How many letters have to be changed, added or taken away to make one word the other.
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (index, letter) in one.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], index + 1);
+        for (column, to) in other.bytes().enumerate() {
+            let changed = diagonal + usize::from(letter != to);
+            diagonal = row[column + 1];
+            row[column + 1] = changed.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[other.len()]
 }
 
 fn field_names() -> String {
@@ -278,7 +302,10 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_told_before_the_daemon_is_asked() {
-        assert!(refusal("list sorce=CHROME").contains("unknown key \"sorce\"; there are family"));
+        assert!(refusal("list sorce=CHROME").contains("unknown key \"sorce\"; did you mean source?"));
+        assert!(refusal("list dprt=443").contains("did you mean dport?"));
+        assert!(refusal("list colour=red").contains("unknown key \"colour\"; there are family"));
+        assert_eq!(checked("list orig-zone=5"), checked("list orig_zone=5"));
         assert!(refusal("list 443").contains("\"443\" is no condition"));
         assert!(refusal("list --dport 90-80").contains("dport takes a port from 0 to 65535"));
         assert!(refusal("list --dport 80 dport=443").contains("dport is given twice"));
@@ -287,7 +314,7 @@ mod tests {
         for word in ["snapshot=true", "limit=5", "after=5"] {
             assert!(refusal(&format!("list {word}")).contains("is for programs"), "{word}");
         }
-        assert!(!refusal("list sorce=CHROME").contains("limit"), "what is refused is not offered");
+        assert!(!refusal("list colour=red").contains("limit"), "what is refused is not offered");
         // A source that only the daemon's configuration names.
         assert!(!query("list --source GUEST").is_for_all());
     }

@@ -14,7 +14,7 @@ use crate::screen::{Look, Screen};
 /// Prints one flow.
 pub(crate) async fn show(daemon: &Daemon, id: u64, output: &Output, paged: bool) -> Result<(), Error> {
     let flow = daemon.monitor.get_flow(id).await.map_err(|error| daemon.refused(error))?;
-    let mut screen = Screen::open(paged)?;
+    let mut screen = Screen::open(paged && *output.format() != Format::Json)?;
     if *output.format() == Format::Table {
         details(&mut screen, &flow, Cells { numeric: output.numeric })?;
         return Ok(screen.close()?);
@@ -22,7 +22,8 @@ pub(crate) async fn show(daemon: &Daemon, id: u64, output: &Output, paged: bool)
     let kind = if flow.get(Key::EndUsec).is_some() { Kind::Closed } else { Kind::Active };
     let mut printer = Printer::new(output.format().clone(), kind, Vec::new(), Look::new(output.numeric));
     printer.begin(&mut screen)?;
-    printer.flow(&mut screen, &flow, None)?;
+    let event = output.format().event_of_closed().filter(|_| kind == Kind::Closed);
+    printer.flow(&mut screen, &flow, event)?;
     printer.end(&mut screen)?;
     Ok(screen.close()?)
 }

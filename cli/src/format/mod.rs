@@ -94,6 +94,11 @@ impl Format {
         }
     }
 
+    /// What a flow that has ended is shown as: conntrack's forms know it as the event of its end.
+    pub(crate) fn event_of_closed(&self) -> Option<EventKind> {
+        matches!(self, Self::Conntrack(_) | Self::Xml(_)).then_some(EventKind::Destroy)
+    }
+
     /// Whether the fields can be chosen.
     pub(crate) fn takes_fields(&self) -> bool {
         matches!(self, Self::Table | Self::Json | Self::Csv)

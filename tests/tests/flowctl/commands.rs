@@ -83,6 +83,9 @@ fn list_closed_and_show_print_every_flow() {
     assert_eq!(closed.len(), 4);
     assert!(closed.iter().all(|flow| flow["end_reason"] == "destroyed"), "{closed:?}");
     assert!(good(&bus, &["closed"]).contains("CHROME"));
+    let lines = good(&bus, &["closed", "-o", "conntrack"]);
+    assert!(lines.lines().all(|line| line.starts_with("[DESTROY] udp ")), "{lines}");
+    assert!(good(&bus, &["closed", "-o", "xml"]).contains("<flow type=\"destroy\">"));
     assert_eq!(json_lines(&good(&bus, &["list", "--json"])).len(), 2);
     daemon.stop();
 }
