@@ -130,10 +130,11 @@ pub(super) fn stamp(flow: &dyn Fields, time: Key, source: Key) -> Option<u64> {
     (flow.text(source)? == "kernel").then(|| flow.number(time)).flatten()
 }
 
-/// Seconds from the kernel's start to its stop, or to `now` (microseconds since 1970).
+/// Seconds from the kernel's start to its stop, to the event that is shown, or to `now` (microseconds since 1970).
 pub(super) fn delta_time(flow: &dyn Fields, now: u64) -> Option<u64> {
     let start = stamp(flow, Key::StartUsec, Key::StartSource)?;
-    let stop = stamp(flow, Key::EndUsec, Key::EndSource).unwrap_or(now);
+    let stop =
+        stamp(flow, Key::EndUsec, Key::EndSource).or_else(|| flow.number(Key::EventUsec)).unwrap_or(now);
     Some((stop / 1_000_000).saturating_sub(start / 1_000_000))
 }
 
