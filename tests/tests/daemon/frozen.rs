@@ -1,17 +1,13 @@
 //! Clients that freeze: they subscribe or call, and read nothing. Others hear and are answered, and flowbusd can be restarted.
 
 use std::collections::HashSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
 
 use flowbus_interfaces::QueryMap;
-use flowbus_tests::booted::{MEMBER, control, monitor, package};
+use flowbus_tests::booted::control;
 use flowbus_tests::helper::CONTROL;
+use flowbus_tests::listener::FLOW_EVENTS;
 use flowbus_tests::process::{Directory, wait_for};
-use flowbus_tests::{
-    Bus, Daemon, Helper, Machine, Namespace, RawConnection, SystemBus, burst, conntrack, inject,
-};
+use flowbus_tests::{Bus, Daemon, Helper, Listener, Namespace, RawConnection, burst};
 use rustix::process::Signal;
 use zbus::fdo::RequestNameFlags;
 
@@ -19,7 +15,6 @@ const MONITOR: &str = "org.flowbus.FlowMonitor1";
 const MONITOR_PATH: &str = "/org/flowbus/FlowMonitor1";
 const EVENTS: &str = "org.flowbus.FlowEvents1";
 const EVENTS_PATH: &str = "/org/flowbus/FlowEvents1";
-const SUBSCRIPTION: &str = "type='signal',sender='org.flowbus.FlowEvents1',member='FlowEvents'";
 const LIMIT_EXCEEDED: &str = "org.flowbus.Error.LimitExceeded";
 /// As many signals as flowbusd can send, in place of twenty a second.
 const LOUD: &str = "[attribution]\ntier = \"none\"\n[signals]\nper_second = 1000\nbatch_msec = 10\n";
@@ -43,7 +38,7 @@ fn start(namespace: &Namespace, bus: &Bus, files: &Directory) -> Daemon {
 /// Subscribes and never reads.
 fn frozen_subscriber(bus: &Bus) -> RawConnection {
     let mut connection = RawConnection::connect(bus);
-    connection.add_match(SUBSCRIPTION);
+    connection.add_match(FLOW_EVENTS);
     connection
 }
 
@@ -59,71 +54,6 @@ fn statistic(bus: &Bus, name: &str) -> u64 {
 fn owner(bus: &Bus, name: &str) -> String {
     let target = ["org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "GetNameOwner"];
     bus.call(target, &["s", name]).unwrap()[0].as_str().unwrap().to_owned()
-}
-
-/// A subscriber that reads, on a thread of its own.
-struct Listener {
-    heard: Arc<Heard>,
-    thread: JoinHandle<()>,
-}
-
-#[derive(Default)]
-struct Heard {
-    events: AtomicU64,
-    lost: AtomicU64,
-    bytes: AtomicU64,
-    enough: AtomicBool,
-}
-
-impl Listener {
-    fn start(bus: &Bus) -> Self {
-        Self::over(RawConnection::connect(bus))
-    }
-
-    fn over(mut connection: RawConnection) -> Self {
-        connection.add_match(SUBSCRIPTION);
-        let heard = Arc::new(Heard::default());
-        let ours = Arc::clone(&heard);
-        let thread = thread::spawn(move || {
-            while !ours.enough.load(Ordering::SeqCst) {
-                let message = connection.receive();
-                let Some((events, lost)) = message.flow_events() else { continue };
-                ours.bytes.fetch_add(message.bytes() as u64, Ordering::SeqCst);
-                ours.lost.fetch_add(lost, Ordering::SeqCst);
-                ours.events.fetch_add(events, Ordering::SeqCst);
-            }
-        });
-        Self { heard, thread }
-    }
-
-    fn events(&self) -> u64 {
-        self.heard.events.load(Ordering::SeqCst)
-    }
-
-    fn lost(&self) -> u64 {
-        self.heard.lost.load(Ordering::SeqCst)
-    }
-
-    fn bytes(&self) -> u64 {
-        self.heard.bytes.load(Ordering::SeqCst)
-    }
-
-    /// Waits for one more event.
-    fn hears_one_more(&self, namespace: &Namespace) {
-        let before = self.events();
-        wait_for("one more event", || {
-            burst::create(namespace, 0, 1);
-            namespace.run("conntrack -F");
-            (self.events() > before).then_some(())
-        });
-    }
-
-    /// Ends with the next signal, which has to come.
-    fn end(self, namespace: &Namespace) {
-        self.heard.enough.store(true, Ordering::SeqCst);
-        inject::udp(namespace, 1002, 1);
-        self.thread.join().unwrap();
-    }
 }
 
 /// After a crash, and after an orderly end as in an upgrade, the next flowbusd has the names and serves.
@@ -153,7 +83,7 @@ fn a_frozen_subscriber_keeps_nothing_from_another_and_flowbusd_can_be_restarted(
     let (namespace, bus, files) = (namespace(), bus_with(LIMIT), Directory::new("loud"));
     let daemon = start(&namespace, &bus, &files);
     let _frozen = frozen_subscriber(&bus);
-    let listener = Listener::start(&bus);
+    let listener = Listener::over(RawConnection::connect(&bus));
     let (mut last, mut owners) = (owner(&bus, EVENTS), 1);
     while listener.bytes() < 3 * LIMIT {
         load(&namespace, &bus);
@@ -179,7 +109,7 @@ fn a_connection_that_the_bus_does_not_read_is_left_with_its_name() {
     let (namespace, bus, files) = (namespace(), bus_with(LIMIT), Directory::new("loud"));
     let daemon = start(&namespace, &bus, &files);
     let _frozen = frozen_subscriber(&bus);
-    let listener = Listener::start(&bus);
+    let listener = Listener::over(RawConnection::connect(&bus));
     load(&namespace, &bus);
     wait_for("the stuck connection to be left", || {
         daemon.log().contains("the bus read nothing").then_some(())
@@ -236,57 +166,6 @@ fn a_methods_connection_that_the_bus_does_not_read_is_left_with_its_name() {
     wait_for("an answer", || bus.monitor_call("DecodeMark", &["u", "0"]).ok());
     let answers = || _ = bus.monitor_call("DecodeMark", &["u", "0"]).unwrap();
     serves_when_restarted(daemon, || start(&namespace, &bus, &files), answers);
-}
-
-/// dbus-broker disconnects a client that does not read, once it keeps too much for it.
-#[test]
-fn on_dbus_broker_a_frozen_member_keeps_nothing_from_root_and_flowbusd_can_be_restarted_and_upgraded() {
-    let mut machine = Machine::installed(SystemBus::Broker);
-    machine.shell(&format!("cat >/etc/flowbus/flowbusd.toml <<'END'\n{LOUD}END"));
-    machine.run("systemctl restart flowbusd.service");
-    machine.wait_until_synchronized();
-    let number = |name: &str| machine.property(name).unwrap().as_u64().unwrap();
-    let freeze = |machine: &Machine| {
-        let mut member = machine.raw_connection(MEMBER);
-        member.add_match(SUBSCRIPTION);
-        member
-    };
-    let names = |machine: &Machine| {
-        let bus = ["org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "ListNames"];
-        machine.call("root", bus, &[]).unwrap()[0].as_array().unwrap().clone()
-    };
-    let listener = Listener::over(machine.raw_connection("root"));
-    let (before, start) = (names(&machine), number("Sequence"));
-    let _frozen = freeze(&machine);
-    let frozen = names(&machine).into_iter().find(|name| !before.contains(name)).unwrap();
-    while names(&machine).contains(&frozen) {
-        inject::udp(machine.namespace(), 1001, 20_000);
-        conntrack::delete(machine.namespace(), "-p udp --orig-port-dst 1001");
-        wait_for("each event, or its loss", || {
-            (listener.events() + listener.lost() == number("Sequence") - start).then_some(())
-        });
-    }
-    let lost = machine.call("root", monitor("GetStatistics"), &[]).unwrap()[0]["signals_lost"].clone();
-    assert_eq!(lost, listener.lost());
-    // Restarted after a kill, then by an upgrade, while others are frozen.
-    let _others = [freeze(&machine), freeze(&machine)];
-    let process = |machine: &Machine| machine.unit("flowbusd.service", "MainPID");
-    for ending in ["kill", "upgrade"] {
-        inject::udp(machine.namespace(), 1001, 5_000);
-        let (heard, old) = (listener.events(), process(&machine));
-        match ending {
-            "kill" => _ = machine.run("systemctl kill --signal=KILL --kill-whom=main flowbusd.service"),
-            _ => machine.install(package()),
-        }
-        wait_for("another flowbusd", || {
-            let new = process(&machine);
-            (new != old && new != "0").then_some(())
-        });
-        conntrack::delete(machine.namespace(), "-p udp --orig-port-dst 1001");
-        wait_for("one more event", || (listener.events() > heard).then_some(()));
-        machine.wait_until_synchronized();
-    }
-    listener.end(machine.namespace());
 }
 
 #[test]
@@ -401,7 +280,7 @@ fn methods_do_not_wait_for_the_name_of_signals() {
         (owner == u64::from(daemon.pid())).then_some(())
     });
     assert_eq!(log.matches("already owned").count(), 1, "{log}");
-    Listener::start(&bus).end(&namespace);
+    Listener::over(RawConnection::connect(&bus)).end(&namespace);
     // Where the bus lets others have the name for methods, one who takes it ends the daemon, which says so.
     let _thief = own(MONITOR, RequestNameFlags::REPLACE_EXISTING);
     let (status, log) = daemon.ended();
