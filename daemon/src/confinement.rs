@@ -41,11 +41,11 @@ pub(crate) async fn system_calls(handle: &Handle) {
 
 /// From here on this thread, and those that it starts, have of root's powers only that of asking for dumps. Who loads BPF
 /// programs starts before this.
-pub(crate) fn powers() -> Result<(), Errno> {
+pub(crate) fn drop_capabilities() -> Result<(), Errno> {
     flowbus_seccomp::keep(CapabilitySet::NET_ADMIN)
 }
 
 /// From here on this thread has of root's powers only those that show other users' descriptors.
-pub(crate) fn powers_to_look() -> Result<(), Errno> {
+pub(crate) fn drop_capabilities_but_to_look() -> Result<(), Errno> {
     flowbus_seccomp::keep(CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH)
 }

@@ -143,7 +143,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     if requests.is_none() {
         loading = start(source.take())?;
     }
-    confinement::powers().map_err(Error::Powers)?;
+    confinement::drop_capabilities().map_err(Error::Powers)?;
     let notices = if requests.is_none() { Notices::open() } else { None };
     confinement::files(arguments.config.as_deref());
     if source.is_some() {

@@ -74,5 +74,5 @@ pub use query::{
 };
 pub use statistic::{Statistic, StatisticKind, Statistics};
 pub use stream::{FlowRef, FlowStream, StreamError, StreamItem};
-pub use time::{EndReason, Time, TimeSource};
+pub use time::{EndReason, Span, Time, TimeSource};
 pub use value::{Value, status_bit, status_names};

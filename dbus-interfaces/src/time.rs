@@ -1,5 +1,7 @@
 //! When a flow started and ended, how that is known, and why it ended.
 
+use std::fmt;
+
 /// A point in time and how it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Time {
@@ -55,5 +57,43 @@ impl EndReason {
             Self::Resync => "resync",
             Self::Replaced => "replaced",
         }
+    }
+}
+
+/// A span of time in microseconds, which is shown in two units: `250ms`, `5s`, `3m12s`, `2h5m`, `4d3h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(pub u64);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0 / 1_000_000;
+        let (minutes, hours) = (seconds / 60, seconds / 3600);
+        match (hours, minutes, seconds) {
+            (24.., ..) => write!(f, "{}d{}h", hours / 24, hours % 24),
+            (1.., ..) => write!(f, "{hours}h{}m", minutes % 60),
+            (_, 1.., _) => write!(f, "{minutes}m{}s", seconds % 60),
+            (.., 1..) => write!(f, "{seconds}s"),
+            _ => write!(f, "{}ms", self.0 / 1000),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_show_two_units() {
+        for (usec, text) in [
+            (0, "0ms"),
+            (250_000, "250ms"),
+            (5_000_000, "5s"),
+            (192_000_000, "3m12s"),
+            (7_500_000_000, "2h5m"),
+            (356_400_000_000, "4d3h"),
+        ] {
+            assert_eq!(Span(usec).to_string(), text);
+        }
+        assert!(Span(u64::MAX).to_string().ends_with('h'));
     }
 }

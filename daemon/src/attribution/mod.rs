@@ -62,7 +62,7 @@ pub(crate) fn start(source: Source, handle: Handle) -> std::io::Result<oneshot::
             Source::Procfs | Source::Handover { .. } => Ok(None),
         };
         // Before anybody is told: the system calls that it takes are refused next.
-        let powers = confinement::powers_to_look();
+        let powers = confinement::drop_capabilities_but_to_look();
         let confined = powers.is_ok();
         // Nobody listens any more when the daemon is already on its way out.
         let _ = given_up.send(powers);

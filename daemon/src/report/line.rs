@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use ctnetlink::{Counters, Family, Layer4, Status, Tuple};
-use flowbus_interfaces::{EndReason, Flow, Mark, SourceNames, Time, TimeSource, protocol_name};
+use flowbus_interfaces::{EndReason, Flow, Mark, SourceNames, Span, Time, TimeSource, protocol_name};
 
-use super::redact::{Name, Redactor, Span};
+use super::redact::{Name, Redactor};
 
 /// Hardly a line is shorter. Where many are, a report keeps fewer flows than would fit, and says so.
 pub(super) const SHORT: usize = 60;

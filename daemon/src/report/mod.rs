@@ -12,11 +12,11 @@ mod totals;
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 
-use flowbus_interfaces::{Flow, KernelState, ReportOptions, SourceNames};
+use flowbus_interfaces::{Flow, KernelState, ReportOptions, SourceNames, Span};
 use jiff::Timestamp;
 
 use line::Line;
-use redact::{EPHEMERAL, Redactor, Span};
+use redact::{EPHEMERAL, Redactor};
 use totals::Totals;
 
 /// What the daemon knows of itself and of the kernel.

@@ -151,23 +151,6 @@ impl fmt::Display for TwoDigits {
     }
 }
 
-/// A span of time in two units: `250ms`, `5s`, `3m12s`, `2h5m`, `4d3h`.
-pub(super) struct Span(pub(super) u64);
-
-impl fmt::Display for Span {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.0 / 1_000_000;
-        let (minutes, hours) = (seconds / 60, seconds / 3600);
-        match (hours, minutes, seconds) {
-            (24.., ..) => write!(f, "{}d{}h", hours / 24, hours % 24),
-            (1.., ..) => write!(f, "{hours}h{}m", minutes % 60),
-            (_, 1.., _) => write!(f, "{minutes}m{}s", seconds % 60),
-            (.., 1..) => write!(f, "{seconds}s"),
-            _ => write!(f, "{}ms", self.0 / 1000),
-        }
-    }
-}
-
 /// The name of a process or an interface, which others choose: what could form an address or break the line is shown as
 /// `?`.
 pub(super) struct Name<'a>(pub(super) &'a str);
@@ -297,15 +280,6 @@ mod tests {
             ("a b\nc/d", "a?b?c?d"),
         ] {
             assert_eq!(Name(name).to_string(), shown);
-        }
-    }
-
-    #[test]
-    fn spans_have_two_units() {
-        for (usec, text) in
-            [(250_000, "250ms"), (192_000_000, "3m12s"), (7_500_000_000, "2h5m"), (356_400_000_000, "4d3h")]
-        {
-            assert_eq!(Span(usec).to_string(), text);
         }
     }
 }
