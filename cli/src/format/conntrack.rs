@@ -60,7 +60,7 @@ pub(super) fn line(
     if let Some(zone) = flow.number(Key::Zone) {
         write!(out, " zone={zone}")?;
     }
-    if let Some(seconds) = delta_time(flow, now).filter(|_| shown.delta) {
+    if let Some(seconds) = delta_time(flow, now, false).filter(|_| shown.delta) {
         write!(out, " delta-time={seconds}")?;
         if modifiers.ktimestamp {
             let times = [

@@ -131,10 +131,15 @@ pub(super) fn stamp(flow: &dyn Fields, time: Key, source: Key) -> Option<u64> {
 }
 
 /// Seconds from the kernel's start to its stop, to the event that is shown, or to `now` (microseconds since 1970).
-pub(super) fn delta_time(flow: &dyn Fields, now: u64) -> Option<u64> {
+///
+/// conntrack subtracts whole seconds, but in its XML whole nanoseconds where the kernel gives both times: `exact` is that.
+pub(super) fn delta_time(flow: &dyn Fields, now: u64, exact: bool) -> Option<u64> {
     let start = stamp(flow, Key::StartUsec, Key::StartSource)?;
-    let stop =
-        stamp(flow, Key::EndUsec, Key::EndSource).or_else(|| flow.number(Key::EventUsec)).unwrap_or(now);
+    let stop = stamp(flow, Key::EndUsec, Key::EndSource);
+    if let Some(stop) = stop.filter(|_| exact) {
+        return Some(stop.saturating_sub(start) / 1_000_000);
+    }
+    let stop = stop.or_else(|| flow.number(Key::EventUsec)).unwrap_or(now);
     Some((stop / 1_000_000).saturating_sub(start / 1_000_000))
 }
 

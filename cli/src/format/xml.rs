@@ -70,7 +70,7 @@ fn times(out: &mut dyn Write, flow: &dyn Fields, modifiers: &Modifiers, now: u64
         number(out, "stop", shown::stamp(flow, Key::EndUsec, Key::EndSource).map(nanoseconds))?;
         out.write_all(b"</timestamp>")?;
     }
-    number(out, "deltatime", shown::delta_time(flow, now))
+    number(out, "deltatime", shown::delta_time(flow, now, true))
 }
 
 const fn nanoseconds(usec: u64) -> u64 {
