@@ -303,6 +303,11 @@ impl Record {
         self.key.addresses.ports(self.key.shape)
     }
 
+    /// Whether this is a TCP connection that was established and has ended: both ends closed it, or one reset it.
+    pub(crate) fn is_finished(&self) -> bool {
+        matches!(self.state(), Some("TIME_WAIT" | "CLOSE")) && self.status().contains(Status::ASSURED)
+    }
+
     /// The name of the protocol's state.
     pub(crate) fn state(&self) -> Option<&'static str> {
         self.get(Present::State, self.state).and_then(|state| ctnetlink::state_name(self.key.protocol, state))

@@ -3,8 +3,9 @@
 //! All times are nanoseconds on CLOCK_MONOTONIC, which the BPF programs stamp their records with. When the kernel sent
 //! an event is only known within bounds, a [`Window`]; so a flow can belong to every socket whose time meets them.
 
-use flowbus_attribution::Confidence;
+use flowbus_attribution::{Confidence, Process};
 
+use super::begins::Begin;
 use crate::flow::OwnerNumber;
 
 /// At most this many claims of a direction are kept besides the newest.
@@ -19,13 +20,27 @@ pub(crate) struct Window {
     pub(crate) to: u64,
 }
 
+/// A process: its number is used again after it has ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Identity {
+    /// 0 where nobody is known to be the owner.
+    pub(super) pid: u32,
+    start_boottime_ns: u64,
+}
+
+impl From<&Process> for Identity {
+    fn from(process: &Process) -> Self {
+        Self { pid: process.pid, start_boottime_ns: process.start_boottime_ns }
+    }
+}
+
 /// A process that sends, or may send, in a direction by one socket.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Claim {
     pub(super) cookie: u64,
     pub(super) owner: OwnerNumber,
-    /// The owner's process; 0 of nobody.
-    pub(super) pid: u32,
+    /// The owner's process.
+    pub(super) process: Identity,
     /// A flow that began before this time is not the socket's, unless the socket was accepted from it.
     pub(super) since: u64,
     /// By this time a packet of the socket had passed; `u64::MAX` while that is not known.
@@ -58,6 +73,8 @@ pub(super) struct Claims {
     older: Vec<Claim>,
     /// When a flow of this direction last ended, at the latest. What passed before is not of the flow that is there now.
     pub(super) floor: u64,
+    /// How many flows of this direction have begun and ended within the window that began at the time beside it.
+    ended: (u64, u8),
     /// Claims that lasted until here were dropped, because there were too many.
     dropped: u64,
     /// Whether it stands among those that are looked at when claims are forgotten.
@@ -66,7 +83,7 @@ pub(super) struct Claims {
 
 impl Claims {
     pub(super) fn new(claim: Claim) -> Self {
-        Self { newest: claim, older: Vec::new(), floor: 0, dropped: 0, ending: false }
+        Self { newest: claim, older: Vec::new(), floor: 0, ended: (0, 0), dropped: 0, ending: false }
     }
 
     /// Oldest first.
@@ -110,6 +127,30 @@ impl Claims {
             self.dropped = self.dropped.max(claim.until);
         }
         room
+    }
+
+    /// A flow of this direction has ended within the window; `is_young` where it may have begun within it, too.
+    pub(super) fn flow_ended(&mut self, window: Window, is_young: bool) {
+        self.floor = window.to;
+        self.ended = (window.from, self.ended(window.from).saturating_add(is_young.into()));
+    }
+
+    /// How many flows of this direction have begun and ended within the window that began at this time.
+    pub(super) fn ended(&self, from: u64) -> u8 {
+        if self.ended.0 == from { self.ended.1 } else { 0 }
+    }
+
+    /// Whether more sockets got this direction since a time than flows of it, each of which had one.
+    fn are_more_since(&self, from: u64, flows: u8) -> bool {
+        let mut cookies = [0; MAXIMUM_OLDER + 1];
+        let mut count = 0;
+        for claim in self.iter().filter(|claim| claim.since >= from) {
+            if !cookies[..count].contains(&claim.cookie) {
+                cookies[count] = claim.cookie;
+                count += 1;
+            }
+        }
+        count > flows.into()
     }
 
     /// Removes the claims that are not wanted, calling `each` for them; true when none is left.
@@ -167,6 +208,12 @@ impl Candidates {
         }
     }
 
+    /// Notes that the flow, which began within the window, is of one of these sockets, if more of them sent their SYN since
+    /// the window began than flows have ended that did, too.
+    pub(super) fn count_beginners(&mut self, claims: &Claims, window: Window) {
+        self.one_unspent |= claims.are_more_since(window.from, claims.ended(window.from));
+    }
+
     /// Adds the claims that are there at a time.
     pub(super) fn add_living(&mut self, claims: &mut Claims, at: u64, end_of: impl Fn(&Claim) -> u64) {
         for claim in claims.iter_mut() {
@@ -178,14 +225,23 @@ impl Candidates {
         }
     }
 
-    /// Adds all connections that were established by the end of the window; the surest comes last.
-    pub(super) fn add_established(&mut self, claims: &Claims, window: Window) {
-        self.one_unknown |= claims.dropped >= window.from && claims.dropped > 0;
-        for claim in claims.iter().filter(|claim| claim.sure <= window.to) {
+    /// Adds the connections that a finished flow can have been, which began as `begin` says; the surest comes last. What
+    /// passed until `floor` may have been of a flow before it.
+    pub(super) fn add_finished(&mut self, claims: &Claims, begin: Begin, to: u64, floor: u64) {
+        self.one_unknown |= claims.dropped >= begin.from && claims.dropped > 0;
+        let mut is_spent = !claims.are_more_since(begin.from, begin.before);
+        for claim in claims.iter().filter(|claim| claim.sure <= to && claim.until >= begin.from) {
             let surest = self.newest.filter(|newest| newest.sureness() < claim.sureness());
+            // Which thread it was is not known.
+            self.one_unknown |= surest.is_none()
+                && self.newest.is_some_and(|newest| {
+                    newest.sureness() == claim.sureness() && newest.owner != claim.owner
+                });
             self.add_holder(claim);
             self.newest = surest.or(self.newest);
+            is_spent &= claim.sure <= floor;
         }
+        self.one_unspent &= !is_spent;
     }
 
     /// Adds a process that has the socket.
@@ -196,7 +252,7 @@ impl Candidates {
 
     fn add(&mut self, claim: &Claim, has_ended: bool) {
         if let Some(other) = &self.newest {
-            self.several_processes |= other.pid != claim.pid;
+            self.several_processes |= other.process != claim.process;
             self.several_sockets |= other.cookie != claim.cookie;
         }
         self.one_ended |= has_ended;
@@ -216,7 +272,7 @@ impl Candidates {
 
     /// The process, where it can be one alone.
     pub(super) fn only_process(&self) -> Option<u32> {
-        self.newest.filter(|_| !self.several_processes).map(|claim| claim.pid)
+        self.newest.filter(|_| !self.several_processes).map(|claim| claim.process.pid)
     }
 
     /// The owner: nobody where it is not known which of several processes it is; shared where all of them may be meant,

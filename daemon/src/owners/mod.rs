@@ -3,6 +3,7 @@
 //! What is done with it is in `table/owners.rs`: the socket of a local client has the ends of the original direction,
 //! the one of a local server those of the reply direction, through every translation.
 
+mod begins;
 mod claims;
 mod probe;
 mod processes;
@@ -16,6 +17,7 @@ use flowbus_attribution::Process;
 use crate::clock::monotonic_nsec;
 use crate::flow::OwnerNumber;
 use crate::state::State;
+pub(crate) use begins::{Begin, Begins, Reused};
 pub(crate) use claims::Window;
 pub(crate) use probe::{Found, Probe, ProbeError};
 pub(crate) use processes::Processes;
@@ -50,8 +52,7 @@ pub(crate) struct Attribution {
     pub(crate) window: Window,
     /// What sockets did, by its time, of which events of flows may still tell: see `Table::settle`.
     pub(crate) unsettled: Vec<(u64, Touched)>,
-    /// By slot, of which flows all sockets have been reported since they began.
-    pub(crate) known: Vec<bool>,
+    pub(crate) begins: Begins,
     /// All flows are to be looked at once all events until this time have been applied.
     pub(crate) look_at_all: Option<u64>,
     /// Flows with this id or a larger one are to be looked at: a dump has added some, of which no event will give an owner.
@@ -70,7 +71,7 @@ impl Attribution {
             sockets: Sockets::new(now),
             window: Window { from: 0, to: now },
             unsettled: Vec::new(),
-            known: Vec::new(),
+            begins: Begins::default(),
             look_at_all: Some(now),
             look_from: None,
             paths: HashMap::new(),

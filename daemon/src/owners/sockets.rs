@@ -7,7 +7,8 @@ use ctnetlink::{Layer4, Tuple};
 use flowbus_attribution::{Confidence, Event, Kind};
 use foldhash::fast::RandomState;
 
-use super::claims::{Candidates, Claim, Claims, Window};
+use super::begins::Begin;
+use super::claims::{Candidates, Claim, Claims, Identity, Window};
 use super::{TCP, UDP, unspecified};
 use crate::counters::Counters;
 use crate::flow::{Key, OwnerNumber};
@@ -98,7 +99,7 @@ impl Sockets {
         let claim = Claim {
             cookie: event.cookie,
             owner,
-            pid: event.process.map_or(0, |process| process.pid),
+            process: event.process.as_ref().map(Identity::from).unwrap_or_default(),
             since: at,
             sure: at,
             until: u64::MAX,
@@ -160,7 +161,7 @@ impl Sockets {
                 (known, _) => kind == Kind::Accept || known.is_none(),
             };
             if surer {
-                (known.owner, known.pid) = (claim.owner, claim.pid);
+                (known.owner, known.process) = (claim.owner, claim.process);
             }
             known.sure = known.sure.min(claim.sure);
             (known.until, known.forget) = (claim.until, claim.forget);
@@ -170,7 +171,7 @@ impl Sockets {
 
     /// Adds a claim of a process to a UDP socket, or makes it last.
     fn put_udp(&mut self, key: Key, claim: Claim, bound: Option<Key>, now: u64, counters: &mut Counters) {
-        let is_it = |known: &Claim| known.pid == claim.pid;
+        let is_it = |known: &Claim| known.process == claim.process;
         let is_new = self.put_or(key, claim, counters, is_it, |known| {
             known.owner = claim.owner;
             (known.sure, known.until, known.forget) = (claim.sure, claim.until, claim.forget);
@@ -198,7 +199,7 @@ impl Sockets {
         }
         if is_tcp {
             // Several processes can have a connection.
-            self.put_or(key, claim, counters, |known| known.pid == claim.pid, |_| {});
+            self.put_or(key, claim, counters, |known| known.process == claim.process, |_| {});
         } else {
             self.put_udp(key, claim, Some(key), now, counters);
         }
@@ -304,8 +305,8 @@ impl Sockets {
         }
     }
 
-    /// Forgets what has ended. What may have begun a flow of which events are read now stays.
-    pub(crate) fn expire(&mut self, now: u64, window: Window, counters: &mut Counters) {
+    /// Forgets what has ended, but for what lasted until `useful_from` (CLOCK_MONOTONIC nanoseconds).
+    pub(crate) fn expire(&mut self, now: u64, useful_from: u64, counters: &mut Counters) {
         for which in 0..self.ending.len() {
             while let Some(&(forget, key)) = self.ending[which].front()
                 && forget <= now
@@ -313,7 +314,7 @@ impl Sockets {
                 self.ending[which].pop_front();
                 let Self { claims, udp, pending, .. } = self;
                 let Some(entry) = claims.get_mut(&key) else { continue };
-                let wanted = |claim: &Claim| claim.forget > now || claim.until >= window.from;
+                let wanted = |claim: &Claim| claim.forget > now || claim.until >= useful_from;
                 let is_empty = entry.retain(wanted, |claim| {
                     counters.owners_expired += 1;
                     counters.owners_unmatched_sockets += u64::from(claim.pending);
@@ -378,12 +379,12 @@ impl Sockets {
         self.floor = now;
     }
 
-    /// A flow of this direction has ended, before `at` (CLOCK_MONOTONIC nanoseconds).
-    pub(crate) fn flow_ended(&mut self, direction: &Tuple, at: u64) {
+    /// A flow of this direction has ended within the window; `is_young` where it may have begun within it, too.
+    pub(crate) fn flow_ended(&mut self, direction: &Tuple, window: Window, is_young: bool) {
         if let Some(place) = Place::of(direction) {
             for key in [Some(place.exact()), place.sent_without_address()].into_iter().flatten() {
                 if let Some(claims) = self.claims.get_mut(&key) {
-                    claims.floor = at;
+                    claims.flow_ended(window, is_young);
                 }
             }
         }
@@ -407,6 +408,13 @@ impl Sockets {
             let mut candidates = Candidates::default();
             // What was established before the window has sent its SYN then.
             self.add_beginners(&place.exact(), window, window.from, &mut candidates);
+            // A SYN is reported before it leaves: the socket of the flow is among these.
+            if role == Role::Initiator
+                && self.floor < window.from
+                && let Some(claims) = self.claims.get(&place.exact())
+            {
+                candidates.count_beginners(claims, window);
+            }
             return candidates.owner(false);
         }
         let mut sent = Candidates::default();
@@ -483,17 +491,29 @@ impl Sockets {
         Some(Current { owner: holders.owner(false), sent: true })
     }
 
-    /// The owner of the connections that this direction has had lately, where it is one process: of a flow that was
-    /// established and whose event is being applied, before it was known to be there.
-    pub(crate) fn only_connection(&self, direction: &Tuple, window: Window) -> OwnerNumber {
-        let place = Place::of(direction).filter(|place| place.protocol == TCP);
-        let claims = place.and_then(|place| self.claims.get(&place.exact()));
-        let Some(claims) = claims.filter(|_| self.knows_all(window)) else {
+    /// The owner of the socket that sent in this direction of a connection that was finished by `to`. All
+    /// sockets that can be meant have been reported, and in which order they had the direction is of no account where one
+    /// process had them all.
+    pub(crate) fn finished(&self, direction: &Tuple, begin: Begin, to: u64) -> OwnerNumber {
+        let Some(claims) =
+            self.connections(direction).filter(|_| self.knows_all(Window { from: begin.from, to }))
+        else {
             return OwnerNumber::default();
         };
         let mut connections = Candidates::default();
-        connections.add_established(claims, window);
+        connections.add_finished(claims, begin, to, claims.floor.max(self.floor));
         connections.owner(false)
+    }
+
+    /// How many flows of this direction have begun and ended within a window; `None` where none may have ended within it.
+    pub(crate) fn ended_within(&self, direction: &Tuple, window: Window) -> Option<u8> {
+        let claims = self.connections(direction)?;
+        (claims.floor > 0 && claims.floor >= window.from).then(|| claims.ended(window.from))
+    }
+
+    fn connections(&self, direction: &Tuple) -> Option<&Claims> {
+        let place = Place::of(direction).filter(|place| place.protocol == TCP)?;
+        self.claims.get(&place.exact())
     }
 
     /// Whether a process is known to have had a socket of this direction that has ended.
@@ -502,7 +522,7 @@ impl Sockets {
         let places = self.sending_places(&place).into_iter().chain(self.waiting_places(&place)).flatten();
         let mut ended = false;
         for claim in places.filter_map(|key| self.claims.get(&key)).flat_map(Claims::iter) {
-            if claim.pid == pid {
+            if claim.process.pid == pid {
                 if end_of(&self.udp, claim) == u64::MAX {
                     return false;
                 }
@@ -663,8 +683,6 @@ fn key(protocol: u8, local: SocketAddr, remote: SocketAddr) -> Key {
 mod tests {
     use super::*;
 
-    const EVERYTHING: Window = Window { from: u64::MAX, to: u64::MAX };
-
     /// A datagram from 198.18.0.1:5000, `now` (microseconds).
     fn send(sockets: &mut Sockets, to: SocketAddr, cookie: u64, now: u64, counters: &mut Counters) {
         let event = Event {
@@ -691,12 +709,12 @@ mod tests {
         // For a second, each millisecond, a datagram; every other one of another socket with the same ends.
         for now in (0..1_000_000).step_by(1_000) {
             send(&mut sockets, server, now / 2_000, now, &mut counters);
-            sockets.expire(now, EVERYTHING, &mut counters);
+            sockets.expire(now, u64::MAX, &mut counters);
             assert_eq!((sockets.claims.len(), waiting(&sockets)), (1, 1));
             assert!(sockets.udp.len() <= 8, "those that there is no room for are forgotten");
         }
         for now in [SENT_USEC, 2 * SENT_USEC, 3 * SENT_USEC] {
-            sockets.expire(now, EVERYTHING, &mut counters);
+            sockets.expire(now, u64::MAX, &mut counters);
         }
         assert_eq!(
             (sockets.claims.len(), sockets.udp.len(), waiting(&sockets), sockets.pending()),
@@ -728,7 +746,7 @@ mod tests {
         for cookie in claims {
             sockets.release(cookie, 2_000, 2);
         }
-        sockets.expire(2 * SERVED_USEC, EVERYTHING, &mut counters);
+        sockets.expire(2 * SERVED_USEC, u64::MAX, &mut counters);
         assert_eq!((sockets.claims.len(), sockets.udp.len()), (0, 0));
     }
 
@@ -757,9 +775,9 @@ mod tests {
     fn what_events_that_are_read_now_may_be_about_is_not_forgotten() {
         let (mut sockets, mut counters) = (Sockets::default(), Counters::default());
         send(&mut sockets, SocketAddr::from(([198, 18, 0, 2], 53)), 1, 0, &mut counters);
-        sockets.expire(2 * SENT_USEC, Window { from: 0, to: u64::MAX }, &mut counters);
+        sockets.expire(2 * SENT_USEC, 0, &mut counters);
         assert_eq!(sockets.claims.len(), 1);
-        sockets.expire(4 * SENT_USEC, EVERYTHING, &mut counters);
+        sockets.expire(4 * SENT_USEC, u64::MAX, &mut counters);
         assert_eq!(sockets.claims.len(), 0);
     }
 }

@@ -123,7 +123,7 @@ impl Table {
         let start = Start { usec, boottime_usec: now.boottime_usec_at(usec), source: TimeSource::Estimated };
         let (record, extra) = self.new_record(flow, start);
         let ended = Snapshot { record, extra, owners: Owners::default(), end: None };
-        self.note_end(&ended);
+        self.note_end(&ended, true);
         self.push_closed(ended, usec, source, EndReason::Destroyed, now, changes);
         Outcome::Applied
     }

@@ -150,7 +150,7 @@ impl Table {
         self.state.header.loss_stamp = self.state.header.stamp;
         if let Some(attribution) = &mut self.attribution {
             attribution.sockets.note_lost_flows(monotonic_nsec());
-            attribution.known.clear();
+            attribution.begins.clear();
         }
     }
 

@@ -11,7 +11,7 @@
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use ctnetlink::{Status, Tuple};
+use ctnetlink::Tuple;
 use flowbus_attribution::{Confidence, Event, Process};
 use flowbus_interfaces::TimeSource;
 use hashbrown::HashTable;
@@ -21,7 +21,7 @@ use super::ports::PortSet;
 use crate::change::Change;
 use crate::clock::Now;
 use crate::flow::{Key, OwnerNumber, Owners, ProcessNumber, ProcessText, Snapshot, inverted};
-use crate::owners::{Attribution, Current, Role, Touched, UDP};
+use crate::owners::{Attribution, Begin, Current, Reused, Role, Touched, UDP};
 
 /// The directions that the index of the table does not find: the original one of flows in a zone, and the reply of
 /// flows that are translated or in a zone. Both by their tuple in zone 0.
@@ -111,9 +111,9 @@ impl Table {
             return;
         }
         let owner = attribution.owner(processes, state, event.process.as_ref());
-        let Attribution { sockets, window, .. } = attribution;
+        let Attribution { sockets, begins, window, .. } = attribution;
         let counters = &mut state.header.counters;
-        sockets.expire(now.boottime_usec, *window, counters);
+        sockets.expire(now.boottime_usec, begins.useful_from(*window), counters);
         if let Some(touched) = sockets.apply(event, owner, now.boottime_usec, counters) {
             attribution.touch(event.monotonic_ns, touched);
         }
@@ -127,6 +127,8 @@ impl Table {
         if attribution.sockets.is_held_back(attribution.window) {
             return;
         }
+        self.settle_reused(changes);
+        let Some(attribution) = &mut self.attribution else { return };
         if let Some(until) = attribution.look_at_all {
             if until <= applied {
                 attribution.look_at_all = None;
@@ -161,6 +163,32 @@ impl Table {
     /// Whether reports of sockets wait for [`Table::settle`].
     pub(crate) fn is_unsettled(&self) -> bool {
         self.attribution.as_ref().is_some_and(Attribution::is_unsettled)
+    }
+
+    /// Gives flows their owners before which another one with the same ends ended in the same window, where one process had
+    /// all sockets that can be meant: as soon as they are finished, so that no socket of theirs will be reported
+    /// any more.
+    fn settle_reused(&mut self, changes: &mut Vec<Change>) {
+        let Some(Attribution { begins, window, .. }) = &mut self.attribution else { return };
+        // The ring was read up to here before these events were applied.
+        let to = window.to;
+        let mut reused = begins.take_reused(to);
+        reused.retain(|Reused { slot, id, begin, .. }| {
+            if self.state.record(*slot).id != *id {
+                return false; // It has ended.
+            }
+            let flow = self.snapshot(*slot);
+            let owners = self.finished_owners(&flow, *begin, to);
+            if owners != flow.owners {
+                self.put_owners(*slot, owners);
+                self.push_update(*slot, flow.changeable(), changes);
+                self.commit();
+            }
+            !flow.record.is_finished()
+        });
+        if let Some(Attribution { begins, .. }) = &mut self.attribution {
+            begins.put_reused(reused);
+        }
     }
 
     /// Settles the flows with this id or a larger one.
@@ -281,18 +309,21 @@ impl Table {
             if flow.record.is_owned() {
                 self.state.put_owners(slot, flow.owners);
             }
-            self.note_known(slot, flow.record.start_source() != TimeSource::Observed);
+            self.note_begin(slot, flow);
         }
     }
 
-    /// Notes whether all sockets that a flow can belong to have been reported since it began.
-    fn note_known(&mut self, slot: u32, began_now: bool) {
-        let Some(Attribution { known, sockets, window, .. }) = &mut self.attribution else { return };
-        let slot = slot as usize;
-        if known.len() <= slot {
-            known.resize(slot + 1, false);
+    /// Notes when a flow began, where that is known and so are all sockets that it can belong to.
+    fn note_begin(&mut self, slot: u32, flow: &Snapshot) {
+        let Some(Attribution { begins, sockets, window, .. }) = &mut self.attribution else { return };
+        let is_known = flow.record.start_source() != TimeSource::Observed && sockets.knows_all(*window);
+        let before = Direction::BOTH.map(|direction| sockets.ended_within(&direction.of(flow), *window));
+        let before = before.into_iter().max().flatten();
+        let begin = Begin { from: window.from, before: before.unwrap_or_default() };
+        begins.note(slot, is_known.then_some(begin));
+        if is_known && before.is_some() {
+            begins.add_reused(slot, flow.record.id, begin, *window);
         }
-        known[slot] = began_now && sockets.knows_all(*window);
     }
 
     /// Looks once more for what a flow lacks whose event is being applied; true when something was found.
@@ -309,31 +340,42 @@ impl Table {
         improved
     }
 
-    /// Notes that a flow has ended, whose event is being applied. Where it was established and ended before all events
-    /// were applied that came meanwhile, its responder is looked for once more.
+    /// Notes that a flow has ended, whose event is being applied. Where it ended before all events were applied that came
+    /// meanwhile, its owners are looked for once more.
     pub(super) fn attribute_ended(&mut self, slot: u32, flow: &mut Snapshot) {
-        let Some(Attribution { sockets, window, known, .. }) = &mut self.attribution else { return };
-        let is_sure =
-            flow.owners.responder.get().is_some_and(|(_, confidence)| confidence == Confidence::Exact);
-        if !is_sure
-            && flow.record.status().contains(Status::ASSURED)
-            && known.get(slot as usize).is_some_and(|known| *known)
-        {
-            let responder = sockets.only_connection(&flow.reply(), *window);
-            if !responder.is_none() {
-                flow.owners.responder = responder;
-            }
+        let Some(attribution) = &self.attribution else { return };
+        let Attribution { begins, window, .. } = attribution;
+        if let Some(begin) = begins.remembered(slot, *window) {
+            flow.owners = self.finished_owners(flow, begin, window.to);
         }
-        self.note_end(flow);
+        let is_young = !begins.is_before(slot, window.from);
+        self.note_end(flow, is_young);
     }
 
-    /// Notes that a flow has ended, whose event is being applied.
-    pub(super) fn note_end(&mut self, flow: &Snapshot) {
+    /// Notes that a flow has ended, whose event is being applied; `is_young` where it may have begun within the window.
+    pub(super) fn note_end(&mut self, flow: &Snapshot, is_young: bool) {
         if let Some(Attribution { sockets, window, .. }) = &mut self.attribution {
-            sockets.flow_ended(&flow.original(), window.to);
-            sockets.flow_ended(&flow.reply(), window.to);
+            sockets.flow_ended(&flow.original(), *window, is_young);
+            sockets.flow_ended(&flow.reply(), *window, is_young);
             self.state.header.counters.owners_unmatched_flows += u64::from(flow.owners.is_empty());
         }
+    }
+
+    /// The owners of a flow that began as `begin` says; surer ones than it has where it was finished by `to`.
+    fn finished_owners(&self, flow: &Snapshot, begin: Begin, to: u64) -> Owners {
+        let mut owners = flow.owners;
+        let Some(attribution) = self.attribution.as_ref().filter(|_| flow.record.is_finished()) else {
+            return owners;
+        };
+        for direction in Direction::BOTH {
+            let owner = direction.owner(&mut owners);
+            let offered = attribution.sockets.finished(&direction.of(flow), begin, to);
+            let [known_sure, offered_sure] = [*owner, offered].map(|owner| owner.get().map(|(_, sure)| sure));
+            if offered_sure.is_some() && (known_sure.is_none() || offered_sure < known_sure) {
+                *owner = offered;
+            }
+        }
+        owners
     }
 
     fn put_owners(&mut self, slot: u32, owners: Owners) {

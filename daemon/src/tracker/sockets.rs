@@ -89,7 +89,7 @@ impl RingReader {
             if ring.take_was_full() {
                 let at = monotonic_nsec();
                 attribution.sockets.note_loss(at, now.boottime_usec);
-                attribution.known.clear();
+                attribution.begins.clear();
                 attribution.look_at_all = Some(at);
             }
             if ring.is_held_back() {
