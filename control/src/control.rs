@@ -11,6 +11,7 @@ use zbus::{Connection, interface};
 
 use crate::caller::{Action, Caller, Permitted};
 use crate::table::{self, Answer, Change};
+use crate::wait::Wait;
 use crate::worker::Worker;
 
 /// The object.
@@ -20,11 +21,17 @@ pub(crate) struct FlowControl {
     worker: Worker,
     /// What is known of the kernel's rules.
     masks: Arc<Mutex<EventMasks>>,
+    wait: Arc<Wait>,
 }
 
 impl FlowControl {
-    pub(crate) fn new(permitted: Permitted, worker: Worker) -> Self {
-        Self { permitted, worker, masks: Arc::default() }
+    pub(crate) fn new(permitted: Permitted, worker: Worker, wait: Arc<Wait>) -> Self {
+        Self { permitted, worker, masks: Arc::default(), wait }
+    }
+
+    fn kernel_state(&self) -> KernelState {
+        let mut masks = self.masks.lock().unwrap_or_else(PoisonError::into_inner);
+        ctnetlink::KernelState::read(&mut masks).into()
     }
 
     /// Changes flows.
@@ -88,8 +95,23 @@ impl FlowControl {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<KernelState, Error> {
         self.permitted.check_daemon(&Caller::of(connection, &header).await?)?;
-        let mut masks = self.masks.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(ctnetlink::KernelState::read(&mut masks).into())
+        Ok(self.kernel_state())
+    }
+
+    /// The same state, once flows may exist that no event reports: where nf_conntrack_events is 0 or a rule masks events.
+    /// For the daemon's user alone.
+    ///
+    /// The answer comes after 300 s at the latest, or when this method is called again: there is one waiting call. Waiting
+    /// takes no CPU time. Unavailable where settings and rules cannot be watched.
+    #[zbus(out_args("state"))]
+    async fn await_kernel_state(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<KernelState, Error> {
+        self.permitted.check_daemon(&Caller::of(connection, &header).await?)?;
+        self.wait.until(|| self.kernel_state().may_hide_flows()).await?;
+        Ok(self.kernel_state())
     }
 
     /// Ends the flows that match, in the host's network namespace. For those whom polkit grants
@@ -251,7 +273,8 @@ mod tests {
     #[tokio::test]
     async fn the_published_xml_is_what_the_object_says_of_itself() {
         let worker = Worker::start().await.unwrap();
-        let control = FlowControl::new(Permitted::named("root").unwrap(), worker);
+        let wait = Arc::new(Wait::new());
+        let control = FlowControl::new(Permitted::named("root").unwrap(), worker, wait);
         let mut said = String::new();
         control.introspect_to_writer(&mut said, 2);
         assert!(flowbus_interfaces::FLOW_CONTROL_XML.contains(said.trim_end()), "{said}");

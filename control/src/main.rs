@@ -7,6 +7,7 @@ mod caller;
 mod control;
 mod service;
 mod table;
+mod wait;
 mod worker;
 
 use std::process::ExitCode;

@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::caller::Permitted;
 use crate::control::FlowControl;
+use crate::wait::Wait;
 use crate::worker::Worker;
 
 /// When a connection could not be changed for a new one, it is tried again after this.
@@ -42,9 +43,10 @@ pub(crate) async fn run(
 ) -> Result<(), ServiceError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(ServiceError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServiceError::Signals)?;
+    let wait = Arc::new(Wait::new());
     confine_files();
     let worker = Worker::start().await.map_err(ServiceError::Worker)?;
-    let served = serve(address, permitted, idle, &worker, [&mut terminate, &mut interrupt]).await;
+    let served = serve(address, permitted, idle, (&worker, &wait), [&mut terminate, &mut interrupt]).await;
     // Whatever has ended it: a change that was begun is logged as far as it came.
     worker.finish();
     served
@@ -61,7 +63,7 @@ async fn serve(
     address: &BusAddress,
     permitted: Permitted,
     idle: Duration,
-    worker: &Worker,
+    (worker, wait): (&Worker, &Arc<Wait>),
     [terminate, interrupt]: [&mut Signal; 2],
 ) -> Result<(), ServiceError> {
     let limits = Limits { sender: 16, user: 16, all: CALLS, reserved: permitted.daemon(), descriptor: true };
@@ -69,7 +71,7 @@ async fn serve(
         address: address.clone(),
         name: FLOW_CONTROL_NAME,
         path: FLOW_CONTROL_PATH,
-        interface: FlowControl::new(permitted, worker.clone()),
+        interface: FlowControl::new(permitted, worker.clone(), Arc::clone(wait)),
         guard: Arc::new(Guard::new(limits)),
     };
     // A caller that finds the name finds it confined.
@@ -83,6 +85,8 @@ async fn serve(
             Cause::Signal => worker.stop(),
             Cause::Idle => {}
             Cause::Link(End::Full) => {
+                // The old connection waits for its calls.
+                wait.end();
                 match service.renew(&link).await {
                     Ok(new) => link = new,
                     Err(error) => {
@@ -106,6 +110,7 @@ async fn serve(
                 continue;
             }
         }
+        wait.end();
         // First of all: PID 1 then queues the start that a later call asks for, instead of taking us for running.
         notify(NotifyState::Stopping);
         if timeout(DRAIN, link.leave()).await.is_err() {

@@ -52,6 +52,7 @@ mod flow;
 mod kernel;
 mod line;
 mod masks;
+mod notices;
 mod protocol;
 mod request;
 mod socket;
@@ -72,6 +73,7 @@ pub use filter::{End, FilterError, FlowFilter, Network, label_bits};
 pub use flow::{Counters, Flow, SequenceAdjust, Synproxy};
 pub use kernel::KernelState;
 pub use masks::EventMasks;
+pub use notices::Notices;
 pub use protocol::{
     DccpInfo, PROTOCOLS, ProtocolInfo, SctpInfo, TcpInfo, protocol_name, state_name, state_names,
 };

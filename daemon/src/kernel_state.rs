@@ -1,25 +1,37 @@
 //! The kernel's settings, fill and counters: read here where the daemon may, else asked of flowbus-control.
 
-use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use ctnetlink::EventMasks;
+use ctnetlink::{EventMasks, Notices};
 use flowbus_interfaces::{FlowControlProxy, KernelState};
-use tokio::sync::{Mutex, watch};
+use tokio::net::unix::pipe::Receiver;
+use tokio::sync::{Mutex, oneshot, watch};
 use zbus::Connection;
 
 /// An answer of the helper serves so long.
 const FRESH: Duration = Duration::from_secs(1);
 /// The helper has so long to start and to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Reads that wait at most; the calls that ask for one are fewer.
+const READS: usize = 64;
 
 /// Who knows the kernel's state.
 #[derive(Clone, Debug)]
 pub(crate) enum Kernel {
-    /// This process, in its own network namespace; with what it knows of the rules there.
-    Here(Arc<SyncMutex<EventMasks>>),
+    /// This process, in its own network namespace.
+    Here(Arc<Reader>),
     /// The helper, in the host's: the sandbox would show its own, empty one.
     Helper(Arc<Helper>),
+}
+
+/// A thread that reads the state, because a large ruleset takes milliseconds that the bus should not wait for.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    reads: SyncSender<oneshot::Sender<KernelState>>,
+    notices: Option<Notices>,
 }
 
 /// flowbus-control, over the connection that the bus side has at the moment.
@@ -31,8 +43,8 @@ pub(crate) struct Helper {
 
 impl Kernel {
     /// This process.
-    pub(crate) fn here() -> Self {
-        Self::Here(Arc::default())
+    pub(crate) fn here(reader: Reader) -> Self {
+        Self::Here(Arc::new(reader))
     }
 
     /// The helper, to be asked over this connection.
@@ -52,12 +64,62 @@ impl Kernel {
 
     async fn state_within(&self, age: Duration) -> KernelState {
         match self {
-            Self::Here(masks) => {
-                let mut masks = masks.lock().unwrap_or_else(PoisonError::into_inner);
-                ctnetlink::KernelState::read(&mut masks).into()
-            }
+            Self::Here(reader) => reader.state().await,
             Self::Helper(helper) => helper.state(age).await,
         }
+    }
+
+    /// Waits until settings or rules may hide flows that a look did not find hidden, and uses no CPU time until then. It may
+    /// return without a reason, so look. False where nobody can wait for that.
+    pub(crate) async fn notice(&self) -> bool {
+        match self {
+            Self::Here(reader) => reader.notice().await.is_some(),
+            Self::Helper(helper) => helper.notice().await.is_some(),
+        }
+    }
+}
+
+impl Reader {
+    /// Starts the thread. Call it before anything is confined; it returns when the thread makes no more of the system calls
+    /// that a thread begins with.
+    pub(crate) fn start() -> std::io::Result<Self> {
+        let notices = Notices::open()
+            .inspect_err(|error| tracing::debug!(%error, "settings and rules are not watched"))
+            .ok();
+        let (reads, requests) = sync_channel::<oneshot::Sender<KernelState>>(READS);
+        thread::Builder::new().name("kernel".into()).spawn(move || {
+            let mut masks = EventMasks::default();
+            for reply in requests {
+                // A caller that has gone away needs no answer.
+                let _ = reply.send(ctnetlink::KernelState::read(&mut masks).into());
+            }
+        })?;
+        let (reply, first) = oneshot::channel();
+        let _ = reads.send(reply);
+        first.blocking_recv().map_err(std::io::Error::other)?;
+        Ok(Self { reads, notices })
+    }
+
+    async fn state(&self) -> KernelState {
+        let (reply, answer) = oneshot::channel();
+        // A full queue drops the reply, and so does a thread that has ended: nothing is known then.
+        let _ = self.reads.try_send(reply);
+        answer.await.unwrap_or_default()
+    }
+
+    async fn notice(&self) -> Option<()> {
+        // For tokio what is read is a pipe; its type for descriptors of any kind takes unsafe code.
+        let [setting, rules] =
+            self.notices.as_ref()?.descriptors().ok()?.map(Receiver::from_owned_fd_unchecked);
+        let (setting, rules) = (setting.ok()?, rules.ok()?);
+        tokio::select! {
+            readable = setting.readable() => readable.ok()?,
+            readable = rules.readable() => readable.ok()?,
+        }
+        for receiver in [setting, rules] {
+            while receiver.try_read(&mut [0; 4096]).is_ok() {}
+        }
+        Some(())
     }
 }
 
@@ -86,5 +148,15 @@ impl Helper {
         let connection = self.connection.borrow().clone();
         let Some(connection) = connection else { return Ok(KernelState::default()) };
         FlowControlProxy::new(&connection).await?.get_kernel_state().await
+    }
+
+    async fn notice(&self) -> Option<()> {
+        let connection = self.connection.borrow().clone()?;
+        let waited = async { FlowControlProxy::new(&connection).await?.await_kernel_state().await };
+        waited
+            .await
+            .inspect_err(|error| tracing::debug!(%error, "nobody waits for the kernel's state"))
+            .ok()?;
+        Some(())
     }
 }

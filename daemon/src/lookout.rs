@@ -1,98 +1,30 @@
 //! Looks at what keeps flows from telling: nf_conntrack_events, rules that mask events, a count that is not ours.
 //!
-//! The tracker decides what follows from a look. While there is no flow and nothing that could hide one, nobody looks:
-//! by hand the kernel tells of a new flow, of a new setting, of new rules. In the service, where flowbus-control looks,
-//! only a clock can tell.
+//! The tracker decides what follows from a look. While there is no flow and nothing that could hide one, nobody looks: an event
+//! or a notice ends that, and neither costs anything until it comes.
 
-use std::fs::File;
+use std::pin::pin;
 use std::time::Duration;
 
-use ctnetlink::Socket;
 use flowbus_interfaces::KernelState;
-use rustix::fd::OwnedFd;
-use rustix::fs::inotify;
-use tokio::net::unix::pipe::Receiver;
 
 use crate::handle::{Command, Handle, Look};
 use crate::kernel_state::Kernel;
 
 /// Looks are so far apart: two show a difference, so that its sweep begins within the pace of sweeps.
 const PACE: Duration = Duration::from_secs(5);
-/// The same in the service while there is no flow.
+/// The same while there is no flow and nobody gives notice.
 const IDLE_PACE: Duration = Duration::from_secs(15);
-/// One change of rules sends many messages.
-const SETTLING: Duration = Duration::from_millis(100);
-const EVENTS_SETTING: &str = "/proc/sys/net/netfilter/nf_conntrack_events";
-
-/// What the kernel tells by itself, in the network namespace of this process.
-#[derive(Debug)]
-pub(crate) struct Notices {
-    /// An inotify of the setting's file.
-    setting: OwnedFd,
-    /// The file, open, so that whoever writes it finds the inode that is watched.
-    _file: File,
-    /// A netlink socket that has a message for each change of rules.
-    rules: OwnedFd,
-}
-
-impl Notices {
-    /// Call it before anything is confined. Without it the clock has to do.
-    pub(crate) fn open() -> Option<Self> {
-        match Self::try_open() {
-            Ok(notices) => Some(notices),
-            Err(error) => {
-                tracing::debug!(%error, "settings and rules are not watched");
-                None
-            }
-        }
-    }
-
-    fn try_open() -> std::io::Result<Self> {
-        let file = File::open(EVENTS_SETTING)?;
-        let setting = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
-        inotify::add_watch(&setting, EVENTS_SETTING, inotify::WatchFlags::MODIFY)?;
-        let rules = Socket::open().map_err(std::io::Error::other)?;
-        rules.join_rules().map_err(std::io::Error::other)?;
-        Ok(Self { setting, _file: file, rules: rules.into() })
-    }
-}
-
-/// [`Notices`] within the runtime.
-struct Listener {
-    setting: Receiver,
-    rules: Receiver,
-    _file: File,
-}
-
-impl Listener {
-    fn new(notices: Notices) -> std::io::Result<Self> {
-        let Notices { setting, _file, rules } = notices;
-        // For tokio what is read is a pipe; its type for descriptors of any kind takes unsafe code.
-        let receiver = Receiver::from_owned_fd_unchecked;
-        Ok(Self { setting: receiver(setting)?, rules: receiver(rules)?, _file })
-    }
-
-    /// Returns when the setting was written or rules have changed.
-    async fn heard(&self) {
-        let heard = tokio::select! {
-            ready = self.setting.readable() => ready.map(|()| &self.setting),
-            ready = self.rules.readable() => {
-                tokio::time::sleep(SETTLING).await;
-                ready.map(|()| &self.rules)
-            }
-        };
-        // What it says does not matter.
-        if let Ok(receiver) = heard {
-            while receiver.try_read(&mut [0; 4096]).is_ok() {}
-        }
-    }
-}
+/// After a notice or the first event. One change of rules sends many messages, and a table may be empty again and again.
+const SETTLING: Duration = Duration::from_secs(1);
 
 /// Looks, tells the tracker, and says in the journal what keeps flows from telling, as long as the daemon lives.
-pub(crate) async fn watch(kernel: Kernel, notices: Option<Notices>, handle: Handle) {
-    let listener = notices.and_then(|notices| Listener::new(notices).ok());
+pub(crate) async fn watch(kernel: Kernel, handle: Handle) {
     let mut news = handle.news();
+    let counters = || handle.published().summary.counters;
     let mut said = KernelState::default();
+    // One wait for all idle times: one that an event ended goes on in the next.
+    let mut notice = pin!(kernel.notice());
     loop {
         news.borrow_and_update();
         // Before the count is read: what moves from here on makes no difference.
@@ -110,21 +42,27 @@ pub(crate) async fn watch(kernel: Kernel, notices: Option<Notices>, handle: Hand
             masked: state.event_masks.is_some(),
             births_and_ends: summary.counters.births_and_ends(),
         };
-        let is_idle = summary.active == 0 && state.count == Some(0) && !look.is_muted();
+        let is_idle = summary.active == 0 && state.count == Some(0) && !state.may_hide_flows();
         said = state;
         // A tracker with too much to do hears of the next look.
         let _ = handle.send(Command::Looked(look));
-        match &listener {
-            Some(listener) if is_idle => tokio::select! {
-                changed = news.changed() => if changed.is_err() { return },
-                () = listener.heard() => {}
-            },
-            Some(listener) => tokio::select! {
-                () = tokio::time::sleep(PACE) => {}
-                () = listener.heard() => {}
-            },
-            None => tokio::time::sleep(if is_idle { IDLE_PACE } else { PACE }).await,
+        if !is_idle {
+            tokio::time::sleep(PACE).await;
+            continue;
         }
+        let wait = tokio::select! {
+            changed = news.changed() => match changed {
+                Err(_) => return,
+                Ok(()) if counters().births_and_ends() != look.births_and_ends => SETTLING,
+                // Sockets have reported something, whose flows may be hidden.
+                Ok(()) => PACE,
+            },
+            noticed = &mut notice => {
+                notice.set(kernel.notice());
+                if noticed { SETTLING } else { IDLE_PACE }
+            }
+        };
+        tokio::time::sleep(wait).await;
     }
 }
 

@@ -53,9 +53,8 @@ use dump_requests::DumpRequest;
 use flowbus_interfaces::BusAddress;
 use flowbus_logging::message_id;
 use handle::{Command, Handle};
-use kernel_state::Kernel;
+use kernel_state::{Kernel, Reader};
 use links::Links;
-use lookout::Notices;
 use state::State;
 use streams::Streams;
 use tracker::{Requester, Start, Tracker, TrackerError};
@@ -144,8 +143,11 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         loading = start(source.take())?;
     }
     confinement::drop_capabilities().map_err(Error::Powers)?;
-    let notices = if requests.is_none() { Notices::open() } else { None };
     confinement::files(arguments.config.as_deref());
+    let access = match requests {
+        None => Access::Ours(Reader::start()?),
+        Some(requests) => Access::Helper(requests),
+    };
     if source.is_some() {
         loading = start(source)?;
     }
@@ -155,7 +157,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         let _ = ended.send(tracker.run());
     })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let background = BackgroundTasks { links, requests, notices, loading };
+    let background = BackgroundTasks { links, access, loading };
     let serving = serve(arguments, config, handle.clone(), background, tracker_ended);
     let result = runtime.block_on(serving);
     // Closed before the tracker: a call that came late is refused, not left without an answer.
@@ -204,14 +206,19 @@ fn open(config: &Config, handed: Descriptors, requester: Requester) -> Result<St
     })
 }
 
+/// Who asks the kernel.
+enum Access {
+    /// This process; a thread reads settings and rules.
+    Ours(Reader),
+    /// flowbus-control, for these dumps among other things.
+    Helper(mpsc::Receiver<DumpRequest>),
+}
+
 /// What goes on beside the bus.
 struct BackgroundTasks {
     /// The route socket, if one was handed over.
     links: Option<OwnedFd>,
-    /// What flowbus-control is to be asked, where we may not ask the kernel.
-    requests: Option<mpsc::Receiver<DumpRequest>>,
-    /// What the kernel tells of settings and rules, where we may look ourselves.
-    notices: Option<Notices>,
+    access: Access,
     /// From the thread that loads BPF programs, where there is one.
     loading: Option<oneshot::Receiver<GivenUp>>,
 }
@@ -224,7 +231,7 @@ async fn serve(
     background: BackgroundTasks,
     mut tracker_ended: oneshot::Receiver<Result<(), TrackerError>>,
 ) -> Result<(), Error> {
-    let BackgroundTasks { links: link_socket, requests, notices, loading } = background;
+    let BackgroundTasks { links: link_socket, access, loading } = background;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -233,14 +240,14 @@ async fn serve(
     let mut following = tokio::spawn(links.clone().follow(link_socket, handle.clone()));
     let mut links_live = true;
     let connection = watch::Sender::new(None);
-    let kernel = match requests {
-        None => Kernel::here(),
-        Some(requests) => {
+    let kernel = match access {
+        Access::Ours(reader) => Kernel::here(reader),
+        Access::Helper(requests) => {
             tokio::spawn(dump_requests::relay(requests, connection.subscribe(), handle.clone()));
             Kernel::helper(connection.subscribe())
         }
     };
-    tokio::spawn(lookout::watch(kernel.clone(), notices, handle.clone()));
+    tokio::spawn(lookout::watch(kernel.clone(), handle.clone()));
     tokio::spawn(systemd::feed_watchdog(handle.clone()));
     let names = FlowNames::new(&handle, links, config.clone());
     let streams = Streams::new(handle.clone(), names.clone());

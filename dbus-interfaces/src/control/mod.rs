@@ -45,6 +45,14 @@ pub struct KernelState {
     pub event_masks: Option<String>,
 }
 
+impl KernelState {
+    /// True when flows may exist that no event reports.
+    #[must_use]
+    pub fn may_hide_flows(&self) -> bool {
+        self.events == Some(0) || self.event_masks.is_some()
+    }
+}
+
 impl From<ctnetlink::KernelState> for KernelState {
     fn from(state: ctnetlink::KernelState) -> Self {
         let ctnetlink::KernelState {
@@ -79,6 +87,9 @@ pub trait FlowControl {
 
     /// The state of the kernel's connection tracking.
     fn get_kernel_state(&self) -> Result<KernelState, Error>;
+
+    /// The same state, once flows may exist that no event reports, and after some minutes at the latest.
+    fn await_kernel_state(&self) -> Result<KernelState, Error>;
 
     /// Ends the flows that match.
     #[zbus(allow_interactive_auth)]

@@ -1,10 +1,13 @@
 //! Flows that do not send all their events: whatever rules mask and settings turn off, the table is the kernel's.
 
 use std::collections::HashMap;
-use std::net::TcpStream;
+use std::hint;
+use std::net::{TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 
 use flowbus_tests::flow::agreed;
-use flowbus_tests::network::{PLAIN, SERVER_V4, socket_address};
+use flowbus_tests::network::{MASQUERADED, PLAIN, SERVER_V4, socket_address};
 use flowbus_tests::process::wait_for;
 use flowbus_tests::traffic::{Connection, TcpService, UdpService};
 use flowbus_tests::{Bus, Daemon, Namespace, Network};
@@ -151,5 +154,76 @@ fn masks_that_come_and_go_leave_the_table_right() {
     network.router.run("conntrack -F");
     agree(&bus, &network, "flushed");
     ended_once(&bus, "masks that come and go");
+    daemon.stop();
+}
+
+#[test]
+fn a_flush_of_45000_flows_that_tell_only_their_birth_is_noticed() {
+    const FLOWS: u16 = 45_000;
+    let (network, bus) = (Network::new(), Bus::start());
+    let daemon = Daemon::start(&network.router, &bus);
+    mask(&network.router, "new");
+    network.client.enter(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        for port in 10_000..10_000 + FLOWS {
+            // The server may say that nobody listens on a port that came before.
+            while socket.send_to(b"x", socket_address(SERVER_V4, port)).is_err() {}
+        }
+    });
+    wait_for("all flows", || (bus.property("ActiveCount").unwrap() == u64::from(FLOWS)).then_some(()));
+    network.router.run("conntrack -F");
+    agree(&bus, &network, "flushed");
+    assert_eq!(bus.property("ActiveCount").unwrap(), 0);
+    assert_eq!(statistics(&bus)["events_destroy"], 0, "no event has said it");
+    daemon.stop();
+}
+
+/// Sockets of which two threads send the first packets at the same time.
+fn race(sockets: &[UdpSocket]) {
+    let arrivals: Vec<AtomicU32> = sockets.iter().map(|_| AtomicU32::new(0)).collect();
+    let send = || {
+        for (socket, arrived) in sockets.iter().zip(&arrivals) {
+            arrived.fetch_add(1, Ordering::SeqCst);
+            while arrived.load(Ordering::SeqCst) < 2 {
+                hint::spin_loop();
+            }
+            socket.send(b"x").unwrap();
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(send);
+        scope.spawn(send);
+    });
+}
+
+/// As of two DNS queries of one socket: each packet makes a flow, and NAT gives each a reply tuple of its own. It takes two processors.
+#[test]
+fn the_loser_of_a_nat_clash_is_named_and_the_table_stays_the_kernels() {
+    let (network, bus) = (Network::new(), Bus::start());
+    let daemon = Daemon::start(&network.router, &bus);
+    let _service = network.udp_service(SERVER_V4, MASQUERADED);
+    // Rules that are passed between the making of a flow and its insertion: the two packets then meet in there.
+    let rules = "udp dport 7100 counter\n".repeat(4000);
+    network.router.nft(&format!(
+        "table inet slow {{\nchain forward {{\ntype filter hook forward priority filter\n{rules}}}\n}}\n"
+    ));
+    let clash = [["status", "as", "1 nat-clash"]];
+    let loser = wait_for("a NAT clash", || {
+        network.client.enter(|| {
+            let socket = || {
+                let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+                socket.connect(socket_address(SERVER_V4, MASQUERADED)).unwrap();
+                socket
+            };
+            race(&std::iter::repeat_with(socket).take(20).collect::<Vec<_>>());
+        });
+        let active = bus.list("ListActive", &clash).unwrap();
+        active.into_iter().chain(bus.list("ListClosed", &clash).unwrap()).next()
+    });
+    let names = loser["status"].as_array().unwrap();
+    assert!(names.contains(&"nat-clash".into()) && !names.contains(&"untracked".into()), "{loser}");
+    assert_eq!(loser["dport"], MASQUERADED);
+    network.router.run("conntrack -F");
+    agree(&bus, &network, "after clashes");
     daemon.stop();
 }

@@ -42,7 +42,7 @@ fn set(status: &Status, name: &str) -> u64 {
 /// What a thread of this name may have, by hand.
 fn allowed(thread: &str) -> u64 {
     match thread {
-        "flowbusd" | "tracker" | "flowbus-control" | "worker" => NET_ADMIN,
+        "flowbusd" | "tracker" | "kernel" | "flowbus-control" | "worker" => NET_ADMIN,
         "attribution" => LOOK,
         other => panic!("a thread that nobody has thought of: {other}"),
     }

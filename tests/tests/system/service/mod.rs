@@ -1,5 +1,6 @@
 //! flowbusd as a service of a booted Debian: no capability, nothing lost over its own deaths, and who may see what.
 
+mod hidden;
 mod signals;
 mod taken_over;
 

@@ -1,0 +1,69 @@
+//! One caller that waits until flows may exist that no event reports.
+
+use std::time::Duration;
+
+use ctnetlink::Notices;
+use flowbus_interfaces::Error;
+use tokio::net::unix::pipe::Receiver;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+
+/// The longest wait: a caller may have gone.
+const LONGEST: Duration = Duration::from_secs(300);
+/// One change of rules sends many messages, and others may follow it: what is read after so long is read once for all of them.
+const SETTLING: Duration = Duration::from_secs(1);
+
+/// What is waited with.
+#[derive(Debug)]
+pub(crate) struct Wait {
+    notices: std::io::Result<Notices>,
+    /// Counts those who began to wait; a new one ends the wait before it.
+    latest: watch::Sender<u64>,
+}
+
+impl Wait {
+    /// Call it before files are confined.
+    pub(crate) fn new() -> Self {
+        Self { notices: Notices::open(), latest: watch::Sender::new(0) }
+    }
+
+    /// Waits until `is_there`, at most 300 s, and until somebody else waits.
+    pub(crate) async fn until(&self, is_there: impl Fn() -> bool) -> Result<(), Error> {
+        self.end();
+        let waited = self.wait(self.latest.subscribe(), is_there).await;
+        waited.map_err(|error| Error::Unavailable(format!("settings and rules are not watched: {error}")))
+    }
+
+    async fn wait(
+        &self,
+        mut latest: watch::Receiver<u64>,
+        is_there: impl Fn() -> bool,
+    ) -> std::io::Result<()> {
+        let notices = self.notices.as_ref().map_err(|error| std::io::Error::other(error.to_string()))?;
+        // For tokio what is read is a pipe; its type for descriptors of any kind takes unsafe code.
+        let [setting, rules] = notices.descriptors()?.map(Receiver::from_owned_fd_unchecked);
+        let [setting, rules] = [setting?, rules?];
+        let end = Instant::now() + LONGEST;
+        loop {
+            // Looked at when earlier notices are gone: what changes from here on sends another.
+            for receiver in [&setting, &rules] {
+                while receiver.try_read(&mut [0; 4096]).is_ok() {}
+            }
+            if is_there() {
+                return Ok(());
+            }
+            tokio::select! {
+                readable = setting.readable() => readable?,
+                readable = rules.readable() => readable?,
+                () = sleep_until(end) => return Ok(()),
+                _ = latest.changed() => return Ok(()),
+            }
+            sleep(SETTLING).await;
+        }
+    }
+
+    /// Ends the wait of whoever waits.
+    pub(crate) fn end(&self) {
+        self.latest.send_modify(|number| *number += 1);
+    }
+}
