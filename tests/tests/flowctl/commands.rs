@@ -227,7 +227,9 @@ fn monitor_shows_what_is_alive_and_goes_on_after_a_restart() {
     let service = network.udp_service(SERVER_V4, CHROME);
     wait_for("the new streams", || {
         service.exchange(&network.client, socket_address(SERVER_V4, CHROME), 1);
-        (json.text("out").contains("CHROME") && table.text("out").contains("\nnew ")).then_some(())
+        (json.text("out").contains("CHROME")
+            && table.text("out").lines().any(|line| line.split_whitespace().nth(1) == Some("new")))
+        .then_some(())
     });
     let text = table.interrupt();
     let summary = text.lines().last().unwrap();
