@@ -7,12 +7,16 @@ const REMEMBERED_NSEC: u64 = 1_000_000_000;
 /// At most this many flows wait until they are finished.
 const MAXIMUM_REUSED: usize = 16_384;
 
-/// By slot, when flows began whose sockets have all been reported since.
+/// `Begins::before` of a flow some of whose sockets may not have been reported.
+const UNKNOWN: u8 = u8::MAX;
+
+/// When flows began, by slot.
 #[derive(Debug, Default)]
 pub(crate) struct Begins {
-    /// The start of the window in which the flow began; 0 where some of its sockets may not have been reported.
+    /// The start of the window in which the flow was first seen; `u64::MAX` where that is not known.
     from: Vec<u64>,
-    /// How many flows with the same ends had begun and ended before it in that window.
+    /// How many flows with the same ends had begun and ended before it in that window; [`UNKNOWN`] where it may have begun
+    /// earlier, or sockets are not known.
     before: Vec<u8>,
     /// In the order of their beginnings, the flows before which another one with the same ends ended in the same window:
     /// what was reported of their sockets cannot be told from what was reported of the sockets before.
@@ -37,15 +41,16 @@ pub(crate) struct Begin {
 }
 
 impl Begins {
-    /// Notes the beginning of the flow that has this slot from now on; `None` where sockets may be unknown.
-    pub(crate) fn note(&mut self, slot: u32, begin: Option<Begin>) {
+    /// Notes when the flow was first seen that has this slot from now on; `is_known` where it began then and all of its
+    /// sockets have been reported.
+    pub(crate) fn note(&mut self, slot: u32, begin: Begin, is_known: bool) {
         let slot = slot as usize;
         if self.from.len() <= slot {
-            self.from.resize(slot + 1, 0);
-            self.before.resize(slot + 1, 0);
+            self.from.resize(slot + 1, u64::MAX);
+            self.before.resize(slot + 1, UNKNOWN);
         }
-        self.from[slot] = begin.map_or(0, |begin| begin.from);
-        self.before[slot] = begin.map_or(0, |begin| begin.before);
+        self.from[slot] = begin.from;
+        self.before[slot] = if is_known { begin.before } else { UNKNOWN };
     }
 
     /// Adds a flow that began within the window to those that [`Begins::take_reused`] returns.
@@ -76,14 +81,15 @@ impl Begins {
     /// were applied last.
     pub(crate) fn remembered(&self, slot: u32, window: Window) -> Option<Begin> {
         let slot = slot as usize;
-        let from = self.from.get(slot).copied().filter(|from| *from > 0)?;
-        let before = self.before.get(slot).copied()?;
-        (from >= window.from || window.to <= from + REMEMBERED_NSEC).then_some(Begin { from, before })
+        let from = self.from.get(slot).copied()?;
+        let before = self.before.get(slot).copied().filter(|before| *before != UNKNOWN)?;
+        (from >= window.from || window.to <= from.saturating_add(REMEMBERED_NSEC))
+            .then_some(Begin { from, before })
     }
 
-    /// Whether the flow is known to have begun before this time.
+    /// Whether the flow is known to have been there before this time.
     pub(crate) fn is_before(&self, slot: u32, time: u64) -> bool {
-        self.from.get(slot as usize).is_some_and(|from| (1..time).contains(from))
+        self.from.get(slot as usize).is_some_and(|from| *from < time)
     }
 
     /// Forgets all: sockets or flows may be unknown.

@@ -140,11 +140,12 @@ impl Claims {
         if self.ended.0 == from { self.ended.1 } else { 0 }
     }
 
-    /// Whether more sockets got this direction since a time than flows of it, each of which had one.
+    /// Whether more sockets were established in this direction since a time than flows of it, each of which had one. The SYN
+    /// is reported before its flow begins, so it may be older.
     fn are_more_since(&self, from: u64, flows: u8) -> bool {
         let mut cookies = [0; MAXIMUM_OLDER + 1];
         let mut count = 0;
-        for claim in self.iter().filter(|claim| claim.since >= from) {
+        for claim in self.iter().filter(|claim| claim.sure >= from) {
             if !cookies[..count].contains(&claim.cookie) {
                 cookies[count] = claim.cookie;
                 count += 1;
@@ -208,8 +209,8 @@ impl Candidates {
         }
     }
 
-    /// Notes that the flow, which began within the window, is of one of these sockets, if more of them sent their SYN since
-    /// the window began than flows have ended that did, too.
+    /// Notes that the flow, which began within the window, is of one of these sockets, if more of them were established
+    /// since the window began than flows have begun and ended.
     pub(super) fn count_beginners(&mut self, claims: &Claims, window: Window) {
         self.one_unspent |= claims.are_more_since(window.from, claims.ended(window.from));
     }

@@ -366,7 +366,12 @@ impl Sockets {
 
     /// Whether all sockets are known that were there within `window`.
     pub(crate) fn knows_all(&self, window: Window) -> bool {
-        window.from >= self.doubt && !self.is_held_back(window)
+        self.knows_since(window.from) && !self.is_held_back(window)
+    }
+
+    /// Whether all sockets that were there since a time are known, or will be reported.
+    pub(crate) fn knows_since(&self, from: u64) -> bool {
+        from >= self.doubt
     }
 
     /// Whether sockets that were there within `window` may still be reported.

@@ -316,11 +316,11 @@ impl Table {
     /// Notes when a flow began, where that is known and so are all sockets that it can belong to.
     fn note_begin(&mut self, slot: u32, flow: &Snapshot) {
         let Some(Attribution { begins, sockets, window, .. }) = &mut self.attribution else { return };
-        let is_known = flow.record.start_source() != TimeSource::Observed && sockets.knows_all(*window);
+        let is_known = flow.record.start_source() != TimeSource::Observed && sockets.knows_since(window.from);
         let before = Direction::BOTH.map(|direction| sockets.ended_within(&direction.of(flow), *window));
         let before = before.into_iter().max().flatten();
         let begin = Begin { from: window.from, before: before.unwrap_or_default() };
-        begins.note(slot, is_known.then_some(begin));
+        begins.note(slot, begin, is_known);
         if is_known && before.is_some() {
             begins.add_reused(slot, flow.record.id, begin, *window);
         }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use ctnetlink::{EventKind, Flow, Layer4, Status, Tuple};
+use ctnetlink::{EventKind, Flow, Layer4, ProtocolInfo, Status, TcpInfo, Tuple};
 use flowbus_attribution::{Confidence, Event, Kind, Process};
 
 use super::super::Table;
@@ -582,6 +582,63 @@ fn what_passed_in_a_flow_that_has_ended_gives_the_next_one_no_owner() {
     world.born(&flow);
     world.settle();
     assert_eq!(world.owners(), [None, None]);
+}
+
+/// A connection from end to end, as the programs report it; the sockets have these cookies.
+fn connection(world: &mut World, [client, server]: [Process; 2], cookies: [u64; 2]) {
+    let client = |kind| Event { cookie: cookies[0], ..socket(kind, TCP, CLIENT, SERVER, client) };
+    let server = |kind| Event { cookie: cookies[1], ..socket(kind, TCP, SERVER, CLIENT, server) };
+    for event in [client(Kind::Syn), client(Kind::Connect), server(Kind::Accept)] {
+        world.report(&event);
+    }
+    for event in [server(CLOSED), client(CLOSED)] {
+        world.report(&event);
+    }
+}
+
+/// The same flow twice, all events of which are read after all reports of sockets, which gives these owners to the flow
+/// that has ended and to the one that is there.
+fn owners_of_reused_ends(connections: &[[u32; 2]], state: u8) -> [[Option<u32>; 2]; 2] {
+    let mut world = World::new();
+    world.tick();
+    world.settle();
+    for (number, pids) in (1..).zip(connections) {
+        connection(&mut world, pids.map(|pid| process(pid, "any")), [10 * number, 10 * number + 1]);
+    }
+    let flow = plain(TCP, CLIENT, SERVER);
+    let finished = Flow {
+        status: Some(Status::SEEN_REPLY | Status::ASSURED),
+        protocol_info: Some(ProtocolInfo::Tcp(TcpInfo {
+            state,
+            wscale_original: None,
+            wscale_reply: None,
+            flags_original: None,
+            flags_reply: None,
+        })),
+        ..flow.clone()
+    };
+    for kind in [EventKind::New, EventKind::Update, EventKind::Destroy, EventKind::New, EventKind::Update] {
+        world.apply(kind, if kind == EventKind::Update { &finished } else { &flow });
+    }
+    world.settle();
+    let ended = world.table.flow(1, world.now).unwrap();
+    [world.owners_of(&ended), world.owners()]
+}
+
+#[test]
+fn where_one_process_had_all_sockets_of_ends_that_were_used_again_it_owns_the_flows() {
+    const TIME_WAIT: u8 = 7;
+    const ESTABLISHED: u8 = 3;
+    let both = [Some(7), Some(8)];
+    assert_eq!(owners_of_reused_ends(&[[7, 8], [7, 8]], TIME_WAIT), [both, both]);
+    // An end that one process had, beside one that two had.
+    let [ended, active] = owners_of_reused_ends(&[[7, 8], [7, 9]], TIME_WAIT);
+    assert_eq!([ended, active], [[Some(7), None]; 2]);
+    assert_eq!(owners_of_reused_ends(&[[7, 8], [9, 10]], TIME_WAIT), [[None, None]; 2]);
+    // The second flow is of a socket that was not reported.
+    assert_eq!(owners_of_reused_ends(&[[7, 8]], TIME_WAIT)[1], [None, None]);
+    // The server's second socket may be reported later, and be of another process.
+    assert_eq!(owners_of_reused_ends(&[[7, 8], [7, 8]], ESTABLISHED)[1], [Some(7), None]);
 }
 
 #[test]
