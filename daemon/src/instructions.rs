@@ -15,8 +15,7 @@ use zbus::wire::{LE, to_bytes};
 
 use crate::clock::Now;
 use crate::dictionary::{FlowNames, Item, Listing};
-use crate::flow::ClosedLimits;
-use crate::flow::inverted;
+use crate::flow::{ClosedLimits, inverted};
 use crate::state::{BATCH, State};
 use crate::streams::Lines;
 use crate::table::Table;

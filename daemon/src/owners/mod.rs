@@ -1,6 +1,6 @@
 //! Which process is behind a flow: sockets known by the events of the BPF programs, and the processes that own them.
 //!
-//! What is done with it is in `table/owners.rs`: the socket of a local client has the ends of the original direction,
+//! What is done with it is in `table/owners/`: the socket of a local client has the ends of the original direction,
 //! the one of a local server those of the reply direction, through every translation.
 
 mod begins;

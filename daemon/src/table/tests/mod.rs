@@ -12,8 +12,7 @@ use flowbus_interfaces::{EndReason, TimeSource};
 use super::{Merged, Outcome, Table};
 use crate::change::Change;
 use crate::clock::Now;
-use crate::flow::ClosedLimits;
-use crate::flow::{Snapshot, inverted};
+use crate::flow::{ClosedLimits, Snapshot, inverted};
 use crate::state::State;
 
 const LIMITS: ClosedLimits =

@@ -1,0 +1,228 @@
+//! Whose socket sends in a direction: when a flow begins, while it is there, and once it has ended.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use ctnetlink::Tuple;
+use flowbus_attribution::Confidence;
+use foldhash::fast::RandomState;
+
+use super::place::{Place, key};
+use super::{Current, Role, Sockets, UdpSocket};
+use crate::flow::{Key, OwnerNumber};
+use crate::owners::begins::Begin;
+use crate::owners::claims::{Candidates, Claim, Claims, Window};
+use crate::owners::{TCP, UDP, unspecified};
+
+/// At most this many addresses are tried for a socket that has none of its own.
+const ADDRESSES_TRIED: usize = 64;
+
+impl Sockets {
+    /// Whether what passed in this direction at a time was of the flow that is there now.
+    pub(crate) fn is_of_this_flow(&self, direction: &Tuple, at: u64) -> bool {
+        let floor =
+            self.claims.get(&Key::new(&Tuple { zone: 0, ..*direction })).map_or(0, |claims| claims.floor);
+        at > floor
+    }
+
+    /// The owner of the socket that sends the packets of this direction, of a flow that began within `window`. The zone
+    /// plays no part: a packet is tracked in the zone that rules give it, and keeps its socket.
+    pub(crate) fn beginner(&mut self, direction: &Tuple, role: Role, window: Window) -> OwnerNumber {
+        let Some(place) = Place::of(direction) else { return OwnerNumber::default() };
+        if !self.knows_all(window) {
+            return OwnerNumber::default();
+        }
+        if place.protocol == TCP {
+            let mut candidates = Candidates::default();
+            // What was established before the window has sent its SYN then.
+            self.add_beginners(&place.exact(), window, window.from, &mut candidates);
+            // A SYN is reported before it leaves: the socket of the flow is among these.
+            if role == Role::Initiator
+                && self.floor < window.from
+                && let Some(claims) = self.claims.get(&place.exact())
+            {
+                candidates.count_beginners(claims, window);
+            }
+            return candidates.owner(false);
+        }
+        let mut sent = Candidates::default();
+        let [exact, any] = self.sending_places(&place);
+        for key in [exact, any].into_iter().flatten() {
+            self.add_beginners(&key, window, 0, &mut sent);
+        }
+        if role == Role::Initiator {
+            return sent.owner(true);
+        }
+        // Who has answered another flow with these ends answers this one, unless others wait at the same place.
+        for key in self.waiting_places(&place).into_iter().flatten() {
+            let mut waits = Candidates::default();
+            self.add_beginners(&key, window, 0, &mut waits);
+            if !waits.is_empty() {
+                let answers = sent.only_process();
+                let same = answers.is_some() && answers == waits.only_process();
+                return if same { sent.owner(true) } else { waits.owner(true) };
+            }
+        }
+        sent.owner(true)
+    }
+
+    /// Who sends in this direction at a time when the flow is known to be there; `None` where that is not known.
+    pub(crate) fn current(&mut self, direction: &Tuple, role: Role, at: u64) -> Option<Current> {
+        let place = Place::of(direction)?;
+        if place.protocol == TCP {
+            return self.current_connection(&place.exact(), at);
+        }
+        let mut sent = Candidates::default();
+        for key in self.sending_places(&place).into_iter().flatten() {
+            self.add_living(&key, at, &mut sent);
+        }
+        if !sent.is_empty() {
+            return Some(Current { owner: sent.owner(true), sent: true });
+        }
+        for key in self.waiting_places(&place).into_iter().flatten() {
+            let mut waits = Candidates::default();
+            self.add_living(&key, at, &mut waits);
+            let owner = waits.owner(true);
+            // Who sends is reported; of older sockets that is not known.
+            let is_old = owner.get().is_some_and(|(_, sure)| sure == Confidence::Snapshot);
+            if !waits.is_empty() && (role == Role::Responder || is_old) {
+                return Some(Current { owner, sent: false });
+            }
+        }
+        // Who sent in the time of this flow and has ended since.
+        let mut sent = Candidates::default();
+        for key in self.sending_places(&place).into_iter().flatten() {
+            let floor = self.floor;
+            if let Some(claims) = self.claims.get(&key) {
+                let is_of_flow = |claim: &&Claim| claim.sure <= at && claim.sure > claims.floor.max(floor);
+                claims.iter().filter(is_of_flow).for_each(|claim| sent.add_holder(claim));
+            }
+        }
+        let owner = sent.newest_owner();
+        (!owner.is_none()).then_some(Current { owner, sent: true })
+    }
+
+    /// A direction has one TCP socket at a time: the newest, once it is established.
+    fn current_connection(&mut self, key: &Key, at: u64) -> Option<Current> {
+        let global = self.floor;
+        let claims = self.claims.get_mut(key)?;
+        let newest = *claims.newest();
+        let is_over = newest.until <= at;
+        if newest.sure > at || is_over && newest.sure <= claims.floor.max(global) {
+            return None;
+        }
+        let mut holders = Candidates::default();
+        self.pending -= take_pending(claims);
+        for claim in claims.iter().filter(|claim| claim.cookie == newest.cookie) {
+            holders.add_holder(claim);
+        }
+        Some(Current { owner: holders.owner(false), sent: true })
+    }
+
+    /// The owner of the socket that sent in this direction of a connection that was finished by `to`. All
+    /// sockets that can be meant have been reported, and in which order they had the direction is of no account where one
+    /// process had them all.
+    pub(crate) fn finished(&self, direction: &Tuple, begin: Begin, to: u64) -> OwnerNumber {
+        let Some(claims) =
+            self.connections(direction).filter(|_| self.knows_all(Window { from: begin.from, to }))
+        else {
+            return OwnerNumber::default();
+        };
+        let mut connections = Candidates::default();
+        connections.add_finished(claims, begin, to, claims.floor.max(self.floor));
+        connections.owner(false)
+    }
+
+    /// How many flows of this direction have begun and ended within a window; `None` where none may have ended within it.
+    pub(crate) fn ended_within(&self, direction: &Tuple, window: Window) -> Option<u8> {
+        let claims = self.connections(direction)?;
+        (claims.floor > 0 && claims.floor >= window.from).then(|| claims.ended(window.from))
+    }
+
+    fn connections(&self, direction: &Tuple) -> Option<&Claims> {
+        let place = Place::of(direction).filter(|place| place.protocol == TCP)?;
+        self.claims.get(&place.exact())
+    }
+
+    /// Whether a process is known to have had a socket of this direction that has ended.
+    pub(crate) fn has_ended(&self, direction: &Tuple, pid: u32) -> bool {
+        let Some(place) = Place::of(direction) else { return false };
+        let places = self.sending_places(&place).into_iter().chain(self.waiting_places(&place)).flatten();
+        let mut ended = false;
+        for claim in places.filter_map(|key| self.claims.get(&key)).flat_map(Claims::iter) {
+            if claim.process.pid == pid {
+                if end_of(&self.udp, claim) == u64::MAX {
+                    return false;
+                }
+                ended = true;
+            }
+        }
+        ended
+    }
+
+    fn add_beginners(&mut self, key: &Key, window: Window, syn_from: u64, candidates: &mut Candidates) {
+        let Self { claims, udp, pending, floor, .. } = self;
+        if let Some(claims) = claims.get_mut(key) {
+            let before = count_pending(claims);
+            let floor = claims.floor.max(*floor).max(syn_from);
+            candidates.add_beginners(claims, window, floor, |claim| end_of(udp, claim));
+            *pending -= before - count_pending(claims);
+        }
+    }
+
+    fn add_living(&mut self, key: &Key, at: u64, candidates: &mut Candidates) {
+        let Self { claims, udp, pending, .. } = self;
+        if let Some(claims) = claims.get_mut(key) {
+            let before = count_pending(claims);
+            candidates.add_living(claims, at, |claim| end_of(udp, claim));
+            *pending -= before - count_pending(claims);
+        }
+    }
+
+    /// Where those that send UDP in a direction are known: by both ends, and without an address of their own. What only
+    /// passes through has the ports of the latter, so the address has to be one of ours.
+    fn sending_places(&self, place: &Place) -> [Option<Key>; 2] {
+        let can_be_ours = self.addresses.is_none() || self.is_ours(place.local.ip());
+        [Some(place.exact()), place.sent_without_address().filter(|_| can_be_ours)]
+    }
+
+    /// Where those that wait for UDP are known, the nearest first.
+    fn waiting_places(&self, place: &Place) -> [Option<Key>; 3] {
+        let nobody = SocketAddr::new(unspecified(place.remote.ip()), 0);
+        let own = key(UDP, place.local, nobody);
+        let any = |ip: IpAddr| key(UDP, SocketAddr::new(ip, place.local.port()), SocketAddr::new(ip, 0));
+        if !self.is_ours(place.local.ip()) {
+            return [Some(own), None, None];
+        }
+        let family = unspecified(place.remote.ip());
+        let both = family.is_ipv4().then(|| any(Ipv6Addr::UNSPECIFIED.into()));
+        [Some(own), Some(any(family)), both]
+    }
+
+    /// The directions that a datagram to an end can have, whose sender has no address of its own.
+    pub(crate) fn directions(&self, sent: &Tuple) -> Vec<Tuple> {
+        if !sent.src.is_unspecified() {
+            return vec![*sent];
+        }
+        let ours = self.addresses.iter().flatten().copied();
+        let ours = ours.filter(|address| address.is_ipv4() == sent.dst.is_ipv4()).take(ADDRESSES_TRIED);
+        let loopback = sent.dst.is_loopback().then_some(sent.dst);
+        ours.filter(|address| Some(*address) != loopback)
+            .chain(loopback)
+            .map(|src| Tuple { src, ..*sent })
+            .collect()
+    }
+}
+
+/// When the socket of a claim ended, or the claim itself did.
+fn end_of(udp: &HashMap<u64, UdpSocket, RandomState>, claim: &Claim) -> u64 {
+    claim.until.min(udp.get(&claim.cookie).map_or(u64::MAX, |socket| socket.released))
+}
+
+fn count_pending(claims: &Claims) -> u64 {
+    claims.iter().map(|claim| u64::from(claim.pending)).sum()
+}
+
+fn take_pending(claims: &mut Claims) -> u64 {
+    claims.iter_mut().map(|claim| u64::from(std::mem::take(&mut claim.pending))).sum()
+}

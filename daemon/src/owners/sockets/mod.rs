@@ -1,0 +1,342 @@
+//! The sockets that are known, by the ends that they have: whose they are.
+
+mod ending;
+mod lookup;
+mod place;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use ctnetlink::{Layer4, Tuple};
+use flowbus_attribution::{Confidence, Event, Kind};
+use foldhash::fast::RandomState;
+
+use super::claims::{Claim, Claims, Identity, Window};
+use super::{TCP, UDP, unspecified};
+use crate::counters::Counters;
+use crate::flow::{Key, OwnerNumber};
+use ending::forget_udp;
+pub(crate) use place::direction;
+use place::{Place, key};
+
+/// At most this many directions are kept.
+const MAXIMUM: usize = 1 << 17;
+/// A socket that has ended may belong to a flow that netlink has not reported yet, for this long.
+const ENDED_USEC: u64 = 2_000_000;
+/// A datagram that was sent may belong to a flow that comes, for this long.
+const SENT_USEC: u64 = 20_000_000;
+/// A server that has ended is known for this long where it had flows: they go to the one that binds its port next.
+const SERVED_USEC: u64 = 600_000_000;
+/// For this long after a datagram was reported, others of the same process to the same end are not (`bpf/udp.h`: 10 s).
+const REPEAT_NSEC: u64 = 11_000_000_000;
+
+/// The sockets of the network namespace whose flows are tracked.
+#[derive(Debug, Default)]
+pub(crate) struct Sockets {
+    claims: HashMap<Key, Claims, RandomState>,
+    /// The UDP sockets that have claims, by cookie: their end is reported by cookie alone.
+    udp: HashMap<u64, UdpSocket, RandomState>,
+    /// The directions of which claims are forgotten at a time, soonest first, by how long claims are kept. A direction
+    /// stands there once.
+    ending: [VecDeque<(u64, Key)>; 3],
+    /// The addresses of this namespace; `None` while they are not known.
+    addresses: Option<HashSet<IpAddr>>,
+    /// Connections and datagrams whose flow is not known yet.
+    pending: u64,
+    /// Ends of flows may have been lost until here.
+    floor: u64,
+    /// Sockets may be unknown that were there before.
+    doubt: u64,
+    /// Up to this time sockets may still be reported.
+    held_back: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct UdpSocket {
+    /// Where its end is to be noted: at its port, or where it was when it was found open.
+    bound: Option<Key>,
+    released: u64,
+    claims: u32,
+}
+
+/// What the report of a socket may mean for flows that are there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Touched {
+    /// Packets pass in this direction.
+    Direction(Tuple),
+    /// UDP: the server at this port is another one.
+    Port(u16),
+}
+
+/// The end of the flow at which a socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Initiator,
+    Responder,
+}
+
+/// Who sends in a direction by now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Current {
+    pub(crate) owner: OwnerNumber,
+    /// It has sent; else it waits for packets.
+    pub(crate) sent: bool,
+}
+
+impl Sockets {
+    /// Sockets of which none is known that was there before `doubt`.
+    pub(crate) fn new(doubt: u64) -> Self {
+        Self { doubt, ..Self::default() }
+    }
+
+    /// Notes what an event tells of its socket, whose owner is `owner`, at `now` (CLOCK_BOOTTIME microseconds).
+    pub(crate) fn apply(
+        &mut self,
+        event: &Event,
+        owner: OwnerNumber,
+        now: u64,
+        counters: &mut Counters,
+    ) -> Option<Touched> {
+        let (at, is_tcp) = (event.monotonic_ns, event.protocol == TCP);
+        let sent = direction(event.protocol, event.local, event.remote);
+        let key = Key::new(&sent);
+        let claim = Claim {
+            cookie: event.cookie,
+            owner,
+            process: event.process.as_ref().map(Identity::from).unwrap_or_default(),
+            since: at,
+            sure: at,
+            until: u64::MAX,
+            forget: u64::MAX,
+            pending: true,
+            used: false,
+        };
+        match event.kind {
+            // A listener has no flow of its own, and neither has a connection without another end.
+            Kind::Listen => None,
+            Kind::Release if is_tcp => None,
+            _ if is_tcp && event.remote.port() == 0 => None,
+            Kind::Syn => {
+                self.put(key, Claim { sure: u64::MAX, ..claim }, event.kind, now, counters);
+                None
+            }
+            Kind::Connect | Kind::Incoming | Kind::Accept => {
+                self.put(key, claim, event.kind, now, counters);
+                Some(Touched::Direction(sent))
+            }
+            // Seen by somebody who looked just then.
+            Kind::Send if is_tcp => {
+                let claim = Claim { until: at, forget: now + SENT_USEC, ..claim };
+                self.put(key, claim, event.kind, now, counters);
+                Some(Touched::Direction(sent))
+            }
+            Kind::Send => {
+                let until = at.saturating_add(REPEAT_NSEC);
+                let claim = Claim { until, forget: now + SENT_USEC, ..claim };
+                self.put_udp(key, claim, None, now, counters);
+                Some(Touched::Direction(sent))
+            }
+            Kind::Bind => {
+                // Another process than the one that binds may read: it is known when it answers.
+                let owner = owner.with(Confidence::Inherited);
+                self.put_udp(key, Claim { owner, pending: false, ..claim }, Some(key), now, counters);
+                self.has_changed_hands(&sent).then_some(Touched::Port(event.local.port()))
+            }
+            Kind::Snapshot => {
+                self.put_open(key, Claim { since: 0, pending: false, ..claim }, event, now, counters);
+                None
+            }
+            Kind::ConnectFailed { .. } | Kind::Close { .. } => {
+                let claim = Claim { since: 0, until: at, forget: now + ENDED_USEC, ..claim };
+                self.close(key, claim, now, counters).then_some(Touched::Direction(sent))
+            }
+            Kind::Release => self.release(event.cookie, at, now),
+        }
+    }
+
+    /// Adds a claim of a TCP socket, or what is new of one.
+    fn put(&mut self, key: Key, claim: Claim, kind: Kind, now: u64, counters: &mut Counters) {
+        // A socket can connect anew after its connection has ended.
+        let is_it = |known: &Claim| kind != Kind::Syn || known.until == u64::MAX;
+        self.put_or(key, claim, counters, is_it, |known| {
+            // What is reported of a socket later is reported of the one that has it by then, or of a surer one.
+            let surer = match (known.owner.get(), claim.owner.get()) {
+                (Some((_, known)), Some((_, offered))) => offered <= known,
+                (known, _) => kind == Kind::Accept || known.is_none(),
+            };
+            if surer {
+                (known.owner, known.process) = (claim.owner, claim.process);
+            }
+            known.sure = known.sure.min(claim.sure);
+            (known.until, known.forget) = (claim.until, claim.forget);
+        });
+        self.note_ending(key, claim.forget, now);
+    }
+
+    /// Adds a claim of a process to a UDP socket, or makes it last.
+    fn put_udp(&mut self, key: Key, claim: Claim, bound: Option<Key>, now: u64, counters: &mut Counters) {
+        let is_it = |known: &Claim| known.process == claim.process;
+        let is_new = self.put_or(key, claim, counters, is_it, |known| {
+            known.owner = claim.owner;
+            (known.sure, known.until, known.forget) = (claim.sure, claim.until, claim.forget);
+        });
+        if is_new {
+            let socket = self.udp.entry(claim.cookie);
+            let socket = socket.or_insert(UdpSocket { bound, released: u64::MAX, claims: 0 });
+            socket.claims += 1;
+            socket.bound = socket.bound.or(bound);
+        }
+        self.note_ending(key, claim.forget, now);
+    }
+
+    /// Adds a socket that was open before: what is known by events is newer.
+    fn put_open(&mut self, key: Key, claim: Claim, event: &Event, now: u64, counters: &mut Counters) {
+        let is_tcp = event.protocol == TCP;
+        if let Some(claims) = self.claims.get(&key) {
+            let is_newer = |known: &Claim| {
+                let by_event = known.owner.get().is_none_or(|(_, sure)| sure != Confidence::Snapshot);
+                by_event && (is_tcp || known.cookie == claim.cookie)
+            };
+            if claims.iter().any(is_newer) {
+                return;
+            }
+        }
+        if is_tcp {
+            // Several processes can have a connection.
+            self.put_or(key, claim, counters, |known| known.process == claim.process, |_| {});
+        } else {
+            self.put_udp(key, claim, Some(key), now, counters);
+        }
+    }
+
+    /// Adds a claim, unless one of its socket is there that `is_it` and `known` is called for; true when it was added.
+    fn put_or(
+        &mut self,
+        key: Key,
+        claim: Claim,
+        counters: &mut Counters,
+        is_it: impl Fn(&Claim) -> bool,
+        known: impl FnOnce(&mut Claim),
+    ) -> bool {
+        let room = self.claims.len() < MAXIMUM;
+        let dropped = match self.claims.get_mut(&key) {
+            Some(claims) => {
+                if let Some(claim) = claims.of(claim.cookie, is_it) {
+                    known(claim);
+                    return false;
+                }
+                if claim.since > 0 {
+                    claims.push(claim)
+                } else if claims.push_oldest(claim) {
+                    None
+                } else {
+                    counters.owners_unmatched_sockets += u64::from(claim.pending);
+                    return false;
+                }
+            }
+            None if room => {
+                self.claims.insert(key, Claims::new(claim));
+                None
+            }
+            None => {
+                counters.owners_refused += 1;
+                return false;
+            }
+        };
+        self.pending += u64::from(claim.pending);
+        if let Some(dropped) = dropped {
+            counters.owners_unmatched_sockets += u64::from(dropped.pending);
+            self.pending -= u64::from(dropped.pending);
+            forget_udp(&mut self.udp, dropped.cookie);
+        }
+        true
+    }
+
+    /// A connection has ended. True where it was not known: then this is the first that is known of it.
+    fn close(&mut self, key: Key, claim: Claim, now: u64, counters: &mut Counters) -> bool {
+        let is_new = self.put_or(
+            key,
+            claim,
+            counters,
+            |_| true,
+            |known| {
+                known.sure = known.sure.min(claim.sure);
+                (known.until, known.forget) = (claim.until, claim.forget);
+            },
+        );
+        self.note_ending(key, claim.forget, now);
+        is_new
+    }
+
+    /// Whether somebody else has had flows at the place where a server waits now.
+    fn has_changed_hands(&self, bound: &Tuple) -> bool {
+        let Layer4::Ports { src: port, .. } = bound.layer4 else { return false };
+        let places = [bound.src, unspecified(bound.src), Ipv6Addr::UNSPECIFIED.into()];
+        places.into_iter().any(|ip| {
+            let place = key(UDP, SocketAddr::new(ip, port), SocketAddr::new(unspecified(ip), 0));
+            let gone = |claim: &Claim| claim.used && claim.until != u64::MAX;
+            self.claims.get(&place).is_some_and(|claims| claims.iter().any(gone))
+        })
+    }
+
+    /// Sockets that were there before `at` (CLOCK_MONOTONIC nanoseconds) may be reported later.
+    pub(crate) fn note_held_back(&mut self, at: u64) {
+        self.held_back = at;
+    }
+
+    /// Whether all sockets are known that were there within `window`.
+    pub(crate) fn knows_all(&self, window: Window) -> bool {
+        self.knows_since(window.from) && !self.is_held_back(window)
+    }
+
+    /// Whether all sockets that were there since a time are known, or will be reported.
+    pub(crate) fn knows_since(&self, from: u64) -> bool {
+        from >= self.doubt
+    }
+
+    /// Whether sockets that were there within `window` may still be reported.
+    pub(crate) fn is_held_back(&self, window: Window) -> bool {
+        window.to == self.held_back
+    }
+
+    /// Events of flows were lost until `now` (CLOCK_MONOTONIC nanoseconds).
+    pub(crate) fn note_lost_flows(&mut self, now: u64) {
+        self.floor = now;
+    }
+
+    /// A flow of this direction has ended within the window; `is_young` where it may have begun within it, too.
+    pub(crate) fn flow_ended(&mut self, direction: &Tuple, window: Window, is_young: bool) {
+        if let Some(place) = Place::of(direction) {
+            for key in [Some(place.exact()), place.sent_without_address()].into_iter().flatten() {
+                if let Some(claims) = self.claims.get_mut(&key) {
+                    claims.flow_ended(window, is_young);
+                }
+            }
+        }
+    }
+
+    /// Whether an address is known to be one of this namespace.
+    pub(crate) fn is_ours(&self, address: IpAddr) -> bool {
+        address.is_loopback() || self.addresses.as_ref().is_some_and(|addresses| addresses.contains(&address))
+    }
+
+    /// Notes the addresses of this namespace; true when they were not known to be these.
+    pub(crate) fn set_addresses(&mut self, addresses: HashSet<IpAddr>) -> bool {
+        let addresses = Some(addresses);
+        let changed = self.addresses != addresses;
+        self.addresses = addresses;
+        changed
+    }
+
+    /// Connections and datagrams whose flow has not been seen yet.
+    pub(crate) fn pending(&self) -> u64 {
+        self.pending
+    }
+
+    /// Who owns a socket.
+    pub(crate) fn owners(&self) -> impl Iterator<Item = OwnerNumber> + '_ {
+        self.claims.values().flat_map(Claims::iter).map(|claim| claim.owner)
+    }
+}

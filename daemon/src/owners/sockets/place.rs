@@ -1,0 +1,51 @@
+//! The ends of a socket, as directions and keys.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ctnetlink::{Layer4, Tuple};
+
+use crate::flow::Key;
+use crate::owners::{TCP, UDP, unspecified};
+
+/// The ends of a direction, seen from the socket that sends.
+pub(super) struct Place {
+    pub(super) protocol: u8,
+    pub(super) local: SocketAddr,
+    pub(super) remote: SocketAddr,
+}
+
+impl Place {
+    /// `None` of a protocol whose sockets are not known.
+    pub(super) fn of(direction: &Tuple) -> Option<Self> {
+        let Layer4::Ports { src, dst } = direction.layer4 else { return None };
+        matches!(direction.protocol, TCP | UDP).then(|| Self {
+            protocol: direction.protocol,
+            local: SocketAddr::new(direction.src, src),
+            remote: SocketAddr::new(direction.dst, dst),
+        })
+    }
+
+    pub(super) fn exact(&self) -> Key {
+        key(self.protocol, self.local, self.remote)
+    }
+
+    pub(super) fn sent_without_address(&self) -> Option<Key> {
+        let any = SocketAddr::new(unspecified(self.remote.ip()), self.local.port());
+        (self.protocol == UDP).then(|| key(UDP, any, self.remote))
+    }
+}
+
+/// The direction from one end to another.
+pub(crate) fn direction(protocol: u8, from: SocketAddr, to: SocketAddr) -> Tuple {
+    let src = match (from.ip(), to.ip()) {
+        // A socket of both families that speaks IPv4.
+        (IpAddr::V6(from), to @ IpAddr::V4(_)) if from.is_unspecified() => unspecified(to),
+        (from, _) => from,
+    };
+    let layer4 = Layer4::Ports { src: from.port(), dst: to.port() };
+    Tuple { src, dst: to.ip(), protocol, layer4, zone: 0 }
+}
+
+pub(super) fn key(protocol: u8, local: SocketAddr, remote: SocketAddr) -> Key {
+    Key::new(&direction(protocol, local, remote))
+}

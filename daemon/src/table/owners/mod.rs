@@ -1,0 +1,204 @@
+//! The rules by which sockets give flows their owners.
+//!
+//! A socket sends packets from its own end to the other: that is the original direction of a flow that it opened,
+//! and the reply direction of one that it accepted, whatever is translated on the way. Two moments give an owner:
+//!
+//! - When a flow's event is applied, the socket whose time meets the bounds within which the kernel sent the event
+//!   ([`Window`](crate::owners::Window)), if there is only one.
+//! - When all events have been applied that the kernel sent until a time, what sockets reported until then is true of
+//!   the flows that are there: who sends in a direction by now takes the place of who did ([`Table::settle`]).
+
+mod directions;
+mod settle;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use ctnetlink::Tuple;
+use flowbus_attribution::{Event, Process};
+use flowbus_interfaces::TimeSource;
+
+use super::Table;
+use crate::clock::Now;
+use crate::flow::{Owners, ProcessNumber, ProcessText, Snapshot};
+use crate::owners::{Attribution, Begin, Role};
+use directions::Direction;
+pub(super) use directions::OtherTuples;
+
+impl Table {
+    /// Gives flows their owners from here on.
+    pub(crate) fn attribute(&mut self, attribution: Attribution) {
+        self.attribution = Some(attribution);
+        self.other_tuples = OtherTuples::default();
+        let slots: Vec<u32> = self.order.all().collect();
+        for slot in slots {
+            let flow = self.snapshot(slot);
+            self.note_other_tuples(slot, &flow);
+        }
+    }
+
+    /// What is known of sockets, while flows are given owners.
+    pub(crate) fn attribution(&self) -> Option<&Attribution> {
+        self.attribution.as_ref()
+    }
+
+    /// The same, to be told more.
+    pub(crate) fn attribution_mut(&mut self) -> Option<&mut Attribution> {
+        self.attribution.as_mut()
+    }
+
+    /// Notes what an event tells of a socket. What it means for flows that are there is settled later.
+    pub(super) fn apply_socket(&mut self, event: &Event, now: Now) {
+        if self.processes.are_many(&self.state, now.boottime_usec) {
+            self.free_processes(now);
+        }
+        let Self { attribution, processes, state, .. } = self;
+        let Some(attribution) = attribution else { return };
+        // The same ends in another namespace are another socket.
+        if event.network_namespace != attribution.network_namespace {
+            return;
+        }
+        let owner = attribution.owner(processes, state, event.process.as_ref());
+        let Attribution { sockets, begins, window, .. } = attribution;
+        let counters = &mut state.header.counters;
+        sockets.expire(now.boottime_usec, begins.useful_from(*window), counters);
+        if let Some(touched) = sockets.apply(event, owner, now.boottime_usec, counters) {
+            attribution.touch(event.monotonic_ns, touched);
+        }
+    }
+
+    /// Whether a socket is one of the network namespace whose flows these are.
+    pub(crate) fn is_ours(&self, event: &Event) -> bool {
+        let ours = self.attribution.as_ref().map(|attribution| attribution.network_namespace);
+        ours == Some(event.network_namespace)
+    }
+
+    /// A process in words, wherever it is.
+    pub(crate) fn process_text(&mut self, process: &Process) -> Option<Arc<ProcessText>> {
+        let Self { attribution, processes, state, .. } = self;
+        let owner = attribution.as_mut()?.owner(processes, state, Some(process));
+        Some(processes.texts().owner(owner)?.0)
+    }
+
+    /// The directions of a flow that begin at an address of this machine and have no owner.
+    pub(crate) fn unowned(&self, flow: &Snapshot) -> impl Iterator<Item = Tuple> + use<> {
+        let Owners { initiator, responder } = flow.owners;
+        let directions = [(initiator, flow.original()), (responder, flow.reply())];
+        let is_ours = |direction: &Tuple| {
+            self.attribution.as_ref().is_some_and(|attribution| attribution.sockets.is_ours(direction.src))
+        };
+        let wanted = directions
+            .map(|(owner, direction)| (owner.is_none() && is_ours(&direction)).then_some(direction));
+        wanted.into_iter().flatten()
+    }
+
+    /// The owners of the sockets at the ends of a flow whose event is being applied.
+    fn owners_of(&mut self, flow: &Snapshot) -> Owners {
+        let Some(Attribution { sockets, window, .. }) = &mut self.attribution else {
+            return Owners::default();
+        };
+        Owners {
+            initiator: sockets.beginner(&flow.original(), Role::Initiator, *window),
+            responder: sockets.beginner(&flow.reply(), Role::Responder, *window),
+        }
+    }
+
+    /// Gives a flow its owners that is about to be added to the table.
+    pub(super) fn attribute_new(&mut self, slot: u32, flow: &mut Snapshot) {
+        if self.attribution.is_some() {
+            self.note_other_tuples(slot, flow);
+            flow.owners = self.owners_of(flow);
+            flow.record.set_owned(!flow.owners.is_empty());
+            if flow.record.is_owned() {
+                self.state.put_owners(slot, flow.owners);
+            }
+            self.note_begin(slot, flow);
+        }
+    }
+
+    /// Notes when a flow began, where that is known and so are all sockets that it can belong to.
+    fn note_begin(&mut self, slot: u32, flow: &Snapshot) {
+        let Some(Attribution { begins, sockets, window, .. }) = &mut self.attribution else { return };
+        let is_known = flow.record.start_source() != TimeSource::Observed && sockets.knows_since(window.from);
+        let before = Direction::BOTH.map(|direction| sockets.ended_within(&direction.of(flow), *window));
+        let before = before.into_iter().max().flatten();
+        let begin = Begin { from: window.from, before: before.unwrap_or_default() };
+        begins.note(slot, begin, is_known);
+        if is_known && before.is_some() {
+            begins.add_reused(slot, flow.record.id, begin, *window);
+        }
+    }
+
+    /// Looks once more for what a flow lacks whose event is being applied; true when something was found.
+    pub(super) fn attribute_again(&mut self, slot: u32) -> bool {
+        if self.attribution.is_none() {
+            return false;
+        }
+        let flow = self.snapshot(slot);
+        let mut owners = flow.owners;
+        let improved = !owners.is_complete() && owners.fill(self.owners_of(&flow));
+        if improved {
+            self.put_owners(slot, owners);
+        }
+        improved
+    }
+
+    /// Notes that a flow has ended, whose event is being applied. Where it ended before all events were applied that came
+    /// meanwhile, its owners are looked for once more.
+    pub(super) fn attribute_ended(&mut self, slot: u32, flow: &mut Snapshot) {
+        let Some(attribution) = &self.attribution else { return };
+        let Attribution { begins, window, .. } = attribution;
+        if let Some(begin) = begins.remembered(slot, *window) {
+            flow.owners = self.finished_owners(flow, begin, window.to);
+        }
+        let is_young = !begins.is_before(slot, window.from);
+        self.note_end(flow, is_young);
+    }
+
+    /// Notes that a flow has ended, whose event is being applied; `is_young` where it may have begun within the window.
+    pub(super) fn note_end(&mut self, flow: &Snapshot, is_young: bool) {
+        if let Some(Attribution { sockets, window, .. }) = &mut self.attribution {
+            sockets.flow_ended(&flow.original(), *window, is_young);
+            sockets.flow_ended(&flow.reply(), *window, is_young);
+            self.state.header.counters.owners_unmatched_flows += u64::from(flow.owners.is_empty());
+        }
+    }
+
+    /// The owners of a flow that began as `begin` says; surer ones than it has where it was finished by `to`.
+    fn finished_owners(&self, flow: &Snapshot, begin: Begin, to: u64) -> Owners {
+        let mut owners = flow.owners;
+        let Some(attribution) = self.attribution.as_ref().filter(|_| flow.record.is_finished()) else {
+            return owners;
+        };
+        for direction in Direction::BOTH {
+            let owner = direction.owner(&mut owners);
+            let offered = attribution.sockets.finished(&direction.of(flow), begin, to);
+            let [known_sure, offered_sure] = [*owner, offered].map(|owner| owner.get().map(|(_, sure)| sure));
+            if offered_sure.is_some() && (known_sure.is_none() || offered_sure < known_sure) {
+                *owner = offered;
+            }
+        }
+        owners
+    }
+
+    fn put_owners(&mut self, slot: u32, owners: Owners) {
+        if owners.is_empty() {
+            return;
+        }
+        self.state.put_owners(slot, owners);
+        let mut record = *self.state.record(slot);
+        record.set_owned(true);
+        self.state.put_record(slot, &record);
+    }
+
+    fn free_processes(&mut self, now: Now) {
+        let active = self.order.all().map(|slot| self.snapshot(slot).owners);
+        let closed = super::closed::before(&self.state, u64::MAX).map(|flow| flow.owners);
+        let sockets = self.attribution.iter().flat_map(|attribution| attribution.sockets.owners());
+        let owners = active.chain(closed).flat_map(|owners| [owners.initiator, owners.responder]);
+        let used: Vec<ProcessNumber> =
+            owners.chain(sockets).filter_map(|owner| Some(owner.get()?.0)).collect();
+        self.processes.free_unused(&self.state, now.boottime_usec, used.into_iter());
+    }
+}

@@ -1,0 +1,150 @@
+//! What sockets reported, for the flows that are there.
+
+use ctnetlink::Tuple;
+use flowbus_attribution::Confidence;
+
+use super::directions::Direction;
+use crate::change::Change;
+use crate::clock::Now;
+use crate::flow::OwnerNumber;
+use crate::owners::{Attribution, Current, Reused, Touched, UDP};
+use crate::table::Table;
+use crate::table::ports::PortSet;
+
+impl Table {
+    /// Notes that all events have been applied that the kernel sent until a time, and gives the flows that are there
+    /// the owners that sockets reported until then.
+    pub(crate) fn settle(&mut self, applied: u64, changes: &mut Vec<Change>) {
+        let Some(attribution) = &mut self.attribution else { return };
+        attribution.window.from = applied;
+        if attribution.sockets.is_held_back(attribution.window) {
+            return;
+        }
+        self.settle_reused(changes);
+        let Some(attribution) = &mut self.attribution else { return };
+        if let Some(until) = attribution.look_at_all {
+            if until <= applied {
+                attribution.look_at_all = None;
+            }
+            attribution.unsettled.retain(|(at, _)| *at > applied);
+            attribution.look_from = None;
+            return self.settle_from(0, applied, changes);
+        }
+        let mut unsettled = std::mem::take(&mut attribution.unsettled);
+        if let Some(first) = attribution.look_from.take() {
+            self.settle_from(first, applied, changes);
+        }
+        let mut ports = PortSet::default();
+        unsettled.retain(|(at, touched)| {
+            if *at > applied {
+                return true;
+            }
+            match touched {
+                Touched::Direction(sent) => self.settle_direction(sent, applied, changes),
+                Touched::Port(port) => ports.insert(*port),
+            }
+            false
+        });
+        if let Some(attribution) = &mut self.attribution {
+            attribution.unsettled = unsettled;
+        }
+        if !ports.is_empty() {
+            self.settle_ports(&ports, applied, changes);
+        }
+    }
+
+    /// Whether reports of sockets wait for [`Table::settle`].
+    pub(crate) fn is_unsettled(&self) -> bool {
+        self.attribution.as_ref().is_some_and(Attribution::is_unsettled)
+    }
+
+    /// Gives flows their owners before which another one with the same ends ended in the same window, where one process had
+    /// all sockets that can be meant: as soon as they are finished, so that no socket of theirs will be reported
+    /// any more.
+    fn settle_reused(&mut self, changes: &mut Vec<Change>) {
+        let Some(Attribution { begins, window, .. }) = &mut self.attribution else { return };
+        // The ring was read up to here before these events were applied.
+        let to = window.to;
+        let mut reused = begins.take_reused(to);
+        reused.retain(|Reused { slot, id, begin, .. }| {
+            if self.state.record(*slot).id != *id {
+                return false; // It has ended.
+            }
+            let flow = self.snapshot(*slot);
+            let owners = self.finished_owners(&flow, *begin, to);
+            if owners != flow.owners {
+                self.put_owners(*slot, owners);
+                self.push_update(*slot, flow.changeable(), changes);
+                self.commit();
+            }
+            !flow.record.is_finished()
+        });
+        if let Some(Attribution { begins, .. }) = &mut self.attribution {
+            begins.put_reused(reused);
+        }
+    }
+
+    /// Settles the flows with this id or a larger one.
+    fn settle_from(&mut self, first: u64, applied: u64, changes: &mut Vec<Change>) {
+        let slots: Vec<u32> = self.order.from(first, |slot| self.state.record(slot).id).collect();
+        for slot in slots {
+            for direction in Direction::BOTH {
+                self.settle_flow(slot, direction, applied, changes);
+            }
+        }
+    }
+
+    /// Settles the replies of UDP flows at these ports, in one pass over the table however many ports there are.
+    fn settle_ports(&mut self, ports: &PortSet, applied: u64, changes: &mut Vec<Change>) {
+        let is_touched = |slot: &u32| {
+            self.state.record(*slot).key.protocol() == UDP
+                && self.has_port_that(*slot, |port| ports.contains(port))
+        };
+        let slots: Vec<u32> = self.order.all().filter(is_touched).collect();
+        for slot in slots {
+            self.settle_flow(slot, Direction::Reply, applied, changes);
+        }
+    }
+
+    fn settle_direction(&mut self, sent: &Tuple, applied: u64, changes: &mut Vec<Change>) {
+        let Some(attribution) = &self.attribution else { return };
+        for sent in attribution.sockets.directions(sent) {
+            for (slot, direction) in self.flows_with(&sent) {
+                self.settle_flow(slot, direction, applied, changes);
+            }
+        }
+    }
+
+    /// Gives a flow that is there the process that sends in a direction of it by now.
+    fn settle_flow(&mut self, slot: u32, direction: Direction, applied: u64, changes: &mut Vec<Change>) {
+        let flow = self.snapshot(slot);
+        let sent = direction.of(&flow);
+        let Some(attribution) = &mut self.attribution else { return };
+        let Some(current) = attribution.sockets.current(&sent, direction.role(), applied) else { return };
+        let mut owners = flow.owners;
+        let owner = direction.owner(&mut owners);
+        if self.gives_way(*owner, current, &sent) {
+            *owner = current.owner;
+            self.put_owners(slot, owners);
+            self.change_usec = Now::read().realtime_usec;
+            self.push_update(slot, flow.changeable(), changes);
+            self.commit();
+        }
+    }
+
+    /// Whether an owner gives way to another: to one that sends now, and to one that waits for packets where the owner's
+    /// socket has ended; of the same process to what is surer, and to the knowledge that it is not alone.
+    fn gives_way(&self, owner: OwnerNumber, current: Current, sent: &Tuple) -> bool {
+        let Some((offered, confidence)) = current.owner.get() else { return false };
+        let Some((known, known_confidence)) = owner.get() else { return true };
+        let [known, offered] = [known, offered].map(|process| self.processes.pid(&self.state, process));
+        if known == offered {
+            let is_shared = confidence == Confidence::Shared && known_confidence != Confidence::Shared;
+            return confidence < known_confidence || is_shared && current.sent;
+        }
+        let has_ended = |pid| {
+            self.attribution.as_ref().is_some_and(|attribution| attribution.sockets.has_ended(sent, pid))
+        };
+        current.sent || known.is_some_and(has_ended)
+    }
+}

@@ -1,0 +1,129 @@
+//! Ends that are used again before it is known who has them.
+
+use super::*;
+
+#[test]
+fn where_two_processes_had_the_ends_meanwhile_nobody_owns_the_flow_until_it_is_known_who_has_it() {
+    let mut world = World::new();
+    let flow = plain(TCP, CLIENT, SERVER);
+    let [first, second] = [process(7, "first"), process(8, "second")];
+    // All of it is read before the events of the two flows.
+    for kind in [Kind::Syn, Kind::Connect, CLOSED] {
+        world.report(&socket(kind, TCP, CLIENT, SERVER, first));
+    }
+    world.report(&socket(Kind::Syn, TCP, CLIENT, SERVER, second));
+    world.born(&flow);
+    assert_eq!(world.owners(), [None, None]);
+    world.apply(EventKind::Destroy, &flow);
+    world.born(&flow);
+    assert_eq!(world.owners(), [None, None]);
+    world.settle();
+    assert_eq!(
+        world.owners(),
+        [None, None],
+        "the second has asked for a connection, and this may be the first's"
+    );
+    world.report(&socket(Kind::Connect, TCP, CLIENT, SERVER, second));
+    world.report(&socket(Kind::Accept, TCP, SERVER, CLIENT, process(9, "server")));
+    assert_eq!(world.owners(), [None, None], "events may say that the flow has ended since");
+    world.settle();
+    assert_eq!(world.owners(), [Some(8), Some(9)]);
+    let closed = world.table.flow(1, world.now).unwrap();
+    assert_eq!(world.owners_of(&closed), [None, None]);
+}
+
+#[test]
+fn what_passed_in_a_flow_that_has_ended_gives_the_next_one_no_owner() {
+    let mut world = World::new();
+    let flow = plain(TCP, CLIENT, SERVER);
+    world.born(&flow);
+    world.report(&socket(Kind::Connect, TCP, CLIENT, SERVER, process(7, "first")));
+    world.report(&socket(Kind::Accept, TCP, SERVER, CLIENT, process(8, "server")));
+    world.report(&socket(CLOSED, TCP, CLIENT, SERVER, process(7, "first")));
+    world.report(&socket(CLOSED, TCP, SERVER, CLIENT, process(8, "server")));
+    world.apply(EventKind::Destroy, &flow);
+    world.born(&flow);
+    world.settle();
+    assert_eq!(world.owners(), [None, None]);
+}
+
+/// A connection from end to end, as the programs report it; the sockets have these cookies.
+fn connection(world: &mut World, [client, server]: [Process; 2], cookies: [u64; 2]) {
+    let client = |kind| Event { cookie: cookies[0], ..socket(kind, TCP, CLIENT, SERVER, client) };
+    let server = |kind| Event { cookie: cookies[1], ..socket(kind, TCP, SERVER, CLIENT, server) };
+    for event in [client(Kind::Syn), client(Kind::Connect), server(Kind::Accept)] {
+        world.report(&event);
+    }
+    for event in [server(CLOSED), client(CLOSED)] {
+        world.report(&event);
+    }
+}
+
+/// The same flow twice, all events of which are read after all reports of sockets, which gives these owners to the flow
+/// that has ended and to the one that is there.
+fn owners_of_reused_ends(connections: &[[u32; 2]], state: u8) -> [[Option<u32>; 2]; 2] {
+    let mut world = World::new();
+    world.tick();
+    world.settle();
+    for (number, pids) in (1..).zip(connections) {
+        connection(&mut world, pids.map(|pid| process(pid, "any")), [10 * number, 10 * number + 1]);
+    }
+    let flow = plain(TCP, CLIENT, SERVER);
+    let finished = Flow {
+        status: Some(Status::SEEN_REPLY | Status::ASSURED),
+        protocol_info: Some(ProtocolInfo::Tcp(TcpInfo {
+            state,
+            wscale_original: None,
+            wscale_reply: None,
+            flags_original: None,
+            flags_reply: None,
+        })),
+        ..flow.clone()
+    };
+    for kind in [EventKind::New, EventKind::Update, EventKind::Destroy, EventKind::New, EventKind::Update] {
+        world.apply(kind, if kind == EventKind::Update { &finished } else { &flow });
+    }
+    world.settle();
+    let ended = world.table.flow(1, world.now).unwrap();
+    [world.owners_of(&ended), world.owners()]
+}
+
+#[test]
+fn where_one_process_had_all_sockets_of_ends_that_were_used_again_it_owns_the_flows() {
+    const TIME_WAIT: u8 = 7;
+    const ESTABLISHED: u8 = 3;
+    let both = [Some(7), Some(8)];
+    assert_eq!(owners_of_reused_ends(&[[7, 8], [7, 8]], TIME_WAIT), [both, both]);
+    // An end that one process had, beside one that two had.
+    let [ended, active] = owners_of_reused_ends(&[[7, 8], [7, 9]], TIME_WAIT);
+    assert_eq!([ended, active], [[Some(7), None]; 2]);
+    assert_eq!(owners_of_reused_ends(&[[7, 8], [9, 10]], TIME_WAIT), [[None, None]; 2]);
+    // The second flow is of a socket that was not reported.
+    assert_eq!(owners_of_reused_ends(&[[7, 8]], TIME_WAIT)[1], [None, None]);
+    // The server's second socket may be reported later, and be of another process.
+    assert_eq!(owners_of_reused_ends(&[[7, 8], [7, 8]], ESTABLISHED)[1], [Some(7), None]);
+}
+
+#[test]
+fn where_reports_of_sockets_were_lost_only_what_is_reported_since_gives_owners() {
+    let mut world = World::new();
+    world.report(&socket(Kind::Syn, TCP, CLIENT, SERVER, process(7, "known")));
+    let (at, now) = (world.tick(), world.now.boottime_usec);
+    world.table.attribution_mut().unwrap().sockets.note_loss(at, now);
+    world.born(&plain(TCP, CLIENT, SERVER));
+    world.settle();
+    assert_eq!(world.owners(), [None, None], "another one may have had the ends since");
+    world.tell(&socket(Kind::Connect, TCP, CLIENT, SERVER, process(8, "new")));
+    assert_eq!(world.owners(), [Some(8), None]);
+}
+
+#[test]
+fn a_connection_that_nobody_accepted_but_the_kernel_has_no_responder() {
+    let mut world = World::new();
+    world.born(&plain(TCP, CLIENT, SERVER));
+    let parent = Process { confidence: Confidence::Inherited, ..process(8, "rpc.nfsd") };
+    world.report(&Event { cookie: 5, ..socket(Kind::Incoming, TCP, SERVER, CLIENT, parent) });
+    let accept = socket(Kind::Accept, TCP, SERVER, CLIENT, parent);
+    world.tell(&Event { cookie: 5, process: None, ..accept });
+    assert_eq!(world.owners(), [None, None]);
+}
