@@ -2,86 +2,26 @@
 //! it is for. zbus answers Introspect, GetAll and Ping by itself, so nothing behind it could.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::io;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flowbus_interfaces::Error;
-use rustix::fd::{BorrowedFd, OwnedFd};
 use tokio::net::UnixStream;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::time::Instant;
-use zbus::connection::socket::{ReadHalf, WriteHalf};
 use zbus::message::{Flags, Header, Type};
 use zbus::{DBusError, Message};
 
-use crate::budget::Budget;
-use crate::calls::{Calls, Excess, Limits};
+use crate::calls::Excess;
+use crate::guard::{Accounts, Guard};
 use crate::head::{Head, check_message, error_reply};
-use crate::read::GuardedRead;
-use crate::transport::{STUCK, Writer, hang_up};
+use crate::transport::{STUCK, hang_up};
 
 /// The bus itself, as a sender and as a destination.
 const BUS: &str = "org.freedesktop.DBus";
 /// How many senders' users are remembered.
 const USERS: usize = 1_024;
-/// Messages of the gate's own that wait to be written; then it receives no more. They are small, and whoever comes behind a flood of
-/// calls waits until those have been received.
-const OUTGOING: usize = 8_192;
-
-/// What all connections of a process have in common: the calls in flight, and what users have been sent.
-#[derive(Debug)]
-pub struct Guard {
-    descriptor: bool,
-    accounts: Mutex<Accounts>,
-    links: AtomicU64,
-    refused: AtomicU64,
-}
-
-#[derive(Debug)]
-struct Accounts {
-    calls: Calls,
-    budget: Budget,
-}
-
-impl Guard {
-    /// Nothing is in flight.
-    #[must_use]
-    pub fn new(limits: Limits) -> Self {
-        Self {
-            descriptor: limits.descriptor,
-            accounts: Mutex::new(Accounts { calls: Calls::new(limits), budget: Budget::default() }),
-            links: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
-        }
-    }
-
-    /// How many calls were refused.
-    pub fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
-    }
-
-    /// Counts one more that was refused.
-    pub fn count_refused(&self) {
-        self.refused.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Whether no call is in flight.
-    pub fn is_idle(&self) -> bool {
-        self.accounts().calls.is_empty()
-    }
-
-    fn accounts(&self) -> MutexGuard<'_, Accounts> {
-        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Accounts {
-    fn check_budget(&self, user: u32) -> Result<(), Excess> {
-        if self.budget.is_spent(user, Instant::now()) { Err(Excess::Budget) } else { Ok(()) }
-    }
-}
 
 /// The state of a connection, shared by its two halves and by those who watch it.
 #[derive(Clone, Debug)]
@@ -123,16 +63,12 @@ struct Intake {
 }
 
 impl Gate {
-    /// A gate around a socket: its halves, and the messages that somebody has to send on the connection.
-    pub(crate) fn around(
-        stream: Arc<UnixStream>,
-        name: &'static str,
-        guard: Arc<Guard>,
-    ) -> (Self, GatedReader, GatedWriter, mpsc::Receiver<Message>) {
-        let link = guard.links.fetch_add(1, Ordering::Relaxed);
-        let gate = Self(Arc::new(Shared {
+    /// The gate of a new connection over this socket.
+    pub(crate) fn new(stream: Arc<UnixStream>, name: &'static str, guard: Arc<Guard>) -> Self {
+        let link = guard.next_link();
+        Self(Arc::new(Shared {
             name,
-            stream: Arc::clone(&stream),
+            stream,
             guard,
             link,
             intake: Mutex::default(),
@@ -140,12 +76,7 @@ impl Gate {
             name_lost: AtomicBool::new(false),
             hung_up: AtomicBool::new(false),
             changed: Notify::new(),
-        }));
-        let (sender, outgoing) = mpsc::channel(OUTGOING);
-        let reader = Box::new(GuardedRead::new(Arc::clone(&stream), gate.clone(), sender.clone()));
-        let reader = GatedReader { reader, gate: gate.clone(), outgoing: sender };
-        let writer = GatedWriter { writer: Writer(stream), gate: gate.clone() };
-        (gate, reader, writer, outgoing)
+        }))
     }
 
     /// The well-known name of the connection.
@@ -193,7 +124,7 @@ impl Gate {
 
     /// Whether a call may carry a descriptor.
     pub(crate) fn takes_descriptor(&self) -> bool {
-        self.0.guard.descriptor
+        self.0.guard.takes_descriptor()
     }
 
     fn intake(&self) -> MutexGuard<'_, Intake> {
@@ -234,13 +165,23 @@ impl Gate {
         begun.map_err(|excess| Error::LimitExceeded(excess.to_string()))
     }
 
+    /// The next call that may be answered.
+    pub(crate) fn next_ready(&self) -> Option<Message> {
+        self.intake().ready.pop_front()
+    }
+
+    /// Takes the errors and questions that are to be written.
+    pub(crate) fn take_outgoing(&self) -> VecDeque<Message> {
+        std::mem::take(&mut self.intake().outgoing)
+    }
+
     /// Sorts a received message: what it returns is for zbus, the rest is kept, answered or dropped here.
-    fn receive(&self, message: Message) -> Option<Message> {
+    pub(crate) fn receive(&self, message: Message) -> Option<Message> {
         let header = message.header();
         match header.message_type() {
             Type::MethodCall => {
                 self.receive_call(&message, &header);
-                return self.intake().ready.pop_front();
+                return self.next_ready();
             }
             Type::Signal if is_of_bus(&header) => {
                 let lost = header.member().is_some_and(|member| member == "NameLost")
@@ -334,7 +275,7 @@ impl Gate {
     }
 
     /// Whether a message is to be written, as all are but replies that nobody wants.
-    fn begin_write(&self, message: &Message) -> bool {
+    pub(crate) fn begin_write(&self, message: &Message) -> bool {
         let header = message.header();
         if let Some((caller, serial)) = replied_to(&header) {
             let mut accounts = self.accounts();
@@ -352,7 +293,7 @@ impl Gate {
     }
 
     /// Counts a message that was written; a reply ends its call.
-    fn count_written(&self, message: &Message) {
+    pub(crate) fn count_written(&self, message: &Message) {
         let bytes = message.data().len();
         self.0.written.fetch_add(bytes as u64, Ordering::Relaxed);
         if let Some((caller, serial)) = replied_to(&message.header()) {
@@ -368,7 +309,7 @@ impl Gate {
     }
 
     /// The connection has ended: nothing that came on it is answered any more, and nothing that was asked on it.
-    fn end(&self) {
+    pub(crate) fn end(&self) {
         *self.intake() = Intake::default();
         self.accounts().calls.end_all(self.0.link);
         self.0.changed.notify_waiters();
@@ -382,93 +323,4 @@ fn is_of_bus(header: &Header<'_>) -> bool {
 /// Whose call a reply answers, and its serial number.
 fn replied_to<'m>(header: &'m Header<'_>) -> Option<(&'m str, u32)> {
     Some((header.destination()?.as_str(), header.reply_serial()?.get()))
-}
-
-/// The half that receives, for zbus.
-#[derive(Debug)]
-pub(crate) struct GatedReader {
-    reader: Box<dyn ReadHalf>,
-    gate: Gate,
-    /// Ends with this half.
-    outgoing: mpsc::Sender<Message>,
-}
-
-/// The half that sends, for zbus.
-#[derive(Debug)]
-pub(crate) struct GatedWriter {
-    writer: Writer,
-    gate: Gate,
-}
-
-impl Drop for GatedReader {
-    fn drop(&mut self) {
-        self.gate.end();
-    }
-}
-
-#[async_trait::async_trait]
-impl ReadHalf for GatedReader {
-    async fn receive_message(
-        &mut self,
-        position: u64,
-        received: &mut Vec<u8>,
-        descriptors: &mut Vec<OwnedFd>,
-    ) -> zbus::Result<Message> {
-        loop {
-            let ready = self.gate.intake().ready.pop_front();
-            if let Some(call) = ready {
-                return Ok(call);
-            }
-            let message = self.reader.receive_message(position, received, descriptors).await?;
-            let passed = self.gate.receive(message);
-            let outgoing: Vec<_> = self.gate.intake().outgoing.drain(..).collect();
-            for message in outgoing {
-                // Nobody takes them once the connection is on its way out.
-                let _ = self.outgoing.send(message).await;
-            }
-            if let Some(message) = passed {
-                return Ok(message);
-            }
-        }
-    }
-
-    async fn recvmsg(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-        self.reader.recvmsg(buffer).await
-    }
-
-    fn can_pass_unix_fd(&self) -> bool {
-        self.reader.can_pass_unix_fd()
-    }
-}
-
-#[async_trait::async_trait]
-impl WriteHalf for GatedWriter {
-    async fn send_message(&mut self, message: &Message) -> zbus::Result<()> {
-        if !self.gate.begin_write(message) {
-            return Ok(());
-        }
-        match self.writer.send_message(message).await {
-            Err(zbus::Error::InputOutput(error)) if error.kind() == io::ErrorKind::TimedOut => {
-                self.gate.hang_up();
-                Err(zbus::Error::InputOutput(error))
-            }
-            result => {
-                result?;
-                self.gate.count_written(message);
-                Ok(())
-            }
-        }
-    }
-
-    async fn sendmsg(&mut self, buffer: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
-        self.writer.sendmsg(buffer, descriptors).await
-    }
-
-    async fn close(&mut self) -> io::Result<()> {
-        self.writer.close().await
-    }
-
-    fn can_pass_unix_fd(&self) -> bool {
-        self.writer.can_pass_unix_fd()
-    }
 }

@@ -12,6 +12,8 @@
 mod budget;
 mod calls;
 mod gate;
+mod guard;
+mod halves;
 mod head;
 mod link;
 mod name;
@@ -21,7 +23,7 @@ mod transport;
 use flowbus_interfaces::BusAddress;
 
 pub use calls::Limits;
-pub use gate::Guard;
+pub use guard::Guard;
 pub use link::{End, Link, Service};
 
 /// The most bytes that a call or a signal has, header included. The largest useful one, a query with every key and long lists,

@@ -10,7 +10,9 @@ use zbus::connection::{Builder, socket::Split};
 use zbus::object_server::Interface;
 use zbus::{Connection, Message};
 
-use crate::gate::{Gate, Guard};
+use crate::gate::Gate;
+use crate::guard::Guard;
+use crate::halves;
 use crate::transport::{self, within_reason};
 use crate::{BusError, name};
 
@@ -67,7 +69,7 @@ impl<I: Interface + Clone> Service<I> {
     pub async fn open(&self) -> Result<Link, BusError> {
         let unreachable = |source| BusError::Unreachable { address: self.address.clone(), source };
         let stream = transport::open(&self.address).await.map_err(unreachable)?;
-        let (gate, reader, writer, outgoing) = Gate::around(stream, self.name, Arc::clone(&self.guard));
+        let (gate, reader, writer, outgoing) = halves::around(stream, self.name, Arc::clone(&self.guard));
         let builder = Builder::socket(Split::new(Box::new(reader) as _, Box::new(writer) as _));
         let connection =
             builder.serve_at(self.path, self.interface.clone()).build().await.map_err(unreachable)?;
