@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowbus_guard::{BusError, End, Guard, Limits, Link, Service};
+use flowbus_guard::{BusError, CHANGE_AGAIN, End, Guard, Limits, Link, Service};
 use flowbus_interfaces::{BusAddress, FLOW_CONTROL_NAME, FLOW_CONTROL_PATH};
 use flowbus_seccomp::{MACHINE_ID, NETWORK_SETTINGS, Policy, Refusal};
 use sd_notify::NotifyState;
@@ -14,9 +14,6 @@ use crate::caller::Permitted;
 use crate::control::FlowControl;
 use crate::wait::Wait;
 use crate::worker::Worker;
-
-/// When a connection could not be changed for a new one, it is tried again after this.
-const CHANGE_AGAIN: Duration = Duration::from_secs(1);
 
 /// Calls have this long to be answered on the way out: they may wait for a password, or the bus stall.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -87,12 +84,8 @@ async fn serve(
             Cause::Link(End::Full) => {
                 // The old connection waits for its calls.
                 wait.end();
-                match service.renew(&link).await {
-                    Ok(new) => link = new,
-                    Err(error) => {
-                        tracing::debug!(%error, "the connection stays");
-                        sleep(CHANGE_AGAIN).await;
-                    }
+                if !service.renew(&mut link).await {
+                    sleep(CHANGE_AGAIN).await;
                 }
                 continue;
             }

@@ -24,7 +24,7 @@ use flowbus_interfaces::BusAddress;
 
 pub use calls::Limits;
 pub use guard::Guard;
-pub use link::{End, Link, Service};
+pub use link::{CHANGE_AGAIN, End, Link, Service};
 
 /// The most bytes that a call or a signal has, header included. The largest useful one, a query with every key and long lists,
 /// has some 100 KiB.

@@ -24,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// After the bus went away: the first wait before trying again, doubled up to the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// When a connection could not be changed for a new one, it is tried again after this.
+pub const CHANGE_AGAIN: Duration = Duration::from_secs(1);
 /// How often the bus is asked whether it reads a connection that is written to.
 const CHECK: Duration = Duration::from_secs(1);
 
@@ -103,18 +105,24 @@ impl<I: Interface + Clone> Service<I> {
         }
     }
 
-    /// Moves the name to a new connection. Nothing may be sent on the old one meanwhile that goes by the name.
-    ///
-    /// # Errors
-    /// As [`Service::open`]. The old connection stays.
-    pub async fn renew(&self, old: &Link) -> Result<Link, BusError> {
+    /// Moves the name to a new connection, which takes the place of `link`. Nothing may be sent on the old one meanwhile that
+    /// goes by the name. False where there is no new connection: the old one stays, and is to be changed after
+    /// [`CHANGE_AGAIN`].
+    pub async fn renew(&self, link: &mut Link) -> bool {
         // The bus hands out by name what was sent, so it has to do that while the old connection has the name. One that it
         // does not read loses the name all the same.
-        let _ = old.confirm().await;
-        let new = self.open().await?;
-        tracing::debug!(name = self.name, "changed the connection");
-        tokio::spawn(old.clone().retire());
-        Ok(new)
+        let _ = link.confirm().await;
+        match self.open().await {
+            Ok(new) => {
+                tracing::debug!(name = self.name, "changed the connection");
+                tokio::spawn(std::mem::replace(link, new).retire());
+                true
+            }
+            Err(error) => {
+                tracing::debug!(name = self.name, %error, "the connection stays");
+                false
+            }
+        }
     }
 }
 

@@ -13,13 +13,12 @@ mod statistics;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 use zbus::Connection;
 use zbus::object_server::InterfaceRef;
 
-use flowbus_guard::{End, Guard, Limits, Link, Service};
+use flowbus_guard::{CHANGE_AGAIN, End, Guard, Limits, Link, Service};
 use flowbus_interfaces::{
     BusAddress, FLOW_EVENTS_NAME, FLOW_EVENTS_PATH, FLOW_MONITOR_NAME, FLOW_MONITOR_PATH,
 };
@@ -42,9 +41,6 @@ pub(crate) use flowbus_guard::BusError;
 
 /// The version of the daemon.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-
-/// When a connection could not be changed for a new one, it is tried again after this.
-const CHANGE_AGAIN: Duration = Duration::from_secs(1);
 
 /// What callers may have in flight. Root looks after the machine: there is room for its calls whatever members do.
 const LIMITS: Limits = Limits { sender: 16, user: 32, all: 64, reserved: 0, descriptor: false };
@@ -158,13 +154,11 @@ async fn serve_methods(
             }
         };
         match end {
-            End::Full => match service.renew(&link).await {
-                Ok(new) => link = new,
-                Err(error) => {
-                    tracing::debug!(%error, "the connection stays");
+            End::Full => {
+                if !service.renew(&mut link).await {
                     tokio::time::sleep(CHANGE_AGAIN).await;
                 }
-            },
+            }
             End::Closed => {
                 current.send_replace(None);
                 tracing::warn!(bus = %service.address, "the bus went away; the table is kept, reconnecting");

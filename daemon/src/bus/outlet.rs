@@ -1,11 +1,10 @@
 //! Where signals leave: one connection after the other, without a loss in between.
 
-use flowbus_guard::{End, Link, Service};
+use flowbus_guard::{CHANGE_AGAIN, End, Link, Service};
 use flowbus_interfaces::FLOW_EVENTS_PATH;
 use tokio::sync::Mutex;
 use zbus::object_server::SignalEmitter;
 
-use super::CHANGE_AGAIN;
 use super::flow_events::FlowEvents;
 
 /// The connection that sends signals. Whoever holds it changes it or sends one signal.
@@ -39,14 +38,10 @@ impl Outlet {
                     return;
                 }
                 End::Full => {
-                    let mut link = self.0.lock().await;
-                    match service.renew(&link).await {
-                        Ok(new) => *link = new,
-                        Err(error) => {
-                            drop(link);
-                            tracing::debug!(%error, "the connection stays");
-                            tokio::time::sleep(CHANGE_AGAIN).await;
-                        }
+                    // Signals go on while it waits to be tried again.
+                    let is_renewed = service.renew(&mut *self.0.lock().await).await;
+                    if !is_renewed {
+                        tokio::time::sleep(CHANGE_AGAIN).await;
                     }
                 }
             }
