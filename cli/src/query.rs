@@ -8,6 +8,7 @@ use flowbus_interfaces::{
     Argument, Key, Query as Checked, QueryError, QueryKey, QueryMap, QueryPart, RawQuery, SourceNames,
 };
 use jiff::Zoned;
+use strsim::levenshtein;
 
 use crate::moment;
 
@@ -125,7 +126,8 @@ fn check_key(word: &str) -> Result<(), String> {
             "{name} is for programs: flowctl turns pages and opens streams itself; `| head` shows the first lines"
         ));
     }
-    let nearest = keys().map(|key| (distance(&name, key.name()), key)).min_by_key(|(distance, _)| *distance);
+    let nearest =
+        keys().map(|key| (levenshtein(&name, key.name()), key)).min_by_key(|(distance, _)| *distance);
     if let Some((1..=2, key)) = nearest.filter(|_| name.len() > 2) {
         return Err(format!("unknown key {name:?}; did you mean {key}?"));
     }
@@ -136,20 +138,6 @@ fn check_key(word: &str) -> Result<(), String> {
 /// A key as D-Bus spells it: options have hyphens.
 fn spelt(name: &str) -> String {
     name.replace('-', "_")
-}
-
-/// How many letters have to be changed, added or taken away to make one word the other.
-fn distance(one: &str, other: &str) -> usize {
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (index, letter) in one.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], index + 1);
-        for (column, to) in other.bytes().enumerate() {
-            let changed = diagonal + usize::from(letter != to);
-            diagonal = row[column + 1];
-            row[column + 1] = changed.min(diagonal + 1).min(row[column] + 1);
-        }
-    }
-    row[other.len()]
 }
 
 fn field_names() -> String {
