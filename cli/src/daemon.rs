@@ -109,7 +109,7 @@ async fn activate(connection: &Connection) -> Result<(), Error> {
     }
 }
 
-/// Waits a moment for a flowbusd that was started just before by hand. That there is none the first call reports.
+/// Waits a moment for a flowbusd that was just started by hand. Where none comes, the first call reports it.
 async fn await_owner(connection: &Connection) {
     const PATIENCE: Duration = Duration::from_secs(2);
     let (Ok(bus), Ok(name)) = (DBusProxy::new(connection).await, WellKnownName::try_from(FLOW_MONITOR_NAME))

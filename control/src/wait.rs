@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 /// The longest wait: a caller may have gone.
 const LONGEST: Duration = Duration::from_secs(300);
-/// One change of rules sends many messages, and others may follow it: what is read after so long is read once for all of them.
+/// One change of rules sends many messages, and others may follow it: one read after this delay serves all of them.
 const SETTLING: Duration = Duration::from_secs(1);
 
 /// What is waited with.

@@ -56,7 +56,7 @@ impl Counters {
     }
 }
 
-/// Why a resync was needed. The numbers stand in the restart state; 0 is none.
+/// Why a resync was needed. The restart state holds these numbers; 0 means that none was needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum ResyncReason {

@@ -3,10 +3,10 @@
 use ctnetlink::{EventKind, Tuple};
 use flowbus_interfaces::{Expectation, Flow};
 
-/// What became of an expectation. It is no flow: it is not numbered, not kept, and told to those who listen just then.
+/// What became of an expectation. It is not a flow: it has no number, is not kept, and is sent to those who listen just then.
 #[derive(Clone, Debug)]
 pub(crate) struct ExpectationEvent {
-    /// New or destroyed; the kernel tells of no updates.
+    /// New or destroyed; the kernel sends no updates.
     pub(crate) kind: EventKind,
     tuple: Tuple,
     pub(crate) expectation: Expectation,

@@ -11,9 +11,9 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::sync::{Mutex, oneshot, watch};
 use zbus::Connection;
 
-/// An answer of the helper serves so long.
+/// For this long an answer of the helper is not asked for again.
 const FRESH: Duration = Duration::from_secs(1);
-/// The helper has so long to start and to answer.
+/// Time for the helper to start and to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Reads that wait at most; the calls that ask for one are fewer.
 const READS: usize = 64;

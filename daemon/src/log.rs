@@ -4,18 +4,18 @@ use std::collections::VecDeque;
 
 /// What stands in a log.
 pub(crate) trait Numbered: Clone {
-    /// So many are kept, and at most a piece more.
+    /// At least this many are kept, and at most a piece more.
     const KEPT: usize;
 
     /// One larger than that of the entry before.
     fn sequence(&self) -> u64;
 }
 
-/// A piece has at most so many entries; a turn of the tracker rarely has more.
+/// Maximum number of entries of a piece; a turn of the tracker rarely has more.
 const PIECE: usize = 1024;
 
-/// The newest entries. Who falls further behind than is kept misses the oldest, and knows how many:
-/// sequence numbers have no holes.
+/// The newest entries. A follower that falls further behind misses the oldest, and knows how many: sequence numbers have no
+/// holes.
 #[derive(Debug)]
 pub(crate) struct Log<T> {
     /// The entries in pieces, none of them empty: those of a busy turn are taken over as they are, not copied.

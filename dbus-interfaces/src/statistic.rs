@@ -97,7 +97,7 @@ statistics! {
     Gauge kernel_events: u32,
     /// Size of the receive buffer as the kernel counts it, in bytes.
     Gauge buffer_bytes: u64,
-    /// About so many events fit into the receive buffer.
+    /// Approximate number of events that the receive buffer holds.
     Gauge buffer_events: u64,
     /// Times that the kernel's table was read.
     Counter dumps: u64,

@@ -232,7 +232,7 @@ TIME          EVENT    ID    PROTO  STATE        FROM              TO           
         assert!(time.ends_with(":01.004"), "{time}");
     }
 
-    /// What a terminal of so many columns shows of an event.
+    /// What a terminal of `width` columns shows of an event.
     fn narrow(flow: &str, width: usize) -> String {
         let look = Look { width: Some(width), ..Look::PLAIN };
         let mut out = Vec::new();

@@ -16,7 +16,7 @@ pub(super) struct Wish {
     pub(super) detail: Option<u64>,
 }
 
-/// What the screen is told.
+/// What the screen receives.
 #[derive(Debug)]
 pub(super) enum Report {
     Snapshot(Box<Snapshot>),

@@ -1,4 +1,4 @@
-//! Where the flows' owners come from: BPF programs that tell of sockets, loaded by this process or handed to it; or /proc.
+//! Where the flows' owners come from: BPF programs that report sockets, loaded by this process or handed to it; or /proc.
 //!
 //! It is done by a thread of its own. By hand, loading takes a third of a second and all of root's powers, which no
 //! other thread has by then; it ends when that is done. In the service it waits for flowbus-attribution, which comes
@@ -32,7 +32,7 @@ pub(crate) enum Source {
     Handover { listener: Option<OwnedFd>, kept: Vec<(String, OwnedFd)> },
 }
 
-/// Why nothing is told of sockets.
+/// Why no sockets are reported.
 #[derive(Debug, thiserror::Error)]
 enum SourceError {
     #[error(transparent)]
@@ -61,7 +61,7 @@ pub(crate) fn start(source: Source, handle: Handle) -> std::io::Result<oneshot::
             Source::Load => load(),
             Source::Procfs | Source::Handover { .. } => Ok(None),
         };
-        // Before anybody is told: the system calls that it takes are refused next.
+        // First drop them, then report it: the system calls that this takes are refused next.
         let powers = confinement::drop_capabilities_but_to_look();
         let confined = powers.is_ok();
         // Nobody listens any more when the daemon is already on its way out.

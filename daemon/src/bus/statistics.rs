@@ -83,8 +83,8 @@ pub(super) async fn gather(services: &Services, bus: &BusCounters, guard: &Guard
 /// Why the table may differ from the kernel's.
 fn why_not(summary: &Summary, failure: Option<String>) -> String {
     let reason = match ResyncReason::from_number(summary.resync) {
-        Some(ResyncReason::Overrun) => "events were lost, and the kernel's table has not been read since",
-        Some(_) => "the kernel's table has not been read since the start",
+        Some(ResyncReason::Overrun) => "events were lost, and the kernel's table must be read again",
+        Some(_) => "waiting for the first dump of the kernel's table",
         None => "flows do not send all their events, and the kernel's table cannot be read",
     };
     match failure {

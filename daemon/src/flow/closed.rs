@@ -12,9 +12,9 @@ use crate::clock::Now;
 /// How much is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ClosedLimits {
-    /// At most so many flows.
+    /// Maximum number of flows.
     pub(crate) capacity: u32,
-    /// And none that ended longer ago than this.
+    /// Flows that ended longer ago than this are forgotten.
     pub(crate) maximum_age: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! What is handed to the tracker about sockets: BPF programs that tell of them, or what somebody found in /proc.
+//! What is handed to the tracker about sockets: BPF programs that report them, or what somebody found in /proc.
 
 use std::net::SocketAddr;
 

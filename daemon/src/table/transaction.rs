@@ -42,7 +42,7 @@ impl Transaction<'_> {
         self.0.apply_dump_entry(flow, now, changes);
     }
 
-    /// Notes what an event tells of a socket. What it means for flows that are there is settled later.
+    /// Notes what an event reports of a socket. What it means for flows that are there is settled later.
     pub(crate) fn apply_socket(&mut self, event: &Event, now: Now) {
         self.0.apply_socket(event, now);
     }

@@ -91,7 +91,7 @@ impl Sockets {
         Self { doubt, ..Self::default() }
     }
 
-    /// Notes what an event tells of its socket, whose owner is `owner`, at `now` (CLOCK_BOOTTIME microseconds).
+    /// Notes what an event reports of its socket, whose owner is `owner`, at `now` (CLOCK_BOOTTIME microseconds).
     pub(crate) fn apply(
         &mut self,
         event: &Event,

@@ -48,7 +48,7 @@ impl Table {
         self.attribution.as_mut()
     }
 
-    /// Notes what an event tells of a socket. What it means for flows that are there is settled later.
+    /// Notes what an event reports of a socket. What it means for flows that are there is settled later.
     pub(super) fn apply_socket(&mut self, event: &Event, now: Now) {
         if self.processes.are_many(&self.state, now.boottime_usec) {
             self.free_processes(now);
