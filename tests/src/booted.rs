@@ -57,7 +57,27 @@ impl Machine {
     /// Without root's privileges, and if it does not come up; the message has its console.
     #[must_use]
     pub fn boot(bus: SystemBus) -> Self {
-        Self::boot_with(bus, &[], "")
+        Self::boot_with(Layer::new(), bus, &[], "")
+    }
+
+    /// Boots a machine with a dbus-broker that keeps at most this many bytes for a user, and installs flowbus.
+    ///
+    /// # Panics
+    /// As [`Machine::installed`].
+    #[must_use]
+    pub fn installed_with_broker_keeping(bytes: u64) -> Self {
+        // What a connection may keep, which the broker multiplies by the connections that a user may have.
+        const CONNECTIONS: u64 = 64;
+        let layer = Layer::new();
+        let limit = format!(
+            "<busconfig><limit name=\"max_outgoing_bytes\">{}</limit></busconfig>\n",
+            bytes / CONNECTIONS
+        );
+        std::fs::write(layer.root().join("etc/dbus-1/system-local.conf"), limit)
+            .expect("a new root takes files");
+        let mut machine = Self::boot_with(layer, SystemBus::Broker, &[], "");
+        machine.install(package());
+        machine
     }
 
     /// Boots a machine that may load BPF programs, and installs flowbus.
@@ -67,14 +87,13 @@ impl Machine {
     #[must_use]
     pub fn installed_with_bpf(bus: SystemBus) -> Self {
         let options = ["--capability=CAP_BPF,CAP_PERFMON", "--bind-ro=/sys/kernel/tracing"];
-        let mut machine = Self::boot_with(bus, &options, "bpf perf_event_open");
+        let mut machine = Self::boot_with(Layer::new(), bus, &options, "bpf perf_event_open");
         machine.install(package());
         machine
     }
 
     /// Boots a machine with more options of nspawn and more system calls.
-    fn boot_with(bus: SystemBus, options: &[&str], system_calls: &str) -> Self {
-        let layer = Layer::new();
+    fn boot_with(layer: Layer, bus: SystemBus, options: &[&str], system_calls: &str) -> Self {
         if bus == SystemBus::Broker {
             let alias = layer.root().join("etc/systemd/system/dbus.service");
             symlink("/lib/systemd/system/dbus-broker.service", alias).expect("a new root takes links");

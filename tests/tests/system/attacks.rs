@@ -282,7 +282,7 @@ fn only_flowbusds_dump_request_may_carry_a_descriptor() {
 /// dbus-broker disconnects a client that does not read, once it keeps too much for it.
 #[test]
 fn on_dbus_broker_a_frozen_member_keeps_nothing_from_root_and_flowbusd_can_be_restarted_and_upgraded() {
-    let mut machine = Machine::installed(SystemBus::Broker);
+    let mut machine = Machine::installed_with_broker_keeping(64 << 20);
     // As many signals as flowbusd can send, in place of twenty a second.
     machine.shell("printf '[signals]\\nper_second = 1000\\nbatch_msec = 10\\n' >/etc/flowbus/flowbusd.toml");
     machine.run("systemctl restart flowbusd.service");
@@ -297,7 +297,7 @@ fn on_dbus_broker_a_frozen_member_keeps_nothing_from_root_and_flowbusd_can_be_re
         !machine.shell("journalctl --quiet --grep 'is being disconnected' || true").is_empty()
     };
     let listener = Listener::over(machine.raw_connection("root"));
-    let (start, _frozen) = (number("Sequence"), freeze(&machine));
+    let (start, frozen) = (number("Sequence"), freeze(&machine));
     while !disconnected(&machine) {
         inject::udp(machine.namespace(), 1001, 20_000);
         conntrack::delete(machine.namespace(), "-p udp --orig-port-dst 1001");
@@ -307,6 +307,8 @@ fn on_dbus_broker_a_frozen_member_keeps_nothing_from_root_and_flowbusd_can_be_re
     }
     let lost = machine.call("root", monitor("GetStatistics"), &[]).unwrap()[0]["signals_lost"].clone();
     assert_eq!(lost, listener.lost());
+    // The broker keeps what it has for the user until this end is closed.
+    drop(frozen);
     // Restarted after a kill, then by an upgrade, while others are frozen.
     let _others = [freeze(&machine), freeze(&machine)];
     let process = |machine: &Machine| machine.unit("flowbusd.service", "MainPID");
