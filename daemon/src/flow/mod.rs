@@ -19,6 +19,11 @@ pub(crate) use process::{Identity, ProcessEntry, ProcessText, ProcessTexts};
 pub(crate) use record::present_bits;
 pub(crate) use record::{NO_EXTRA, Record, Silence, Start, time_source};
 
+/// `IPPROTO_TCP`.
+pub(crate) const TCP: u8 = 6;
+/// `IPPROTO_UDP`.
+pub(crate) const UDP: u8 = 17;
+
 /// The layouts of all types here that lie in the restart state, for its tests.
 #[cfg(test)]
 pub(crate) fn layouts() -> [String; 12] {

@@ -93,24 +93,8 @@ impl OwnerNumber {
 }
 
 impl Owners {
-    /// Takes over what is not known; true when that changed something.
-    pub(crate) fn fill(&mut self, other: Self) -> bool {
-        let before = *self;
-        for (owner, other) in [(&mut self.initiator, other.initiator), (&mut self.responder, other.responder)]
-        {
-            if owner.is_none() {
-                *owner = other;
-            }
-        }
-        *self != before
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.initiator.is_none() && self.responder.is_none()
-    }
-
-    pub(crate) fn is_complete(&self) -> bool {
-        !self.initiator.is_none() && !self.responder.is_none()
     }
 }
 
@@ -128,15 +112,5 @@ mod tests {
             assert_eq!(owner.with(Confidence::Shared).get(), Some((process, Confidence::Shared)));
         }
         assert!(OwnerNumber::default().with(Confidence::Shared).is_none());
-    }
-
-    #[test]
-    fn what_is_not_known_is_filled_in() {
-        let [first, second] =
-            [0, 1].map(|place| OwnerNumber::new(ProcessNumber::new(place, 0), Confidence::Exact));
-        let mut owners = Owners { initiator: first, responder: OwnerNumber::default() };
-        assert!(owners.fill(Owners { initiator: second, responder: second }));
-        assert_eq!(owners, Owners { initiator: first, responder: second });
-        assert!(!owners.fill(Owners { initiator: second, responder: first }));
     }
 }

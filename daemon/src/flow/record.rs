@@ -6,7 +6,7 @@ use ctnetlink::{Counters, Status};
 use flowbus_interfaces::TimeSource;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::Key;
+use super::{Key, TCP};
 use crate::checksum::{Checksummed, layout_of};
 use crate::clock::Now;
 
@@ -220,6 +220,12 @@ impl Record {
         }
     }
 
+    /// Whether a message has the start that the kernel gave this flow.
+    pub(crate) fn has_start_of(&self, flow: &ctnetlink::Flow<'_>) -> bool {
+        let is_known = self.start_source() == TimeSource::Kernel;
+        is_known && flow.start_nsec.is_some_and(|start| start / 1_000 == self.start_usec)
+    }
+
     /// Microseconds from the start to `end_usec`, which was learned at `now`. Where the wall clock was set in
     /// between, the clock that does not step tells.
     pub(crate) fn duration_usec(&self, end_usec: u64, now: Now) -> u64 {
@@ -301,6 +307,12 @@ impl Record {
     /// The ports of the original direction, where its protocol has some.
     pub(crate) fn ports(&self) -> &[u16] {
         self.key.addresses.ports(self.key.shape)
+    }
+
+    /// Whether the end that the flow was opened to takes part in it: a connection was established, a datagram answered.
+    pub(crate) fn is_answered(&self) -> bool {
+        let sign = if self.key.protocol() == TCP { Status::ASSURED } else { Status::SEEN_REPLY };
+        self.status().contains(sign)
     }
 
     /// Whether this is a TCP connection that was established and has ended: both ends closed it, or one reset it.

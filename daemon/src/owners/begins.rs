@@ -1,6 +1,6 @@
 //! When the flows of the table began, as far as it matters for their owners.
 
-use super::claims::Window;
+use super::window::{Begin, Window};
 
 /// All sockets that have ended within this time are known: half of the time for which they are kept.
 const REMEMBERED_NSEC: u64 = 1_000_000_000;
@@ -31,13 +31,6 @@ pub(crate) struct Reused {
     pub(crate) begin: Begin,
     /// It is not waited for its end any longer.
     until: u64,
-}
-
-/// The beginning of a flow.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Begin {
-    pub(crate) from: u64,
-    pub(crate) before: u8,
 }
 
 impl Begins {

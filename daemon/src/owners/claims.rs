@@ -5,20 +5,11 @@
 
 use flowbus_attribution::{Confidence, Process};
 
-use super::begins::Begin;
+use super::window::{Begin, Window};
 use crate::flow::OwnerNumber;
 
 /// At most this many claims of a direction are kept besides the newest.
 const MAXIMUM_OLDER: usize = 7;
-
-/// When the kernel sent the events that are being applied.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Window {
-    /// Not before this time, at which the event socket was empty.
-    pub(crate) from: u64,
-    /// Not after this time, at which they had been received.
-    pub(crate) to: u64,
-}
 
 /// A process: its number is used again after it has ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -182,6 +173,7 @@ pub(super) struct Candidates {
     several_processes: bool,
     several_sockets: bool,
     one_ended: bool,
+    one_throughout: bool,
     one_unspent: bool,
     one_unknown: bool,
 }
@@ -204,6 +196,7 @@ impl Candidates {
                 // A socket that is over, and so is the flow of its packets: it began no other that is known of.
                 let is_spent = end <= window.to && claim.sure < floor;
                 self.add(claim, end <= window.to);
+                self.one_throughout |= claim.since <= window.from && end > window.to;
                 self.one_unspent |= !is_spent;
             }
         }
@@ -271,8 +264,20 @@ impl Candidates {
         self.newest.is_none()
     }
 
+    /// Whether one of them was there from the begin of the window to its end.
+    pub(super) fn is_one_throughout(&self) -> bool {
+        self.one_throughout
+    }
+
+    /// These, where they are of the only process that `waits` are of: who has answered another flow with these ends answers
+    /// this one, unless others wait at the same place.
+    pub(super) fn of_process_of(self, waits: &Self) -> Option<Self> {
+        let process = self.only_process()?;
+        (Some(process) == waits.only_process()).then_some(self)
+    }
+
     /// The process, where it can be one alone.
-    pub(super) fn only_process(&self) -> Option<u32> {
+    fn only_process(&self) -> Option<u32> {
         self.newest.filter(|_| !self.several_processes).map(|claim| claim.process.pid)
     }
 

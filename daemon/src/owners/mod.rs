@@ -8,6 +8,7 @@ mod claims;
 mod probe;
 mod processes;
 mod sockets;
+mod window;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -16,17 +17,13 @@ use flowbus_attribution::Process;
 
 use crate::clock::monotonic_nsec;
 use crate::flow::OwnerNumber;
+pub(crate) use crate::flow::{TCP, UDP};
 use crate::state::State;
-pub(crate) use begins::{Begin, Begins, Reused};
-pub(crate) use claims::Window;
+pub(crate) use begins::{Begins, Reused};
 pub(crate) use probe::{Found, Probe, ProbeError};
 pub(crate) use processes::Processes;
 pub(crate) use sockets::{Current, Role, Sockets, Touched, direction};
-
-/// `IPPROTO_TCP`.
-pub(crate) const TCP: u8 = 6;
-/// `IPPROTO_UDP`.
-pub(crate) const UDP: u8 = 17;
+pub(crate) use window::{Begin, Window};
 
 /// What a socket that speaks to nobody in particular has as its other end, in the family of an address.
 pub(crate) fn unspecified(like: IpAddr) -> IpAddr {

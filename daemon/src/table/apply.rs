@@ -10,7 +10,6 @@ use super::Table;
 use crate::change::Change;
 use crate::clock::Now;
 use crate::flow::{Key, NO_EXTRA, Owners, Record, Silence, Snapshot, Start, inverted};
-use crate::owners::TCP;
 
 /// What a message did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +107,7 @@ impl Table {
         if let Some(slot) = live
             && self.is_about(slot, flow)
         {
+            self.doubt_owners(slot, flow);
             let mut ended = self.remove(slot);
             ended.record.merge(flow);
             ended.record.merge_counters(flow);
@@ -150,9 +150,6 @@ impl Table {
         if let Some(dump) = &mut self.dump {
             dump.added += 1;
         }
-        if let Some(attribution) = &mut self.attribution {
-            attribution.look_from.get_or_insert(self.state.header.last_id);
-        }
     }
 
     /// True when a message is about this incarnation of its tuple, which is that of the flow in `slot`. The reply tuple
@@ -169,7 +166,9 @@ impl Table {
     /// Merges an event into a live flow.
     fn update(&mut self, slot: u32, flow: &Flow<'_>, changes: &mut Vec<Change>) -> Outcome {
         let before = self.snapshot(slot).changeable();
+        let doubted = self.doubt_owners(slot, flow);
         let mut record = *self.state.record(slot);
+        let was_answered = record.is_answered();
         record.seen = self.state.header.stamp;
         self.silent -= u32::from(record.is_silent());
         record.hear();
@@ -177,9 +176,8 @@ impl Table {
         let extra_changed = self.merge_extra(&mut record, flow);
         let changed = record.merge(flow) || extra_changed;
         self.state.put_record(slot, &record);
-        // A server's answer is the first word of its owner, where the socket has no address of its own.
-        let owned = flow.original.protocol != TCP && self.attribute_again(slot);
-        if !changed && !owned {
+        let owned = !was_answered && record.is_answered() && self.attribute_answered(slot);
+        if !changed && !owned && !doubted {
             return Outcome::Repeated;
         }
         self.push_update(slot, before, changes);
@@ -202,6 +200,8 @@ impl Table {
             return;
         }
         let before = self.snapshot(slot).changeable();
+        let doubted = self.doubt_owners(slot, flow);
+        record = *self.state.record(slot);
         let before_status = record.status();
         record.seen = self.state.header.stamp;
         if flow.timeout.is_none() && flow.status.is_some_and(|status| status.contains(Status::OFFLOAD)) {
@@ -221,7 +221,7 @@ impl Table {
             }
         }
         self.state.put_record(slot, &record);
-        if changed {
+        if changed || doubted {
             self.push_update(slot, before, changes);
         }
     }

@@ -10,9 +10,8 @@ use foldhash::fast::RandomState;
 use super::place::{Place, key};
 use super::{Current, Role, Sockets, UdpSocket};
 use crate::flow::{Key, OwnerNumber};
-use crate::owners::begins::Begin;
-use crate::owners::claims::{Candidates, Claim, Claims, Window};
-use crate::owners::{TCP, UDP, unspecified};
+use crate::owners::claims::{Candidates, Claim, Claims};
+use crate::owners::{Begin, TCP, UDP, Window, unspecified};
 
 /// At most this many addresses are tried for a socket that has none of its own.
 const ADDRESSES_TRIED: usize = 64;
@@ -25,45 +24,79 @@ impl Sockets {
         at > floor
     }
 
-    /// The owner of the socket that sends the packets of this direction, of a flow that began within `window`. The zone
-    /// plays no part: a packet is tracked in the zone that rules give it, and keeps its socket.
-    pub(crate) fn beginner(&mut self, direction: &Tuple, role: Role, window: Window) -> OwnerNumber {
-        let Some(place) = Place::of(direction) else { return OwnerNumber::default() };
-        if !self.knows_all(window) {
+    /// The owner of the socket that sends the packets of the original direction of a flow that began within `window`. The
+    /// zone plays no part: a packet is tracked in the zone that rules give it, and keeps its socket.
+    pub(crate) fn initiator(&mut self, direction: &Tuple, window: Window) -> OwnerNumber {
+        let Some(place) = Place::of(direction).filter(|_| self.knows_all(window)) else {
             return OwnerNumber::default();
+        };
+        if place.protocol != TCP {
+            return self.senders(&place, window).owner(true);
         }
+        let mut candidates = self.established(&place, window);
+        // A SYN is reported before it leaves: the socket of the flow is among these.
+        if self.floor < window.from
+            && let Some(claims) = self.claims.get(&place.exact())
+        {
+            candidates.count_beginners(claims, window);
+        }
+        candidates.owner(false)
+    }
+
+    /// The owner of the socket that sends the packets of the reply direction of a flow that was answered within `window`.
+    pub(crate) fn responder(&mut self, direction: &Tuple, window: Window) -> OwnerNumber {
+        let Some(place) = Place::of(direction).filter(|_| self.knows_all(window)) else {
+            return OwnerNumber::default();
+        };
         if place.protocol == TCP {
-            let mut candidates = Candidates::default();
-            // What was established before the window has sent its SYN then.
-            self.add_beginners(&place.exact(), window, window.from, &mut candidates);
-            // A SYN is reported before it leaves: the socket of the flow is among these.
-            if role == Role::Initiator
-                && self.floor < window.from
-                && let Some(claims) = self.claims.get(&place.exact())
-            {
-                candidates.count_beginners(claims, window);
-            }
-            return candidates.owner(false);
+            return self.established(&place, window).owner(false);
         }
+        let sent = self.senders(&place, window);
+        match self.waiting(&place, window) {
+            Some(waits) => sent.of_process_of(&waits).unwrap_or(waits).owner(true),
+            None => sent.owner(true),
+        }
+    }
+
+    /// The owner of the socket that waits for the packets of a flow that began within `window` and has not been answered.
+    /// Such a flow need not have one: a socket that was not there throughout may be that of the next flow with these ends.
+    /// `None` where it is known only once all events of the window have been applied.
+    pub(crate) fn waits_for(&mut self, direction: &Tuple, window: Window) -> Option<OwnerNumber> {
+        let Some(place) = Place::of(direction).filter(|place| place.protocol != TCP) else {
+            return Some(OwnerNumber::default());
+        };
+        let Some(waits) = self.waiting(&place, window) else { return Some(OwnerNumber::default()) };
+        if !self.knows_all(window) || !waits.is_one_throughout() {
+            return None;
+        }
+        let sent = self.senders(&place, window);
+        Some(sent.of_process_of(&waits).unwrap_or(waits).owner(true))
+    }
+
+    /// Those whose TCP socket may be that of a flow that began or was established within the window.
+    fn established(&mut self, place: &Place, window: Window) -> Candidates {
+        let mut candidates = Candidates::default();
+        // What was established before the window has sent its SYN then.
+        self.add_beginners(&place.exact(), window, window.from, &mut candidates);
+        candidates
+    }
+
+    /// Those that sent UDP in a direction within the window.
+    fn senders(&mut self, place: &Place, window: Window) -> Candidates {
         let mut sent = Candidates::default();
-        let [exact, any] = self.sending_places(&place);
-        for key in [exact, any].into_iter().flatten() {
+        for key in self.sending_places(place).into_iter().flatten() {
             self.add_beginners(&key, window, 0, &mut sent);
         }
-        if role == Role::Initiator {
-            return sent.owner(true);
-        }
-        // Who has answered another flow with these ends answers this one, unless others wait at the same place.
-        for key in self.waiting_places(&place).into_iter().flatten() {
+        sent
+    }
+
+    /// Those that wait for UDP at the nearest place where there are any within the window.
+    fn waiting(&mut self, place: &Place, window: Window) -> Option<Candidates> {
+        self.waiting_places(place).into_iter().flatten().find_map(|key| {
             let mut waits = Candidates::default();
             self.add_beginners(&key, window, 0, &mut waits);
-            if !waits.is_empty() {
-                let answers = sent.only_process();
-                let same = answers.is_some() && answers == waits.only_process();
-                return if same { sent.owner(true) } else { waits.owner(true) };
-            }
-        }
-        sent.owner(true)
+            (!waits.is_empty()).then_some(waits)
+        })
     }
 
     /// Who sends in this direction at a time when the flow is known to be there; `None` where that is not known.
@@ -158,6 +191,20 @@ impl Sockets {
             }
         }
         ended
+    }
+
+    /// Whether a process has had a socket of this direction since before events of flows were lost.
+    pub(crate) fn has_lasted(&self, direction: &Tuple, pid: u32) -> bool {
+        let Some(place) = Place::of(direction) else { return false };
+        let places = self.sending_places(&place).into_iter().chain(self.waiting_places(&place)).flatten();
+        let is_open = |claim: &Claim| match self.udp.get(&claim.cookie) {
+            Some(socket) => socket.released == u64::MAX,
+            None => claim.until == u64::MAX,
+        };
+        places
+            .filter_map(|key| self.claims.get(&key))
+            .flat_map(Claims::iter)
+            .any(|claim| claim.process.pid == pid && claim.since < self.floor && is_open(claim))
     }
 
     fn add_beginners(&mut self, key: &Key, window: Window, syn_from: u64, candidates: &mut Candidates) {

@@ -13,8 +13,8 @@ use ctnetlink::{Layer4, Tuple};
 use flowbus_attribution::{Confidence, Event, Kind};
 use foldhash::fast::RandomState;
 
-use super::claims::{Claim, Claims, Identity, Window};
-use super::{TCP, UDP, unspecified};
+use super::claims::{Claim, Claims, Identity};
+use super::{TCP, UDP, Window, unspecified};
 use crate::counters::Counters;
 use crate::flow::{Key, OwnerNumber};
 use ending::forget_udp;

@@ -15,14 +15,14 @@ mod tests;
 
 use std::sync::Arc;
 
-use ctnetlink::Tuple;
+use ctnetlink::{Flow, Tuple};
 use flowbus_attribution::{Event, Process};
 use flowbus_interfaces::TimeSource;
 
 use super::Table;
 use crate::clock::Now;
-use crate::flow::{Owners, ProcessNumber, ProcessText, Snapshot};
-use crate::owners::{Attribution, Begin, Role};
+use crate::flow::{OwnerNumber, Owners, ProcessNumber, ProcessText, Snapshot};
+use crate::owners::{Attribution, Begin, Touched};
 use directions::Direction;
 pub(super) use directions::OtherTuples;
 
@@ -93,22 +93,35 @@ impl Table {
         wanted.into_iter().flatten()
     }
 
-    /// The owners of the sockets at the ends of a flow whose event is being applied.
-    fn owners_of(&mut self, flow: &Snapshot) -> Owners {
-        let Some(Attribution { sockets, window, .. }) = &mut self.attribution else {
+    /// The owners of the sockets at the ends of a flow that is about to be added to the table. Of one that began some time
+    /// before, they are found when all events have been applied.
+    fn owners_of_new(&mut self, flow: &Snapshot) -> Owners {
+        let next_id = flow.record.id;
+        let Some(attribution) = &mut self.attribution else { return Owners::default() };
+        if flow.record.start_source() == TimeSource::Observed {
+            attribution.look_from.get_or_insert(next_id);
             return Owners::default();
-        };
-        Owners {
-            initiator: sockets.beginner(&flow.original(), Role::Initiator, *window),
-            responder: sockets.beginner(&flow.reply(), Role::Responder, *window),
         }
+        let Attribution { sockets, window, .. } = attribution;
+        let initiator = sockets.initiator(&flow.original(), *window);
+        let reply = flow.reply();
+        let responder = if flow.record.is_answered() {
+            Some(sockets.responder(&reply, *window))
+        } else {
+            sockets.waits_for(&reply, *window)
+        };
+        if responder.is_none() {
+            let at = window.to;
+            attribution.touch(at, Touched::Direction(reply));
+        }
+        Owners { initiator, responder: responder.unwrap_or_default() }
     }
 
     /// Gives a flow its owners that is about to be added to the table.
     pub(super) fn attribute_new(&mut self, slot: u32, flow: &mut Snapshot) {
         if self.attribution.is_some() {
             self.note_other_tuples(slot, flow);
-            flow.owners = self.owners_of(flow);
+            flow.owners = self.owners_of_new(flow);
             flow.record.set_owned(!flow.owners.is_empty());
             if flow.record.is_owned() {
                 self.state.put_owners(slot, flow.owners);
@@ -130,18 +143,49 @@ impl Table {
         }
     }
 
-    /// Looks once more for what a flow lacks whose event is being applied; true when something was found.
-    pub(super) fn attribute_again(&mut self, slot: u32) -> bool {
+    /// Looks for the responder of a flow that has just been answered; true when one was found.
+    pub(super) fn attribute_answered(&mut self, slot: u32) -> bool {
         if self.attribution.is_none() {
             return false;
         }
         let flow = self.snapshot(slot);
         let mut owners = flow.owners;
-        let improved = !owners.is_complete() && owners.fill(self.owners_of(&flow));
-        if improved {
+        let Some(Attribution { sockets, window, .. }) = &mut self.attribution else { return false };
+        if owners.responder.is_none() {
+            owners.responder = sockets.responder(&flow.reply(), *window);
             self.put_owners(slot, owners);
         }
-        improved
+        owners != flow.owners
+    }
+
+    /// Takes the owners away from a flow that a message is about, where events have been lost since it was last seen: they may
+    /// have said that it has ended, and that another one has begun with its ends and its `CTA_ID`. A process keeps it
+    /// whose socket was there all the time. True when the flow has lost an owner.
+    pub(super) fn doubt_owners(&mut self, slot: u32, message: &Flow<'_>) -> bool {
+        let record = self.state.record(slot);
+        if record.seen >= self.state.header.loss_stamp || !record.is_owned() || record.has_start_of(message) {
+            return false;
+        }
+        let flow = self.snapshot(slot);
+        let mut owners = flow.owners;
+        for direction in Direction::BOTH {
+            let sent = direction.of(&flow);
+            let owner = direction.owner(&mut owners);
+            let pid = owner.get().and_then(|(process, _)| self.processes.pid(&self.state, process));
+            let sockets = self.attribution.as_ref().map(|attribution| &attribution.sockets);
+            if !sockets.zip(pid).is_some_and(|(sockets, pid)| sockets.has_lasted(&sent, pid)) {
+                *owner = OwnerNumber::default();
+            }
+        }
+        if owners == flow.owners {
+            return false;
+        }
+        self.put_owners(slot, owners);
+        if let Some(attribution) = &mut self.attribution {
+            attribution.look_from =
+                Some(attribution.look_from.map_or(flow.record.id, |id| id.min(flow.record.id)));
+        }
+        true
     }
 
     /// Notes that a flow has ended, whose event is being applied. Where it ended before all events were applied that came
@@ -183,12 +227,12 @@ impl Table {
     }
 
     fn put_owners(&mut self, slot: u32, owners: Owners) {
-        if owners.is_empty() {
+        let mut record = *self.state.record(slot);
+        if owners.is_empty() && !record.is_owned() {
             return;
         }
         self.state.put_owners(slot, owners);
-        let mut record = *self.state.record(slot);
-        record.set_owned(true);
+        record.set_owned(!owners.is_empty());
         self.state.put_record(slot, &record);
     }
 

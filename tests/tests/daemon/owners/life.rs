@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{connect, exact, flows, listen, on_thread, owned, this_process, who};
 
 /// Every configuration option has its default.
-const DEFAULT: &str = "/dev/null";
+pub(super) const DEFAULT: &str = "/dev/null";
 
 #[test]
 fn owners_survive_a_daemon_that_is_killed() {

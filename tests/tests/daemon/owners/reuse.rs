@@ -1,17 +1,20 @@
 //! Ends that one process has after another: an owner may be absent, and is never somebody else.
 
+use std::cell::RefCell;
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::thread;
 use std::time::Duration;
 
 use flowbus_interfaces::QueryMap;
 use flowbus_tests::client::Client;
+use flowbus_tests::daemon::UNATTRIBUTED;
 use flowbus_tests::process::wait_for;
-use flowbus_tests::{Bus, Daemon, Namespace};
+use flowbus_tests::{Bus, Daemon, Kept, Namespace, inject};
 use rustix::process::Signal;
 use serde_json::Value;
 
+use super::life::DEFAULT;
 use super::workers::Worker;
 use super::{flows, listen, this_process};
 
@@ -121,6 +124,106 @@ fn what_a_stopped_daemon_reads_late_has_the_right_owner_or_none() {
     wait_for("its owner", || {
         all_flows(&bus, 9000).pop().filter(|flow| flow["initiator"]["pid"] == worker.pid())
     });
+    daemon.stop();
+}
+
+#[test]
+fn what_a_killed_daemon_left_in_the_socket_has_the_right_owner_or_none_in_the_next_life() {
+    let namespace = Namespace::tracked("killed-reuse");
+    let bus = Bus::start();
+    let kept = Kept::open(&namespace, 1 << 22);
+    let start = || {
+        let mut daemon = kept.spawn_with(&namespace, &bus, DEFAULT);
+        daemon.wait_until_attributed(&bus);
+        daemon
+    };
+    let daemon = RefCell::new(start());
+    serve(listen(&namespace, "127.0.0.1:9000"));
+    let restart = |begin| {
+        if begin {
+            daemon.borrow().signal(Signal::KILL);
+            let _ = daemon.borrow_mut().ended();
+        } else {
+            daemon.replace(start());
+        }
+    };
+    take_turns(&namespace, &bus, ["127.0.0.1", "127.0.0.1"], 9000, &[0, 5], restart);
+    daemon.into_inner().stop();
+}
+
+/// A connection that the daemon knows; then the daemon is killed, and another process has the same ends. What the next life
+/// says of the flow that is there, at first and when it knows the sockets: the process or nobody.
+fn taken_over_while_nobody_runs(keep: bool, lost: bool) {
+    let namespace = Namespace::tracked("taken-over");
+    let bus = Bus::start();
+    let kept = Kept::open(&namespace, if lost { 1 << 16 } else { 1 << 22 });
+    let mut daemon = kept.spawn_with(&namespace, &bus, DEFAULT);
+    daemon.wait_until_attributed(&bus);
+    serve(listen(&namespace, "127.0.0.1:9000"));
+    let [mut first, mut second] = [Worker::start(&namespace), Worker::start(&namespace)];
+    let open = "$s = opened(SOCK_STREAM, 0, '127.0.0.1', 40000, SO_REUSEADDR);
+                connect($s, at('127.0.0.1', 9000)) or die $!; sysread($s, my $byte, 1)"
+        .replace('\n', " ");
+    first.run(&open);
+    wait_for("its owner", || (flow(&bus, 9000)["initiator"]["pid"] == first.pid()).then_some(()));
+    daemon.signal(Signal::KILL);
+    let _ = daemon.ended();
+    if lost {
+        inject::udp(&namespace, 1001, 1_000);
+    }
+    first.run("setsockopt($s, SOL_SOCKET, SO_LINGER, pack('II', 1, 0)); close $s");
+    // The kernel uses the memory of one flow for the next, and makes CTA_ID of its address.
+    namespace.run("conntrack -D -p tcp --orig-port-dst 9000");
+    second.run(&open);
+    if !keep {
+        second.run("close $s");
+    }
+    let is_right = |bus: &Bus| {
+        let flow = flow(bus, 9000);
+        let initiator = &flow["initiator"];
+        assert!(initiator.is_null() || initiator["pid"] == second.pid(), "{lost} {keep}: {flow:#}");
+    };
+    let mut daemon = kept.spawn_with(&namespace, &bus, UNATTRIBUTED);
+    daemon.wait_until_synchronized(&bus);
+    is_right(&bus);
+    daemon.signal(Signal::KILL);
+    let _ = daemon.ended();
+    let mut daemon = kept.spawn_with(&namespace, &bus, DEFAULT);
+    daemon.wait_until_synchronized(&bus);
+    is_right(&bus);
+    daemon.wait_until_attributed(&bus);
+    is_right(&bus);
+    daemon.stop();
+}
+
+#[test]
+fn a_connection_that_was_taken_over_while_nobody_ran_is_never_of_the_process_before() {
+    for [keep, lost] in [[true, false], [true, true], [false, true]] {
+        taken_over_while_nobody_runs(keep, lost);
+    }
+}
+
+#[test]
+fn a_connection_that_was_refused_has_no_responder_whoever_accepts_the_next_one() {
+    let namespace = Namespace::tracked("refused-ends");
+    let bus = Bus::start();
+    let daemon = Daemon::start_attributed(&namespace, &bus);
+    // Both are read in one go, and the same process opens them.
+    let mut worker = Worker::start(&namespace);
+    for (address, port) in [("127.0.0.1", 9000), ("::1", 9001)] {
+        daemon.signal(Signal::STOP);
+        worker.run(&format!("refused('{address}', 40000, '{address}', {port})"));
+        serve(listen(&namespace, &SocketAddr::new(address.parse().unwrap(), port).to_string()));
+        worker.run(&format!("once('{address}', 40000, '{address}', {port})"));
+        daemon.signal(Signal::CONT);
+        let flows = wait_for("both flows", || Some(all_flows(&bus, port)).filter(|flows| flows.len() == 2));
+        assert!(flows[0]["responder"].is_null(), "nobody listened: {:#}", flows[0]);
+        for flow in &flows {
+            assert!(flow["initiator"].is_null() || flow["initiator"]["pid"] == worker.pid(), "{flow:#}");
+        }
+        let accepted = &flows[1]["responder"];
+        assert!(accepted.is_null() || accepted["pid"] == this_process(), "{:#}", flows[1]);
+    }
     daemon.stop();
 }
 

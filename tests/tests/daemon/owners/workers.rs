@@ -23,6 +23,9 @@ sub once { my ($local, $port, $remote, $remote_port) = @_;
     sysread($socket, my $byte, 1) == 1 or die "read: $!";
     setsockopt($socket, SOL_SOCKET, SO_LINGER, pack("II", 1, 0));
     close $socket; 1 }
+sub refused { my ($local, $port, $remote, $remote_port) = @_;
+    my $socket = opened(SOCK_STREAM, 0, $local, $port, SO_REUSEADDR);
+    connect($socket, at($remote, $remote_port)) and die "connect: accepted"; close $socket; 1 }
 while (<STDIN>) { my $result = eval $_; print $@ ? "error: $@" : "ok $result", $@ ? "" : "\n" }
 "#;
 

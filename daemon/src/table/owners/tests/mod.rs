@@ -67,6 +67,10 @@ fn plain(protocol: u8, from: &str, to: &str) -> Flow<'static> {
     Flow { id: Some(1), ..Flow::new(original, inverted(&original, 0)) }
 }
 
+fn answered(flow: Flow<'static>) -> Flow<'static> {
+    Flow { status: Some(Status::SEEN_REPLY | Status::ASSURED), ..flow }
+}
+
 fn translated(original: (&str, &str), reply: (&str, &str)) -> Flow<'static> {
     Flow { id: Some(1), ..Flow::new(tuple(TCP, original.0, original.1), tuple(TCP, reply.0, reply.1)) }
 }
@@ -206,7 +210,7 @@ fn translations_are_seen_through_in_either_order() {
     let mut early = World::new();
     early.tell(&client);
     early.tell(&server);
-    early.born(&flow());
+    early.born(&answered(flow()));
     assert_eq!(early.owners(), [Some(7), Some(8)]);
     let mut late = World::new();
     late.born(&flow());
@@ -237,8 +241,8 @@ fn a_socket_owns_its_flows_in_every_zone() {
             world.tell(&client);
             world.tell(&server);
         }
-        world.born(&plain(TCP, CLIENT, SERVER));
-        world.born(&in_zone(9, plain(TCP, CLIENT, SERVER)));
+        world.born(&answered(plain(TCP, CLIENT, SERVER)));
+        world.born(&answered(in_zone(9, plain(TCP, CLIENT, SERVER))));
         if !early {
             world.tell(&client);
             world.tell(&server);
@@ -357,7 +361,7 @@ fn who_accepts_a_connection_takes_the_place_of_the_listeners_owner() {
     assert_eq!(world.owners(), [None, Some(9)]);
     // The flow is begun anew, by the same socket: the surer owner was kept.
     world.apply(EventKind::Destroy, &plain(TCP, CLIENT, SERVER));
-    world.born(&plain(TCP, CLIENT, SERVER));
+    world.born(&answered(plain(TCP, CLIENT, SERVER)));
     assert_eq!(world.owners(), [None, Some(9)]);
 }
 

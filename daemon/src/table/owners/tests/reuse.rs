@@ -70,7 +70,6 @@ fn owners_of_reused_ends(connections: &[[u32; 2]], state: u8) -> [[Option<u32>; 
     }
     let flow = plain(TCP, CLIENT, SERVER);
     let finished = Flow {
-        status: Some(Status::SEEN_REPLY | Status::ASSURED),
         protocol_info: Some(ProtocolInfo::Tcp(TcpInfo {
             state,
             wscale_original: None,
@@ -78,7 +77,7 @@ fn owners_of_reused_ends(connections: &[[u32; 2]], state: u8) -> [[Option<u32>; 
             flags_original: None,
             flags_reply: None,
         })),
-        ..flow.clone()
+        ..answered(flow.clone())
     };
     for kind in [EventKind::New, EventKind::Update, EventKind::Destroy, EventKind::New, EventKind::Update] {
         world.apply(kind, if kind == EventKind::Update { &finished } else { &flow });
@@ -126,4 +125,127 @@ fn a_connection_that_nobody_accepted_but_the_kernel_has_no_responder() {
     let accept = socket(Kind::Accept, TCP, SERVER, CLIENT, parent);
     world.tell(&Event { cookie: 5, process: None, ..accept });
     assert_eq!(world.owners(), [None, None]);
+}
+
+#[test]
+fn a_connection_that_was_refused_has_no_responder_though_the_next_one_is_accepted_in_the_same_window() {
+    let mut world = World::new();
+    let flow = plain(TCP, CLIENT, SERVER);
+    world.report(&Event { cookie: 1, ..socket(Kind::Syn, TCP, CLIENT, SERVER, process(7, "client")) });
+    world.report(&Event { cookie: 2, ..socket(Kind::Connect, TCP, CLIENT, SERVER, process(7, "client")) });
+    world.report(&socket(Kind::Accept, TCP, SERVER, CLIENT, process(8, "server")));
+    // A firewall on the way may have refused it, so that the client's first socket is all there was.
+    for kind in [EventKind::New, EventKind::Destroy, EventKind::New] {
+        world.apply(kind, &flow);
+    }
+    let refused = world.table.flow(1, world.now).unwrap();
+    assert_eq!(world.owners_of(&refused), [Some(7), None]);
+    assert_eq!(world.owners(), [Some(7), None], "it may be refused, too");
+    world.apply(EventKind::Update, &answered(flow));
+    assert_eq!(world.owners(), [Some(7), Some(8)]);
+    let told: Vec<_> = world.changes.iter().map(|change| world.owners_of(&change.flow)[1]).collect();
+    assert_eq!(told, [None, None, None, Some(8)], "and nothing else was published");
+}
+
+#[test]
+fn a_datagram_to_nobody_has_no_responder_though_a_server_begins_in_the_same_window() {
+    let mut world = World::new();
+    let flow = plain(UDP, CLIENT, SERVER);
+    world.report(&socket(Kind::Bind, UDP, SERVER, "0.0.0.0:0", process(8, "server")));
+    world.report(&socket(Kind::Send, UDP, SERVER, CLIENT, process(8, "server")));
+    for kind in [EventKind::New, EventKind::Destroy, EventKind::New] {
+        world.apply(kind, &flow);
+    }
+    let unanswered = world.table.flow(1, world.now).unwrap();
+    assert_eq!(world.owners_of(&unanswered), [None, None]);
+    assert_eq!(world.owners(), [None, None], "the server may have begun later");
+    world.apply(EventKind::Update, &answered(flow));
+    assert_eq!(world.owners(), [None, Some(8)]);
+}
+
+#[test]
+fn a_server_that_began_in_the_window_of_a_flow_and_never_answers_has_it_once_all_events_are_applied() {
+    let mut world = World::new();
+    world.report(&socket(Kind::Bind, UDP, SERVER, "0.0.0.0:0", process(8, "server")));
+    world.born(&plain(UDP, CLIENT, SERVER));
+    assert_eq!(world.owners(), [None, None]);
+    world.settle();
+    assert_eq!(world.owners(), [None, Some(8)]);
+    // Whoever was there before has what comes.
+    world.tick();
+    world.born(&plain(UDP, "198.18.0.1:40001", SERVER));
+    let newest = world.table.active_after(1).next().unwrap();
+    assert_eq!(world.owners_of(&newest), [None, Some(8)]);
+}
+
+#[test]
+fn a_flow_that_is_older_than_its_first_event_is_not_of_a_socket_of_that_time() {
+    let mut world = World::new();
+    let flow = answered(plain(TCP, CLIENT, SERVER));
+    // The flow is of a connection before, and ends just now.
+    for kind in [Kind::Syn, Kind::Connect] {
+        world.report(&socket(kind, TCP, CLIENT, SERVER, process(7, "next")));
+    }
+    world.apply(EventKind::Update, &flow);
+    assert_eq!(world.owners(), [None, None]);
+    world.apply(EventKind::Destroy, &flow);
+    let ended = world.table.flow(1, world.now).unwrap();
+    assert_eq!(world.owners_of(&ended), [None, None]);
+    // One that is there when all events have been applied has the socket that is there.
+    world.apply(EventKind::Update, &Flow { id: Some(2), ..flow });
+    world.settle();
+    assert_eq!(world.owners(), [Some(7), None]);
+}
+
+#[test]
+fn where_events_were_lost_a_flow_keeps_the_owners_whose_sockets_were_there_all_the_time() {
+    // A dump, an update or the end is the first message after the loss.
+    for message in ["dump", "update", "destroy"] {
+        let mut world = World::new();
+        let flow = plain(TCP, CLIENT, SERVER);
+        for kind in [Kind::Syn, Kind::Connect] {
+            world.report(&socket(kind, TCP, CLIENT, SERVER, process(7, "first")));
+        }
+        world.tell(&socket(Kind::Accept, TCP, SERVER, CLIENT, process(8, "server")));
+        world.born(&answered(flow.clone()));
+        assert_eq!(world.owners(), [Some(7), Some(8)]);
+        // The client's end goes to another process, which ends its connection, too.
+        world.report(&socket(CLOSED, TCP, CLIENT, SERVER, process(7, "first")));
+        world.report(&socket(CLOSED, TCP, CLIENT, SERVER, process(9, "second")));
+        world.table.note_loss();
+        world.table.attribution_mut().unwrap().sockets.note_lost_flows(world.at + 1);
+        world.tick();
+        match message {
+            "dump" => {
+                world.table.begin_dump();
+                world.table.apply_dump_entry(&flow, world.now, &mut world.changes);
+                world.table.end_dump(true, world.now, &mut world.changes);
+            }
+            "update" => world.apply(EventKind::Update, &Flow { mark: Some(5), ..flow }),
+            _ => world.apply(EventKind::Destroy, &flow),
+        }
+        world.settle();
+        let flow = world.table.flow(1, world.now).unwrap();
+        assert_eq!(world.owners_of(&flow), [None, Some(8)], "{message}");
+    }
+}
+
+#[test]
+fn where_events_were_lost_a_flow_with_the_start_that_the_kernel_gave_it_keeps_its_owners() {
+    let mut world = World::new();
+    let flow = Flow { start_nsec: Some(1_000_000_000), ..plain(TCP, CLIENT, SERVER) };
+    world.report(&socket(Kind::Syn, TCP, CLIENT, SERVER, process(7, "client")));
+    world.born(&flow);
+    world.report(&socket(CLOSED, TCP, CLIENT, SERVER, process(7, "client")));
+    world.table.begin_dump();
+    world.table.apply_dump_entry(&flow, world.now, &mut world.changes);
+    world.table.end_dump(true, world.now, &mut world.changes);
+    for (start, initiator) in [(1_000_000_000, Some(7)), (2_000_000_000, None)] {
+        world.table.note_loss();
+        world.table.begin_dump();
+        let entry = Flow { start_nsec: Some(start), ..flow.clone() };
+        world.table.apply_dump_entry(&entry, world.now, &mut world.changes);
+        world.table.end_dump(true, world.now, &mut world.changes);
+        assert_eq!(world.owners(), [initiator, None]);
+    }
 }
