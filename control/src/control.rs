@@ -272,7 +272,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_published_xml_is_what_the_object_says_of_itself() {
-        let worker = Worker::start().await.unwrap();
+        let worker = Worker::start(1).await.unwrap();
         let wait = Arc::new(Wait::new());
         let control = FlowControl::new(Permitted::named("root").unwrap(), worker, wait);
         let mut said = String::new();

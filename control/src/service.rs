@@ -19,7 +19,7 @@ use crate::worker::Worker;
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// Calls in flight of all users but flowbusd's.
-pub(crate) const CALLS: usize = 64;
+const CALLS: usize = 64;
 
 /// Why the bus cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +42,7 @@ pub(crate) async fn run(
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServiceError::Signals)?;
     let wait = Arc::new(Wait::new());
     confine_files();
-    let worker = Worker::start().await.map_err(ServiceError::Worker)?;
+    let worker = Worker::start(CALLS).await.map_err(ServiceError::Worker)?;
     let served = serve(address, permitted, idle, (&worker, &wait), [&mut terminate, &mut interrupt]).await;
     // Whatever has ended it: a change that was begun is logged as far as it came.
     worker.finish();

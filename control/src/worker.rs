@@ -9,12 +9,7 @@ use std::thread;
 use flowbus_interfaces::Error;
 use tokio::sync::oneshot;
 
-use crate::service::CALLS;
-
 type Work = Box<dyn FnOnce(&End) + Send>;
-
-/// At most this many pieces of work wait: one for each call in flight.
-const WAITING: usize = CALLS;
 
 /// The way to the thread. It ends with the process.
 #[derive(Clone, Debug)]
@@ -42,9 +37,9 @@ impl End {
 }
 
 impl Worker {
-    /// Starts the thread and returns when it runs.
-    pub(crate) async fn start() -> std::io::Result<Self> {
-        let (queue, receiver) = sync_channel::<Work>(WAITING);
+    /// Starts the thread, for which at most `waiting` pieces of work wait, and returns when it runs.
+    pub(crate) async fn start(waiting: usize) -> std::io::Result<Self> {
+        let (queue, receiver) = sync_channel::<Work>(waiting);
         let end = Arc::new(End::default());
         let seen = Arc::clone(&end);
         thread::Builder::new().name("worker".into()).spawn(move || {
@@ -70,7 +65,7 @@ impl Worker {
         // Who asked may have gone; the work is done all the same.
         let work = Box::new(move |end: &End| drop(reply.send(work(end))));
         self.queue.try_send(work).map_err(|error| match error {
-            TrySendError::Full(_) => Error::LimitExceeded(format!("{WAITING} calls wait already")),
+            TrySendError::Full(_) => Error::LimitExceeded("too many calls wait already".into()),
             TrySendError::Disconnected(_) => Error::Unavailable("the worker's thread has ended".into()),
         })?;
         answer.await.map_err(|_| Error::Unavailable("flowbus-control is being ended, ask again".into()))
