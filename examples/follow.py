@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Prints the connections that are alive, then what changes: a copy of flowbusd's table that is kept by its signals.
+"""Prints the connections that are alive, then what changes: a copy of flowbusd's table that its signals keep.
 
 Needs dbus-fast (Debian: python3-dbus-fast). The argument is the address of a bus; without it the system bus is asked.
 Signals are batched, and updates of a connection within a batch are merged; OpenStream has every change.
@@ -8,7 +8,7 @@ Signals are batched, and updates of a connection within a batch are merged; Open
 import asyncio
 import sys
 
-from dbus_fast import BusType, Variant
+from dbus_fast import BusType, DBusError, Variant
 from dbus_fast.aio import MessageBus
 from dbus_fast.unpack import unpack_variants
 
@@ -22,21 +22,25 @@ async def interface(bus, name):
     return bus.get_proxy_object(name, path, await bus.introspect(name, path)).get_interface(name)
 
 
-def show(what, flow):
-    print(what, *(flow[field] for field in FIELDS), flush=True)
+def text(flow):
+    return " ".join(str(flow[field]) for field in FIELDS)
+
+
+def show(what, flows):
+    for flow in sorted(flows):
+        print(what, flow, flush=True)
 
 
 async def list_active(monitor):
-    """Prints every page; returns the number up to which the changes are in them for certain: that of the first page."""
+    """Reads every page. Each change up to the returned number is in them: that of the first page."""
     query = {"limit": Variant("u", 1000), "fields": Variant("as", FIELDS)}
-    first = None
+    alive, included = set(), None
     while True:
         flows, page = unpack_variants(await monitor.call_list_active(query))
-        first = page["sequence"] if first is None else first
-        for flow in flows:
-            show("alive", flow)
+        alive.update(map(text, flows))
+        included = page["sequence"] if included is None else included
         if "next" not in page:
-            return first
+            return alive, included
         query["after"] = Variant("t", page["next"])
 
 
@@ -47,17 +51,30 @@ async def follow(bus):
     # Subscribe before listing: what changes in between would be missed.
     batches = asyncio.Queue()
     events.on_flow_events(lambda sequence, flows, lost: batches.put_nowait((unpack_variants(flows), lost)))
-    # After a restart or a loss the table may be another.
+    # flowbusd sends it at its start too.
     events.on_resynced(lambda details: batches.put_nowait(([], 1)))
-    included = await list_active(monitor)
+    alive, included = await list_active(monitor)
+    show("alive", alive)
     while True:
         flows, lost = await batches.get()
         if lost:
-            included = await list_active(monitor)
+            try:
+                now, included = await list_active(monitor)
+            except DBusError as error:
+                print("waiting for flowbusd:", error, file=sys.stderr)
+                continue
+            show("gone", alive - now)
+            show("alive", now - alive)
+            alive = now
             continue
         for flow in flows:
-            if flow["sequence"] > included:
-                show(flow["event"], flow)
+            if flow["sequence"] <= included:
+                continue
+            if flow["event"] == "destroy":
+                alive.discard(text(flow))
+            else:
+                alive.add(text(flow))
+            show(flow["event"], [text(flow)])
 
 
 async def main():
@@ -67,8 +84,10 @@ async def main():
     # No signal comes from a bus that is gone: without this it would wait in silence.
     gone = asyncio.ensure_future(bus.wait_for_disconnect())
     await asyncio.wait({following, gone}, return_when=asyncio.FIRST_COMPLETED)
-    if following.done():
+    if not gone.done():
         following.result()
+    # Read, for asyncio complains of an exception that nobody has seen.
+    gone.exception()
     sys.exit("The bus has closed the connection.")
 
 

@@ -1,4 +1,4 @@
-//! Prints the connections that are alive, then every change, as a stream of flowbusd tells it.
+//! Prints the connections that are alive, then every change, from a stream, until flowbusd ends it.
 //!
 //! `cargo run -p flowbus-interfaces --example follow [ADDRESS]`, the address being that of a bus; without it the system bus.
 #![allow(clippy::print_stdout, reason = "it is what the example does")]
@@ -25,12 +25,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
             StreamItem::Flow(flow) => print("alive", &flow),
             StreamItem::Event { kind, flow, .. } => print(event_name(kind), &flow),
             StreamItem::Gap { lost, .. } => println!("missed {lost}"),
-            StreamItem::End { reason } => println!("end {reason}"),
+            StreamItem::End { reason } => {
+                return Err(format!("flowbusd has ended the stream: {reason}").into());
+            }
             // Later versions have more.
             _ => {}
         }
     }
-    Ok(())
+    Err("the stream has broken off: flowbusd was killed".into())
 }
 
 fn print(what: &str, flow: &FlowRef<'_>) {
