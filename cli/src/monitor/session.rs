@@ -82,7 +82,7 @@ impl Session {
 
     fn item(&mut self, item: StreamItem<'_>) -> io::Result<()> {
         match item {
-            StreamItem::Begin { epoch, sequence } => self.enter(epoch, sequence),
+            StreamItem::Begin { epoch, sequence } => self.enter(epoch.into_owned(), sequence),
             StreamItem::Flow(flow) if !self.quiet => self.printer.flow(&mut self.screen, &flow, None),
             StreamItem::SnapshotEnd { sequence } => {
                 self.reach(sequence);
@@ -100,10 +100,10 @@ impl Session {
             StreamItem::Gap { first, last, lost, reason } => {
                 self.totals.missed += lost;
                 self.reach(last);
-                self.note(&Notice::Gap { first, last, lost, reason })
+                self.note(&Notice::Gap { first, last, lost, reason: reason.into_owned() })
             }
             StreamItem::Resync { reason, lost, closed, added } => {
-                self.note(&Notice::Resync { reason, lost, closed, added })
+                self.note(&Notice::Resync { reason: reason.into_owned(), lost, closed, added })
             }
             _ => Ok(()),
         }

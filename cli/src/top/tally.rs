@@ -139,7 +139,7 @@ impl<'a> Tally<'a> {
             StreamItem::Begin { epoch, .. } => {
                 // Ids and numbers of another epoch mean nothing in this one.
                 self.before = self.before.filter(|before| before.epoch == *epoch);
-                self.next.epoch.clone_from(epoch);
+                epoch.as_ref().clone_into(&mut self.next.epoch);
             }
             StreamItem::Closed(flow) => {
                 self.begin(now);

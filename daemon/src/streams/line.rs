@@ -1,39 +1,19 @@
 //! The lines of a stream.
 
-use flowbus_interfaces::{Connection, FieldSet, Flow, SourceNames, event_name, write_json};
+use flowbus_interfaces::{Connection, FieldSet, Flow, SourceNames, StreamItem, event_name, write_json};
 use serde::Serialize;
 
 use crate::expectation::ExpectationEvent;
-use crate::published::Resync;
 
 /// Lines that are written with one system call.
 #[derive(Debug, Default)]
 pub(crate) struct Lines(Vec<u8>);
 
-/// Every line but those of flows.
-#[derive(Debug, Serialize)]
-#[serde(tag = "type", rename_all = "kebab-case")]
-pub(super) enum Line<'a> {
-    Begin { epoch: &'a str, sequence: u64 },
-    SnapshotEnd { sequence: u64 },
-    Gap { first: u64, last: u64, lost: u64, reason: &'static str },
-    ConnectionGap { first: u64, last: u64, lost: u64, reason: &'static str },
-    Resync { reason: &'static str, lost: u64, closed: u32, added: u32 },
-    ExpectationGap { lost: u64, reason: &'static str },
-    End { reason: &'static str },
-}
-
-impl Line<'_> {
-    pub(super) fn resync(resync: &Resync) -> Self {
-        let Resync { reason, lost, closed, added, .. } = *resync;
-        Self::Resync { reason: reason.name(), lost, closed, added }
-    }
-}
-
 impl Lines {
-    pub(super) fn push(&mut self, line: &Line<'_>) {
+    /// A line without a flow, a connection or an expectation.
+    pub(super) fn push(&mut self, item: &StreamItem<'_>) {
         // Writing to a vector cannot fail, and none of these has a key that is not text.
-        let _ = write_json(&mut self.0, line);
+        let _ = write_json(&mut self.0, item);
         self.0.push(b'\n');
     }
 

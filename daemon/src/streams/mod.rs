@@ -48,10 +48,10 @@ pub(crate) enum OpenError {
 
 /// All open streams.
 #[derive(Clone, Debug)]
-pub(crate) struct Streams(Arc<Shared>);
+pub(crate) struct Streams(Arc<Common>);
 
 #[derive(Debug)]
-struct Shared {
+struct Common {
     handle: Handle,
     names: FlowNames,
     /// How many each user has open.
@@ -60,16 +60,16 @@ struct Shared {
     stopping: watch::Sender<bool>,
 }
 
-/// A place among the streams; it is free again when this is dropped.
+/// Leave for one more stream, given back when this is dropped.
 #[derive(Debug)]
-struct Place {
-    shared: Arc<Shared>,
+struct Permit {
+    common: Arc<Common>,
     user: u32,
 }
 
 impl Streams {
     pub(crate) fn new(handle: Handle, names: FlowNames) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(Common {
             handle,
             names,
             users: Mutex::default(),
@@ -80,18 +80,18 @@ impl Streams {
 
     /// Opens a stream for a user and starts its task; the result is the end to read.
     pub(crate) fn open(&self, user: u32, query: StreamQuery) -> Result<OwnedFd, OpenError> {
-        let place = self.place(user)?;
+        let permit = self.permit(user)?;
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?;
         // A user beyond the kernel's limit for pipes gets a smaller one.
         let _ = fcntl_setpipe_size(&writer, PIPE_BYTES);
         let sender = pipe::Sender::from_owned_fd(writer)?;
-        let Shared { handle, names, stopping, .. } = &*self.0;
+        let Common { handle, names, stopping, .. } = &*self.0;
         let writer = Writer::new(sender, handle.clone(), names.clone(), query, stopping.subscribe());
-        tokio::spawn(async move { writer.run(&place.shared.gaps).await });
+        tokio::spawn(async move { writer.run(&permit.common.gaps).await });
         Ok(reader)
     }
 
-    fn place(&self, user: u32) -> Result<Place, OpenError> {
+    fn permit(&self, user: u32) -> Result<Permit, OpenError> {
         let mut users = self.0.users();
         if users.values().sum::<usize>() >= STREAMS {
             return Err(OpenError::All);
@@ -101,7 +101,7 @@ impl Streams {
             return Err(OpenError::User);
         }
         *count += 1;
-        Ok(Place { shared: Arc::clone(&self.0), user })
+        Ok(Permit { common: Arc::clone(&self.0), user })
     }
 
     /// How many are open.
@@ -122,15 +122,15 @@ impl Streams {
     }
 }
 
-impl Shared {
+impl Common {
     fn users(&self) -> std::sync::MutexGuard<'_, HashMap<u32, usize>> {
         self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
-        let mut users = self.shared.users();
+        let mut users = self.common.users();
         if let Some(count) = users.get_mut(&self.user) {
             *count -= 1;
             if *count == 0 {

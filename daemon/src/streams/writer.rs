@@ -6,18 +6,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ctnetlink::EventKind;
-use flowbus_interfaces::{Key, StreamQuery};
+use flowbus_interfaces::{Key, StreamItem, StreamQuery};
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::unix::pipe;
 use tokio::sync::broadcast::{self, error::TryRecvError};
 use tokio::sync::watch;
 
 use super::join::Join;
-use super::line::{Line, Lines};
+use super::line::Lines;
 use crate::change::Change;
 use crate::dictionary::{FlowNames, Item};
 use crate::expectation::ExpectationEvent;
-use crate::handle::{AskError, Candidates, Handle};
+use crate::handle::{AskError, Handle, Preselection};
+use crate::published::Resync;
 
 /// So many flows are asked for at once.
 const CHUNK: usize = 1024;
@@ -101,14 +102,14 @@ impl Writer {
             }
         };
         if let Some(reason) = last {
-            self.lines.push(&Line::End { reason });
+            self.lines.push(&StreamItem::End { reason: reason.into() });
             let _ = self.pipe.write_all(self.lines.bytes()).await;
         }
     }
 
     async fn write(&mut self, gaps: &AtomicU64) -> Result<(), Stop> {
         let begin = self.cursor;
-        self.lines.push(&Line::Begin { epoch: self.handle.epoch(), sequence: begin });
+        self.lines.push(&StreamItem::Begin { epoch: self.handle.epoch().into(), sequence: begin });
         if self.query.closed {
             self.write_closed(0, begin).await?;
         }
@@ -146,10 +147,10 @@ impl Writer {
         let mut refresh = self.query.refresh;
         loop {
             let refresh = std::mem::take(&mut refresh);
-            let page = match self.handle.list_active(after, CHUNK, refresh, Candidates::All).await {
+            let page = match self.handle.list_active(after, CHUNK, refresh, Preselection::All).await {
                 // Without the dump the counters are as old as they are.
                 Err(AskError::Unanswered) if refresh => {
-                    self.handle.list_active(after, CHUNK, false, Candidates::All).await?
+                    self.handle.list_active(after, CHUNK, false, Preselection::All).await?
                 }
                 page => page?,
             };
@@ -169,7 +170,7 @@ impl Writer {
             // Who does not follow is told here of those that ended before the snapshot came to them.
             self.write_closed(begin + 1, sequence).await?;
         }
-        self.lines.push(&Line::SnapshotEnd { sequence });
+        self.lines.push(&StreamItem::SnapshotEnd { sequence });
         self.flush().await
     }
 
@@ -245,7 +246,7 @@ impl Writer {
         if first <= last {
             gaps.fetch_add(1, Ordering::Relaxed);
             let lost = last - first + 1;
-            self.lines.push(&Line::Gap { first, last, lost, reason: "slow-reader" });
+            self.lines.push(&StreamItem::Gap { first, last, lost, reason: "slow-reader".into() });
         }
     }
 
@@ -284,7 +285,7 @@ impl Writer {
                 }
                 Err(TryRecvError::Lagged(lost)) => {
                     gaps.fetch_add(1, Ordering::Relaxed);
-                    self.lines.push(&Line::ExpectationGap { lost, reason: "slow-reader" });
+                    self.lines.push(&StreamItem::ExpectationGap { lost, reason: "slow-reader".into() });
                 }
                 Err(_) => break,
             }
@@ -304,7 +305,12 @@ impl Writer {
             if first <= last {
                 gaps.fetch_add(1, Ordering::Relaxed);
                 let lost = last - first + 1;
-                self.lines.push(&Line::ConnectionGap { first, last, lost, reason: "slow-reader" });
+                self.lines.push(&StreamItem::ConnectionGap {
+                    first,
+                    last,
+                    lost,
+                    reason: "slow-reader".into(),
+                });
             }
             for event in events {
                 self.connections = event.sequence;
@@ -329,9 +335,10 @@ impl Writer {
                 gaps.fetch_add(1, Ordering::Relaxed);
                 // No number is missing: what was lost never got one.
                 let (first, last, lost) = (resync.sequence, resync.sequence, resync.lost);
-                self.lines.push(&Line::Gap { first, last, lost, reason: "overrun" });
+                self.lines.push(&StreamItem::Gap { first, last, lost, reason: "overrun".into() });
             }
-            self.lines.push(&Line::resync(&resync));
+            let Resync { reason, lost, closed, added, .. } = resync;
+            self.lines.push(&StreamItem::Resync { reason: reason.name().into(), lost, closed, added });
         }
     }
 

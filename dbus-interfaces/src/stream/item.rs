@@ -1,24 +1,29 @@
 //! What a line of a stream says.
 
+use std::borrow::Cow;
+
 use ctnetlink::EventKind;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::FlowRef;
 use crate::{Expectation, Key, OwnedConnection};
 
-/// A line of a stream.
-#[derive(Clone, Debug)]
+/// A line of a stream. Those that have no flow, connection or expectation are written and read by serde.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
 pub enum StreamItem<'a> {
     /// The stream begins.
     Begin {
         /// Ids and sequences of another epoch mean nothing in this one.
-        epoch: String,
+        epoch: Cow<'a, str>,
         /// The number of the last change before the stream.
         sequence: u64,
     },
     /// A flow that had ended when the stream began; oldest end first.
+    #[serde(skip)]
     Closed(FlowRef<'a>),
     /// A flow that is alive; ascending ids.
+    #[serde(skip)]
     Flow(FlowRef<'a>),
     /// All flows that are alive have been sent.
     SnapshotEnd {
@@ -26,6 +31,7 @@ pub enum StreamItem<'a> {
         sequence: u64,
     },
     /// A flow began, changed or ended.
+    #[serde(skip)]
     Event {
         /// Which of these.
         kind: EventKind,
@@ -43,9 +49,10 @@ pub enum StreamItem<'a> {
         /// How many.
         lost: u64,
         /// `slow-reader`, or `overrun` where the kernel dropped events.
-        reason: String,
+        reason: Cow<'a, str>,
     },
     /// What a connection did: its socket at one end.
+    #[serde(skip)]
     Connection(OwnedConnection),
     /// Connection events that this stream does not have.
     ConnectionGap {
@@ -56,9 +63,10 @@ pub enum StreamItem<'a> {
         /// How many.
         lost: u64,
         /// `slow-reader`.
-        reason: String,
+        reason: Cow<'a, str>,
     },
     /// What became of an expectation.
+    #[serde(skip)]
     Expectation {
         /// It was made, or it is gone.
         kind: EventKind,
@@ -70,12 +78,12 @@ pub enum StreamItem<'a> {
         /// How many.
         lost: u64,
         /// `slow-reader`.
-        reason: String,
+        reason: Cow<'a, str>,
     },
     /// The table agrees with the kernel's again.
     Resync {
         /// Why it might have differed: start, overrun, state-refused or new-socket.
-        reason: String,
+        reason: Cow<'a, str>,
         /// Events that the kernel dropped.
         lost: u64,
         /// Flows that had ended unseen.
@@ -86,50 +94,11 @@ pub enum StreamItem<'a> {
     /// The daemon has written all that it will.
     End {
         /// `complete`, or `stopping` where the daemon ends.
-        reason: String,
+        reason: Cow<'a, str>,
     },
     /// A line of a type that this version does not know.
-    Other(&'a str),
-}
-
-/// The lines that are not of flows.
-#[derive(Deserialize)]
-#[serde(tag = "type", rename_all = "kebab-case")]
-enum Notice {
-    Begin {
-        epoch: String,
-        sequence: u64,
-    },
-    SnapshotEnd {
-        sequence: u64,
-    },
-    Gap {
-        first: u64,
-        last: u64,
-        lost: u64,
-        reason: String,
-    },
-    ConnectionGap {
-        first: u64,
-        last: u64,
-        lost: u64,
-        reason: String,
-    },
-    ExpectationGap {
-        lost: u64,
-        reason: String,
-    },
-    Resync {
-        reason: String,
-        lost: u64,
-        closed: u32,
-        added: u32,
-    },
-    End {
-        reason: String,
-    },
     #[serde(other)]
-    Unknown,
+    Other,
 }
 
 impl<'a> StreamItem<'a> {
@@ -155,25 +124,12 @@ impl<'a> StreamItem<'a> {
                     Some("new") => EventKind::New,
                     Some("destroy") => EventKind::Destroy,
                     // As of a type that is not known.
-                    _ => return Ok(Self::Other(line)),
+                    _ => return Ok(Self::Other),
                 };
                 let expectation = Box::new(Expectation::from_json(line)?);
                 Ok(Self::Expectation { kind, expectation })
             }
-            _ => Ok(match serde_json::from_str(line)? {
-                Notice::Begin { epoch, sequence } => Self::Begin { epoch, sequence },
-                Notice::SnapshotEnd { sequence } => Self::SnapshotEnd { sequence },
-                Notice::Gap { first, last, lost, reason } => Self::Gap { first, last, lost, reason },
-                Notice::ConnectionGap { first, last, lost, reason } => {
-                    Self::ConnectionGap { first, last, lost, reason }
-                }
-                Notice::ExpectationGap { lost, reason } => Self::ExpectationGap { lost, reason },
-                Notice::Resync { reason, lost, closed, added } => {
-                    Self::Resync { reason, lost, closed, added }
-                }
-                Notice::End { reason } => Self::End { reason },
-                Notice::Unknown => Self::Other(line),
-            }),
+            _ => serde_json::from_str(line),
         }
     }
 }
