@@ -40,18 +40,16 @@ impl Wait {
         is_there: impl Fn() -> bool,
     ) -> std::io::Result<()> {
         let notices = self.notices.as_ref().map_err(|error| std::io::Error::other(error.to_string()))?;
-        // For tokio what is read is a pipe; its type for descriptors of any kind takes unsafe code.
-        let [setting, rules] = notices.descriptors()?.map(Receiver::from_owned_fd_unchecked);
-        let [setting, rules] = [setting?, rules?];
         let end = Instant::now() + LONGEST;
         loop {
             // Looked at when earlier notices are gone: what changes from here on sends another.
-            for receiver in [&setting, &rules] {
-                while receiver.try_read(&mut [0; 4096]).is_ok() {}
-            }
+            notices.discard();
             if is_there() {
                 return Ok(());
             }
+            // For tokio what is read is a pipe; its type for descriptors of any kind takes unsafe code.
+            let [setting, rules] = notices.descriptors()?.map(Receiver::from_owned_fd_unchecked);
+            let [setting, rules] = [setting?, rules?];
             tokio::select! {
                 readable = setting.readable() => readable?,
                 readable = rules.readable() => readable?,

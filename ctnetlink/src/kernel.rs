@@ -51,16 +51,16 @@ fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {
 
 /// Sums over all CPUs.
 #[derive(Clone, Copy, Debug, Default)]
-struct Counters {
+struct CpuSums {
     early_drop: u64,
     insert_failed: u64,
 }
 
 /// The counters, or nothing if the kernel's answer has no end.
-fn counters() -> Result<Option<Counters>, SocketError> {
+fn counters() -> Result<Option<CpuSums>, SocketError> {
     let socket = Socket::open()?;
     socket.send(&cpu_stats_request(1))?;
-    let mut sum = Counters::default();
+    let mut sum = CpuSums::default();
     let mut buffer = vec![0; 32 * 1024];
     // The kernel writes the answer of a dump while it is asked and read: it never has to be waited for.
     while let Received::Datagram(length) = socket.receive(&mut buffer)? {

@@ -35,12 +35,18 @@ impl Notices {
         Ok(Self { setting, rules: rules.into(), _file: file })
     }
 
-    /// The descriptors to wait on, non-blocking. Read what has arrived and discard it: it says less than a look at the settings
-    /// and rules does.
+    /// The descriptors to wait on, non-blocking.
     ///
     /// # Errors
     /// Where this process has too many descriptors.
     pub fn descriptors(&self) -> std::io::Result<[OwnedFd; 2]> {
         Ok([self.setting.try_clone()?, self.rules.try_clone()?])
+    }
+
+    /// Reads what has arrived and discards it: it says less than a look at the settings and rules does.
+    pub fn discard(&self) {
+        for descriptor in [&self.setting, &self.rules] {
+            while rustix::io::read(descriptor, &mut [0; 4096]).is_ok_and(|length| length > 0) {}
+        }
     }
 }

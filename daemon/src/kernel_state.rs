@@ -108,17 +108,15 @@ impl Reader {
     }
 
     async fn notice(&self) -> Option<()> {
+        let notices = self.notices.as_ref()?;
         // For tokio what is read is a pipe; its type for descriptors of any kind takes unsafe code.
-        let [setting, rules] =
-            self.notices.as_ref()?.descriptors().ok()?.map(Receiver::from_owned_fd_unchecked);
+        let [setting, rules] = notices.descriptors().ok()?.map(Receiver::from_owned_fd_unchecked);
         let (setting, rules) = (setting.ok()?, rules.ok()?);
         tokio::select! {
             readable = setting.readable() => readable.ok()?,
             readable = rules.readable() => readable.ok()?,
         }
-        for receiver in [setting, rules] {
-            while receiver.try_read(&mut [0; 4096]).is_ok() {}
-        }
+        notices.discard();
         Some(())
     }
 }
