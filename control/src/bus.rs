@@ -23,7 +23,7 @@ const CALLS: usize = 64;
 
 /// Why the bus cannot be served.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ServiceError {
+pub(crate) enum ServeError {
     #[error(transparent)]
     Bus(#[from] BusError),
     #[error("cannot start a thread: {0}")]
@@ -37,12 +37,12 @@ pub(crate) async fn run(
     address: &BusAddress,
     permitted: Permitted,
     idle: Duration,
-) -> Result<(), ServiceError> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(ServiceError::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServiceError::Signals)?;
+) -> Result<(), ServeError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
     let wait = Arc::new(Wait::new());
     confine_files();
-    let worker = Worker::start(CALLS).await.map_err(ServiceError::Worker)?;
+    let worker = Worker::start(CALLS).await.map_err(ServeError::Worker)?;
     let served = serve(address, permitted, idle, (&worker, &wait), [&mut terminate, &mut interrupt]).await;
     // Whatever has ended it: a change that was begun is logged as far as it came.
     worker.finish();
@@ -62,7 +62,7 @@ async fn serve(
     idle: Duration,
     (worker, wait): (&Worker, &Arc<Wait>),
     [terminate, interrupt]: [&mut Signal; 2],
-) -> Result<(), ServiceError> {
+) -> Result<(), ServeError> {
     let limits = Limits { sender: 16, user: 16, all: CALLS, reserved: permitted.daemon(), descriptor: true };
     let service = Service {
         address: address.clone(),

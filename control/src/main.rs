@@ -3,9 +3,9 @@
 //!
 //! docs/security.md says why it is a process of its own.
 
+mod bus;
 mod caller;
 mod control;
-mod service;
 mod table;
 mod wait;
 mod worker;
@@ -15,11 +15,11 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use bus::ServeError;
 use caller::{Permitted, UserError};
 use flowbus_interfaces::BusAddress;
 use flowbus_logging::message_id;
 use rustix::thread::CapabilitySet;
-use service::ServiceError;
 
 /// Asks the kernel's connection tracking for flowbusd, which holds no capability itself, and changes it for those who may.
 ///
@@ -45,7 +45,7 @@ enum Error {
     #[error(transparent)]
     User(#[from] UserError),
     #[error(transparent)]
-    Service(#[from] ServiceError),
+    Serve(#[from] ServeError),
     #[error("root's powers cannot be given up: {0}")]
     Powers(rustix::io::Errno),
     #[error("cannot start: {0}")]
@@ -70,5 +70,5 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     let permitted = Permitted::named(&arguments.user)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let idle = Duration::from_secs(arguments.idle);
-    Ok(runtime.block_on(service::run(&arguments.bus, permitted, idle))?)
+    Ok(runtime.block_on(bus::run(&arguments.bus, permitted, idle))?)
 }

@@ -2,7 +2,7 @@
 
 use ctnetlink::EventKind;
 
-use crate::flow::{Before, Snapshot};
+use crate::flow::{Prior, Snapshot};
 use crate::log::Numbered;
 
 /// One change that sends an event.
@@ -16,7 +16,7 @@ pub(crate) struct Change {
     /// The flow after the change.
     pub(crate) flow: Snapshot,
     /// What an update changed, as it was: a follower's filter may have let the flow pass then.
-    pub(crate) before: Option<Before>,
+    pub(crate) before: Option<Prior>,
 }
 
 impl Change {

@@ -17,7 +17,7 @@ use crate::flow::{ClosedLimits, ProcessTexts, Snapshot};
 use crate::log::Log;
 use crate::names::NameStrings;
 use crate::owners::{Found, Probe};
-use crate::published::{Published, Resync, Session, State, Summary};
+use crate::published::{Properties, Published, Resync, Session, Summary};
 
 /// At most so many commands wait for the tracker; the calls in flight are fewer.
 pub(crate) const COMMANDS: usize = 256;
@@ -34,7 +34,7 @@ pub(crate) enum Command {
         after: u64,
         limit: usize,
         refresh: bool,
-        candidates: Candidates,
+        candidates: Preselection,
         reply: oneshot::Sender<Page>,
     },
     /// The flows that ended before the change numbered `before`, newest first; answered with a [`Page`].
@@ -87,7 +87,7 @@ impl Look {
 
 /// Which flows a filter can let pass at all, as far as the table tells without knowing names.
 #[derive(Clone, Debug)]
-pub(crate) enum Candidates {
+pub(crate) enum Preselection {
     /// Every flow.
     All,
     /// Those with these ids.
@@ -125,7 +125,7 @@ pub(crate) struct Handle {
     wake: Arc<OwnedFd>,
     shared: Arc<Shared>,
     news: watch::Receiver<()>,
-    state: watch::Receiver<State>,
+    properties: watch::Receiver<Properties>,
 }
 
 /// What the tracker publishes, once a turn.
@@ -183,9 +183,9 @@ impl Handle {
         self.shared.expectations.subscribe()
     }
 
-    /// Follows the announced state.
-    pub(crate) fn state(&self) -> watch::Receiver<State> {
-        self.state.clone()
+    /// Follows the properties whose changes are announced.
+    pub(crate) fn properties(&self) -> watch::Receiver<Properties> {
+        self.properties.clone()
     }
 
     /// Asks for active flows.
@@ -194,7 +194,7 @@ impl Handle {
         after: u64,
         limit: usize,
         refresh: bool,
-        candidates: Candidates,
+        candidates: Preselection,
     ) -> Result<Page, AskError> {
         self.ask(|reply| Command::ListActive { after, limit, refresh, candidates, reply }).await
     }
@@ -265,14 +265,14 @@ impl Shared {
 pub(crate) struct Publisher {
     shared: Arc<Shared>,
     news: watch::Sender<()>,
-    state: watch::Sender<State>,
+    properties: watch::Sender<Properties>,
 }
 
 impl Publisher {
     /// Both ends. `wake` is an eventfd that the tracker polls.
     pub(crate) fn new(
         session: Session,
-        state: State,
+        properties: Properties,
         commands: SyncSender<Command>,
         wake: Arc<OwnedFd>,
     ) -> (Self, Handle) {
@@ -282,9 +282,9 @@ impl Publisher {
         let expectations = broadcast::Sender::new(EXPECTATIONS);
         let shared = Arc::new(Shared { session, published, expectations, programs: Mutex::new(None) });
         let (news_sender, news) = watch::channel(());
-        let (state_sender, state) = watch::channel(state);
-        let publisher = Self { shared: Arc::clone(&shared), news: news_sender, state: state_sender };
-        (publisher, Handle { commands, wake, shared, news, state })
+        let (announced, properties) = watch::channel(properties);
+        let publisher = Self { shared: Arc::clone(&shared), news: news_sender, properties: announced };
+        (publisher, Handle { commands, wake, shared, news, properties })
     }
 
     /// Publishes a batch: takes the changes over and tells those who follow.
@@ -340,8 +340,8 @@ impl Publisher {
         *programs = Some((counters, accept));
     }
 
-    /// Announces the state where it changed.
-    pub(crate) fn set_state(&self, new: State) {
-        self.state.send_if_modified(|state| std::mem::replace(state, new) != new);
+    /// Announces the properties that changed.
+    pub(crate) fn set_properties(&self, new: Properties) {
+        self.properties.send_if_modified(|properties| std::mem::replace(properties, new) != new);
     }
 }

@@ -57,7 +57,7 @@ use kernel_state::{Kernel, Reader};
 use links::Links;
 use state::State;
 use streams::Streams;
-use tracker::{Requester, Start, Tracker, TrackerError};
+use tracker::{Requester, Setup, Tracker, TrackerError};
 
 /// Keeps Linux's connection tracking table in memory and offers it on D-Bus.
 ///
@@ -185,7 +185,7 @@ fn source(config: &Config, handed: &mut Descriptors) -> Option<Source> {
 }
 
 /// What the tracker starts with: what was handed over, and the rest opened here.
-fn open(config: &Config, handed: Descriptors, requester: Requester) -> Result<Start, Error> {
+fn open(config: &Config, handed: Descriptors, requester: Requester) -> Result<Setup, Error> {
     let events = descriptors::event_socket(handed.events, config.events.receive_buffer_bytes)?;
     let dump = descriptors::dump_socket(handed.dump, &events)?;
     let (state, refused) = match handed.state {
@@ -195,7 +195,7 @@ fn open(config: &Config, handed: Descriptors, requester: Requester) -> Result<St
     if !handed.state_is_kept || refused.is_some() {
         systemd::store_state(state.memfd());
     }
-    Ok(Start {
+    Ok(Setup {
         events,
         dump,
         requester,

@@ -51,7 +51,7 @@ impl Published {
 
 /// Changes of these are announced on the bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct State {
+pub(crate) struct Properties {
     pub(crate) synchronized: bool,
     pub(crate) closed_capacity: u32,
     pub(crate) attribution: Tier,

@@ -8,7 +8,7 @@ use super::{Services, VERSION};
 use crate::clock::Now;
 use crate::dictionary::Item;
 use crate::fit::fit;
-use crate::handle::{AskError, Candidates};
+use crate::handle::{AskError, Preselection};
 use crate::report::{DaemonState, Report};
 
 /// The table is read in pieces of so many flows.
@@ -26,7 +26,7 @@ pub(super) async fn report(
     let mut report = Report::new(options, Now::read().realtime_usec);
     let mut after = 0;
     loop {
-        let page = handle.list_active(after, CHUNK, false, Candidates::All).await?;
+        let page = handle.list_active(after, CHUNK, false, Preselection::All).await?;
         for flow in page.flows {
             after = flow.record.id;
             names.show(&Item::from(flow), |flow| report.add_active(flow));
@@ -46,16 +46,16 @@ pub(super) async fn report(
             break;
         }
     }
-    let state = *handle.state().borrow();
+    let properties = *handle.properties().borrow();
     let state = DaemonState {
         version: VERSION,
         uptime_usec: fit(started.elapsed().as_micros()),
-        synchronized: state.synchronized,
-        attribution: state.attribution.name(),
+        synchronized: properties.synchronized,
+        attribution: properties.attribution.name(),
         events_received: summary.events_received(),
         events_lost: summary.counters.events_lost,
         resyncs: summary.counters.resyncs,
-        closed_capacity: state.closed_capacity,
+        closed_capacity: properties.closed_capacity,
         closed_evicted: summary.counters.closed_evicted,
         buffer_bytes: summary.buffer_bytes,
         kernel,

@@ -224,19 +224,19 @@ impl FlowMonitor {
     /// Whether the table agrees with the kernel's: false from a loss, or the start, until a dump is merged.
     #[zbus(property)]
     fn synchronized(&self) -> bool {
-        self.services.handle.state().borrow().synchronized
+        self.services.handle.properties().borrow().synchronized
     }
 
     /// How flows get their processes: none, procfs or bpf.
     #[zbus(property)]
     fn attribution(&self) -> &'static str {
-        self.services.handle.state().borrow().attribution.name()
+        self.services.handle.properties().borrow().attribution.name()
     }
 
     /// How many ended flows are remembered at most.
     #[zbus(property)]
     fn closed_capacity(&self) -> u32 {
-        self.services.handle.state().borrow().closed_capacity
+        self.services.handle.properties().borrow().closed_capacity
     }
 
     /// The number of the latest change.

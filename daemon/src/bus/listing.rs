@@ -5,7 +5,7 @@
 use flowbus_interfaces::{Lookup, Query};
 
 use crate::dictionary::{FlowNames, Item, Listing};
-use crate::handle::{AskError, Candidates, Handle, Page};
+use crate::handle::{AskError, Handle, Page, Preselection};
 
 /// A page is at most so long, however few flows that are: the bus disconnects who sends more than it takes.
 const PAGE_BYTES: usize = 1024 * 1024 - 4096;
@@ -25,10 +25,10 @@ pub(super) struct FlowPage {
 /// The active flows after `query.after`, ascending by id.
 pub(super) async fn active(handle: &Handle, names: &FlowNames, query: &Query) -> Result<FlowPage, AskError> {
     let candidates = match query.filter.lookup() {
-        Some(Lookup::Ids(ids)) => Candidates::Ids(ids.into()),
-        Some(Lookup::Port(port)) => Candidates::Port(port),
-        None if query.filter.asks_for_owner() => Candidates::Owned,
-        None => Candidates::All,
+        Some(Lookup::Ids(ids)) => Preselection::Ids(ids.into()),
+        Some(Lookup::Port(port)) => Preselection::Port(port),
+        None if query.filter.asks_for_owner() => Preselection::Owned,
+        None => Preselection::All,
     };
     let mut filling = Filling::new(names, query);
     let mut after = query.after.unwrap_or(0);

@@ -29,7 +29,7 @@ use crate::connection::ConnectionEvent;
 use crate::dictionary::FlowNames;
 use crate::handle::Handle;
 use crate::kernel_state::Kernel;
-use crate::published::State;
+use crate::published::Properties;
 use crate::streams::Streams;
 use crate::{confinement, systemd};
 use emitter::{Emitter, Pace};
@@ -142,13 +142,13 @@ async fn serve_methods(
     services: &Services,
     current: &watch::Sender<Option<Connection>>,
 ) -> BusError {
-    let mut states = services.handle.state();
-    let mut announced = *states.borrow_and_update();
+    let mut properties = services.handle.properties();
+    let mut announced = *properties.borrow_and_update();
     loop {
         current.send_replace(Some(link.connection.clone()));
         let end = tokio::select! {
             end = link.ended() => end,
-            error = announce_state(&link.connection, &mut states, &mut announced) => {
+            error = announce_properties(&link.connection, &mut properties, &mut announced) => {
                 tracing::debug!(%error, "property changes are not announced");
                 link.ended().await
             }
@@ -198,10 +198,10 @@ async fn serve_signals(
 }
 
 /// Announces the properties that promise it, as they change.
-async fn announce_state(
+async fn announce_properties(
     methods: &Connection,
-    states: &mut watch::Receiver<State>,
-    announced: &mut State,
+    properties: &mut watch::Receiver<Properties>,
+    announced: &mut Properties,
 ) -> zbus::Error {
     let interface: InterfaceRef<FlowMonitor> =
         match methods.object_server().interface(FLOW_MONITOR_PATH).await {
@@ -209,7 +209,7 @@ async fn announce_state(
             Err(error) => return error,
         };
     loop {
-        let new = *states.borrow_and_update();
+        let new = *properties.borrow_and_update();
         let monitor = interface.get().await;
         let emitter = interface.signal_emitter();
         let result = async {
@@ -229,7 +229,7 @@ async fn announce_state(
         }
         *announced = new;
         drop(monitor);
-        if states.changed().await.is_err() {
+        if properties.changed().await.is_err() {
             return zbus::Error::Failure("the tracker has ended".into());
         }
     }

@@ -73,7 +73,7 @@ pub(super) async fn gather(services: &Services, bus: &BusCounters, guard: &Guard
         ("event_masks", kernel.event_masks),
         (
             "not_synchronized",
-            (!services.handle.state().borrow().synchronized).then(|| why_not(&summary, failure)),
+            (!services.handle.properties().borrow().synchronized).then(|| why_not(&summary, failure)),
         ),
     ];
     let texts = texts.into_iter().filter_map(|(name, text)| Some((name, Variant::from(text?))));

@@ -56,7 +56,7 @@ pub(crate) struct Snapshot {
 
 /// The parts of a flow that an update can change and a filter can ask for.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Before {
+pub(crate) struct Prior {
     status: u32,
     mark: u32,
     labels: [u8; 16],
@@ -82,15 +82,15 @@ pub(crate) struct End {
 
 impl Snapshot {
     /// What an update may change of this flow.
-    pub(crate) fn changeable(&self) -> Before {
+    pub(crate) fn prior(&self) -> Prior {
         let Record { status, mark, state, present, .. } = self.record;
         let Extra { labels, labels_len, helper, .. } = self.extra.unwrap_or(Extra::EMPTY);
-        Before { status, mark, labels, labels_len, helper, state, present, owners: self.owners }
+        Prior { status, mark, labels, labels_len, helper, state, present, owners: self.owners }
     }
 
     /// This flow as it was before an update.
-    pub(crate) fn with(mut self, before: Before) -> Self {
-        let Before { status, mark, labels, labels_len, helper, state, present, owners } = before;
+    pub(crate) fn with(mut self, before: Prior) -> Self {
+        let Prior { status, mark, labels, labels_len, helper, state, present, owners } = before;
         self.owners = owners;
         let Self { record, extra, .. } = &mut self;
         (record.status, record.mark, record.state, record.present) = (status, mark, state, present);

@@ -26,12 +26,12 @@ const IFA_LOCAL: u16 = 2;
 
 /// What is asked for by a dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Dump {
+pub(super) enum RouteDump {
     Links,
     Addresses,
 }
 
-impl Dump {
+impl RouteDump {
     /// The request for all interfaces or all addresses.
     pub(super) fn request(self) -> Vec<u8> {
         let inner = match self {
@@ -266,6 +266,6 @@ mod tests {
         }
         // `ifi_type` of the request is not set.
         links[18] = 0;
-        assert_eq!((Dump::Links.request(), Dump::Addresses.request()), (links, addresses));
+        assert_eq!((RouteDump::Links.request(), RouteDump::Addresses.request()), (links, addresses));
     }
 }

@@ -18,7 +18,7 @@ use tokio::net::UnixDatagram;
 
 use crate::descriptors;
 use crate::handle::{Command, Handle};
-use message::{Dump, Message, messages};
+use message::{Message, RouteDump, messages};
 
 /// The kernel's datagrams have up to 32 KiB, but for an interface with the most alternative names that it takes: a little over
 /// 64 KiB. What is not used takes no memory.
@@ -52,7 +52,7 @@ impl Links {
         let mut buffer = vec![0; BUFFER];
         // The socket has joined its groups before the dumps: what is born in between is told.
         let mut addresses = HashSet::new();
-        let mut wanted = vec![Dump::Addresses, Dump::Links];
+        let mut wanted = vec![RouteDump::Addresses, RouteDump::Links];
         let (mut running, mut asked) = (false, None);
         loop {
             // One dump at a time.
@@ -61,8 +61,8 @@ impl Links {
                 (running, asked) = (true, Some(dump));
                 // The dump brings what there is. Of what went unseen nothing will be heard.
                 match dump {
-                    Dump::Addresses => addresses.clear(),
-                    Dump::Links => self.note_all_deleted(),
+                    RouteDump::Addresses => addresses.clear(),
+                    RouteDump::Links => self.note_all_deleted(),
                 }
             }
             match receive(&socket, &mut buffer).await {
@@ -73,8 +73,8 @@ impl Links {
                             Message::Link { index, name } => self.set(index, &name),
                             Message::Deleted { index } => self.note_deleted(index),
                             Message::Address(address) => changed |= addresses.insert(address),
-                            Message::AddressDeleted if wanted.contains(&Dump::Addresses) => {}
-                            Message::AddressDeleted => wanted.push(Dump::Addresses),
+                            Message::AddressDeleted if wanted.contains(&RouteDump::Addresses) => {}
+                            Message::AddressDeleted => wanted.push(RouteDump::Addresses),
                             Message::Done => {
                                 running = false;
                                 changed = true;
@@ -90,7 +90,7 @@ impl Links {
                 }
                 // Something was missed: all is asked for again.
                 Err(error) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => {
-                    wanted = vec![Dump::Addresses, Dump::Links];
+                    wanted = vec![RouteDump::Addresses, RouteDump::Links];
                 }
                 Err(error) => return Err(error),
             }

@@ -86,7 +86,7 @@ impl Processes {
     }
 
     /// True when it is time to free what is not used; `now` is in CLOCK_BOOTTIME microseconds.
-    pub(crate) fn are_many(&self, state: &State, now: u64) -> bool {
+    pub(crate) fn should_collect(&self, state: &State, now: u64) -> bool {
         state.header.processes as usize - self.free.len() >= self.enough && now >= self.not_before
     }
 

@@ -14,7 +14,7 @@ pub(super) const SHORT: usize = 60;
 /// What a report says of a flow: as much of it as it takes to write the line, should it fit. No number that other
 /// logs know the flow by is kept.
 #[derive(Clone, Debug)]
-pub(super) struct Line {
+pub(super) struct ReportLine {
     original: Tuple,
     reply: Tuple,
     state: Option<&'static str>,
@@ -29,7 +29,7 @@ pub(super) struct Line {
     process: Option<Box<str>>,
 }
 
-impl Line {
+impl ReportLine {
     pub(super) fn new(flow: &Flow<'_>, with_process: bool) -> Self {
         let owner = flow.initiator.or(flow.responder).filter(|_| with_process);
         Self {

@@ -15,7 +15,7 @@ use std::fmt::Write as _;
 use flowbus_interfaces::{Flow, KernelState, ReportOptions, SourceNames, Span};
 use jiff::Timestamp;
 
-use line::Line;
+use line::ReportLine;
 use redact::{EPHEMERAL, Redactor};
 use totals::Totals;
 
@@ -52,7 +52,7 @@ pub(crate) struct Report {
 #[derive(Debug, Default)]
 struct Kept {
     /// The latest first.
-    lines: VecDeque<Line>,
+    lines: VecDeque<ReportLine>,
     seen: usize,
 }
 
@@ -78,7 +78,7 @@ impl Report {
         if self.active.lines.len() == self.most_lines() {
             self.active.lines.pop_back();
         }
-        self.active.lines.push_front(Line::new(flow, self.options.processes));
+        self.active.lines.push_front(ReportLine::new(flow, self.options.processes));
     }
 
     /// Adds a closed flow. They come in the order of ListClosed: the latest first.
@@ -86,7 +86,7 @@ impl Report {
         self.totals.add(flow);
         self.closed.seen += 1;
         if self.closed.lines.len() < self.most_lines() {
-            self.closed.lines.push_back(Line::new(flow, self.options.processes));
+            self.closed.lines.push_back(ReportLine::new(flow, self.options.processes));
         }
     }
 
@@ -103,7 +103,7 @@ impl Report {
         let room = self.options.max_bytes.saturating_sub(head.len() + most);
 
         let mut writer =
-            Writer { redactor: Redactor::new(self.options.redact), names, now_usec: self.now_usec };
+            LineWriter { redactor: Redactor::new(self.options.redact), names, now_usec: self.now_usec };
         let (mut closed, mut active) = (self.closed.lines.iter(), self.active.lines.iter());
         let (mut closed_lines, mut active_lines) = (Vec::new(), Vec::new());
         // Half of the room for either, and what one does not need for the other.
@@ -158,7 +158,7 @@ impl Report {
             switch(kernel.accounting),
             switch(kernel.timestamping),
             number(kernel.events),
-            pressure(kernel),
+            fill_level(kernel),
             number(kernel.early_drop),
             number(kernel.insert_failed),
         );
@@ -186,7 +186,7 @@ impl Report {
             if state.synchronized { "" } else { "NOT " },
             state.events_lost,
             state.resyncs,
-            pressure(&state.kernel),
+            fill_level(&state.kernel),
             self.active.seen,
             self.closed.seen,
         );
@@ -195,18 +195,18 @@ impl Report {
 }
 
 /// Writes lines while there is room.
-struct Writer<'a> {
+struct LineWriter<'a> {
     redactor: Redactor,
     names: &'a SourceNames,
     now_usec: u64,
 }
 
-impl Writer<'_> {
+impl LineWriter<'_> {
     /// Adds lines until one does not fit; answers how much room is left. That one is still to come.
     fn fill<'l>(
         &mut self,
         out: &mut Vec<String>,
-        lines: &mut (impl Iterator<Item = &'l Line> + Clone),
+        lines: &mut (impl Iterator<Item = &'l ReportLine> + Clone),
         mut room: usize,
     ) -> usize {
         while let Some(line) = lines.clone().next() {
@@ -227,7 +227,7 @@ fn utc(usec: u64) -> String {
 }
 
 /// Count, maximum and how full that is.
-fn pressure(kernel: &KernelState) -> String {
+fn fill_level(kernel: &KernelState) -> String {
     match (kernel.count, kernel.maximum) {
         (Some(count), Some(maximum @ 1..)) => {
             format!("{count} of {maximum} ({}%)", u64::from(count) * 100 / u64::from(maximum))

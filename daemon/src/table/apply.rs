@@ -165,7 +165,7 @@ impl Table {
 
     /// Merges an event into a live flow.
     fn update(&mut self, slot: u32, flow: &Flow<'_>, changes: &mut Vec<Change>) -> Outcome {
-        let before = self.snapshot(slot).changeable();
+        let before = self.snapshot(slot).prior();
         let doubted = self.doubt_owners(slot, flow);
         let mut record = *self.state.record(slot);
         let was_answered = record.is_answered();
@@ -199,7 +199,7 @@ impl Table {
             self.state.put_record(slot, &record);
             return;
         }
-        let before = self.snapshot(slot).changeable();
+        let before = self.snapshot(slot).prior();
         let doubted = self.doubt_owners(slot, flow);
         record = *self.state.record(slot);
         let before_status = record.status();

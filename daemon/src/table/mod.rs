@@ -31,7 +31,7 @@ pub(crate) use transaction::Transaction;
 use crate::change::Change;
 use crate::clock::{Now, monotonic_nsec};
 use crate::flow::{
-    Before, ClosedLimits, End, Extra, Key, NO_EXTRA, Owners, ProcessTexts, Record, Silence, Snapshot, Start,
+    ClosedLimits, End, Extra, Key, NO_EXTRA, Owners, Prior, ProcessTexts, Record, Silence, Snapshot, Start,
     inverted,
 };
 use crate::names::{NameStrings, Names};
@@ -339,7 +339,7 @@ impl Table {
         changes.push(Change { sequence, time_usec, kind, flow, before: None });
     }
 
-    fn push_update(&mut self, slot: u32, before: Before, changes: &mut Vec<Change>) {
+    fn push_update(&mut self, slot: u32, before: Prior, changes: &mut Vec<Change>) {
         self.push_change(EventKind::Update, self.snapshot(slot), changes);
         if let Some(change) = changes.last_mut() {
             change.before = Some(before);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Tracker;
 use crate::clock::Now;
 use crate::flow::Snapshot;
-use crate::handle::{COMMANDS, Candidates, Command, Page};
+use crate::handle::{COMMANDS, Command, Page, Preselection};
 
 /// A dump that is younger is new enough for a caller who wants counters refreshed.
 const REFRESH_AGE: Duration = Duration::from_secs(1);
@@ -34,10 +34,10 @@ impl Tracker {
         match command {
             Command::ListActive { after, limit, candidates, reply, .. } => {
                 let flows = match candidates {
-                    Candidates::All => self.table.active_after(after).take(limit + 1).collect(),
-                    Candidates::Ids(ids) => self.table.active_of(after, &ids).take(limit + 1).collect(),
-                    Candidates::Owned => self.table.active_with_owner(after).take(limit + 1).collect(),
-                    Candidates::Port(port) => {
+                    Preselection::All => self.table.active_after(after).take(limit + 1).collect(),
+                    Preselection::Ids(ids) => self.table.active_of(after, &ids).take(limit + 1).collect(),
+                    Preselection::Owned => self.table.active_with_owner(after).take(limit + 1).collect(),
+                    Preselection::Port(port) => {
                         self.table.active_with_port(after, port).take(limit + 1).collect()
                     }
                 };

@@ -30,8 +30,8 @@ use crate::connection::ConnectionEvent;
 use crate::counters::ResyncReason;
 use crate::flow::ClosedLimits;
 use crate::handle::{COMMANDS, Command, Handle, Look, Publisher};
-use crate::published::{Resync, Session, State, Summary, Tier};
-use crate::state::{Inbox, Refused};
+use crate::published::{Properties, Resync, Session, Summary, Tier};
+use crate::state::{Inbox, Refused, State};
 use crate::table::{Merged, Table};
 use dump::DumpReader;
 pub(crate) use dump::Requester;
@@ -49,13 +49,13 @@ const DUMP_BUFFER: usize = 64 * 1024;
 
 /// What the tracker starts with.
 #[derive(Debug)]
-pub(crate) struct Start {
+pub(crate) struct Setup {
     /// Joined to the groups of NEW, UPDATE and DESTROY, and to those of expectations.
     pub(crate) events: Socket,
     /// For the replies of dumps.
     pub(crate) dump: Socket,
     pub(crate) requester: Requester,
-    pub(crate) state: crate::state::State,
+    pub(crate) state: State,
     /// Why `state` is not that of the last life, where there was one.
     pub(crate) refused: Option<Refused>,
     pub(crate) closed_limits: ClosedLimits,
@@ -107,14 +107,17 @@ pub(crate) struct Tracker {
 
 impl Tracker {
     /// A tracker of what the state holds, and the handle to it.
-    pub(crate) fn new(start: Start) -> Result<(Self, Handle), TrackerError> {
-        let Start { events, dump, requester, state, refused, closed_limits, sweep_interval } = start;
+    pub(crate) fn new(setup: Setup) -> Result<(Self, Handle), TrackerError> {
+        let Setup { events, dump, requester, state, refused, closed_limits, sweep_interval } = setup;
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let (sender, commands) = sync_channel(COMMANDS);
         let inbox = state.inbox()?;
         let table = Table::new(state, closed_limits);
-        let announced =
-            State { synchronized: false, closed_capacity: closed_limits.capacity, attribution: Tier::None };
+        let announced = Properties {
+            synchronized: false,
+            closed_capacity: closed_limits.capacity,
+            attribution: Tier::None,
+        };
         let (publisher, handle) = Publisher::new(
             Session {
                 epoch: table.state().epoch(),
@@ -283,7 +286,7 @@ impl Tracker {
         let summary = self.summary();
         self.publisher.publish(&mut self.changes, &mut self.connections, summary);
         let header = self.table.header();
-        self.publisher.set_state(State {
+        self.publisher.set_properties(Properties {
             synchronized: header.resync == 0 && !self.behind,
             closed_capacity: header.closed_capacity,
             attribution: match (&self.sockets, &self.questions) {

@@ -50,7 +50,7 @@ impl Table {
 
     /// Notes what an event reports of a socket. What it means for flows that are there is settled later.
     pub(super) fn apply_socket(&mut self, event: &Event, now: Now) {
-        if self.processes.are_many(&self.state, now.boottime_usec) {
+        if self.processes.should_collect(&self.state, now.boottime_usec) {
             self.free_processes(now);
         }
         let Self { attribution, processes, state, .. } = self;

@@ -74,7 +74,7 @@ impl Table {
             let owners = self.finished_owners(&flow, *begin, to);
             if owners != flow.owners {
                 self.put_owners(*slot, owners);
-                self.push_update(*slot, flow.changeable(), changes);
+                self.push_update(*slot, flow.prior(), changes);
                 self.commit();
             }
             !flow.record.is_finished()
@@ -127,7 +127,7 @@ impl Table {
             *owner = current.owner;
             self.put_owners(slot, owners);
             self.change_usec = Now::read().realtime_usec;
-            self.push_update(slot, flow.changeable(), changes);
+            self.push_update(slot, flow.prior(), changes);
             self.commit();
         }
     }
