@@ -114,6 +114,8 @@ pub enum Confidence {
     Inherited,
     /// Found by looking through /proc after the fact.
     Procfs,
+    /// It has such a socket in another network namespace, the only one that has.
+    Forwarded,
     /// One of several processes that have the socket, or sockets with the same ends: the last that is known to have sent.
     Shared,
 }
@@ -128,6 +130,7 @@ impl Confidence {
             Self::Snapshot => "snapshot",
             Self::Inherited => "inherited",
             Self::Procfs => "procfs",
+            Self::Forwarded => "forwarded",
             Self::Shared => "shared",
         }
     }

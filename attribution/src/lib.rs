@@ -7,6 +7,7 @@
 
 mod attach;
 mod cgroup;
+mod container;
 mod descriptors;
 mod event;
 pub mod handover;
@@ -20,6 +21,7 @@ mod snapshot;
 mod statistics;
 
 pub use cgroup::unit_of;
+pub use container::{container_of, pod_of};
 pub use descriptors::{DescriptorError, Programs};
 pub use event::{Confidence, Event, Kind, Message, Process};
 pub use load::{DEFAULT_RING_BYTES, LoadError, load, snapshot};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use flowbus_attribution::{Event, Kind};
-use flowbus_interfaces::{Connection, ConnectionKind};
+use flowbus_interfaces::{Connection, ConnectionKind, Owner};
 
 use crate::flow::ProcessText;
 use crate::log::Numbered;
@@ -50,7 +50,9 @@ impl ConnectionEvent {
             network_namespace: (network_namespace != 0).then_some(network_namespace),
             monotonic_nsec: monotonic_ns,
             time_usec: self.time_usec,
-            owner: owner.map(|(text, process)| text.owner(process.confidence)),
+            // The namespace is the connection's own key.
+            owner: owner
+                .map(|(text, process)| Owner { network_namespace: None, ..text.owner(process.confidence) }),
             tid: process.map(|process| process.tid),
             error: number.as_deref(),
             reset,

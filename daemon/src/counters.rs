@@ -26,6 +26,7 @@ pub(crate) struct Counters {
     pub(crate) owners_unmatched_sockets: u64,
     pub(crate) owners_expired: u64,
     pub(crate) owners_refused: u64,
+    pub(crate) owners_ambiguous: u64,
 }
 
 layout_of!(Counters {
@@ -47,6 +48,7 @@ layout_of!(Counters {
     owners_unmatched_sockets,
     owners_expired,
     owners_refused,
+    owners_ambiguous,
 });
 
 impl Counters {

@@ -209,6 +209,15 @@ pub struct OwnedConnection {
     /// The control group's path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
+    /// The container's id, in full.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// The Kubernetes pod's uid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// The program's path; behind `...` the end of a longer one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exe: Option<String>,
     /// How surely the process is the one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confidence: Option<String>,

@@ -17,6 +17,14 @@ pub struct Owner<'a> {
     pub unit: Option<&'a str>,
     /// The control group's path.
     pub cgroup: Option<&'a str>,
+    /// The container's id, in full.
+    pub container: Option<&'a str>,
+    /// The Kubernetes pod's uid.
+    pub pod: Option<&'a str>,
+    /// The program's path; behind `...` the end of a longer one.
+    pub exe: Option<&'a str>,
+    /// Inode of the socket's network namespace; `None` where it is the tracked one.
+    pub network_namespace: Option<u32>,
     /// How sure this is.
     pub confidence: Option<&'static str>,
 }
@@ -31,6 +39,10 @@ impl Owner<'_> {
             ("uid", self.uid.map(Value::U32)),
             ("unit", self.unit.map(Value::Text)),
             ("cgroup", self.cgroup.map(Value::Text)),
+            ("container", self.container.map(Value::Text)),
+            ("pod", self.pod.map(Value::Text)),
+            ("exe", self.exe.map(Value::Text)),
+            ("network_namespace", self.network_namespace.map(Value::U32)),
             ("confidence", self.confidence.map(Value::Text)),
         ];
         for (name, value) in values {

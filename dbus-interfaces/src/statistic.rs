@@ -134,6 +134,8 @@ statistics! {
     Counter owners_expired: u64,
     /// Sockets and processes beyond what there is room for.
     Counter owners_refused: u64,
+    /// Times that a direction was looked up of which sockets in several other network namespaces have the ends.
+    Counter owners_ambiguous: u64,
     /// Records of the BPF programs, absent where none run.
     Counter bpf_written: u64,
     /// Records that found the programs' ring full.

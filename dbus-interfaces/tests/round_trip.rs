@@ -55,6 +55,10 @@ fn owner() -> Owner<'static> {
         uid: Some(0),
         unit: Some("a \"quoted\".service"),
         cgroup: Some("/system.slice"),
+        container: Some("3f2a"),
+        pod: Some("d7b1c2ab"),
+        exe: Some("/usr/bin/curl"),
+        network_namespace: Some(4_026_532_000),
         confidence: Some("exact"),
     }
 }

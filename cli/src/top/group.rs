@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use flowbus_interfaces::{FlowRef, Key};
+use flowbus_interfaces::{FlowRef, Key, OwnedValue};
 
 use super::view::Grouping;
 use crate::cell::owner_name;
@@ -22,6 +22,10 @@ pub(super) fn group<'a>(flow: &FlowRef<'a>, grouping: Grouping) -> Cow<'a, str> 
             let owner = flow.value(Key::Initiator).or_else(|| flow.value(Key::Responder));
             owner.as_ref().map(owner_name).unwrap_or_default().into()
         }
+        Grouping::Container => {
+            let owners = [Key::Initiator, Key::Responder].into_iter().filter_map(|key| flow.value(key));
+            owners.filter_map(|owner| container(&owner)).next().unwrap_or_default().into()
+        }
     }
 }
 
@@ -35,6 +39,7 @@ pub(super) fn condition(grouping: Grouping, name: &str) -> Option<String> {
         Grouping::Source => Some(format!("source={name}")),
         Grouping::Interface => Some(format!("interface={name}")),
         Grouping::Remote => Some(format!("address={name}")),
+        Grouping::Container => (!name.contains(char::is_whitespace)).then(|| format!("container={name}")),
         Grouping::Process => {
             let (comm, pid) = name.rsplit_once('[').unwrap_or((name, ""));
             match pid.strip_suffix(']') {
@@ -44,6 +49,12 @@ pub(super) fn condition(grouping: Grouping, name: &str) -> Option<String> {
             }
         }
     }
+}
+
+/// The container that a process is in.
+fn container(owner: &OwnedValue) -> Option<String> {
+    let OwnedValue::Dictionary(fields) = owner else { return None };
+    fields.get("container").map(ToString::to_string)
 }
 
 #[cfg(test)]
@@ -73,6 +84,9 @@ mod tests {
             "the threads of a process are one group"
         );
         assert_eq!(in_group(Grouping::Process, r#"{"initiator":{"pid":12}}"#), "?[12]");
+        let served = r#"{"initiator":{"pid":12},"responder":{"pid":13,"container":"3f2a"}}"#;
+        assert_eq!(in_group(Grouping::Container, served), "3f2a", "of either end");
+        assert_eq!(in_group(Grouping::Container, thread), "");
     }
 
     #[test]
@@ -82,5 +96,6 @@ mod tests {
         assert_eq!(condition(Grouping::Process, "sshd").as_deref(), Some("comm=sshd"));
         assert_eq!(condition(Grouping::Remote, "2001:2::1").as_deref(), Some("address=2001:2::1"));
         assert_eq!(condition(Grouping::Interface, ""), None);
+        assert_eq!(condition(Grouping::Container, "3f2a").as_deref(), Some("container=3f2a"));
     }
 }

@@ -9,7 +9,8 @@ pub(crate) const KEYS: &str = "\
 Keys:
   Up, Down, PgUp, PgDn, Home, End   choose a row (also k and j)
   Enter      all that is known of the chosen connection, or the flows of the group
-  g, G       group by source, process, remote address, interface; G goes back
+  g, G       group by source, process, remote address, interface,
+             container; G goes back
   s          sort by rate, total bytes, latest begin, age
   /          filter as you type: KEY=VALUE words, dport=80,443 source=CHROME;
              Enter keeps it, Esc takes it back

@@ -21,10 +21,12 @@ pub(super) enum Grouping {
     Process,
     Remote,
     Interface,
+    Container,
 }
 
 impl Grouping {
-    const ALL: [Self; 5] = [Self::Flow, Self::Source, Self::Process, Self::Remote, Self::Interface];
+    const ALL: [Self; 6] =
+        [Self::Flow, Self::Source, Self::Process, Self::Remote, Self::Interface, Self::Container];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
@@ -33,6 +35,7 @@ impl Grouping {
             Self::Process => "process",
             Self::Remote => "remote address",
             Self::Interface => "interface",
+            Self::Container => "container",
         }
     }
 
@@ -49,7 +52,7 @@ impl Grouping {
         match self {
             Self::Flow => &[],
             Self::Source => &[Key::Source],
-            Self::Process => &[Key::Initiator, Key::Responder],
+            Self::Process | Self::Container => &[Key::Initiator, Key::Responder],
             Self::Remote => &[Key::Src, Key::Dst, Key::Initiator, Key::Responder],
             Self::Interface => &[Key::Interface],
         }
@@ -123,7 +126,7 @@ mod tests {
     #[test]
     fn every_grouping_and_order_can_be_reached() {
         for (index, grouping) in Grouping::ALL.into_iter().enumerate() {
-            assert_eq!(grouping.next(), Grouping::ALL[(index + 1) % 5]);
+            assert_eq!(grouping.next(), Grouping::ALL[(index + 1) % Grouping::ALL.len()]);
             assert_eq!(grouping.next().previous(), grouping);
         }
         assert_eq!(Order::Age.next(), Order::Rate);

@@ -97,6 +97,7 @@ fn look(wanted: &[Tuple], network_namespace: u32) -> Vec<Found> {
     for (inode, (process, confidence)) in holders {
         let Some(tuples) = directions.remove(&inode) else { continue };
         let Some((process, path)) = describe(process) else { continue };
+        let exe = program(process.pid);
         let ends = tuples.into_iter().filter_map(ends);
         found.extend(ends.map(|(protocol, local, remote)| Found {
             event: Event {
@@ -110,6 +111,7 @@ fn look(wanted: &[Tuple], network_namespace: u32) -> Vec<Found> {
                 process: Some(Process { confidence, ..process }),
             },
             path: path.clone(),
+            exe: exe.clone(),
         }));
     }
     found
@@ -152,6 +154,12 @@ fn describe(pid: u32) -> Option<(Process, Option<String>)> {
         confidence: Confidence::Procfs,
     };
     Some((process, path))
+}
+
+/// The path of the program that a process runs, as it was when it was started.
+fn program(pid: u32) -> Option<String> {
+    let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?.to_string_lossy().into_owned();
+    Some(path.strip_suffix(" (deleted)").map_or(path.clone(), str::to_owned))
 }
 
 /// The name in /proc/PID/stat and the start in ticks: "pid (comm) state ...", where the name can have any bytes in it, and

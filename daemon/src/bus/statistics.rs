@@ -61,6 +61,7 @@ pub(super) async fn gather(services: &Services, bus: &BusCounters, guard: &Guard
         owners_unmatched_sockets: Some(counters.owners_unmatched_sockets),
         owners_unmatched_flows: Some(counters.owners_unmatched_flows),
         owners_expired: Some(counters.owners_expired),
+        owners_ambiguous: Some(counters.owners_ambiguous),
         owners_refused: Some(counters.owners_refused),
         bpf_written: bpf.map(|bpf| bpf.written),
         bpf_dropped: bpf.map(|bpf| bpf.dropped),

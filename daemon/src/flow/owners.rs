@@ -37,6 +37,7 @@ const fn confidence_number(confidence: Confidence) -> u32 {
         Confidence::Inherited => 4,
         Confidence::Procfs => 5,
         Confidence::Shared => 6,
+        Confidence::Forwarded => 7,
     }
 }
 
@@ -49,6 +50,7 @@ const fn confidence_of(number: u32) -> Option<Confidence> {
         4 => Confidence::Inherited,
         5 => Confidence::Procfs,
         6 => Confidence::Shared,
+        7 => Confidence::Forwarded,
         _ => return None,
     })
 }

@@ -1,5 +1,6 @@
 //! A process: as the state holds it, and in words.
 
+use std::borrow::Cow;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use flowbus_attribution::{Confidence, Process};
@@ -21,9 +22,13 @@ pub(crate) struct ProcessEntry {
     path_len: u16,
     /// The path of the control group; a longer one is not kept.
     path: [u8; 256],
+    exe_len: u8,
+    /// The path of the program, of a longer one the end behind `...`.
+    exe: [u8; 127],
 }
 
-/// What tells processes apart. A thread of another name is another one, so that each flow shows its own.
+/// What tells processes apart. A thread of another name is another one, so that each flow shows its own, and so is a process
+/// with a socket in another namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct Identity {
@@ -33,54 +38,101 @@ pub(crate) struct Identity {
     uid: u32,
     comm: [u8; 16],
     leader_comm: [u8; 16],
+    /// Inode of the socket's network namespace; 0 where it is the tracked one.
+    network_namespace: u32,
+    unused: u32,
 }
 
-layout_of!(ProcessEntry { identity, check, uses, path_len, path });
-layout_of!(Identity { start_boottime_ns, cgroup, pid, uid, comm, leader_comm });
+layout_of!(ProcessEntry { identity, check, uses, path_len, path, exe_len, exe });
+layout_of!(Identity { start_boottime_ns, cgroup, pid, uid, comm, leader_comm, network_namespace, unused });
 
 impl Checksummed for ProcessEntry {
     const CHECK: usize = std::mem::offset_of!(Self, check);
 }
 
-impl From<&Process> for Identity {
-    fn from(process: &Process) -> Self {
+impl Identity {
+    /// A process as the owner of a socket in another namespace than the tracked one, unless its inode is 0.
+    pub(crate) fn new(process: &Process, network_namespace: u32) -> Self {
         let Process { pid, start_boottime_ns, uid, comm, leader_comm, cgroup, .. } = *process;
-        Self { start_boottime_ns, cgroup, pid, uid, comm, leader_comm }
+        Self { start_boottime_ns, cgroup, pid, uid, comm, leader_comm, network_namespace, unused: 0 }
     }
 }
 
 impl ProcessEntry {
-    pub(crate) fn new(identity: Identity, uses: u16, path: Option<&str>) -> Self {
-        let mut entry = Self { identity, check: 0, uses, path_len: 0, path: [0; 256] };
-        entry.set_path(path);
+    pub(crate) fn new(identity: Identity, uses: u16, path: Option<&str>, exe: Option<&str>) -> Self {
+        let mut entry =
+            Self { identity, check: 0, uses, path_len: 0, path: [0; 256], exe_len: 0, exe: [0; 127] };
+        entry.complete(path, exe);
         entry
     }
 
     /// One for tests of the state.
     #[cfg(test)]
     pub(crate) fn example(process: &Process, path: &str) -> Self {
-        Self::new(process.into(), 0, Some(path))
+        Self::new(Identity::new(process, 0), 0, Some(path), Some("/usr/bin/example"))
     }
 
-    /// True when this path is not known yet and there is room for it.
-    pub(crate) fn lacks_path(&self, path: Option<&str>) -> bool {
-        self.path_len == 0 && path.is_some_and(|path| path.len() <= self.path.len())
-    }
-
-    /// Notes the path of the control group.
-    pub(crate) fn set_path(&mut self, path: Option<&str>) {
+    /// Notes the paths of control group and program, as far as they were not known yet; true when that changed something. A
+    /// process that runs another program by now has the other one's path.
+    pub(crate) fn complete(&mut self, path: Option<&str>, exe: Option<&str>) -> bool {
+        let mut changed = false;
         if let Some(path) = path
+            && self.path_len == 0
             && let Some(place) = self.path.get_mut(..path.len())
         {
             place.copy_from_slice(path.as_bytes());
             self.path_len = fit(path.len());
+            changed = true;
+        }
+        if let Some(exe) = exe
+            && self.exe_is_another(exe)
+        {
+            self.set_exe(exe);
+            changed = true;
+        }
+        changed
+    }
+
+    fn exe_is_another(&self, exe: &str) -> bool {
+        let known = self.exe().unwrap_or_default();
+        exe != known && !(known.starts_with("...") && cut(exe, self.exe.len()) == known)
+    }
+
+    fn set_exe(&mut self, exe: &str) {
+        let exe = cut(exe, self.exe.len());
+        self.exe = [0; 127];
+        if let Some(place) = self.exe.get_mut(..exe.len()) {
+            place.copy_from_slice(exe.as_bytes());
+            self.exe_len = fit(exe.len());
         }
     }
 
     fn path(&self) -> Option<&str> {
-        let path = self.path.get(..usize::from(self.path_len))?;
-        std::str::from_utf8(path).ok().filter(|path| !path.is_empty())
+        text(&self.path, self.path_len.into())
     }
+
+    fn exe(&self) -> Option<&str> {
+        text(&self.exe, self.exe_len.into())
+    }
+}
+
+fn text(bytes: &[u8], length: usize) -> Option<&str> {
+    std::str::from_utf8(bytes.get(..length)?).ok().filter(|text| !text.is_empty())
+}
+
+/// A path of at most so many bytes: of a longer one the names at its end behind `...`.
+fn cut(path: &str, maximum: usize) -> Cow<'_, str> {
+    const MARK: &str = "...";
+    if path.len() <= maximum {
+        return path.into();
+    }
+    let mut begin = path.len() - (maximum - MARK.len());
+    while !path.is_char_boundary(begin) {
+        begin += 1;
+    }
+    let end = &path[begin..];
+    // Whole names, where there is one.
+    [MARK, end.find('/').map_or(end, |slash| &end[slash..])].concat().into()
 }
 
 /// A process in words, for whoever shows it.
@@ -92,6 +144,10 @@ pub(crate) struct ProcessText {
     leader_comm: Box<str>,
     cgroup: Option<Box<str>>,
     unit: Option<Box<str>>,
+    container: Option<Box<str>>,
+    pod: Option<Box<str>>,
+    exe: Option<Box<str>>,
+    network_namespace: Option<u32>,
 }
 
 impl ProcessText {
@@ -100,7 +156,7 @@ impl ProcessText {
             let name = comm.split(|byte| *byte == 0).next().unwrap_or_default();
             String::from_utf8_lossy(name).into()
         };
-        let Identity { pid, uid, comm, leader_comm, .. } = &entry.identity;
+        let Identity { pid, uid, comm, leader_comm, network_namespace, .. } = &entry.identity;
         let path = entry.path();
         Self {
             pid: *pid,
@@ -109,6 +165,10 @@ impl ProcessText {
             leader_comm: name(leader_comm),
             cgroup: path.map(Box::from),
             unit: path.and_then(flowbus_attribution::unit_of).map(Box::from),
+            container: path.and_then(flowbus_attribution::container_of).map(Box::from),
+            pod: path.and_then(flowbus_attribution::pod_of).map(Box::from),
+            exe: entry.exe().map(Box::from),
+            network_namespace: Some(*network_namespace).filter(|inode| *inode != 0),
         }
     }
 
@@ -121,6 +181,10 @@ impl ProcessText {
             uid: Some(self.uid),
             unit: self.unit.as_deref(),
             cgroup: self.cgroup.as_deref(),
+            container: self.container.as_deref(),
+            pod: self.pod.as_deref(),
+            exe: self.exe.as_deref(),
+            network_namespace: self.network_namespace,
             confidence: Some(confidence.name()),
         }
     }
@@ -160,5 +224,26 @@ impl ProcessTexts {
     pub(crate) fn owner(&self, owner: OwnerNumber) -> Option<(Arc<ProcessText>, Confidence)> {
         let (process, confidence) = owner.get()?;
         Some((self.get(process)?, confidence))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::FromZeros;
+
+    use super::*;
+
+    #[test]
+    fn a_long_path_of_a_program_keeps_its_end() {
+        assert_eq!(cut("/usr/bin/curl", 127), "/usr/bin/curl");
+        assert_eq!(cut("/opt/some/where/bin/curl", 16), ".../bin/curl");
+        assert_eq!(cut("/opt/äöüäöüäöü", 10), "...äöü");
+        let mut entry = ProcessEntry::new(FromZeros::new_zeroed(), 0, None, None);
+        let long = format!("/{}/bin/curl", "a".repeat(200));
+        assert!(entry.complete(None, Some(&long)));
+        assert_eq!(entry.exe(), Some(".../bin/curl"));
+        assert!(!entry.complete(Some(&"p".repeat(300)), Some(&long)), "nothing is new");
+        assert!(entry.complete(Some("/a"), Some("/bin/sh")), "it runs another program");
+        assert_eq!((entry.path(), entry.exe()), (Some("/a"), Some("/bin/sh")));
     }
 }

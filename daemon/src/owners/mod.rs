@@ -7,21 +7,22 @@ mod begins;
 mod claims;
 mod probe;
 mod processes;
+mod recent;
 mod sockets;
 mod window;
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flowbus_attribution::Process;
 
 use crate::clock::monotonic_nsec;
-use crate::flow::OwnerNumber;
+use crate::flow::{Identity, OwnerNumber};
 pub(crate) use crate::flow::{TCP, UDP};
 use crate::state::State;
 pub(crate) use begins::{Begins, Reused};
 pub(crate) use probe::{Found, Probe, ProbeError};
 pub(crate) use processes::Processes;
+use recent::Recent;
 pub(crate) use sockets::{Current, Role, Sockets, Touched, direction};
 pub(crate) use window::{Begin, Window};
 
@@ -32,9 +33,6 @@ pub(crate) fn unspecified(like: IpAddr) -> IpAddr {
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     }
 }
-
-/// So many paths of control groups are kept.
-const MAXIMUM_PATHS: usize = 4096;
 
 /// At most this many reports of sockets wait until all events before them have been applied.
 const MAXIMUM_UNSETTLED: usize = 16_384;
@@ -54,10 +52,10 @@ pub(crate) struct Attribution {
     pub(crate) look_at_all: Option<u64>,
     /// Flows with this id or a larger one are to be looked at: a dump has added some, of which no event will give an owner.
     pub(crate) look_from: Option<u64>,
-    /// The paths of control groups by their number, each with when it was last of use.
-    paths: HashMap<u64, (Box<str>, u64)>,
-    /// How often a path was of use.
-    uses: u64,
+    /// The paths of control groups by their number.
+    paths: Recent<u64>,
+    /// The paths of programs by process number and start.
+    programs: Recent<(u32, u64)>,
 }
 
 impl Attribution {
@@ -71,8 +69,8 @@ impl Attribution {
             begins: Begins::default(),
             look_at_all: Some(now),
             look_from: None,
-            paths: HashMap::new(),
-            uses: 0,
+            paths: Recent::default(),
+            programs: Recent::default(),
         }
     }
 
@@ -92,31 +90,27 @@ impl Attribution {
 
     /// Notes the path of a control group, from the root of cgroup2, "/" first.
     pub(crate) fn set_path(&mut self, cgroup: u64, path: &str) {
-        if self.paths.len() >= MAXIMUM_PATHS {
-            // Groups come and go: those that were not of use for longest are gone, most likely.
-            let mut uses: Vec<u64> = self.paths.values().map(|(_, used)| *used).collect();
-            let (_, median, _) = uses.select_nth_unstable(MAXIMUM_PATHS / 2);
-            let oldest = *median;
-            self.paths.retain(|_, (_, used)| *used > oldest);
-        }
-        self.uses += 1;
-        self.paths.insert(cgroup, (path.into(), self.uses));
+        self.paths.set(cgroup, path);
     }
 
-    /// The number of a process as an owner; nobody where there is none, or no room for it.
+    /// Notes the path of the program that a process runs.
+    pub(crate) fn set_program(&mut self, pid: u32, start_boottime_ns: u64, path: &str) {
+        self.programs.set((pid, start_boottime_ns), path);
+    }
+
+    /// The number of a process as the owner of a socket in a namespace; nobody where there is none, or no room for it.
     pub(crate) fn owner(
         &mut self,
         processes: &mut Processes,
         state: &mut State,
         process: Option<&Process>,
+        network_namespace: u32,
     ) -> OwnerNumber {
         let Some(process) = process else { return OwnerNumber::default() };
-        self.uses += 1;
-        let path = self.paths.get_mut(&process.cgroup).map(|(path, used)| {
-            *used = self.uses;
-            &**path
-        });
-        match processes.intern(state, process, path) {
+        let path = self.paths.get(&process.cgroup);
+        let exe = self.programs.get(&(process.pid, process.start_boottime_ns));
+        let elsewhere = if network_namespace == self.network_namespace { 0 } else { network_namespace };
+        match processes.intern(state, Identity::new(process, elsewhere), path, exe) {
             Some(number) => OwnerNumber::new(number, process.confidence),
             None => {
                 state.header.counters.owners_refused += 1;

@@ -50,6 +50,8 @@ pub(crate) struct Found {
     pub(crate) event: Event,
     /// The path of its control group.
     pub(crate) path: Option<String>,
+    /// The path of its program.
+    pub(crate) exe: Option<String>,
 }
 
 impl Found {

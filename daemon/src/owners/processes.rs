@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 
-use flowbus_attribution::Process;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use std::hash::BuildHasher;
@@ -55,21 +54,20 @@ impl Processes {
     }
 
     /// The number of a process, a new one at its first sight; `None` when all places are taken. `path` is that of its
-    /// control group, where it is known.
+    /// control group, `exe` that of its program, where they are known.
     pub(crate) fn intern(
         &mut self,
         state: &mut State,
-        process: &Process,
+        identity: Identity,
         path: Option<&str>,
+        exe: Option<&str>,
     ) -> Option<ProcessNumber> {
-        let identity = Identity::from(process);
         let hash = self.hasher.hash_one(identity.as_bytes());
         let known = self.index.find(hash, |place| state.process(*place).identity == identity).copied();
         let place = match known {
             Some(place) => {
                 let mut entry = *state.process(place);
-                if entry.lacks_path(path) {
-                    entry.set_path(path);
+                if entry.complete(path, exe) {
                     state.put_process(place, &entry);
                     self.set_text(state, place);
                 }
@@ -77,7 +75,7 @@ impl Processes {
             }
             None => {
                 let (place, uses) = self.take_place(state)?;
-                state.put_process(place, &ProcessEntry::new(identity, uses, path));
+                state.put_process(place, &ProcessEntry::new(identity, uses, path, exe));
                 self.show(state, place);
                 place
             }

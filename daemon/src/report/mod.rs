@@ -70,7 +70,7 @@ impl Report {
 
     /// Adds an active flow. They come in the order of ListActive: the latest last.
     pub(crate) fn add_active(&mut self, flow: &Flow<'_>) {
-        self.totals.add(flow);
+        self.totals.add(flow, self.options.processes);
         self.active.seen += 1;
         if self.most_lines() == 0 {
             return;
@@ -83,7 +83,7 @@ impl Report {
 
     /// Adds a closed flow. They come in the order of ListClosed: the latest first.
     pub(crate) fn add_closed(&mut self, flow: &Flow<'_>) {
-        self.totals.add(flow);
+        self.totals.add(flow, self.options.processes);
         self.closed.seen += 1;
         if self.closed.lines.len() < self.most_lines() {
             self.closed.lines.push_back(ReportLine::new(flow, self.options.processes));

@@ -167,6 +167,16 @@ impl fmt::Display for Name<'_> {
     }
 }
 
+/// A container: of a long id as many digits as the engines show.
+pub(super) struct Container<'a>(pub(super) &'a str);
+
+impl fmt::Display for Container<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_long = self.0.len() == 64 && self.0.bytes().all(|digit| digit.is_ascii_hexdigit());
+        Name(self.0.get(..12).filter(|_| is_long).unwrap_or(self.0)).fmt(f)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -281,5 +291,7 @@ mod tests {
         ] {
             assert_eq!(Name(name).to_string(), shown);
         }
+        assert_eq!(Container("10.1.2.3").to_string(), "10?1?2?3");
+        assert_eq!(Container(&"3f2a90b1c4d5e6f7".repeat(4)).to_string(), "3f2a90b1c4d5");
     }
 }

@@ -63,7 +63,8 @@ fn finished(report: &Report) -> String {
 
 #[test]
 fn a_report_has_the_state_then_the_flows_then_the_summary() {
-    let owner = Owner { comm: Some("curl"), pid: Some(4242), ..Owner::default() };
+    let id = "3f2a90b1c4d5e6f7".repeat(4);
+    let owner = Owner { comm: Some("curl"), pid: Some(4242), container: Some(&id), ..Owner::default() };
     let options = ReportOptions { processes: true, ..ReportOptions::default() };
     let mut report = Report::new(options, NOW);
     let first = flow(1, "10.0.0.2", "198.18.1.2");
@@ -109,9 +110,10 @@ Kernel:
   early drops: 2
   insert failures: unknown
 
-Flows by source, interface, protocol and state (active, closed):
+Flows by source, interface, container, protocol and state (active, closed):
   source CHROME: 2, 2
   interface tun0: 1, 0
+  container 3f2a90b1c4d5: 1, 0
   protocol tcp: 2, 2
   state ESTABLISHED: 1, 2
 
@@ -161,6 +163,10 @@ fn nothing_that_identifies_is_in_a_report() {
         uid: Some(313_131),
         unit: Some("secret.service"),
         cgroup: Some("/secret.slice"),
+        container: Some("secret-container"),
+        pod: Some("secret-pod"),
+        exe: Some("/secret/program"),
+        network_namespace: Some(4_026_555_555),
         confidence: Some("exact"),
     };
     let mut report = Report::new(ReportOptions::default(), NOW);

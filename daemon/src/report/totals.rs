@@ -2,22 +2,24 @@
 
 use flowbus_interfaces::{Flow, Mark, SourceNames, protocol_name};
 
-use super::redact::Name;
+use super::redact::{Container, Name};
 
 /// Active flows and closed ones.
 type Counts = [u32; 2];
 
-/// Flows by traffic source, interface, protocol and state.
+/// Flows by traffic source, interface, container, protocol and state.
 #[derive(Debug, Default)]
 pub(super) struct Totals {
     sources: Vec<(u8, Counts)>,
     interfaces: Vec<(Box<str>, Counts)>,
+    containers: Vec<(Box<str>, Counts)>,
     protocols: Vec<(u8, Counts)>,
     states: Vec<(&'static str, Counts)>,
 }
 
 impl Totals {
-    pub(super) fn add(&mut self, flow: &Flow<'_>) {
+    /// Adds a flow; containers, as processes, only where they were asked for.
+    pub(super) fn add(&mut self, flow: &Flow<'_>, with_processes: bool) {
         let column = usize::from(flow.end.is_some());
         let source = Mark(flow.mark).source_id();
         let protocol = flow.original.protocol;
@@ -25,6 +27,13 @@ impl Totals {
         count(&mut self.protocols, column, |&other| other == protocol, || protocol);
         if let Some(interface) = flow.interface {
             count(&mut self.interfaces, column, |other| **other == *interface, || interface.into());
+        }
+        let owners =
+            [flow.initiator, flow.responder].map(|owner| owner.filter(|_| with_processes)?.container);
+        // A flow between two processes of one container is one flow of it.
+        let second = owners[1].filter(|container| owners[0] != Some(container));
+        for container in owners[0].into_iter().chain(second) {
+            count(&mut self.containers, column, |other| **other == *container, || container.into());
         }
         if let Some(state) = flow.state {
             count(&mut self.states, column, |&other| other == state, || state);
@@ -35,10 +44,11 @@ impl Totals {
     /// has room for them.
     pub(super) fn write(&self, out: &mut String, names: &SourceNames, max_bytes: usize) {
         const MOST: usize = 8;
-        out.push_str("\nFlows by source, interface, protocol and state (active, closed):\n");
+        out.push_str("\nFlows by source, interface, container, protocol and state (active, closed):\n");
         let room = max_bytes / 2;
         lines(out, "source", &self.sources, room, |source| names.name(*source).to_owned());
         lines(out, "interface", &self.interfaces, MOST * LINE, |name| Name(name).to_string());
+        lines(out, "container", &self.containers, MOST * LINE, |id| Container(id).to_string());
         lines(out, "protocol", &self.protocols, MOST * LINE, |&number| {
             protocol_name(number).map_or_else(|| number.to_string(), str::to_owned)
         });

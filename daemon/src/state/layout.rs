@@ -8,7 +8,7 @@ use crate::fit::fit;
 use crate::flow::{ClosedFlow, ClosedLimits, Extra, Owners, ProcessEntry, ProcessNumber, Record};
 
 /// Grows with every change of the layout, of the types in it, or of the checksum.
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 4;
 pub(super) const MAGIC: [u8; 8] = *b"flowbus\0";
 
 const PAGE: usize = 4096;

@@ -87,11 +87,14 @@ impl Tracker {
 
     /// Gives flows the owners that were asked for.
     pub(super) fn apply_found(&mut self, found: Vec<Found>) {
-        for Found { event, path } in found {
-            if let (Some(process), Some(path), Some(attribution)) =
-                (&event.process, &path, self.table.attribution_mut())
-            {
-                attribution.set_path(process.cgroup, path);
+        for Found { event, path, exe } in found {
+            if let (Some(process), Some(attribution)) = (&event.process, self.table.attribution_mut()) {
+                if let Some(path) = &path {
+                    attribution.set_path(process.cgroup, path);
+                }
+                if let Some(exe) = &exe {
+                    attribution.set_program(process.pid, process.start_boottime_ns, exe);
+                }
             }
             self.table.change().apply_socket(&event, Now::read());
         }

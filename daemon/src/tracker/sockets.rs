@@ -121,7 +121,8 @@ impl RingReader {
             let Event { protocol, local, remote, .. } = event;
             let sent = direction(protocol, local, remote);
             let flow = table.is_ours(&event).then(|| table.flow_with(&sent, event.monotonic_ns));
-            let process = event.process.as_ref().and_then(|process| table.process_text(process));
+            let text = |process| table.process_text(process, event.network_namespace);
+            let process = event.process.as_ref().and_then(text);
             let mut change = table.change();
             let header = change.header();
             header.connections += 1;

@@ -35,6 +35,9 @@ pub(super) enum Condition {
     Comms(Box<[Box<str>]>),
     Uids(Box<[u32]>),
     Units(Box<[Box<str>]>),
+    Containers(Box<[Box<str>]>),
+    Pods(Box<[Box<str>]>),
+    Exes(Box<[Box<str>]>),
     MinBytes(u64),
     Since(u64),
     Until(u64),
@@ -78,7 +81,7 @@ impl Condition {
         /// The longest name of an interface, a process or a helper: one less than IFNAMSIZ, TASK_COMM_LEN and
         /// NF_CT_HELPER_NAME_LEN.
         const NAME: usize = 15;
-        /// UNIT_NAME_MAX of systemd, without its zero.
+        /// UNIT_NAME_MAX of systemd, without its zero; NAME_MAX of what else has a directory of its name.
         const UNIT: usize = 255;
         let (name, takes) = (key.name(), key.takes());
         let addresses = |end| each(name, takes, value, parse::network).map(|nets| Self::Addresses(end, nets));
@@ -131,6 +134,9 @@ impl Condition {
             QueryKey::Comm => Self::Comms(each(name, takes, value, parse::name(NAME))?),
             QueryKey::Uid => Self::Uids(each(name, takes, value, parse::integer)?),
             QueryKey::Unit => Self::Units(each(name, takes, value, parse::name(UNIT))?),
+            QueryKey::Container => Self::Containers(each(name, takes, value, parse::name(UNIT))?),
+            QueryKey::Pod => Self::Pods(each(name, takes, value, parse::name(UNIT))?),
+            QueryKey::Exe => Self::Exes(each(name, takes, value, parse::name(UNIT))?),
             QueryKey::MinBytes => Self::MinBytes(one(name, takes, value, parse::integer)?),
             QueryKey::Since => Self::Since(one(name, takes, value, parse::integer)?),
             QueryKey::Until => Self::Until(one(name, takes, value, parse::integer)?),
@@ -148,7 +154,7 @@ impl Condition {
             Self::Ports(..) | Self::Icmp(..) | Self::Pids(_) | Self::Uids(_) => 3,
             Self::Addresses(..) | Self::Nat(_) => 4,
             Self::States(_) | Self::Interfaces(_) | Self::Helpers(_) => 5,
-            Self::Comms(_) | Self::Units(_) => 6,
+            Self::Comms(_) | Self::Units(_) | Self::Containers(_) | Self::Pods(_) | Self::Exes(_) => 6,
         }
     }
 
@@ -193,6 +199,13 @@ impl Condition {
                 any_owner(flow, |owner| is_one_of(owner.comm, names) || is_one_of(owner.leader_comm, names))
             }
             Self::Units(names) => any_owner(flow, |owner| is_one_of(owner.unit, names)),
+            Self::Containers(ids) => any_owner(flow, |owner| {
+                owner.container.is_some_and(|container| ids.iter().any(|id| is_container(container, id)))
+            }),
+            Self::Pods(uids) => any_owner(flow, |owner| is_one_of(owner.pod, uids)),
+            Self::Exes(paths) => {
+                any_owner(flow, |owner| owner.exe.is_some_and(|exe| paths.iter().any(|path| **path == *exe)))
+            }
             Self::MinBytes(least) => {
                 let bytes = [flow.original_counters, flow.reply_counters].into_iter().flatten();
                 bytes
@@ -273,6 +286,13 @@ fn contain(networks: &[IpNet], address: IpAddr) -> bool {
 
 fn is_one_of(name: Option<&str>, names: &[Box<str>]) -> bool {
     name.is_some_and(|name| names.iter().any(|other| other.eq_ignore_ascii_case(name)))
+}
+
+/// An id of hexadecimal digits is known by the first of them, as the engines have it; a name has to be whole.
+fn is_container(container: &str, id: &str) -> bool {
+    let is_long = container.len() == 64 && container.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let beginning = if is_long { container.get(..id.len()) } else { Some(container) };
+    beginning.is_some_and(|beginning| beginning.eq_ignore_ascii_case(id))
 }
 
 fn any_owner(flow: &Flow<'_>, test: impl Fn(&Owner<'_>) -> bool) -> bool {

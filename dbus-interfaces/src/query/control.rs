@@ -5,12 +5,15 @@ use super::{Filter, QueryError, QueryKey, QueryPart, RawQuery};
 use crate::SourceNames;
 
 /// The keys that only flowbusd's table knows, and the names of interfaces, which the mark only has by number.
-const OF_THE_TABLE: [QueryKey; 8] = [
+const OF_THE_TABLE: [QueryKey; 11] = [
     QueryKey::Id,
     QueryKey::Pid,
     QueryKey::Comm,
     QueryKey::Uid,
     QueryKey::Unit,
+    QueryKey::Container,
+    QueryKey::Pod,
+    QueryKey::Exe,
     QueryKey::Since,
     QueryKey::Until,
     QueryKey::Interface,

@@ -60,7 +60,7 @@ impl Filter {
     /// Whether a connection event passes: as a flow from the socket's own end to the other one. A filter that asks for
     /// what only the table knows of a flow, such as its mark or its state, lets none pass.
     pub fn matches_connection(&self, connection: &Connection<'_>) -> bool {
-        const KNOWN: [QueryKey; 13] = [
+        const KNOWN: [QueryKey; 16] = [
             QueryKey::Family,
             QueryKey::Protocol,
             QueryKey::Src,
@@ -74,6 +74,9 @@ impl Filter {
             QueryKey::Comm,
             QueryKey::Uid,
             QueryKey::Unit,
+            QueryKey::Container,
+            QueryKey::Pod,
+            QueryKey::Exe,
         ];
         let tuple = |from: SocketAddr, to: SocketAddr| Tuple {
             src: from.ip(),
@@ -102,7 +105,16 @@ impl Filter {
 
     /// Whether only flows with an owner can pass.
     pub fn asks_for_owner(&self) -> bool {
-        [QueryKey::Pid, QueryKey::Comm, QueryKey::Uid, QueryKey::Unit].into_iter().any(|key| self.has(key))
+        const OF_OWNERS: [QueryKey; 7] = [
+            QueryKey::Pid,
+            QueryKey::Comm,
+            QueryKey::Uid,
+            QueryKey::Unit,
+            QueryKey::Container,
+            QueryKey::Pod,
+            QueryKey::Exe,
+        ];
+        OF_OWNERS.into_iter().any(|key| self.has(key))
     }
 
     /// What an index can find the flows by; `None` where all flows have to be asked.

@@ -38,7 +38,15 @@ prop_compose! {
     fn any_owner()(pid in prop::option::of(0..3_u32), uid in prop::option::of(0..3_u32),
         comm in prop::option::of(prop::sample::select(vec!["curl", "Curl", "sh"])),
         unit in prop::option::of(prop::sample::select(vec!["a.service", "b.scope"]))) -> Owner<'static> {
-        Owner { pid, uid, comm, unit, ..Owner::default() }
+        Owner {
+            pid,
+            uid,
+            comm,
+            unit,
+            container: unit.map(|_| "box"),
+            exe: comm.map(|_| "/bin/a"),
+            ..Owner::default()
+        }
     }
 }
 
@@ -131,6 +139,8 @@ fn values(key: QueryKey) -> &'static [&'static str] {
         QueryKey::Labels => &["0", "1", "0x3", "64", "0x10000000000000000"],
         QueryKey::Comm => &["curl", "sh"],
         QueryKey::Unit => &["a.service", "B.scope"],
+        QueryKey::Container => &["box", "BOX-2"],
+        QueryKey::Exe => &["/bin/a", "/bin/b"],
         _ => &["0", "1", "2", "3"],
     }
 }
@@ -248,6 +258,9 @@ fn naive(flow: &OwnedFlow, key: QueryKey, value: &str) -> bool {
         QueryKey::Comm => owned("comm"),
         QueryKey::Uid => owned("uid"),
         QueryKey::Unit => owned("unit"),
+        QueryKey::Container => owned("container"),
+        QueryKey::Pod => owned("pod"),
+        QueryKey::Exe => owned("exe"),
         QueryKey::MinBytes => {
             let bytes = [Key::OrigBytes, Key::ReplyBytes].map(|key| flow.number(key));
             bytes.iter().any(Option::is_some) && bytes.iter().flatten().sum::<u64>() >= value.parse().unwrap()

@@ -138,6 +138,14 @@ const FULL: &[(&str, &str, &str, &str)] = &[
     ("comm", "curl CURL nginx", "cur", "a-long-name-of-a-process"),
     ("uid", "101 201", "100", "root"),
     ("unit", "curl.service NGINX.service", "curl", ""),
+    (
+        "container",
+        "3f2a 3F2A 3 3f2a90b1c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f70819203a4b5c6d7e box",
+        "3f2b f2a bo boxes 3f2a90b1c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f70819203a4b5c6d7e0",
+        "",
+    ),
+    ("pod", "d7b1c2ab-1f2e-4a5b-9c8d-0a1b2c3d4e5f", "d7b1c2ab", ""),
+    ("exe", "/usr/bin/curl /usr/sbin/nginx", "/usr/bin/CURL /usr/bin curl", ""),
     ("min_bytes", "0 1500", "1501", "1,2 1k"),
     ("since", "0 2000", "2001", "yesterday 1,2"),
     ("until", "1000 18446744073709551615", "999 0", "now"),
@@ -151,7 +159,16 @@ const PING: &[(&str, &str, &str, &str)] = &[
 
 #[test]
 fn each_key_has_values_that_match_that_do_not_and_that_are_refused() {
-    let owners = [owner(100, "curl", "curl.service"), owner(200, "nginx", "nginx.service")];
+    let [curl, nginx] = [owner(100, "curl", "curl.service"), owner(200, "nginx", "nginx.service")];
+    let owners = [
+        Owner {
+            container: Some("3f2a90b1c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f70819203a4b5c6d7e"),
+            pod: Some("d7b1c2ab-1f2e-4a5b-9c8d-0a1b2c3d4e5f"),
+            exe: Some("/usr/bin/curl"),
+            ..curl
+        },
+        Owner { container: Some("box"), exe: Some("/usr/sbin/nginx"), ..nginx },
+    ];
     let (full, ping) = (full(&owners), ping());
     let cases = FULL.iter().map(|case| (&full, case)).chain(PING.iter().map(|case| (&ping, case)));
     let mut keys = Vec::new();

@@ -152,6 +152,10 @@ fn every_member_key_and_error_is_in_a_page() {
         uid: Some(1),
         unit: Some("a"),
         cgroup: Some("a"),
+        container: Some("a"),
+        pod: Some("a"),
+        exe: Some("a"),
+        network_namespace: Some(1),
         confidence: Some("a"),
     };
     owner.visit(|name, _| names.push(name.to_owned()));

@@ -59,7 +59,7 @@ impl Table {
         if event.network_namespace != attribution.network_namespace {
             return;
         }
-        let owner = attribution.owner(processes, state, event.process.as_ref());
+        let owner = attribution.owner(processes, state, event.process.as_ref(), event.network_namespace);
         let Attribution { sockets, begins, window, .. } = attribution;
         let counters = &mut state.header.counters;
         sockets.expire(now.boottime_usec, begins.useful_from(*window), counters);
@@ -74,10 +74,14 @@ impl Table {
         ours == Some(event.network_namespace)
     }
 
-    /// A process in words, wherever it is.
-    pub(crate) fn process_text(&mut self, process: &Process) -> Option<Arc<ProcessText>> {
+    /// A process in words, that has a socket in a namespace.
+    pub(crate) fn process_text(
+        &mut self,
+        process: &Process,
+        network_namespace: u32,
+    ) -> Option<Arc<ProcessText>> {
         let Self { attribution, processes, state, .. } = self;
-        let owner = attribution.as_mut()?.owner(processes, state, Some(process));
+        let owner = attribution.as_mut()?.owner(processes, state, Some(process), network_namespace);
         Some(processes.texts().owner(owner)?.0)
     }
 
