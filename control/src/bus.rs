@@ -18,8 +18,10 @@ use crate::worker::Worker;
 /// Calls have this long to be answered on the way out: they may wait for a password, or the bus stall.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// Calls in flight of all users but flowbusd's.
+/// Calls in flight of all users but flowbusd's and root, and of one.
 const CALLS: usize = 64;
+const USER_CALLS: usize = 16;
+const ROOT: u32 = 0;
 
 /// Why the bus cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +44,7 @@ pub(crate) async fn run(
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
     let wait = Arc::new(Wait::new());
     confine_files();
-    let worker = Worker::start(CALLS).await.map_err(ServeError::Worker)?;
+    let worker = Worker::start(CALLS + 2 * USER_CALLS).await.map_err(ServeError::Worker)?;
     let served = serve(address, permitted, idle, (&worker, &wait), [&mut terminate, &mut interrupt]).await;
     // Whatever has ended it: a change that was begun is logged as far as it came.
     worker.finish();
@@ -63,7 +65,13 @@ async fn serve(
     (worker, wait): (&Worker, &Arc<Wait>),
     [terminate, interrupt]: [&mut Signal; 2],
 ) -> Result<(), ServeError> {
-    let limits = Limits { sender: 16, user: 16, all: CALLS, reserved: permitted.daemon(), descriptor: true };
+    let limits = Limits {
+        sender: 16,
+        user: USER_CALLS,
+        all: CALLS,
+        reserved: [permitted.daemon(), ROOT],
+        descriptor: true,
+    };
     let service = Service {
         address: address.clone(),
         name: FLOW_CONTROL_NAME,

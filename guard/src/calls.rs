@@ -6,10 +6,14 @@ use crate::MAXIMUM_MESSAGE;
 use crate::budget::{BURST, PER_SECOND};
 use crate::head::Head;
 
-/// Calls in flight of senders whose user is not known yet: they wait for one answer of the bus.
-const UNKNOWN: usize = 256;
-/// The most bytes of all calls in flight that count together.
+/// Senders whose user is not known yet wait for one answer of the bus. The calls of as many as the system bus has connections count
+/// apart, so that whoever opens all that one user may have takes no place of others.
+const UNKNOWN: Tally = Tally { calls: 32_768, bytes: 64 * MAXIMUM_MESSAGE };
+/// Such a sender's calls in flight have at most this many bytes.
+const UNKNOWN_SENDER_BYTES: usize = MAXIMUM_MESSAGE / 32;
+/// The most bytes of all calls in flight that count together, and of those of one user.
 const MAXIMUM_BYTES: usize = 8 * MAXIMUM_MESSAGE;
+const USER_BYTES: usize = 2 * MAXIMUM_MESSAGE;
 
 /// What a service lets its callers have.
 #[derive(Clone, Copy, Debug)]
@@ -18,10 +22,10 @@ pub struct Limits {
     pub sender: usize,
     /// Calls in flight of one user, whatever the number of connections.
     pub user: usize,
-    /// Calls in flight of all users but the reserved one.
+    /// Calls in flight of all users but the reserved ones.
     pub all: usize,
-    /// The user whose calls count apart: whatever others do, there is room for them.
-    pub reserved: u32,
+    /// The users whose calls count apart, each by itself: whatever others do, there is room for them.
+    pub reserved: [u32; 2],
     /// Whether a call may carry a descriptor.
     pub descriptor: bool,
 }
@@ -35,8 +39,10 @@ pub(crate) enum Excess {
     Sender(usize),
     #[error("{0} calls of this user are in flight, which is the limit; wait for a reply")]
     User(usize),
-    #[error("the calls in flight have {} MiB, which is the limit; try again", MAXIMUM_BYTES >> 20)]
-    Bytes,
+    #[error("the calls in flight have {} MiB, which is the limit; try again", .0 >> 20)]
+    Bytes(usize),
+    #[error("the first calls of a connection have at most {} KiB; wait for a reply", UNKNOWN_SENDER_BYTES >> 10)]
+    First,
     #[error(
         "this user has received more than {} MiB at once, and more than {} MiB a second since; try again later",
         BURST >> 20,
@@ -45,20 +51,36 @@ pub(crate) enum Excess {
     Budget,
 }
 
-/// Calls that count together.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Class {
-    Unknown,
-    Reserved,
-    Others,
+/// Some calls in flight.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    calls: usize,
+    bytes: usize,
 }
 
-/// The calls in flight on all connections of a process. They are few: each question counts them anew.
+impl Tally {
+    fn add(&mut self, bytes: usize) {
+        self.calls += 1;
+        self.bytes += bytes;
+    }
+
+    /// True when none is left.
+    fn take(&mut self, bytes: usize) -> bool {
+        self.calls -= 1;
+        self.bytes -= bytes;
+        self.calls == 0
+    }
+}
+
+/// The calls in flight on all connections of a process.
 #[derive(Debug)]
 pub(crate) struct Calls {
     limits: Limits,
     /// By sender and serial number.
     held: HashMap<(String, u32), Call>,
+    senders: HashMap<String, Tally>,
+    /// Those of senders whose user is not known yet are of `None`.
+    users: HashMap<Option<u32>, Tally>,
 }
 
 #[derive(Debug)]
@@ -74,57 +96,72 @@ struct Call {
 
 impl Calls {
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { limits, held: HashMap::new() }
+        Self { limits, held: HashMap::new(), senders: HashMap::new(), users: HashMap::new() }
     }
 
     /// Counts a call that came on this connection of ours.
     pub(crate) fn begin(&mut self, head: &Head, link: u64, user: Option<u32>) -> Result<(), Excess> {
         let Limits { sender, .. } = self.limits;
-        if self.held.keys().filter(|(other, _)| *other == head.sender).count() >= sender {
+        let of_sender = self.senders.get(&head.sender).copied().unwrap_or_default();
+        if of_sender.calls >= sender {
             return Err(Excess::Sender(sender));
+        }
+        if user.is_none() && of_sender.bytes + head.bytes > UNKNOWN_SENDER_BYTES {
+            return Err(Excess::First);
         }
         self.check_room(user, head.bytes)?;
         let call = Call { user, link, silent: head.silent, bytes: head.bytes };
-        self.held.insert((head.sender.clone(), head.serial), call);
+        self.hold((head.sender.clone(), head.serial), call);
         Ok(())
     }
 
     /// Says whose call it is; one beyond a limit is no longer counted.
     pub(crate) fn attribute(&mut self, sender: &str, serial: u32, user: u32) -> Result<(), Excess> {
         let key = (sender.to_owned(), serial);
-        let Some(call) = self.held.remove(&key) else { return Ok(()) };
+        let Some(call) = self.release(&key) else { return Ok(()) };
         self.check_room(Some(user), call.bytes)?;
-        self.held.insert(key, Call { user: Some(user), ..call });
+        self.hold(key, Call { user: Some(user), ..call });
         Ok(())
     }
 
-    fn check_room(&self, user: Option<u32>, bytes: usize) -> Result<(), Excess> {
-        let Limits { user: of_one, all, .. } = self.limits;
-        let class = self.class(user);
-        let (mut count, mut same_user, mut total) = (0, 0, bytes);
-        for call in self.held.values().filter(|call| self.class(call.user) == class) {
-            count += 1;
-            total += call.bytes;
-            same_user += usize::from(call.user == user);
-        }
-        let most = if class == Class::Unknown { UNKNOWN } else { all };
-        if class != Class::Unknown && same_user >= of_one {
-            Err(Excess::User(of_one))
-        } else if count >= most {
-            Err(Excess::All(most))
-        } else if total > MAXIMUM_BYTES {
-            Err(Excess::Bytes)
-        } else {
-            Ok(())
-        }
+    fn hold(&mut self, key: (String, u32), call: Call) {
+        self.senders.entry(key.0.clone()).or_default().add(call.bytes);
+        self.users.entry(call.user).or_default().add(call.bytes);
+        self.held.insert(key, call);
     }
 
-    fn class(&self, user: Option<u32>) -> Class {
-        match user {
-            None => Class::Unknown,
-            Some(user) if user == self.limits.reserved => Class::Reserved,
-            Some(_) => Class::Others,
+    fn release(&mut self, key: &(String, u32)) -> Option<Call> {
+        let call = self.held.remove(key)?;
+        if self.senders.get_mut(&key.0).is_some_and(|tally| tally.take(call.bytes)) {
+            self.senders.remove(&key.0);
         }
+        if self.users.get_mut(&call.user).is_some_and(|tally| tally.take(call.bytes)) {
+            self.users.remove(&call.user);
+        }
+        Some(call)
+    }
+
+    fn check_room(&self, user: Option<u32>, bytes: usize) -> Result<(), Excess> {
+        let Limits { user: of_one, all, reserved, .. } = self.limits;
+        let mine = self.users.get(&user).copied().unwrap_or_default();
+        let Some(user) = user else { return check(mine, bytes, UNKNOWN) };
+        if mine.calls >= of_one {
+            return Err(Excess::User(of_one));
+        }
+        if reserved.contains(&user) {
+            return check(mine, bytes, Tally { calls: of_one, bytes: MAXIMUM_BYTES });
+        }
+        if mine.bytes + bytes > USER_BYTES {
+            return Err(Excess::Bytes(USER_BYTES));
+        }
+        let mut others = Tally::default();
+        for (_, tally) in
+            self.users.iter().filter(|(user, _)| user.is_some_and(|user| !reserved.contains(&user)))
+        {
+            others.calls += tally.calls;
+            others.bytes += tally.bytes;
+        }
+        check(others, bytes, Tally { calls: all, bytes: MAXIMUM_BYTES })
     }
 
     pub(crate) fn has(&self, sender: &str, serial: u32) -> bool {
@@ -138,12 +175,15 @@ impl Calls {
 
     /// Counts a call no longer; `None` if it was not counted, else its user as far as known.
     pub(crate) fn end(&mut self, sender: &str, serial: u32) -> Option<Option<u32>> {
-        self.held.remove(&(sender.to_owned(), serial)).map(|call| call.user)
+        self.release(&(sender.to_owned(), serial)).map(|call| call.user)
     }
 
     /// Counts no call any longer that came on this connection of ours: it has ended.
     pub(crate) fn end_all(&mut self, link: u64) {
-        self.held.retain(|_, call| call.link != link);
+        let on_it = self.held.iter().filter(|(_, call)| call.link == link).map(|(key, _)| key.clone());
+        for key in on_it.collect::<Vec<_>>() {
+            self.release(&key);
+        }
     }
 
     pub(crate) fn any_on(&self, link: u64) -> bool {
@@ -155,13 +195,24 @@ impl Calls {
     }
 }
 
+/// Whether one more call of this many bytes fits in beside those that count together.
+fn check(together: Tally, bytes: usize, most: Tally) -> Result<(), Excess> {
+    if together.calls >= most.calls {
+        Err(Excess::All(most.calls))
+    } else if together.bytes + bytes > most.bytes {
+        Err(Excess::Bytes(most.bytes))
+    } else {
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use zbus::message::Type;
 
     use super::*;
 
-    const LIMITS: Limits = Limits { sender: 16, user: 32, all: 64, reserved: 0, descriptor: false };
+    const LIMITS: Limits = Limits { sender: 16, user: 32, all: 64, reserved: [0, 9], descriptor: false };
 
     fn head(sender: &str, serial: u32) -> Head {
         let kind = Type::MethodCall;
@@ -196,10 +247,11 @@ mod tests {
     #[test]
     fn callers_who_are_not_known_yet_take_no_place_of_others_and_others_none_of_the_reserved_user() {
         let mut calls = calls();
-        assert_eq!(admitted(&mut calls, None, 1_000), UNKNOWN);
+        assert_eq!(admitted(&mut calls, None, UNKNOWN.calls + 1), UNKNOWN.calls);
         assert_eq!(admitted(&mut calls, Some(1), 100) + admitted(&mut calls, Some(2), 100), 64);
         assert_eq!(admitted(&mut calls, Some(3), 1), 0);
         assert_eq!(admitted(&mut calls, Some(0), 100), 32);
+        assert_eq!(admitted(&mut calls, Some(9), 100), 32);
         // Each is counted with its user's once that is known.
         assert_eq!(calls.attribute(":None.0", 1, 3), Err(Excess::All(64)));
         assert_eq!(calls.attribute(":None.1", 1, 1), Err(Excess::User(32)));
@@ -211,9 +263,19 @@ mod tests {
     fn calls_that_count_together_have_few_bytes() {
         let mut calls = calls();
         let large = |serial| Head { bytes: MAXIMUM_MESSAGE, ..head(":1.1", serial) };
-        assert_eq!((0..16).filter(|&serial| calls.begin(&large(serial), 1, Some(1)).is_ok()).count(), 8);
-        assert_eq!(calls.begin(&head(":1.2", 1), 1, Some(2)), Err(Excess::Bytes));
-        assert_eq!(calls.begin(&head(":1.3", 1), 1, Some(0)), Ok(()));
+        for user in 1..=4 {
+            let of_user = |serial| Head { sender: format!(":1.{user}"), ..large(serial) };
+            assert_eq!(
+                (0..16).filter(|&serial| calls.begin(&of_user(serial), 1, Some(user)).is_ok()).count(),
+                2
+            );
+        }
+        assert_eq!(calls.begin(&head(":1.1", 99), 1, Some(1)), Err(Excess::Bytes(USER_BYTES)));
+        assert_eq!(calls.begin(&head(":1.5", 1), 1, Some(5)), Err(Excess::Bytes(MAXIMUM_BYTES)));
+        assert_eq!(calls.begin(&head(":1.6", 1), 1, Some(0)), Ok(()));
+        // Whose user is not known yet is known after the first reply.
+        assert_eq!(calls.begin(&Head { sender: ":1.7".into(), ..large(1) }, 1, None), Err(Excess::First));
+        assert_eq!(calls.begin(&head(":1.7", 1), 1, None), Ok(()));
     }
 
     #[test]
@@ -224,6 +286,6 @@ mod tests {
         calls.end_all(1);
         assert!(!calls.any_on(1) && calls.any_on(2) && !calls.is_empty());
         calls.end_all(2);
-        assert!(calls.is_empty());
+        assert!(calls.is_empty() && calls.senders.is_empty() && calls.users.is_empty());
     }
 }

@@ -139,6 +139,10 @@ impl Gate {
     pub(crate) fn admit(&self, head: &Head, descriptors: usize) -> Result<(), Option<Message>> {
         let mut intake = self.intake();
         let is_call = head.kind == Type::MethodCall;
+        // None of ours is waited for but from the bus.
+        if head.kind == Type::Signal && head.sender != BUS {
+            return Err(None);
+        }
         // What is answered is found by this number: there can be only one.
         if is_call && self.accounts().calls.has(&head.sender, head.serial) {
             self.0.guard.count_refused();

@@ -42,7 +42,13 @@ async fn our_own_calls_outlive_a_change_of_connection() {
         name: "org.flowbus.Test",
         path: PATH,
         interface: Nothing,
-        guard: Arc::new(Guard::new(Limits { sender: 1, user: 1, all: 1, reserved: 0, descriptor: false })),
+        guard: Arc::new(Guard::new(Limits {
+            sender: 1,
+            user: 1,
+            all: 1,
+            reserved: [0; 2],
+            descriptor: false,
+        })),
     };
     let mut link = service.open().await.unwrap();
     let old = link.connection.clone();

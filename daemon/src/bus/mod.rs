@@ -43,7 +43,7 @@ pub(crate) use flowbus_guard::BusError;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// What callers may have in flight. Root looks after the machine: there is room for its calls whatever members do.
-const LIMITS: Limits = Limits { sender: 16, user: 32, all: 64, reserved: 0, descriptor: false };
+const LIMITS: Limits = Limits { sender: 16, user: 32, all: 64, reserved: [0; 2], descriptor: false };
 
 /// What the methods answer from.
 #[derive(Clone, Debug)]

@@ -12,6 +12,7 @@ mod life;
 mod links;
 mod loss;
 mod main_job;
+mod occupied;
 mod owners;
 mod protocols;
 mod queries;
