@@ -12,9 +12,9 @@ use crate::dictionary::DICTIONARY;
 /// by a pair that is kept; the rest is skipped, so that a caller cannot make a service hold much.
 const MAXIMUM: usize = 256;
 
-/// The most values of a query altogether, those that are skipped included: every key with the longest list. Reading ends with an
-/// error at the next one, because what a caller sends must not cost more than the refusal is worth.
-const VALUES: usize = 16_384;
+/// The most values of a query altogether, those that are skipped included. Reading ends with an error at the next one, because what a
+/// caller sends must not cost more than the refusal is worth; and each flow and event may be compared with all of them.
+const VALUES: usize = 1_024;
 
 const TOO_LONG: Argument = Argument::Other("an array of more than 256");
 
