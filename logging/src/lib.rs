@@ -1,5 +1,6 @@
 //! The log of a daemon of flowbus: to journald where stderr is the journal's, else to stderr.
 
+mod journal;
 pub mod message_id;
 
 use std::os::fd::AsFd;
@@ -12,15 +13,17 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
+use journal::Journal;
+
 /// Starts logging at level info, or at what the environment variable `RUST_LOG` says ("debug", "info,zbus=debug").
 ///
 /// # Panics
 /// When the process logs already.
 pub fn start() {
-    let journal = stderr_is_the_journal().then(tracing_journald::layer).and_then(Result::ok);
+    let journal = stderr_is_the_journal().then(Journal::open).and_then(Result::ok);
     let layer = match journal {
-        // Without a prefix the field message_id becomes the journal's MESSAGE_ID.
-        Some(journal) => journal.with_field_prefix(None).boxed(),
+        // Its field message_id becomes the journal's MESSAGE_ID.
+        Some(journal) => journal.boxed(),
         None => {
             let colours = std::io::IsTerminal::is_terminal(&std::io::stderr())
                 && std::env::var_os("NO_COLOR").is_none();

@@ -1,6 +1,7 @@
 //! flowbusd as a service of a booted Debian: no capability, nothing lost over its own deaths, and who may see what.
 
 mod hidden;
+mod journal;
 mod signals;
 mod taken_over;
 
