@@ -9,8 +9,9 @@ use flowbus_interfaces::{BusAddress, Mark, ReportOptions, parse_number};
 use crate::change::{Changed, MaskedMark, masked_mark};
 use crate::expect::Expect;
 use crate::format::Output;
+use crate::json::{Json, Tabled};
 use crate::query::Query;
-use crate::stats::Form;
+use crate::sort::Sort;
 
 /// Show connections as flowbusd knows them: who talks to whom, through which NAT, for which traffic source.
 #[derive(Debug, Parser)]
@@ -33,15 +34,20 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Show how flowbusd and the kernel's connection tracking are
     Status {
-        /// Print one JSON object
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        json: Json,
     },
     /// List the connections that are alive
     ///
     /// BYTES, of the original and of the reply direction, are those of the last look at the kernel's table, and empty before
     /// the first: --refresh has another.
-    List(Listed),
+    List {
+        #[command(flatten)]
+        listed: Listed,
+        /// Sort by this; without it connections come in the order of their numbers
+        #[arg(long, value_enum, ignore_case = true)]
+        sort: Option<Sort>,
+    },
     /// List the connections that ended, latest first
     Closed(Listed),
     /// Show all that is known of one connection
@@ -74,9 +80,8 @@ pub(crate) enum Command {
         /// Seconds between two readings, which rates follow from; 0: no rates
         #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
         interval: Duration,
-        /// Print one JSON object a line
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        tabled: Tabled,
     },
     /// Delete connections from the kernel's table
     ///
@@ -129,9 +134,8 @@ pub(crate) enum Command {
         /// The mark: decimal, or hexadecimal after 0x
         #[arg(value_parser = mark)]
         mark: Mark,
-        /// Print one JSON object
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        json: Json,
     },
 }
 
@@ -150,6 +154,9 @@ pub(crate) struct Listed {
     pub(crate) query: Query,
     #[command(flatten)]
     pub(crate) output: Output,
+    /// Print at most NUMBER connections
+    #[arg(short = 'n', long = "lines", value_name = "NUMBER")]
+    pub(crate) lines: Option<usize>,
 }
 
 /// Which connections are watched, and how they are shown.
@@ -177,33 +184,14 @@ pub(crate) struct Connections {
 /// How statistics are printed.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Stats {
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    pub(crate) tabled: Tabled,
     /// Print OpenMetrics text, with totals of the flows by source, protocol and state
-    #[arg(long, conflicts_with = "json")]
-    openmetrics: bool,
+    #[arg(long, conflicts_with = "layout")]
+    pub(crate) openmetrics: bool,
     /// Show what each CPU of the kernel has counted, one line a CPU
     #[arg(long, conflicts_with = "openmetrics")]
-    cpu: bool,
-}
-
-impl Stats {
-    pub(crate) const fn cpu(self) -> bool {
-        self.cpu
-    }
-
-    pub(crate) const fn json(self) -> bool {
-        self.json
-    }
-
-    pub(crate) const fn form(self) -> Form {
-        match self {
-            Self { openmetrics: true, .. } => Form::OpenMetrics,
-            Self { json: true, .. } => Form::Json,
-            _ => Form::Table,
-        }
-    }
+    pub(crate) cpu: bool,
 }
 
 /// What a report has.
@@ -298,9 +286,8 @@ impl Arguments {
     /// What clap cannot see.
     fn check(&self) -> Result<(), clap::Error> {
         let (query, output) = match &self.command {
-            Command::List(Listed { query, output }) | Command::Closed(Listed { query, output }) => {
-                (query, output)
-            }
+            Command::List { listed: Listed { query, output, .. }, .. }
+            | Command::Closed(Listed { query, output, .. }) => (query, output),
             Command::Monitor(Monitored { query, output, .. }) => (query, output),
             _ => return Ok(()),
         };

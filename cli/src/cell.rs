@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 
-use flowbus_interfaces::{Key, OwnedValue, Span};
+use flowbus_interfaces::{Key, OwnedValue, Span, protocol_title};
 use jiff::{Timestamp, tz::TimeZone};
 
+use crate::field::Field;
 use crate::fields::Fields;
+use crate::names;
 
 /// Text or a number as it is; empty where the flow does not have it.
 pub(crate) fn plain(flow: &dyn Fields, key: Key) -> String {
@@ -22,17 +24,20 @@ pub(crate) fn clean(text: Cow<'_, str>) -> Cow<'_, str> {
 }
 
 /// An address of a flow with its port; empty without an address.
-pub(crate) fn endpoint(flow: &dyn Fields, address: Key, port: Key) -> String {
+fn endpoint(flow: &dyn Fields, address: Key, port: Key) -> String {
     flow.text(address).map(|address| address_and_port(&address, flow.number(port))).unwrap_or_default()
 }
 
 /// `198.18.0.2:443`, `[2001:2::1]:443`, or the address alone.
 pub(crate) fn address_and_port(address: &str, port: Option<u64>) -> String {
     match port {
-        Some(port) if address.contains(':') => ["[", address, "]:", &port.to_string()].concat(),
-        Some(port) => [address, ":", &port.to_string()].concat(),
+        Some(port) => address_and(address, &port.to_string()),
         None => address.to_owned(),
     }
+}
+
+fn address_and(address: &str, port: &str) -> String {
+    if address.contains(':') { ["[", address, "]:", port].concat() } else { [address, ":", port].concat() }
 }
 
 /// The processes at both ends, as far as they are known: `curl[9]`, `curl[9] > nginx[7]`.
@@ -52,22 +57,6 @@ pub(crate) fn owner_name(owner: &OwnedValue) -> String {
     match (text("leader_comm").or_else(|| text("comm")), text("pid")) {
         (name, Some(pid)) => format!("{}[{pid}]", name.as_deref().unwrap_or("?")),
         (name, None) => name.unwrap_or_default(),
-    }
-}
-
-/// What translation makes of the endpoints; empty without it.
-pub(crate) fn translation(flow: &dyn Fields) -> String {
-    let mut source = endpoint(flow, Key::NatSrc, Key::NatSport);
-    let destination = endpoint(flow, Key::NatDst, Key::NatDport);
-    // Of ICMP the identifier is translated as a port is.
-    if let (false, Some(id)) = (source.is_empty(), flow.number(Key::ReplyIcmpId)) {
-        source = format!("{source} id {id}");
-    }
-    match (source.is_empty(), destination.is_empty()) {
-        (true, true) => String::new(),
-        (false, true) => format!("from {source}"),
-        (true, false) => format!("to {destination}"),
-        (false, false) => format!("from {source} to {destination}"),
     }
 }
 
@@ -122,7 +111,57 @@ impl Cells {
 
     /// The protocol by name or number.
     pub(crate) fn protocol(self, flow: &dyn Fields) -> String {
-        plain(flow, if self.numeric { Key::ProtocolNumber } else { Key::Protocol })
+        if self.numeric {
+            return plain(flow, Key::ProtocolNumber);
+        }
+        // D-Bus has a number where conntrack has.
+        let text = plain(flow, Key::Protocol);
+        text.parse().ok().and_then(protocol_title).map_or(text, str::to_owned)
+    }
+
+    /// Address and port that the connection was opened from.
+    pub(crate) fn source_end(self, flow: &dyn Fields) -> String {
+        endpoint(flow, Key::Src, Key::Sport)
+    }
+
+    /// Address and port that the connection was opened to, the port by the name of its service.
+    pub(crate) fn destination_end(self, flow: &dyn Fields) -> String {
+        self.service_end(flow, Key::Dst, Key::Dport)
+    }
+
+    fn service_end(self, flow: &dyn Fields, address: Key, port: Key) -> String {
+        let service = || {
+            let (port, protocol) = (flow.number(port)?, flow.number(Key::ProtocolNumber)?);
+            names::service(port.try_into().ok()?, protocol.try_into().ok()?)
+        };
+        match (flow.text(address), if self.numeric { None } else { service() }) {
+            (Some(address), Some(service)) => address_and(&address, service),
+            _ => endpoint(flow, address, port),
+        }
+    }
+
+    /// What translation makes of the endpoints; empty without it.
+    pub(crate) fn translation(self, flow: &dyn Fields) -> String {
+        let mut source = endpoint(flow, Key::NatSrc, Key::NatSport);
+        let destination = self.service_end(flow, Key::NatDst, Key::NatDport);
+        // Of ICMP the identifier is translated as a port is.
+        if let (false, Some(id)) = (source.is_empty(), flow.number(Key::ReplyIcmpId)) {
+            source = format!("{source} id {id}");
+        }
+        match (source.is_empty(), destination.is_empty()) {
+            (true, true) => String::new(),
+            (false, true) => format!("from {source}"),
+            (true, false) => format!("to {destination}"),
+            (false, false) => format!("from {source} to {destination}"),
+        }
+    }
+
+    /// What is known of an owner, its user by name.
+    pub(crate) fn part(self, part: Field, value: &OwnedValue) -> String {
+        match (part, value) {
+            (Field::Part(_, "uid"), OwnedValue::Number(uid)) if !self.numeric => names::user_or_number(*uid),
+            _ => clean(value.to_string().into()).into_owned(),
+        }
     }
 
     /// The traffic source by name or number.
@@ -260,6 +299,7 @@ mod tests {
 
     #[test]
     fn translation_names_its_direction() {
+        let translation = |flow: &OwnedFlow| CELLS.translation(flow);
         assert_eq!(translation(&flow("{}")), "");
         assert_eq!(translation(&flow(r#"{"nat_src":"198.18.3.2","nat_sport":9}"#)), "from 198.18.3.2:9");
         assert_eq!(

@@ -2,20 +2,21 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
-use anstyle::Style;
 use clap::Args;
 use flowbus_interfaces::{
-    ChangeOptions, Changes, Error as FlowError, FLOW_CONTROL_NAME, FlowControlProxy, Key, OwnedFlow,
-    QueryMap, parse_number,
+    ChangeOptions, Changes, Error as FlowError, FLOW_CONTROL_NAME, Filter, FlowControlProxy, QueryMap,
+    Subject, parse_number,
 };
 use zbus::fdo;
 
-use crate::cell::{counted, endpoint};
+use crate::cell::counted;
+use crate::chosen::Chosen;
 use crate::daemon::Daemon;
 use crate::error::{Error, bus_option};
-use crate::output::{self, stdout, terminal_width};
+use crate::format::Printer;
+use crate::json::Tabled;
+use crate::output::stdout;
 use crate::query::Query;
-use crate::table::{Column, Row, Table};
 
 /// Which flows, and how far to go.
 #[derive(Args, Clone, Debug)]
@@ -33,15 +34,14 @@ pub(crate) struct How {
     #[arg(short, long, conflicts_with = "dry_run")]
     yes: bool,
     /// Show what would be changed, and change nothing
-    #[arg(short = 'n', long)]
+    #[arg(long)]
     dry_run: bool,
-    /// Change so many at most
+    /// Change at most NUMBER
     #[arg(long, value_name = "NUMBER", default_value_t = ChangeOptions::LIMIT,
         value_parser = clap::value_parser!(u32).range(1..=i64::from(ChangeOptions::MOST)))]
     limit: u32,
-    /// Print JSON: the connections of a dry run one object a line, else one object with what was done
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    tabled: Tabled,
 }
 
 /// A mark, and which of its bits are meant.
@@ -80,24 +80,35 @@ pub(crate) async fn change(daemon: &Daemon, changed: &Changed, change: Change) -
     }
     how.must_have_terminal()?;
     let control = control(daemon).await?;
-    let query = query.to_map();
-    let call = async |dry_run: bool| {
+    let call = async |query: &QueryMap<'_>, dry_run: bool| {
         let options = how.options(dry_run);
         let answer = match change {
-            Change::Delete => control.delete_flows(&query, &options).await,
-            Change::Mark(MaskedMark { value, mask }) => control.set_mark(&query, value, mask, &options).await,
-            Change::Timeout(seconds) => control.set_timeout(&query, seconds, &options).await,
+            Change::Delete => control.delete_flows(query, &options).await,
+            Change::Mark(MaskedMark { value, mask }) => control.set_mark(query, value, mask, &options).await,
+            Change::Timeout(seconds) => control.set_timeout(query, seconds, &options).await,
         };
         answer.map_err(|error| refused(daemon, error))
     };
     let verb = match change {
-        Change::Delete => "Delete",
-        Change::Mark(_) | Change::Timeout(_) => "Change",
+        Change::Delete => Verb::DELETE,
+        Change::Mark(_) | Change::Timeout(_) => Verb::CHANGE,
+    };
+    // What the helper does not know of a flow, flowbusd does: sources that its configuration names, too.
+    let chosen = match Filter::of_kernel(query.raw(), Subject::Flows) {
+        Ok(_) => None,
+        Err(_) => Some(Chosen::list(daemon, query.to_map(), how.limit()).await?),
     };
     if !how.yes {
-        let seen = call(true).await?;
+        let seen = match &chosen {
+            Some(chosen) => Changes { flows: Some(chosen.flows.clone()), ..chosen.sum(&[]) },
+            None => call(&query.to_map(), true).await?,
+        };
         let flows = seen.flows.as_deref().unwrap_or_default();
-        show(flows, how.json)?;
+        let mut out = stdout();
+        let mut printer = Printer::of_table(how.tabled);
+        flows.iter().try_for_each(|flow| printer.flow(&mut out, flow, None))?;
+        printer.end(&mut out)?;
+        out.flush()?;
         let hidden = seen.matched.saturating_sub(u32::try_from(flows.len()).unwrap_or(u32::MAX));
         if hidden > 0 {
             anstream::eprintln!("... and {hidden} more.");
@@ -107,35 +118,26 @@ pub(crate) async fn change(daemon: &Daemon, changed: &Changed, change: Change) -
             return Ok(());
         }
     }
-    how.tell("connection", &call(false).await?)
+    let Some(chosen) = chosen else {
+        return how.tell(verb, "connection", &call(&query.to_map(), false).await?);
+    };
+    let mut answers = Vec::new();
+    for query in chosen.queries() {
+        answers.push(call(&query, false).await?);
+    }
+    how.tell(verb, "connection", &chosen.sum(&answers))
 }
 
-/// Prints flows of the kernel's, which have no number of ours.
-fn show(flows: &[OwnedFlow], json: bool) -> Result<(), Error> {
-    let mut out = stdout();
-    if json {
-        for flow in flows {
-            output::json_line(&mut out, flow)?;
-        }
-        return Ok(out.flush()?);
-    }
-    let columns = ["PROTO", "STATE", "FROM", "TO", "MARK", "SOURCE"];
-    let columns = columns.map(|title| Column::new(title, 0)).to_vec();
-    let row = |flow: &OwnedFlow| {
-        let text = |key| flow.text(key).unwrap_or_default();
-        let cells = vec![
-            text(Key::Protocol).to_owned(),
-            text(Key::State).to_owned(),
-            endpoint(flow, Key::Src, Key::Sport),
-            endpoint(flow, Key::Dst, Key::Dport),
-            format!("{:#x}", flow.number(Key::Mark).unwrap_or(0)),
-            text(Key::Source).to_owned(),
-        ];
-        Row { cells, style: Style::new() }
-    };
-    let rows: Vec<_> = flows.iter().map(row).collect();
-    Table::new(columns, terminal_width()).print(&mut out, &rows)?;
-    Ok(out.flush()?)
+/// What is done, in the words of a question and of an answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Verb {
+    asked: &'static str,
+    done: &'static str,
+}
+
+impl Verb {
+    pub(crate) const DELETE: Self = Self { asked: "Delete", done: "deleted" };
+    pub(crate) const CHANGE: Self = Self { asked: "Change", done: "changed" };
 }
 
 /// Deletes all flows, after asking.
@@ -192,9 +194,9 @@ impl How {
         if self.yes || self.dry_run { Ok(()) } else { must_have_terminal() }
     }
 
-    /// Whether JSON is to be printed.
-    pub(crate) const fn is_json(self) -> bool {
-        self.json
+    /// How is printed.
+    pub(crate) const fn tabled(self) -> Tabled {
+        self.tabled
     }
 
     /// Whether nothing is to be changed.
@@ -203,7 +205,7 @@ impl How {
     }
 
     /// Says how many were seen and asks whether to go on, but in a dry run.
-    pub(crate) fn ask(self, verb: &str, what: &str, seen: &Changes) -> Result<(), Error> {
+    pub(crate) fn ask(self, verb: Verb, what: &str, seen: &Changes) -> Result<(), Error> {
         let Changes { matched, more, .. } = *seen;
         if matched == 0 {
             return Err(nothing(what));
@@ -211,24 +213,24 @@ impl How {
         let left = if more == Some(true) { ", and more match than --limit lets through" } else { "" };
         let counted = counted(matched.into(), what);
         if self.dry_run {
-            anstream::eprintln!("{counted} would be changed{left}. Nothing was.");
+            anstream::eprintln!("{counted} would be {}{left}. Nothing was.", verb.done);
             return Ok(());
         }
-        confirm(&format!("{verb} {counted}{left}?"))
+        confirm(&format!("{} {counted}{left}?", verb.asked))
     }
 
     /// Says what was done.
-    pub(crate) fn tell(self, what: &str, done: &Changes) -> Result<(), Error> {
+    pub(crate) fn tell(self, verb: Verb, what: &str, done: &Changes) -> Result<(), Error> {
         let Changes { matched, deleted, changed, gone, failed, more, .. } = *done;
         let number = deleted.or(changed).unwrap_or(0);
-        let verb = if deleted.is_some() { "deleted" } else { "changed" };
-        if self.json {
+        let verb = verb.done;
+        if self.tabled.json.is_on() {
             let more = more == Some(true);
             let object = serde_json::json!({
                 "matched": matched, verb: number, "gone": gone, "failed": failed, "more": more,
             });
             let mut out = stdout();
-            output::json_line(&mut out, &object)?;
+            self.tabled.json.print(&mut out, &object)?;
             out.flush()?;
         } else if matched > 0 {
             let mut text = format!("{} {verb}", counted(number.into(), what));

@@ -9,18 +9,19 @@ use serde_json::{Map, Value};
 use crate::change::{control, refused};
 use crate::daemon::Daemon;
 use crate::error::Error;
-use crate::output::{self, stdout, terminal_width};
-use crate::table::{Column, Row, Table};
+use crate::json::Tabled;
+use crate::output::stdout;
+use crate::table::{Column, Row};
 
 /// Prints a line for each CPU.
-pub(crate) async fn cpu(daemon: &Daemon, json: bool) -> Result<(), Error> {
+pub(crate) async fn cpu(daemon: &Daemon, tabled: Tabled) -> Result<(), Error> {
     let cpus = control(daemon).await?.get_cpu_statistics().await.map_err(|error| refused(daemon, error))?;
     let mut out = stdout();
-    if json {
+    if tabled.json.is_on() {
         for cpu in &cpus {
             let object: Map<_, _> =
                 cpu.fields().into_iter().map(|(name, value)| (name.to_owned(), Value::from(value))).collect();
-            output::json_line(&mut out, &Value::Object(object))?;
+            tabled.json.print(&mut out, &object)?;
         }
     } else {
         let columns = CpuStatistics::default().fields().map(|(title, _)| Column::new(title, 0));
@@ -29,7 +30,7 @@ pub(crate) async fn cpu(daemon: &Daemon, json: bool) -> Result<(), Error> {
             style: Style::new(),
         };
         let rows: Vec<_> = cpus.iter().map(row).collect();
-        Table::new(columns.to_vec(), terminal_width()).print(&mut out, &rows)?;
+        tabled.table(columns.to_vec()).print(&mut out, &rows)?;
     }
     Ok(out.flush()?)
 }

@@ -93,10 +93,10 @@ impl Error {
                 let key = text.split('"').nth(1).unwrap_or_default();
                 Self::Older(format!("key {key} of queries"))
             }
-            FlowError::InvalidArgument(text)
-            | FlowError::NotFound(text)
-            | FlowError::LimitExceeded(text)
-            | FlowError::Unavailable(text) => Self::Refused(text),
+            FlowError::InvalidArgument(text) => Self::Usage(text),
+            FlowError::NotFound(text) | FlowError::LimitExceeded(text) | FlowError::Unavailable(text) => {
+                Self::Refused(text)
+            }
             FlowError::NotAuthorized(text) => Self::Denied(text),
         }
     }

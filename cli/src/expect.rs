@@ -7,12 +7,13 @@ use clap::{Args, Subcommand};
 use flowbus_interfaces::{Error as FlowError, Expectation};
 
 use crate::cell::address_and_port;
-use crate::change::{How, control, refused};
+use crate::change::{How, Verb, control, refused};
 use crate::daemon::Daemon;
 use crate::error::Error;
-use crate::output::{self, stdout, terminal_width};
+use crate::json::Tabled;
+use crate::output::stdout;
 use crate::query::Query;
-use crate::table::{Column, Row, Table};
+use crate::table::{Column, Row};
 
 /// What to do with expectations.
 #[derive(Debug, Subcommand)]
@@ -21,9 +22,8 @@ pub(crate) enum Expect {
     List {
         #[command(flatten)]
         query: Query,
-        /// Print one JSON object a line
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        tabled: Tabled,
     },
     /// Take them back: what comes then is an ordinary connection
     Delete(Deleted),
@@ -42,7 +42,7 @@ pub(crate) struct Deleted {
 pub(crate) async fn expect(daemon: &Daemon, expect: &Expect) -> Result<(), Error> {
     let control = control(daemon).await?;
     match expect {
-        Expect::List { query, json } => {
+        Expect::List { query, tabled } => {
             let found = control.list_expectations(&query.to_map()).await;
             let found = found.map_err(|error| refused(daemon, error))?;
             if found.is_empty() {
@@ -51,7 +51,7 @@ pub(crate) async fn expect(daemon: &Daemon, expect: &Expect) -> Result<(), Error
                     if query.is_for_all() { "" } else { " that matches" }
                 );
             }
-            print(&found, *json)
+            print(&found, *tabled)
         }
         Expect::Delete(Deleted { query, how }) => {
             if query.is_for_all() {
@@ -69,7 +69,7 @@ pub(crate) async fn expect(daemon: &Daemon, expect: &Expect) -> Result<(), Error
                 match control.list_expectations(&query).await {
                     Ok(mut found) => {
                         found.truncate(how.limit());
-                        print(&found, how.is_json())?;
+                        print(&found, how.tabled())?;
                     }
                     // Their number does to go on: not all who may delete may list, and not all that match fit in a list.
                     Err(FlowError::NotAuthorized(text) | FlowError::LimitExceeded(text)) => {
@@ -77,28 +77,28 @@ pub(crate) async fn expect(daemon: &Daemon, expect: &Expect) -> Result<(), Error
                     }
                     Err(error) => return Err(refused(daemon, error)),
                 }
-                how.ask("Delete", "expectation", &seen)?;
+                how.ask(Verb::DELETE, "expectation", &seen)?;
                 if how.is_dry() {
                     return Ok(());
                 }
             }
-            how.tell("expectation", &call(false).await?)
+            how.tell(Verb::DELETE, "expectation", &call(false).await?)
         }
     }
 }
 
-fn print(expectations: &[Expectation], json: bool) -> Result<(), Error> {
+fn print(expectations: &[Expectation], tabled: Tabled) -> Result<(), Error> {
     let mut out = stdout();
-    if json {
+    if tabled.json.is_on() {
         for expectation in expectations {
-            output::json_line(&mut out, &expectation.to_json())?;
+            tabled.json.print(&mut out, &expectation.to_json())?;
         }
         return Ok(out.flush()?);
     }
     let columns = ["PROTO", "FROM", "TO", "HELPER", "SECONDS", "MASTER"];
     let columns = columns.map(|title| Column::new(title, 0)).to_vec();
     let rows: Vec<_> = expectations.iter().map(row).collect();
-    Table::new(columns, terminal_width()).print(&mut out, &rows)?;
+    tabled.table(columns).print(&mut out, &rows)?;
     Ok(out.flush()?)
 }
 

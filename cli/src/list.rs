@@ -2,15 +2,17 @@
 
 use std::io::Write;
 
-use flowbus_interfaces::StreamItem;
+use flowbus_interfaces::{FlowRef, StreamItem};
 
 use crate::arguments::Listed;
+use crate::cell;
 use crate::daemon::{Daemon, Statistics};
 use crate::error::Error;
 use crate::flows::Listing;
 use crate::format::{Kind, Printer};
 use crate::screen::Screen;
 use crate::silence;
+use crate::sort::{Sort, Sorted};
 
 /// Why the table is not the kernel's.
 const NOT_SYNCHRONIZED: &str = "flowbusd has not read the kernel's table since it started, or since a loss. \
@@ -18,15 +20,26 @@ const NOT_SYNCHRONIZED: &str = "flowbusd has not read the kernel's table since i
 /// Flows that are asked for at once where pages are turned.
 const PAGE: u32 = 1000;
 
-/// Prints the flows that are alive as they come.
-pub(crate) async fn list(daemon: &Daemon, listed: &Listed, paged: bool) -> Result<(), Error> {
+/// Prints the flows that are alive as they come, or sorted.
+pub(crate) async fn list(
+    daemon: &Daemon,
+    listed: &Listed,
+    sort: Option<Sort>,
+    paged: bool,
+) -> Result<(), Error> {
     // Asked first: a list that begins when the table is the kernel's is whole.
     let synchronized = daemon.monitor.synchronized().await.unwrap_or(true);
-    let mut listing = Listing::open(daemon, listed.output.query(&listed.query)).await?;
+    let most = listed.lines.unwrap_or(usize::MAX);
+    let mut query = listed.output.query(&listed.query, Kind::Active);
+    let sorted = sort.map(|sort| Sorted::new(sort, cell::now(), most, sort.extend(&mut query)));
+    let mut listing = Listing::open(daemon, query).await?;
     let mut screen = Screen::open(paged)?;
     let mut printer = Printer::of(&listed.query, &listed.output, Kind::Active);
     printer.begin(&mut screen)?;
-    let printed = print(&mut listing, &mut printer, &mut screen).await;
+    let printed = match sorted {
+        Some(sorted) => print_sorted(&mut listing, &mut printer, &mut screen, sorted).await,
+        None => print(&mut listing, &mut printer, &mut screen, most).await,
+    };
     // What came of a list that was cut off is shown as well.
     printer.end(&mut screen)?;
     screen.close()?;
@@ -46,12 +59,20 @@ pub(crate) async fn list(daemon: &Daemon, listed: &Listed, paged: bool) -> Resul
     Ok(())
 }
 
-/// Prints flows as they come; whether there was one.
-async fn print(listing: &mut Listing, printer: &mut Printer, screen: &mut Screen) -> Result<bool, Error> {
-    let mut found = false;
+/// Prints flows as they come, up to `most`; whether there was one.
+async fn print(
+    listing: &mut Listing,
+    printer: &mut Printer,
+    screen: &mut Screen,
+    most: usize,
+) -> Result<bool, Error> {
+    let mut found = 0;
     while let Some(item) = listing.next().await? {
         if let StreamItem::Flow(flow) = item {
-            found = true;
+            if found == most {
+                break;
+            }
+            found += 1;
             printer.flow(screen, &flow, None)?;
         }
         if !listing.has_line() {
@@ -60,13 +81,35 @@ async fn print(listing: &mut Listing, printer: &mut Printer, screen: &mut Screen
             screen.flush()?;
         }
     }
+    Ok(found > 0)
+}
+
+/// Prints flows when all have come; whether there was one.
+async fn print_sorted(
+    listing: &mut Listing,
+    printer: &mut Printer,
+    screen: &mut Screen,
+    mut sorted: Sorted,
+) -> Result<bool, Error> {
+    let mut found = false;
+    while let Some(item) = listing.next().await? {
+        if let StreamItem::Flow(flow) = item {
+            found = true;
+            sorted.push(&flow);
+        }
+    }
+    for line in sorted.lines() {
+        let flow = FlowRef::parse(&line).map_err(|error| Error::Output(error.into()))?;
+        printer.flow(screen, &flow, None)?;
+    }
     Ok(found)
 }
 
 /// Prints the flows that ended, latest end first, page by page.
 pub(crate) async fn closed(daemon: &Daemon, listed: &Listed, paged: bool) -> Result<(), Error> {
-    let mut query = listed.output.query(&listed.query);
-    query.insert("limit", PAGE.into());
+    let mut query = listed.output.query(&listed.query, Kind::Closed);
+    let mut left = listed.lines.unwrap_or(usize::MAX);
+    query.insert("limit", u32::try_from(left).map_or(PAGE, |left| left.clamp(1, PAGE)).into());
     let refused = |error| daemon.refused(error);
     let (mut flows, mut page) = daemon.monitor.list_closed(&query).await.map_err(refused)?;
     if flows.is_empty() {
@@ -84,10 +127,11 @@ pub(crate) async fn closed(daemon: &Daemon, listed: &Listed, paged: bool) -> Res
     printer.begin(&mut screen)?;
     let event = listed.output.format().event_of_closed();
     loop {
-        flows.iter().try_for_each(|flow| printer.flow(&mut screen, flow, event))?;
+        flows.iter().take(left).try_for_each(|flow| printer.flow(&mut screen, flow, event))?;
+        left = left.saturating_sub(flows.len());
         printer.flush(&mut screen)?;
         screen.flush()?;
-        let Some(next) = page.next else { break };
+        let Some(next) = page.next.filter(|_| left > 0) else { break };
         query.insert("after", next.into());
         // One dump is enough.
         query.remove("refresh");

@@ -3,20 +3,24 @@
 mod arguments;
 mod cell;
 mod change;
+mod chosen;
 mod completion;
 mod connections;
 mod cpu;
 mod daemon;
 mod error;
 mod expect;
+mod field;
 mod fields;
 mod flows;
 mod format;
+mod json;
 mod list;
 #[cfg(test)]
 mod manual;
 mod moment;
 mod monitor;
+mod names;
 mod openmetrics;
 mod output;
 mod query;
@@ -24,6 +28,7 @@ mod report;
 mod screen;
 mod show;
 mod silence;
+mod sort;
 mod sources;
 mod stats;
 mod status;
@@ -57,7 +62,7 @@ async fn run(Arguments { bus, no_pager, command }: Arguments) -> Result<(), Erro
     let paged = !no_pager;
     match command {
         Command::Status { json } => status::status(&daemon.await?, json).await,
-        Command::List(listed) => list::list(&daemon.await?, &listed, paged).await,
+        Command::List { listed, sort } => list::list(&daemon.await?, &listed, sort, paged).await,
         Command::Closed(listed) => list::closed(&daemon.await?, &listed, paged).await,
         Command::Show { id, output } => show::show(&daemon.await?, id, &output, paged).await,
         Command::Monitor(monitored) => monitor::monitor(&daemon.await?, &monitored).await,
@@ -68,7 +73,7 @@ async fn run(Arguments { bus, no_pager, command }: Arguments) -> Result<(), Erro
         }
         Command::Connections(asked) if asked.print_program => connections::print_program(),
         Command::Connections(asked) => connections::connections(&daemon.await?, &asked).await,
-        Command::Sources { interval, json } => sources::sources(&daemon.await?, interval, json).await,
+        Command::Sources { interval, tabled } => sources::sources(&daemon.await?, interval, tabled).await,
         Command::Delete(changed) => change::change(&daemon.await?, &changed, Change::Delete).await,
         Command::SetMark { to, changed } => change::change(&daemon.await?, &changed, Change::Mark(to)).await,
         Command::SetTimeout { seconds, changed } => {
@@ -76,8 +81,8 @@ async fn run(Arguments { bus, no_pager, command }: Arguments) -> Result<(), Erro
         }
         Command::Flush { yes } => change::flush(&daemon.await?, yes).await,
         Command::Expect { what } => expect::expect(&daemon.await?, &what).await,
-        Command::Stats(stats) if stats.cpu() => cpu::cpu(&daemon.await?, stats.json()).await,
-        Command::Stats(stats) => stats::stats(&daemon.await?, stats.form()).await,
+        Command::Stats(stats) if stats.cpu => cpu::cpu(&daemon.await?, stats.tabled).await,
+        Command::Stats(stats) => stats::stats(&daemon.await?, stats).await,
         Command::Completion { shell } => completion::completion(shell),
         // These two can do without a daemon.
         Command::Report(report) => report::report(daemon, report.options()).await,

@@ -68,20 +68,44 @@ fn items<'a>(args: impl Iterator<Item = &'a Arg>) -> String {
     text
 }
 
-fn commands(flowctl: &Command) -> String {
+/// Whether an option is about how is printed: those are told once for all commands, too.
+fn is_output(arg: &Arg) -> bool {
+    ["layout", "output", "numeric", "wide", "no_legend", "resolve"].contains(&arg.get_id().as_str())
+}
+
+/// An operand, in brackets where it may be absent.
+fn operand(arg: &Arg) -> String {
+    let name = spelt(arg).replace('*', "");
+    let several = arg.get_num_args().is_some_and(|number| number.max_values() > 1);
+    let name = if several { format!("{name}...") } else { name };
+    if arg.is_required_set() { name } else { format!("[{name}]") }
+}
+
+fn commands(flowctl: &Command, before: &str) -> String {
     let mut text = String::new();
     for command in
         flowctl.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help")
     {
-        let operands = command.get_positionals().map(spelt).collect::<Vec<_>>().join(" ").replace('*', "");
-        let _ = write!(text, "### {} [OPTIONS] {operands}\n\n", command.get_name());
+        let name = format!("{before}{}", command.get_name());
+        if command.has_subcommands() {
+            text.push_str(&commands(command, &format!("{name} ")));
+            continue;
+        }
+        let words = [name, "[OPTIONS]".to_owned()].into_iter().chain(command.get_positionals().map(operand));
+        let _ = write!(text, "### {}\n\n", words.collect::<Vec<_>>().join(" "));
         let about =
             command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
         let _ = write!(text, "{}\n\n", sentence(&about).replace("\n\n  ", "\n\n"));
         if command.get_arguments().any(is_condition) {
             text.push_str("Takes the conditions below, as options and as words.\n\n");
         }
-        text.push_str(&items(command.get_arguments().filter(|arg| !is_condition(arg) && !is_general(arg))));
+        let output: Vec<_> =
+            command.get_arguments().filter(|arg| is_output(arg)).filter_map(Arg::get_long).collect();
+        if !output.is_empty() {
+            let _ = write!(text, "Output options, see below: `--{}`.\n\n", output.join("`, `--"));
+        }
+        let own = |arg: &&Arg| !is_condition(arg) && !is_general(arg) && !is_output(arg);
+        text.push_str(&items(command.get_arguments().filter(own)));
     }
     text
 }
@@ -96,7 +120,13 @@ fn the_manual_page_is_what_the_command_line_says() {
     let mut flowctl = Arguments::command();
     flowctl.build();
     let options = items(flowctl.get_arguments().filter(|arg| is_general(arg)));
-    let parts =
-        [("commands", commands(&flowctl)), ("conditions", conditions(&flowctl)), ("options", options)];
+    let list = flowctl.find_subcommand("list").expect("flowctl lists");
+    let output = items(list.get_arguments().filter(|arg| is_output(arg)));
+    let parts = [
+        ("commands", commands(&flowctl, "")),
+        ("conditions", conditions(&flowctl)),
+        ("options", options),
+        ("output", output),
+    ];
     flowbus_manual::check("flowctl.1", &parts);
 }

@@ -1,20 +1,27 @@
 //! Which flows and which of their fields: the keys of a query as options and as words.
+//!
+//! Times, services and users are written as people know them, and reach the daemon as numbers.
 
 use std::borrow::Cow;
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use flowbus_interfaces::{
-    Argument, Key, Query as Checked, QueryError, QueryKey, QueryMap, QueryPart, RawQuery, SourceNames,
+    Argument, Query as Checked, QueryError, QueryKey, QueryMap, QueryPart, RawQuery, SourceNames,
 };
 use jiff::Zoned;
 use strsim::levenshtein;
 
-use crate::moment;
+use crate::field::Field;
+use crate::{moment, names};
 
 /// A query of the command line: `--dport 443` or `dport=443`, with commas between the values of one key.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Query(RawQuery);
+pub(crate) struct Query {
+    raw: RawQuery,
+    /// The chosen fields in the order in which they were given; none where all are to be shown.
+    fields: Vec<Field>,
+}
 
 /// The name of the words among the arguments.
 const WORDS: &str = "words";
@@ -22,26 +29,22 @@ const WORDS: &str = "words";
 impl Query {
     /// What the daemon is asked for.
     pub(crate) fn to_map(&self) -> QueryMap<'_> {
-        self.0.to_map()
+        self.raw.to_map()
+    }
+
+    /// Which flows.
+    pub(crate) const fn raw(&self) -> &RawQuery {
+        &self.raw
     }
 
     /// Whether all flows are asked for.
     pub(crate) fn is_for_all(&self) -> bool {
-        keys().filter(|key| key.part() == QueryPart::Filter).all(|key| self.0.get(key).is_none())
+        keys().filter(|key| key.part() == QueryPart::Filter).all(|key| self.raw.get(key).is_none())
     }
 
     /// The chosen fields in the order in which they were given; none where all are to be shown.
-    pub(crate) fn fields(&self) -> Vec<Key> {
-        let names = match self.0.get(QueryKey::Fields) {
-            Some(Argument::List(names)) => names.as_slice(),
-            Some(name) => std::slice::from_ref(name),
-            None => &[],
-        };
-        let field = |name: &Argument| match name {
-            Argument::Text(name) => Key::parse(name),
-            _ => None,
-        };
-        names.iter().filter_map(field).collect()
+    pub(crate) fn fields(&self) -> &[Field] {
+        &self.fields
     }
 
     /// The same as words, `dport=80,443 source=CHROME`.
@@ -56,30 +59,33 @@ impl Query {
             value => text(value),
         };
         let words =
-            QueryKey::ALL.iter().filter_map(|&key| Some(format!("{key}={}", values(self.0.get(key)?))));
+            QueryKey::ALL.iter().filter_map(|&key| Some(format!("{key}={}", values(self.raw.get(key)?))));
         words.collect::<Vec<_>>().join(" ")
     }
 
     fn read(matches: &ArgMatches) -> Result<Self, String> {
         let wrong = |error: QueryError| error.to_string();
-        let mut raw = RawQuery::default();
+        let mut query = Self::default();
         let now = Zoned::now();
         for key in keys() {
-            if let Some(values) = matches.get_one::<String>(key.name()) {
-                raw.add(key, &values_of(key, values, &now).map_err(wrong)?).map_err(wrong)?;
+            match matches.get_one::<String>(key.name()) {
+                Some(names) if key == QueryKey::Fields => query.choose(names)?,
+                Some(values) => {
+                    query.raw.add(key, &values_of(key, values, &now).map_err(wrong)?).map_err(wrong)?;
+                }
+                None => {}
             }
         }
         for word in matches.get_many::<String>(WORDS).into_iter().flatten() {
             check_key(word)?;
-            add_word(&mut raw, word, &now).map_err(wrong)?;
+            match word.strip_prefix("fields=") {
+                Some(names) => query.choose(names)?,
+                None => add_word(&mut query.raw, word, &now).map_err(wrong)?,
+            }
         }
-        let query = Self(raw);
-        match Checked::parse(&query.0, &SourceNames::default()) {
+        match Checked::parse(&query.raw, &SourceNames::default()) {
             // The daemon's configuration may name more sources: it has the last word.
             Err(QueryError::Value { key, .. }) if key == QueryKey::Source.name() => Ok(query),
-            Err(error @ QueryError::Value { key, .. }) if key == QueryKey::Fields.name() => {
-                Err(format!("{error}; there are {}", field_names()))
-            }
             // Both are times: they are told as such, and not as the microseconds that they became.
             Err(QueryError::Value { key, .. }) if key == QueryKey::Until.name() => {
                 Err("until is a time before since".to_owned())
@@ -87,27 +93,73 @@ impl Query {
             other => other.map(|_| query).map_err(wrong),
         }
     }
+
+    /// Takes the names of fields.
+    fn choose(&mut self, names: &str) -> Result<(), String> {
+        if !self.fields.is_empty() {
+            return Err("fields is given twice".to_owned());
+        }
+        for name in names.split(',') {
+            let unknown = || format!("there is no field {name:?}; there are {}", Field::names().join(", "));
+            self.fields.push(Field::parse(name).ok_or_else(unknown)?);
+        }
+        Ok(())
+    }
 }
 
-/// Adds a word `key=value`. All of a query's times are told from the same `now`: `since=10m until=10m` is a moment.
+/// Adds a word `key=value` or `key!=value`. All of a query's times are told from the same `now`: `since=10m until=10m` is a
+/// moment.
 pub(crate) fn add_word(raw: &mut RawQuery, word: &str, now: &Zoned) -> Result<(), QueryError> {
-    match word.split_once('=').and_then(|(name, values)| Some((QueryKey::parse(&spelt(name))?, values))) {
-        Some((key, values)) => raw.add(key, &values_of(key, values, now)?),
+    let Some((name, values)) = word.split_once('=') else { return raw.add_word(word) };
+    let (name, excluded) = name.strip_suffix('!').map_or((name, false), |name| (name, true));
+    match QueryKey::parse(&spelt(name)) {
+        Some(key) if excluded => raw.exclude(key, &values_of(key, values, now)?),
+        Some(key) => raw.add(key, &values_of(key, values, now)?),
         None => raw.add_word(word),
     }
 }
 
-/// The values as the daemon takes them.
+/// The values as the daemon takes them: times, services and users as numbers.
 fn values_of<'a>(key: QueryKey, values: &'a str, now: &Zoned) -> Result<Cow<'a, str>, QueryError> {
-    if !is_time(key) {
-        return Ok(values.into());
-    }
-    let wrong = || QueryError::Value {
-        key: key.name(),
-        takes: moment::TAKES.to_owned(),
-        value: Argument::Text(values.to_owned()).to_string(),
+    let number: &dyn Fn(&str) -> Option<String> = match key {
+        QueryKey::Since | QueryKey::Until => &|value| moment::parse(value, now).map(|usec| usec.to_string()),
+        QueryKey::Uid => &|value| names::uid(value).map(|uid| uid.to_string()),
+        _ if is_port(key) => &|value| {
+            let ports: Vec<_> = names::ports(value).iter().map(u16::to_string).collect();
+            (!ports.is_empty()).then(|| ports.join(","))
+        },
+        _ => return Ok(values.into()),
     };
-    Ok(moment::parse(values, now).ok_or_else(wrong)?.to_string().into())
+    let of_one = |value: &str| {
+        let (sign, name) = value.strip_prefix('!').map_or(("", value), |name| ("!", name));
+        match number(name) {
+            // A service may have several ports.
+            Some(numbers) => {
+                Ok(numbers.split(',').map(|number| format!("{sign}{number}")).collect::<Vec<_>>().join(","))
+            }
+            None if is_time(key) => Err(QueryError::Value {
+                key: key.name(),
+                takes: moment::TAKES.to_owned(),
+                value: Argument::Text(value.to_owned()).to_string(),
+            }),
+            // A number, or what the check refuses.
+            None => Ok(value.to_owned()),
+        }
+    };
+    Ok(values.split(',').map(of_one).collect::<Result<Vec<_>, _>>()?.join(",").into())
+}
+
+const fn is_port(key: QueryKey) -> bool {
+    matches!(
+        key,
+        QueryKey::Sport
+            | QueryKey::Dport
+            | QueryKey::ReplySport
+            | QueryKey::ReplyDport
+            | QueryKey::NatSport
+            | QueryKey::NatDport
+            | QueryKey::Port
+    )
 }
 
 fn is_time(key: QueryKey) -> bool {
@@ -117,7 +169,7 @@ fn is_time(key: QueryKey) -> bool {
 /// Refuses a word whose key is none of flowctl's, and names those that are.
 fn check_key(word: &str) -> Result<(), String> {
     let Some((name, _)) = word.split_once('=') else { return Ok(()) };
-    let name = spelt(name);
+    let name = spelt(name.strip_suffix('!').unwrap_or(name));
     if keys().any(|key| key.name() == name) {
         return Ok(());
     }
@@ -140,10 +192,6 @@ fn spelt(name: &str) -> String {
     name.replace('-', "_")
 }
 
-fn field_names() -> String {
-    Key::ALL.iter().map(|key| key.name()).collect::<Vec<_>>().join(", ")
-}
-
 /// The keys that are options. Pages are turned by flowctl itself.
 fn keys() -> impl Iterator<Item = QueryKey> {
     let is_option = |key: &QueryKey| matches!(key.part(), QueryPart::Filter | QueryPart::Answer);
@@ -152,7 +200,12 @@ fn keys() -> impl Iterator<Item = QueryKey> {
 
 /// The option of a key: with hyphens as options have them, and as it is spelt everywhere else.
 fn option(key: QueryKey) -> Arg {
-    let takes = if is_time(key) { moment::TAKES } else { key.takes() };
+    let takes = match key {
+        _ if is_time(key) => moment::TAKES.into(),
+        QueryKey::Uid => format!("{}, or the name of a user", key.takes()),
+        _ if is_port(key) => format!("{}, or the name of a service such as https", key.takes()),
+        _ => key.takes().to_owned(),
+    };
     let arg = Arg::new(key.name())
         .long(key.name().replace('_', "-"))
         .alias(key.name())
@@ -164,7 +217,11 @@ fn option(key: QueryKey) -> Arg {
         QueryKey::Refresh => {
             arg.num_args(0..=1).require_equals(true).default_missing_value("true").value_name("true|false")
         }
-        QueryKey::Fields => arg.long_help(format!("{}\n\nThere are {}.", key.description(), field_names())),
+        QueryKey::Fields => arg.value_name("FIELD,...").long_help(format!(
+            "{}\n\nThere are the keys of D-Bus, the columns of tables, and what is known of owners: {}.",
+            key.description(),
+            Field::names().join(", ")
+        )),
         QueryKey::MinBytes => arg.value_name("NUMBER"),
         QueryKey::Since | QueryKey::Until => arg.value_name("TIME"),
         _ => arg,
@@ -174,8 +231,8 @@ fn option(key: QueryKey) -> Arg {
 impl Args for Query {
     fn augment_args(command: Command) -> Command {
         let words = Arg::new(WORDS).value_name("KEY=VALUE,...").num_args(0..).help(
-            "The same keys as words: source=CHROME dport=80,443 src=198.18.0.0/15. All keys have to fit, of each key \
-             one value",
+            "The same keys as words: source=CHROME dport=80,443 src=198.18.0.0/15 state!=TIME_WAIT. A connection must \
+             match every key; with several values, any one of them. KEY!=VALUE and a value that begins with ! exclude",
         );
         command.arg(words).args(keys().map(option))
     }
@@ -199,6 +256,7 @@ impl FromArgMatches for Query {
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
+    use flowbus_interfaces::Key;
 
     use super::*;
 
@@ -213,7 +271,7 @@ mod tests {
     }
 
     fn checked(line: &str) -> Checked {
-        Checked::parse(&query(line).0, &SourceNames::default()).unwrap()
+        Checked::parse(&query(line).raw, &SourceNames::default()).unwrap()
     }
 
     fn refusal(line: &str) -> String {
@@ -259,7 +317,7 @@ mod tests {
 
     #[test]
     fn times_reach_the_daemon_as_microseconds() {
-        let at = |query: &Query, key| match query.0.get(key) {
+        let at = |query: &Query, key| match query.raw.get(key) {
             Some(Argument::Text(text)) => text.parse::<u64>().unwrap(),
             other => panic!("{other:?}"),
         };
@@ -282,9 +340,32 @@ mod tests {
     }
 
     #[test]
+    fn what_begins_with_an_exclamation_mark_is_excluded() {
+        assert_eq!(checked("list dport!=22,80"), checked("list --dport !22,!80"));
+        assert_eq!(checked("list dport=1-1023 dport!=22"), checked("list dport=!22,1-1023"));
+        assert_eq!(checked("list orig-zone!=5"), checked("list orig_zone=!5"));
+        let since = query("list since!=2026-11-22T12:00Z");
+        assert_eq!(since.raw.get(QueryKey::Since), Some(&Argument::Text("!1795348800000000".to_owned())));
+        assert!(refusal("list dport!=22 dport!=23").contains("dport is given twice"));
+        assert!(refusal("list dport!=x").contains("not \"!x\""));
+    }
+
+    #[test]
+    fn services_and_users_are_numbers_to_the_daemon() {
+        assert_eq!(checked("list uid=root,!nobody"), checked("list uid=0,!65534"));
+        assert_eq!(checked("list protocol=ESP"), checked("list protocol=50"));
+        assert!(refusal("list dport=nosuch").contains("dport takes a port"));
+        assert!(refusal("list uid=no-such-user").contains("uid takes"));
+    }
+
+    #[test]
     fn fields_keep_their_order() {
-        assert_eq!(query("list --fields dport,src,id").fields(), [Key::Dport, Key::Src, Key::Id]);
-        assert_eq!(query("list fields=id").fields(), [Key::Id]);
+        assert_eq!(
+            query("list --fields dport,src,id").fields(),
+            [Key::Dport, Key::Src, Key::Id].map(Field::Key)
+        );
+        assert_eq!(query("list fields=id").fields(), [Field::Key(Key::Id)]);
+        assert_eq!(query("list --fields to,initiator.pid").fields().len(), 2);
         assert_eq!(query("list").fields(), []);
     }
 
@@ -298,7 +379,12 @@ mod tests {
         assert!(refusal("list --dport 90-80").contains("dport takes a port from 0 to 65535"));
         assert!(refusal("list --dport 80 dport=443").contains("dport is given twice"));
         let wrong = refusal("list --fields colour");
-        assert!(wrong.contains("not \"colour\"; there are event, ") && wrong.contains("dport"), "{wrong}");
+        assert!(
+            wrong.contains("no field \"colour\"; there are time, proto, ") && wrong.contains("dport"),
+            "{wrong}"
+        );
+        assert!(refusal("list --fields id fields=src").contains("fields is given twice"));
+        assert!(refusal("list dprt!=443").contains("did you mean dport?"));
         for word in ["snapshot=true", "limit=5", "after=5"] {
             assert!(refusal(&format!("list {word}")).contains("is for programs"), "{word}");
         }

@@ -8,19 +8,20 @@ use crate::cell::Cells;
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::format::{Format, Kind, Output, Printer};
-use crate::output::{self, stdout};
-use crate::screen::{Look, Screen};
+use crate::json::Json;
+use crate::output::stdout;
+use crate::screen::Screen;
 
 /// Prints one flow.
 pub(crate) async fn show(daemon: &Daemon, id: u64, output: &Output, paged: bool) -> Result<(), Error> {
     let flow = daemon.monitor.get_flow(id).await.map_err(|error| daemon.refused(error))?;
     let mut screen = Screen::open(paged && *output.format() != Format::Json)?;
     if *output.format() == Format::Table {
-        details(&mut screen, &flow, Cells { numeric: output.numeric })?;
+        details(&mut screen, &flow, Cells { numeric: output.look().numeric })?;
         return Ok(screen.close()?);
     }
     let kind = if flow.get(Key::EndUsec).is_some() { Kind::Closed } else { Kind::Active };
-    let mut printer = Printer::new(output.format().clone(), kind, Vec::new(), Look::new(output.numeric));
+    let mut printer = Printer::new(output, kind, Vec::new());
     printer.begin(&mut screen)?;
     let event = output.format().event_of_closed().filter(|_| kind == Kind::Closed);
     printer.flow(&mut screen, &flow, event)?;
@@ -30,11 +31,7 @@ pub(crate) async fn show(daemon: &Daemon, id: u64, output: &Output, paged: bool)
 
 /// Prints what a mark means. The daemon knows the sources that its configuration names and the interfaces that
 /// exist; without it the built-in names have to do.
-pub(crate) async fn decode_mark(
-    daemon: Result<Daemon, Error>,
-    mark: Mark,
-    as_json: bool,
-) -> Result<(), Error> {
+pub(crate) async fn decode_mark(daemon: Result<Daemon, Error>, mark: Mark, json: Json) -> Result<(), Error> {
     let fields = match ask(daemon, mark).await {
         Ok(fields) => fields,
         Err(error) => {
@@ -46,8 +43,8 @@ pub(crate) async fn decode_mark(
         }
     };
     let mut out = stdout();
-    if as_json {
-        output::json_line(&mut out, &fields)?;
+    if json.is_on() {
+        json.print(&mut out, &fields)?;
     } else {
         details(&mut out, &fields, Cells::FOR_PEOPLE)?;
     }

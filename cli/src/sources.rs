@@ -13,8 +13,9 @@ use crate::cell;
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::flows;
-use crate::output::{self, stdout, terminal_width};
-use crate::table::{Column, Row, Table};
+use crate::json::Tabled;
+use crate::output::stdout;
+use crate::table::{Column, Row};
 
 /// What is asked for of each flow.
 const FIELDS: [Key; 8] = [
@@ -66,7 +67,7 @@ struct Total {
 }
 
 /// Prints a line for each source; without an interval there are no rates.
-pub(crate) async fn sources(daemon: &Daemon, interval: Duration, as_json: bool) -> Result<(), Error> {
+pub(crate) async fn sources(daemon: &Daemon, interval: Duration, tabled: Tabled) -> Result<(), Error> {
     let first = read(daemon).await?;
     let mut totals = BTreeMap::new();
     let mut seconds = None;
@@ -83,12 +84,12 @@ pub(crate) async fn sources(daemon: &Daemon, interval: Duration, as_json: bool) 
         seconds = Some((second.at - first.at).as_secs_f64());
     }
     let mut out = stdout();
-    if as_json {
+    if tabled.json.is_on() {
         totals
             .iter()
-            .try_for_each(|(source, total)| output::json_line(&mut out, &json(source, total, seconds)))?;
+            .try_for_each(|(source, total)| tabled.json.print(&mut out, &json(source, total, seconds)))?;
     } else {
-        print(&mut out, &totals, seconds)?;
+        print(&mut out, &totals, seconds, tabled)?;
     }
     Ok(out.flush()?)
 }
@@ -185,7 +186,12 @@ const COLUMNS: [Column; 7] = [
     Column::new("REPLY/S", 0),
 ];
 
-fn print(out: &mut dyn Write, totals: &BTreeMap<Source, Total>, seconds: Option<f64>) -> io::Result<()> {
+fn print(
+    out: &mut dyn Write,
+    totals: &BTreeMap<Source, Total>,
+    seconds: Option<f64>,
+    tabled: Tabled,
+) -> io::Result<()> {
     let bytes = |counter: Option<u64>| counter.map(cell::short_bytes).unwrap_or_default();
     let row = |((_, name), total): (&Source, &Total)| {
         let [_, orig, _, reply] = total.counters.map(bytes);
@@ -199,7 +205,7 @@ fn print(out: &mut dyn Write, totals: &BTreeMap<Source, Total>, seconds: Option<
     };
     let columns = if seconds.is_some() { &COLUMNS[..] } else { &COLUMNS[..4] };
     let rows: Vec<_> = totals.iter().map(row).collect();
-    Table::new(columns.to_vec(), terminal_width()).print(out, &rows)
+    tabled.table(columns.to_vec()).print(out, &rows)
 }
 
 #[cfg(test)]
@@ -244,7 +250,7 @@ mod tests {
     fn a_table_has_rates_where_there_was_an_interval() {
         let printed = |seconds| {
             let mut out = anstream::StripStream::new(Vec::new());
-            print(&mut out, &totals(), seconds).unwrap();
+            print(&mut out, &totals(), seconds, Tabled::default()).unwrap();
             String::from_utf8(out.into_inner()).unwrap()
         };
         assert_eq!(

@@ -6,43 +6,34 @@ use anstyle::{AnsiColor, Style};
 use flowbus_interfaces::Statistic;
 use serde_json::{Map, Value};
 
+use crate::arguments::Stats;
 use crate::daemon::{Daemon, Statistics};
 use crate::error::Error;
+use crate::json::Tabled;
 use crate::openmetrics;
-use crate::output::{stdout, terminal_width};
-use crate::table::{Column, Row, Table};
-
-/// The form in which they are printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
-    Table,
-    Json,
-    OpenMetrics,
-}
+use crate::output::stdout;
+use crate::table::{Column, Row};
 
 /// Prints the statistics.
-pub(crate) async fn stats(daemon: &Daemon, form: Form) -> Result<(), Error> {
+pub(crate) async fn stats(daemon: &Daemon, asked: Stats) -> Result<(), Error> {
     let statistics = daemon.statistics().await?;
-    let text = match form {
-        Form::OpenMetrics => openmetrics::text(daemon, &statistics).await?,
-        Form::Json => {
-            let object: Map<String, Value> =
-                statistics.into_iter().map(|(name, value)| (name, value.into())).collect();
-            format!("{}\n", Value::Object(object))
-        }
-        Form::Table => {
-            let mut out = stdout();
-            print(&mut out, &statistics)?;
-            return Ok(out.flush()?);
-        }
-    };
     let mut out = stdout();
-    out.write_all(text.as_bytes())?;
+    if asked.openmetrics {
+        out.write_all(openmetrics::text(daemon, &statistics).await?.as_bytes())?;
+    } else if asked.tabled.json.is_on() {
+        let object: Map<String, Value> =
+            statistics.into_iter().map(|(name, value)| (name, value.into())).collect();
+        asked.tabled.json.print(&mut out, &object)?;
+    } else {
+        print(&mut out, &statistics, asked.tabled)?;
+    }
     Ok(out.flush()?)
 }
 
-fn print(out: &mut dyn Write, statistics: &Statistics) -> io::Result<()> {
-    if let (Some(&count), Some(&maximum)) = (statistics.get("kernel_count"), statistics.get("kernel_max")) {
+fn print(out: &mut dyn Write, statistics: &Statistics, tabled: Tabled) -> io::Result<()> {
+    if tabled.legend()
+        && let (Some(&count), Some(&maximum)) = (statistics.get("kernel_count"), statistics.get("kernel_max"))
+    {
         let (pressure, style) = pressure(count, maximum);
         writeln!(
             out,
@@ -59,7 +50,7 @@ fn print(out: &mut dyn Write, statistics: &Statistics) -> io::Result<()> {
         })
         .collect();
     let columns = vec![Column::new("STATISTIC", 0), Column::new("VALUE", 0), Column::new("MEANING", 1)];
-    Table::new(columns, terminal_width()).print(out, &rows)
+    tabled.table(columns).print(out, &rows)
 }
 
 /// How full the kernel's table is. When it is full the kernel refuses new connections.
@@ -85,7 +76,7 @@ mod tests {
                 .map(|(name, value)| (name.to_owned(), value)),
         );
         let mut out = anstream::StripStream::new(Vec::new());
-        print(&mut out, &statistics).unwrap();
+        print(&mut out, &statistics, Tabled::default()).unwrap();
         let expected = "\
 The kernel's table is 89.8 % full: 230 of at most 256 flows.
 

@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 use crate::cell::{clean, counted};
 use crate::daemon::{Daemon, Statistics, Texts};
 use crate::error::Error;
-use crate::output::{self, stdout};
+use crate::json::Json;
+use crate::output::stdout;
 use crate::silence;
 
 /// What the daemon says of itself.
@@ -30,11 +31,11 @@ struct Status {
 }
 
 /// Prints the properties of the daemon and its counters.
-pub(crate) async fn status(daemon: &Daemon, as_json: bool) -> Result<(), Error> {
+pub(crate) async fn status(daemon: &Daemon, json: Json) -> Result<(), Error> {
     let status = ask(daemon).await?;
     let mut out = stdout();
-    if as_json {
-        output::json_line(&mut out, &status.json())?;
+    if json.is_on() {
+        json.print(&mut out, &status.json())?;
     } else {
         status.print(&mut out, daemon.bus())?;
     }

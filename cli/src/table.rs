@@ -1,13 +1,14 @@
 //! Aligned columns that grow with what they show, page by page, so that no listing is held in memory.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 use anstyle::Style;
 
 /// A column.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Column {
-    pub(crate) title: &'static str,
+    pub(crate) title: Cow<'static, str>,
     /// Least width: of what follows in later pages.
     pub(crate) width: usize,
     /// Which columns go first where the terminal is too narrow: the highest. 0 stays.
@@ -18,7 +19,7 @@ pub(crate) struct Column {
 
 impl Column {
     pub(crate) const fn new(title: &'static str, drop: u8) -> Self {
-        Self { title, width: 0, drop, idle: "" }
+        Self { title: Cow::Borrowed(title), width: 0, drop, idle: "" }
     }
 }
 
@@ -40,6 +41,7 @@ pub(crate) struct Table {
     available: Option<usize>,
     begun: bool,
     colors: bool,
+    legend: bool,
 }
 
 /// Characters of the last column that have to fit.
@@ -54,12 +56,18 @@ impl Table {
         let widths = columns.iter().map(|column| column.width.max(column.title.len())).collect();
         let shown = vec![true; columns.len()];
         let said = vec![false; columns.len()];
-        Self { columns, widths, shown, said, available, begun: false, colors: true }
+        Self { columns, widths, shown, said, available, begun: false, colors: true, legend: true }
     }
 
     /// Whether rows and titles are styled: to write styles that are taken out again costs time.
     pub(crate) const fn colored(mut self, colors: bool) -> Self {
         self.colors = colors;
+        self
+    }
+
+    /// Whether titles stand above the columns.
+    pub(crate) const fn legend(mut self, legend: bool) -> Self {
+        self.legend = legend;
         self
     }
 
@@ -75,9 +83,9 @@ impl Table {
             return Ok(());
         }
         let is_first = !std::mem::replace(&mut self.begun, true);
-        if self.fit() || is_first {
-            let titles: Vec<_> = self.columns.iter().map(|column| column.title).collect();
-            self.line(out, titles.into_iter(), Style::new().bold())?;
+        if (self.fit() || is_first) && self.legend {
+            let titles = self.columns.iter().map(|column| &*column.title);
+            self.line(out, titles, Style::new().bold())?;
         }
         rows.iter().try_for_each(|row| self.line(out, row.cells.iter().map(String::as_str), row.style))
     }
@@ -98,9 +106,9 @@ impl Table {
     }
 
     /// The titles of the columns that are left out though they have something to say.
-    pub(crate) fn left_out(&self) -> Vec<&'static str> {
+    pub(crate) fn left_out(&self) -> Vec<&str> {
         let hidden = (0..self.columns.len()).filter(|&index| self.said[index] && !self.shown[index]);
-        hidden.map(|index| self.columns[index].title).collect()
+        hidden.map(|index| &*self.columns[index].title).collect()
     }
 
     /// The columns of a line. The last one may be cut off behind what tells its cells apart.
@@ -172,8 +180,9 @@ fn shorten(line: &mut String, available: usize) {
 mod tests {
     use super::*;
 
-    const COLUMNS: &[Column] =
-        &[Column::new("ID", 0), Column { idle: "none", ..Column::new("NAT", 2) }, Column::new("TO", 1)];
+    fn columns() -> Vec<Column> {
+        vec![Column::new("ID", 0), Column { idle: "none", ..Column::new("NAT", 2) }, Column::new("TO", 1)]
+    }
 
     fn rows(rows: &[[&str; 3]]) -> Vec<Row> {
         let row = |cells: &[&str; 3]| Row { cells: cells.map(str::to_owned).to_vec(), style: Style::new() };
@@ -181,7 +190,7 @@ mod tests {
     }
 
     fn printed(available: Option<usize>, pages: &[&[[&str; 3]]]) -> String {
-        let mut table = Table::new(COLUMNS.to_vec(), available);
+        let mut table = Table::new(columns(), available);
         let mut out = anstream::StripStream::new(Vec::new());
         for page in pages {
             table.print(&mut out, &rows(page)).unwrap();
@@ -207,9 +216,9 @@ mod tests {
 
     #[test]
     fn a_column_that_says_nothing_goes_first_and_comes_with_its_first_value() {
-        const IDLE: &[Column] =
-            &[Column::new("ID", 0), Column { idle: "?", ..Column::new("NAT", 1) }, Column::new("TO", 2)];
-        let mut table = Table::new(IDLE.to_vec(), Some(9));
+        let columns =
+            vec![Column::new("ID", 0), Column { idle: "?", ..Column::new("NAT", 1) }, Column::new("TO", 2)];
+        let mut table = Table::new(columns, Some(9));
         let mut out = anstream::StripStream::new(Vec::new());
         for page in [&[["1", "?", "aaaa"], ["2", "", "b"]][..], &[["3", "yyyyy", "c"]], &[["4", "?", "d"]]] {
             table.print(&mut out, &rows(page)).unwrap();

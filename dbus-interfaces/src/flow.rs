@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ctnetlink::{Counters, EventKind, Family, Layer4, PROTOCOLS, Status, Tuple, protocol_name};
+use ctnetlink::{Counters, EventKind, Family, Layer4, Status, Tuple, protocol_name};
 
 use crate::text::Text;
 use crate::{EndReason, FieldSet, Key, Mark, Owner, SourceNames, Time, TimeSource, Value};
@@ -325,9 +325,4 @@ pub const fn event_name(event: EventKind) -> &'static str {
         EventKind::Update => "update",
         EventKind::Destroy => "destroy",
     }
-}
-
-/// The number of an IP protocol by its name, without regard to case.
-pub fn protocol_number(name: &str) -> Option<u8> {
-    PROTOCOLS.iter().find(|(_, known)| known.eq_ignore_ascii_case(name)).map(|&(number, _)| number)
 }

@@ -98,6 +98,13 @@ keys! {
     Responder "responder" "a{sv}" "The local process that accepted the connection."
 }
 
+impl Key {
+    /// Whether flows of a listing can have it: what happened and when is for events alone.
+    pub(crate) const fn is_of_listings(self) -> bool {
+        !matches!(self, Self::Event | Self::EventUsec)
+    }
+}
+
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())

@@ -44,6 +44,7 @@ mod owned;
 mod owner;
 mod page;
 mod printing;
+mod protocol;
 mod proxy;
 mod query;
 mod statistic;
@@ -58,7 +59,7 @@ pub use control::*;
 pub use ctnetlink::{EventKind, protocol_name};
 pub use dictionary::{Dictionary, Json, MarkDictionary};
 pub use error::Error;
-pub use flow::{Flow, event_name, protocol_number, visit_mark_fields};
+pub use flow::{Flow, event_name, visit_mark_fields};
 pub use key::{FieldSet, Key};
 pub use mark::{Mark, Qos, SourceNameError, SourceNames};
 pub use names::*;
@@ -67,6 +68,7 @@ pub use owned::{FlowError, OwnedFlow, OwnedValue};
 pub use owner::Owner;
 pub use page::Page;
 pub use printing::{is_printing, json_text, printing, write_json};
+pub use protocol::{protocol_number, protocol_title};
 pub use proxy::*;
 pub use query::{
     Argument, ChangeOptions, EventSet, Filter, LIMIT_DEFAULT, LIMIT_MAXIMUM, Lookup, Query, QueryError,

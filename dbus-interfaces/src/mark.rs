@@ -120,8 +120,9 @@ const SOURCES: [(u8, &str); 15] = [
     (0x28, "WIFI_LOHS"),
 ];
 
-/// The names that patchpanel's scripts used before.
-const ALIASES: [(&str, u8); 3] = [("CROSVM", 0x21), ("PLUGINVM", 0x22), ("TETHERING", 0x23)];
+/// The names that patchpanel's scripts used before, and those of its traffic counters, which count both VPNs as one.
+const ALIASES: [(&str, &[u8]); 4] =
+    [("CROSVM", &[0x21]), ("PLUGINVM", &[0x22]), ("TETHERING", &[0x23]), ("VPN", &[0x05, 0x24])];
 
 /// How many traffic sources the mark has room for.
 const COUNT: u8 = 64;
@@ -157,13 +158,21 @@ impl SourceNames {
         &self.names[usize::from(source % COUNT)]
     }
 
-    /// The number of a source, from a name or alias (without regard to case) or a number (`41`, `0x29`).
+    /// The number of a source, from a name or alias (without regard to case) or a number (`41`, `0x29`). `VPN`, which
+    /// is two sources, is the first of them.
     pub fn parse(&self, text: &str) -> Option<u8> {
+        self.parse_all(text).first().copied()
+    }
+
+    /// The numbers of the sources that a name, an alias or a number means; none where it means nothing.
+    pub fn parse_all(&self, text: &str) -> Vec<u8> {
         let named = (0..COUNT).find(|&source| self.name(source).eq_ignore_ascii_case(text));
-        let alias =
-            || ALIASES.iter().find(|(alias, _)| alias.eq_ignore_ascii_case(text)).map(|&(_, source)| source);
+        let alias = ALIASES.iter().find(|(alias, _)| alias.eq_ignore_ascii_case(text));
         let number = || crate::parse_number::<u8>(text).filter(|&source| source < COUNT);
-        named.or_else(alias).or_else(number)
+        match (named, alias) {
+            (None, Some((_, sources))) => sources.to_vec(),
+            _ => named.or_else(number).into_iter().collect(),
+        }
     }
 
     /// Names a source that has no name yet.
@@ -262,6 +271,7 @@ mod tests {
         {
             assert_eq!(names.parse(text), Some(source), "{text}");
         }
+        assert_eq!(names.parse_all("vpn"), [0x05, 0x24]);
         assert_eq!(names.parse("0X29"), Some(0x29));
         assert_eq!(names.parse("41"), Some(0x29));
         assert_eq!(names.parse("64"), None);
@@ -277,6 +287,7 @@ mod tests {
         assert_eq!(names.parse("guest"), Some(0x29));
         assert!(matches!(names.add(0x2a, "guest"), Err(SourceNameError::NameTaken(_, 0x29))));
         assert!(matches!(names.add(0x2a, "crosvm"), Err(SourceNameError::NameTaken(_, 0x21))));
+        assert!(matches!(names.add(0x2a, "VPN"), Err(SourceNameError::NameTaken(_, 0x05))));
         assert!(matches!(names.add(0x29, "OTHER"), Err(SourceNameError::NumberTaken(0x29, ..))));
         assert!(matches!(names.add(1, "OTHER"), Err(SourceNameError::NumberTaken(1, ..))));
         assert!(matches!(names.add(64, "OTHER"), Err(SourceNameError::OutOfRange(64, _))));

@@ -21,7 +21,7 @@ fn marks_are_decimal_or_hexadecimal() {
 fn json_has_a_short_form_and_the_bus_goes_anywhere() {
     let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
     let format = |line: &str| match parse(line).unwrap().command {
-        Command::List(listed) => listed.output.format().clone(),
+        Command::List { listed, .. } => listed.output.format().clone(),
         other => panic!("{other:?}"),
     };
     assert_eq!(format("flowctl list"), Format::Table);
@@ -74,14 +74,14 @@ fn a_listing_takes_conditions_before_and_after_its_options() {
         "flowctl --bus system closed dport=443 source=CHROME --json",
     ] {
         match parse(line).unwrap().command {
-            Command::List(listed) | Command::Closed(listed) => {
+            Command::List { listed, .. } | Command::Closed(listed) => {
                 assert_eq!(listed.output.format(), &Format::Json);
                 assert_eq!(listed.query.to_map().len(), 2, "{line}");
             }
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(parse("flowctl list --port ssh").unwrap_err().exit_code(), 2);
+    assert_eq!(parse("flowctl list --port nosuch").unwrap_err().exit_code(), 2);
 }
 
 #[test]

@@ -13,10 +13,12 @@ use std::io::{self, Write};
 use clap::Args;
 use clap::builder::{PossibleValue, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use flowbus_interfaces::{EventKind, Key, QueryMap, event_name};
+use flowbus_interfaces::{EventKind, FieldSet, Key, QueryMap, event_name};
 
 use crate::cell;
+use crate::field::{Field, Moment};
 use crate::fields::Fields;
+use crate::json::{Layout, Tabled};
 use crate::query::Query;
 use crate::screen::Look;
 use labels::LabelNames;
@@ -84,13 +86,17 @@ impl Format {
         }
     }
 
-    /// The keys that it needs of each flow where it does not show whatever was asked for.
-    pub(crate) fn keys(&self, numeric: bool) -> Option<Vec<Key>> {
+    /// The keys that it needs of each flow; none where it shows whatever there is. `fields` are those that were chosen,
+    /// if any were.
+    fn keys(&self, fields: &[Field], kind: Kind, numeric: bool) -> Vec<Key> {
+        let is_table = *self == Self::Table;
+        let made_of =
+            |fields: &[Field]| fields.iter().flat_map(|field| field.keys(is_table, numeric)).collect();
         match self {
-            Self::Table => Some(table::keys(numeric)),
-            Self::Json | Self::Csv => None,
-            Self::Awk => Some(awk::KEYS.to_vec()),
-            Self::Conntrack(_) | Self::Xml(_) => Some(shown::KEYS.to_vec()),
+            Self::Table if fields.is_empty() => made_of(&kind.fields()),
+            Self::Table | Self::Json | Self::Csv => made_of(fields),
+            Self::Awk => awk::KEYS.to_vec(),
+            Self::Conntrack(_) | Self::Xml(_) => shown::KEYS.to_vec(),
         }
     }
 
@@ -138,17 +144,18 @@ impl TypedValueParser for FormatParser {
 /// How flows are printed.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Output {
-    /// Print one JSON object a line; the same as -o json
-    #[arg(long, conflicts_with = "output")]
-    json: bool,
+    #[command(flatten)]
+    tabled: Tabled,
     /// How to print
     ///
     /// conntrack and xml take conntrack's modifiers after commas: extended, id, timestamp, ktimestamp, labels.
-    #[arg(short, long, value_name = "FORM[,MODIFIER...]", value_parser = FormatParser, default_value = "table")]
+    #[arg(short, long, value_name = "FORM[,MODIFIER...]", value_parser = FormatParser, default_value = "table",
+        conflicts_with = "layout")]
     output: Format,
     /// Print exact numbers: no names, no units, seconds since 1970
-    #[arg(short, long)]
-    pub(crate) numeric: bool,
+    #[arg(long)]
+    numeric: bool,
+
     /// Show every column of a table, also where the terminal is too narrow for all
     #[arg(short, long)]
     wide: bool,
@@ -156,17 +163,30 @@ pub(crate) struct Output {
 
 impl Output {
     /// A query with the fields that the form needs, where it does not show whatever there is.
-    pub(crate) fn query<'a>(&self, query: &'a Query) -> QueryMap<'a> {
+    pub(crate) fn query<'a>(&self, query: &'a Query, kind: Kind) -> QueryMap<'a> {
         let mut map = query.to_map();
-        if let (false, Some(keys)) = (map.contains_key("fields"), self.format().keys(self.numeric)) {
-            map.insert("fields", keys.iter().map(|key| key.name()).collect::<Vec<_>>().into());
+        let keys = self.format().keys(query.fields(), kind, self.numeric);
+        if !keys.is_empty() {
+            map.insert("fields", names_of(&keys).into());
         }
         map
     }
 
     pub(crate) const fn format(&self) -> &Format {
-        if self.json { &Format::Json } else { &self.output }
+        if self.tabled.json.is_on() { &Format::Json } else { &self.output }
     }
+
+    /// What a table looks like.
+    pub(crate) fn look(&self) -> Look {
+        let look = Look::new(self.numeric);
+        Look { width: look.width.filter(|_| !self.wide), legend: self.tabled.legend(), ..look }
+    }
+}
+
+/// The names of keys, each once.
+pub(crate) fn names_of(keys: &[Key]) -> Vec<&'static str> {
+    let chosen: FieldSet = keys.iter().copied().collect();
+    Key::ALL.iter().filter(|&&key| chosen.contains(key)).map(|key| key.name()).collect()
 }
 
 /// Prints flows in a form. What it gathers is written by [`Printer::flush`].
@@ -178,8 +198,8 @@ pub(crate) struct Printer {
 
 enum Form {
     Table(FlowTable),
-    Json,
-    Csv(Vec<Key>),
+    Json(Layout),
+    Csv { columns: Vec<Field>, legend: bool },
     Awk,
     Conntrack(Modifiers),
     Xml(Modifiers),
@@ -188,18 +208,29 @@ enum Form {
 impl Printer {
     /// As the command line asks.
     pub(crate) fn of(query: &Query, output: &Output, kind: Kind) -> Self {
-        let mut look = Look::new(output.numeric);
-        look.width = look.width.filter(|_| !output.wide);
-        Self::new(output.format().clone(), kind, query.fields(), look)
+        Self::new(output, kind, query.fields().to_vec())
     }
 
     /// `fields` are the columns of a table and of CSV, where they were chosen.
-    pub(crate) fn new(format: Format, kind: Kind, fields: Vec<Key>, look: Look) -> Self {
+    pub(crate) fn new(output: &Output, kind: Kind, fields: Vec<Field>) -> Self {
+        Self::with_look(output.format().clone(), kind, fields, output.look(), output.tabled.json.layout())
+    }
+
+    /// The table of `flowctl list`, or JSON.
+    pub(crate) fn of_table(tabled: Tabled) -> Self {
+        let format = if tabled.json.is_on() { Format::Json } else { Format::Table };
+        let look = Look { legend: tabled.legend(), ..Look::new(false) };
+        Self::with_look(format, Kind::Active, Vec::new(), look, tabled.json.layout())
+    }
+
+    fn with_look(format: Format, kind: Kind, fields: Vec<Field>, look: Look, layout: Layout) -> Self {
         let form = match format {
             Format::Table => Form::Table(FlowTable::new(kind, fields, look)),
-            Format::Json => Form::Json,
-            Format::Csv if fields.is_empty() => Form::Csv(all_columns(kind)),
-            Format::Csv => Form::Csv(fields),
+            Format::Json => Form::Json(layout),
+            Format::Csv => {
+                let columns = if fields.is_empty() { all_columns(kind) } else { fields };
+                Form::Csv { columns, legend: look.legend }
+            }
             Format::Awk => Form::Awk,
             Format::Conntrack(modifiers) => Form::Conntrack(modifiers),
             Format::Xml(modifiers) => Form::Xml(modifiers),
@@ -210,7 +241,7 @@ impl Printer {
     /// Writes what comes before the first flow, and comes also where there is none.
     pub(crate) fn begin(&self, out: &mut dyn Write) -> io::Result<()> {
         match &self.form {
-            Form::Csv(columns) => csv::header(out, columns),
+            Form::Csv { columns, legend: true } => csv::header(out, columns),
             Form::Xml(_) => out.write_all(xml::BEGIN.as_bytes()),
             _ => Ok(()),
         }
@@ -225,9 +256,14 @@ impl Printer {
     ) -> io::Result<()> {
         let now = self.now;
         match &mut self.form {
-            Form::Table(table) => table.push(out, flow, event, now),
-            Form::Json => json(out, flow, event),
-            Form::Csv(columns) => csv::line(out, columns, flow, event.map(event_name)),
+            Form::Table(table) => table.push(out, flow, Moment { event, now }),
+            Form::Json(Layout::Short) => json(out, flow, event),
+            Form::Json(layout) => {
+                let mut text = Vec::new();
+                json(&mut text, flow, event)?;
+                layout.write(out, &String::from_utf8_lossy(&text))
+            }
+            Form::Csv { columns, .. } => csv::line(out, columns, flow, Moment { event, now }),
             Form::Awk => awk::line(out, flow),
             Form::Conntrack(modifiers) => conntrack::line(out, flow, event, modifiers, now),
             Form::Xml(modifiers) => xml::flow(out, flow, event, modifiers, now),
@@ -271,13 +307,13 @@ fn json(out: &mut dyn Write, flow: &dyn Fields, event: Option<EventKind>) -> io:
 }
 
 /// Every key that such a flow can have.
-fn all_columns(kind: Kind) -> Vec<Key> {
+fn all_columns(kind: Kind) -> Vec<Field> {
     let has = |key: &Key| match key {
         Key::Event | Key::EventUsec => kind == Kind::Events,
         Key::Sequence => kind != Kind::Active,
         _ => true,
     };
-    Key::ALL.iter().copied().filter(has).collect()
+    Key::ALL.iter().copied().filter(has).map(Field::Key).collect()
 }
 
 #[cfg(test)]
@@ -293,7 +329,8 @@ mod tests {
         let line = FLOW.replace('\n', "").replace("        ", "");
         let flow = FlowRef::parse(&line).unwrap();
         let mut out = Vec::new();
-        let mut printer = Printer::new(Format::parse(format).unwrap(), kind, Vec::new(), Look::PLAIN);
+        let format = Format::parse(format).unwrap();
+        let mut printer = Printer::with_look(format, kind, Vec::new(), Look::PLAIN, Layout::Short);
         printer.begin(&mut out).unwrap();
         printer.flow(&mut out, &flow, event).unwrap();
         printer.end(&mut out).unwrap();

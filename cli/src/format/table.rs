@@ -3,9 +3,10 @@
 use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Style};
-use flowbus_interfaces::{EventKind, Key, event_name};
+use flowbus_interfaces::EventKind;
 
-use crate::cell::{self, Cells};
+use crate::cell::Cells;
+use crate::field::{Field, Moment, Title};
 use crate::fields::Fields;
 use crate::screen::Look;
 use crate::table::{Column, Row, Table};
@@ -21,119 +22,110 @@ pub(crate) enum Kind {
 /// Rows are written so many at once: the columns get wide enough for the first of them.
 const ROWS: usize = 500;
 
-/// The source of a mark that names none.
-const SOURCE: &str = "SOURCE";
+/// A column with its least width and which ones go first where the terminal is too narrow: the highest. 0 stays.
+type Own = (Title, usize, u8);
 
 /// What a reader needs most stays longest: the ends of a flow always, then its process.
-const ACTIVE: &[Column] = &[
-    Column::new("ID", 2),
-    Column::new("PROTO", 0),
-    Column::new("STATE", 0),
-    Column::new("FROM", 0),
-    Column::new("TO", 0),
-    Column::new("NAT", 5),
-    Column::new(SOURCE, 6),
-    Column::new("BYTES", 3),
-    Column::new("AGE", 4),
-    Column::new("PROCESS", 1),
+const ACTIVE: &[Own] = &[
+    (Title::Id, 0, 2),
+    (Title::Proto, 0, 0),
+    (Title::State, 0, 0),
+    (Title::From, 0, 0),
+    (Title::To, 0, 0),
+    (Title::Nat, 0, 5),
+    (Title::Source, 0, 6),
+    (Title::Bytes, 0, 3),
+    (Title::Age, 0, 4),
+    (Title::Process, 0, 1),
 ];
 
-const CLOSED: &[Column] = &[
-    Column::new("ID", 4),
-    Column::new("PROTO", 0),
-    Column::new("FROM", 0),
-    Column::new("TO", 0),
-    Column::new("NAT", 6),
-    Column::new(SOURCE, 7),
-    Column::new("BYTES", 5),
-    Column::new("LASTED", 3),
-    Column::new("ENDED", 2),
-    Column::new("REASON", 8),
-    Column::new("PROCESS", 1),
+const CLOSED: &[Own] = &[
+    (Title::Id, 0, 4),
+    (Title::Proto, 0, 0),
+    (Title::From, 0, 0),
+    (Title::To, 0, 0),
+    (Title::Nat, 0, 6),
+    (Title::Source, 0, 7),
+    (Title::Bytes, 0, 5),
+    (Title::Lasted, 0, 3),
+    (Title::Ended, 0, 2),
+    (Title::Reason, 0, 8),
+    (Title::Process, 0, 1),
 ];
 
 /// Events come one by one: widths that fit most of IPv4 keep them aligned.
-const EVENTS: &[Column] = &[
-    Column { width: 12, ..Column::new("TIME", 2) },
-    Column { width: 7, ..Column::new("EVENT", 0) },
-    Column { width: 4, ..Column::new("ID", 3) },
-    Column { width: 4, ..Column::new("PROTO", 0) },
-    Column { width: 11, ..Column::new("STATE", 0) },
-    Column { width: 16, ..Column::new("FROM", 0) },
-    Column { width: 16, ..Column::new("TO", 0) },
-    Column::new("NAT", 4),
-    Column { width: 8, ..Column::new(SOURCE, 5) },
-    Column { width: 12, ..Column::new("PROCESS", 1) },
+const EVENTS: &[Own] = &[
+    (Title::Time, 12, 2),
+    (Title::Event, 7, 0),
+    (Title::Id, 4, 3),
+    (Title::Proto, 4, 0),
+    (Title::State, 11, 0),
+    (Title::From, 16, 0),
+    (Title::To, 16, 0),
+    (Title::Nat, 0, 4),
+    (Title::Source, 8, 5),
+    (Title::Process, 12, 1),
 ];
 
-/// What the columns are made of, whatever they are about.
-const KEYS: &[Key] = &[
-    Key::EventUsec,
-    Key::Id,
-    Key::Src,
-    Key::Sport,
-    Key::Dst,
-    Key::Dport,
-    Key::NatSrc,
-    Key::NatSport,
-    Key::NatDst,
-    Key::NatDport,
-    Key::IcmpType,
-    Key::IcmpId,
-    Key::ReplyIcmpId,
-    Key::State,
-    Key::Status,
-    Key::OrigBytes,
-    Key::ReplyBytes,
-    Key::StartUsec,
-    Key::EndUsec,
-    Key::StartSource,
-    Key::DurationUsec,
-    Key::EndReason,
-    Key::Initiator,
-    Key::Responder,
-];
+impl Kind {
+    const fn columns(self) -> &'static [Own] {
+        match self {
+            Self::Active => ACTIVE,
+            Self::Closed => CLOSED,
+            Self::Events => EVENTS,
+        }
+    }
 
-/// The keys that the columns need.
-pub(super) fn keys(numeric: bool) -> Vec<Key> {
-    let more = if numeric { [Key::ProtocolNumber, Key::SourceId] } else { [Key::Protocol, Key::Source] };
-    KEYS.iter().copied().chain(more).collect()
+    /// The columns of a table where no others were chosen.
+    pub(crate) fn fields(self) -> Vec<Field> {
+        self.columns().iter().map(|(title, ..)| Field::Title(*title)).collect()
+    }
 }
 
 /// A table of flows that is being printed.
 pub(super) struct FlowTable {
-    kind: Kind,
-    /// The columns that were asked for; none where the kind has its own.
-    fields: Vec<Key>,
+    columns: Vec<Field>,
     cells: Cells,
     table: Table,
     rows: Vec<Row>,
+    /// Whether what is left out is said.
+    legend: bool,
 }
 
 impl FlowTable {
-    pub(super) fn new(kind: Kind, fields: Vec<Key>, look: Look) -> Self {
-        let mut columns = match kind {
-            _ if !fields.is_empty() => fields.iter().map(|key| Column::new(key.name(), 0)).collect(),
-            Kind::Active => ACTIVE.to_vec(),
-            Kind::Closed => CLOSED.to_vec(),
-            Kind::Events => EVENTS.to_vec(),
+    /// With these columns, or where there are none with those of its kind.
+    pub(super) fn new(kind: Kind, fields: Vec<Field>, look: Look) -> Self {
+        // The source of a mark that names none.
+        let unknown = if look.numeric { "0" } else { "UNKNOWN" };
+        let own = |&(title, width, drop): &Own| Column {
+            width,
+            idle: if title == Title::Source { unknown } else { "" },
+            ..Column::new(title.text(), drop)
         };
-        if let Some(source) = columns.iter_mut().find(|column| column.title == SOURCE) {
-            source.idle = if look.numeric { "0" } else { "UNKNOWN" };
-        }
-        let table = Table::new(columns, look.width).colored(look.colors);
-        Self { kind, fields, cells: Cells { numeric: look.numeric }, table, rows: Vec::new() }
+        let (shown, columns) = if fields.is_empty() {
+            (kind.columns().iter().map(own).collect(), kind.fields())
+        } else {
+            (
+                fields
+                    .iter()
+                    .map(|field| Column { title: field.name().into(), ..Column::new("", 0) })
+                    .collect(),
+                fields,
+            )
+        };
+        let table = Table::new(shown, look.width).colored(look.colors).legend(look.legend);
+        let cells = Cells { numeric: look.numeric };
+        Self { columns, cells, table, rows: Vec::new(), legend: look.legend }
     }
 
-    pub(super) fn push(
-        &mut self,
-        out: &mut dyn Write,
-        flow: &dyn Fields,
-        event: Option<EventKind>,
-        now: u64,
-    ) -> io::Result<()> {
-        let row = self.row(flow, event, now);
-        self.rows.push(row);
+    pub(super) fn push(&mut self, out: &mut dyn Write, flow: &dyn Fields, moment: Moment) -> io::Result<()> {
+        let style = match moment.event {
+            Some(EventKind::New) => AnsiColor::Green.on_default(),
+            Some(EventKind::Destroy) => AnsiColor::Red.on_default(),
+            _ => Style::new(),
+        };
+        let cells = self.columns.iter().map(|column| column.cell(flow, self.cells, moment)).collect();
+        self.rows.push(Row { cells, style });
         if self.rows.len() < ROWS { Ok(()) } else { self.flush(out) }
     }
 
@@ -146,74 +138,31 @@ impl FlowTable {
     /// Says which columns have no place on the terminal.
     pub(super) fn end(&self, out: &mut dyn Write) -> io::Result<()> {
         let left_out = self.table.left_out().join(", ");
-        if left_out.is_empty() {
+        if left_out.is_empty() || !self.legend {
             return Ok(());
         }
         writeln!(out, "Left out: {left_out}. --wide shows every column, --fields those that it names.")
-    }
-
-    fn row(&self, flow: &dyn Fields, event: Option<EventKind>, now: u64) -> Row {
-        let style = match event {
-            Some(EventKind::New) => AnsiColor::Green.on_default(),
-            Some(EventKind::Destroy) => AnsiColor::Red.on_default(),
-            _ => Style::new(),
-        };
-        let event = event.map(event_name).unwrap_or_default();
-        if !self.fields.is_empty() {
-            let cell = |key: &Key| match key {
-                Key::Event => event.to_owned(),
-                _ => flow.value(*key).map(|value| self.cells.value(*key, &value)).unwrap_or_default(),
-            };
-            return Row { cells: self.fields.iter().map(cell).collect(), style };
-        }
-        Row { cells: self.own_columns(flow, event, now), style }
-    }
-
-    fn own_columns(&self, flow: &dyn Fields, event: &str, now: u64) -> Vec<String> {
-        let cells = self.cells;
-        let id = cell::plain(flow, Key::Id);
-        let (protocol, source) = (cells.protocol(flow), cells.source(flow));
-        let from = cell::endpoint(flow, Key::Src, Key::Sport);
-        let to = cell::endpoint(flow, Key::Dst, Key::Dport);
-        let (nat, process) = (cell::translation(flow), cell::process(flow));
-        match self.kind {
-            Kind::Active => {
-                let (state, bytes, age) = (cell::state(flow), cells.bytes(flow), cells.age(flow, now));
-                vec![id, protocol, state, from, to, nat, source, bytes, age, process]
-            }
-            Kind::Closed => {
-                let ended = flow.number(Key::EndUsec).map(|usec| cells.when(usec, now));
-                let (bytes, lasted) = (cells.bytes(flow), cells.lasted(flow));
-                let (ended, reason) = (ended.unwrap_or_default(), cell::plain(flow, Key::EndReason));
-                vec![id, protocol, from, to, nat, source, bytes, lasted, ended, reason, process]
-            }
-            Kind::Events => {
-                let time =
-                    flow.number(Key::EventUsec).map(|usec| cells.time_of_day(usec)).unwrap_or_default();
-                let state = cell::state(flow);
-                vec![time, event.to_owned(), id, protocol, state, from, to, nat, source, process]
-            }
-        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use flowbus_interfaces::OwnedFlow;
+    use flowbus_interfaces::{Key, OwnedFlow};
 
     use super::*;
 
     const CELLS: Cells = Cells::FOR_PEOPLE;
 
     const FLOW: &str = r#"{"event_usec":1795317361004000,"id":7,"protocol":"tcp","protocol_number":6,"src":"198.18.0.2","sport":40000,
-        "dst":"2001:2::1","dport":443,"nat_src":"198.18.3.2","nat_sport":1024,"state":"ESTABLISHED","mark":256,
+        "dst":"2001:2::1","dport":7100,"nat_src":"198.18.3.2","nat_sport":1024,"state":"ESTABLISHED","mark":256,
         "source":"CHROME","source_id":1,"orig_bytes":84,"reply_bytes":2048,"start_usec":1000000,"end_usec":3000000,
         "duration_usec":2000000,"start_source":"kernel","end_reason":"destroyed","initiator":{"pid":9,"comm":"curl"}}"#;
 
-    fn printed(kind: Kind, fields: &[Key], look: Look, event: Option<EventKind>) -> String {
+    fn printed(kind: Kind, fields: &[Field], look: Look, event: Option<EventKind>) -> String {
         let mut out = Vec::new();
         let mut table = FlowTable::new(kind, fields.to_vec(), look);
-        table.push(&mut out, &OwnedFlow::from_json(FLOW).unwrap(), event, 6_000_000).unwrap();
+        let moment = Moment { event, now: 6_000_000 };
+        table.push(&mut out, &OwnedFlow::from_json(FLOW).unwrap(), moment).unwrap();
         table.flush(&mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
@@ -225,7 +174,7 @@ mod tests {
         let expected = format!(
             "\
 TIME          EVENT    ID    PROTO  STATE        FROM              TO                NAT                   SOURCE    PROCESS
-{time}  new      7     tcp    ESTABLISHED  198.18.0.2:40000  [2001:2::1]:443   from 198.18.3.2:1024  CHROME    curl[9]
+{time}  new      7     tcp    ESTABLISHED  198.18.0.2:40000  [2001:2::1]:7100  from 198.18.3.2:1024  CHROME    curl[9]
 "
         );
         assert_eq!(text, expected);
@@ -237,7 +186,8 @@ TIME          EVENT    ID    PROTO  STATE        FROM              TO           
         let look = Look { width: Some(width), ..Look::PLAIN };
         let mut out = Vec::new();
         let mut table = FlowTable::new(Kind::Events, Vec::new(), look);
-        table.push(&mut out, &OwnedFlow::from_json(flow).unwrap(), Some(EventKind::New), 0).unwrap();
+        let moment = Moment { event: Some(EventKind::New), now: 0 };
+        table.push(&mut out, &OwnedFlow::from_json(flow).unwrap(), moment).unwrap();
         table.flush(&mut out).unwrap();
         table.end(&mut out).unwrap();
         String::from_utf8(out).unwrap()
@@ -270,24 +220,6 @@ TIME          EVENT    ID    PROTO  STATE        FROM              TO           
     }
 
     #[test]
-    fn every_row_has_a_cell_for_each_column_and_every_key_it_needs() {
-        let flow = OwnedFlow::from_json(FLOW).unwrap();
-        for (kind, columns) in [(Kind::Active, ACTIVE), (Kind::Closed, CLOSED), (Kind::Events, EVENTS)] {
-            let table = FlowTable::new(kind, Vec::new(), Look::PLAIN);
-            let row = table.own_columns(&flow, "new", 0);
-            assert_eq!(row.len(), columns.len());
-            assert!(row.iter().all(|cell| !cell.is_empty()));
-            let asked: OwnedFlow = flow
-                .iter()
-                .filter(|(key, _)| keys(false).contains(key))
-                .map(|(key, value)| (key, value.clone()))
-                .collect();
-            assert_eq!(table.own_columns(&asked, "new", 0), row);
-            assert_eq!(table.own_columns(&OwnedFlow::default(), "", 0).concat(), "");
-        }
-    }
-
-    #[test]
     fn numeric_is_exact() {
         let look = Look { numeric: true, ..Look::PLAIN };
         let text = printed(Kind::Active, &[], look, None);
@@ -298,14 +230,17 @@ TIME          EVENT    ID    PROTO  STATE        FROM              TO           
 
     #[test]
     fn chosen_fields_are_the_columns() {
-        let fields = [Key::Dport, Key::Mark, Key::Zone, Key::Event, Key::Id];
+        let fields = [Key::Dport, Key::Mark, Key::Zone, Key::Event, Key::Id].map(Field::Key);
         let text = printed(Kind::Events, &fields, Look::PLAIN, Some(EventKind::Update));
         assert_eq!(
             text,
-            "dport  mark              zone  event   id\n443    256 (0x00000100)        update  7\n"
+            "dport  mark              zone  event   id\n7100   256 (0x00000100)        update  7\n"
         );
-        let text = printed(Kind::Active, &[Key::Mark], Look { numeric: true, ..Look::PLAIN }, None);
-        assert_eq!(text, "mark\n256\n");
+        let numeric = Look { numeric: true, ..Look::PLAIN };
+        assert_eq!(printed(Kind::Active, &[Field::Key(Key::Mark)], numeric, None), "mark\n256\n");
+        let fields = ["proto", "initiator", "initiator.pid"].map(|name| Field::parse(name).unwrap());
+        let text = printed(Kind::Active, &fields, Look { legend: false, ..Look::PLAIN }, None);
+        assert_eq!(text, "tcp    curl[9]    9\n");
     }
 
     #[test]

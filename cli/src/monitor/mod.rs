@@ -86,7 +86,7 @@ async fn finish(
 
 /// What the daemon is asked for.
 fn asked(monitored: &Monitored) -> QueryMap<'_> {
-    let mut query = monitored.output.query(&monitored.query);
+    let mut query = monitored.output.query(&monitored.query, Kind::Events);
     query.insert("snapshot", monitored.snapshot.into());
     let events = monitored.events();
     if !events.is_empty() {

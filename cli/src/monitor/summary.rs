@@ -106,7 +106,8 @@ fn title(monitored: &Monitored, screen: &mut Screen, title: &str) -> io::Result<
 }
 
 fn asked(monitored: &Monitored, closed: bool) -> QueryMap<'_> {
-    let mut query = monitored.output.query(&monitored.query);
+    let kind = if closed { Kind::Closed } else { Kind::Active };
+    let mut query = monitored.output.query(&monitored.query, kind);
     query.extend([("snapshot", (!closed).into()), ("closed", closed.into())]);
     query
 }

@@ -11,6 +11,7 @@ use crate::cell::{self, Cells};
 pub(super) const FIELDS: &[Key] = &[
     Key::Id,
     Key::Protocol,
+    Key::ProtocolNumber,
     Key::Src,
     Key::Sport,
     Key::Dst,
@@ -91,13 +92,13 @@ pub(super) fn line(snapshot: &Snapshot, row: &Row, width: usize) -> String {
     if grouping == Grouping::Flow {
         let ended = OwnedFlow::default();
         let flow = snapshot.shown.get(&row.id).unwrap_or(&ended);
-        let text = |key| cell::plain(flow, key);
+        let cells_of = Cells::FOR_PEOPLE;
         cells.extend([
-            Cells::FOR_PEOPLE.age(flow, snapshot.now),
-            text(Key::Protocol),
-            text(Key::Source),
-            cell::endpoint(flow, Key::Src, Key::Sport),
-            cell::endpoint(flow, Key::Dst, Key::Dport),
+            cells_of.age(flow, snapshot.now),
+            cells_of.protocol(flow),
+            cells_of.source(flow),
+            cells_of.source_end(flow),
+            cells_of.destination_end(flow),
             cell::state(flow),
             process(flow),
         ]);

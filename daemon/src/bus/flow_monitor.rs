@@ -70,7 +70,7 @@ impl FlowMonitor {
     /// `query` takes `after` (the `next` of the page before), `limit` (1 to 1000, 500 if absent), `fields` (as:
     /// which fields each flow shows, all if absent), `refresh` (b: a dump brings counters up to date first, at
     /// most once a second for all callers together) and the filter keys. Keys are AND-ed, the values of one key
-    /// OR-ed: a single value or an array.
+    /// OR-ed: a single value or an array. A text that begins with `!` excludes: "!443", "!198.18.0.0/15".
     ///
     /// Filter keys: `family`, `protocol`; `src`, `dst`, `reply_src`, `reply_dst`, `nat_src`, `nat_dst`, `address` (any
     /// of src, dst, reply_src, reply_dst): an address or CIDR; `sport`, `dport`, `reply_sport`, `reply_dport`,

@@ -52,6 +52,28 @@ impl RawQuery {
     }
 }
 
+impl Argument {
+    /// The values that a flow has to have, and those after `!`, which it must not have.
+    pub(super) fn split(&self) -> (Option<Self>, Option<Self>) {
+        let excluded = |value: &Self| match value {
+            Self::Text(text) => text.strip_prefix('!').map(|rest| Self::Text(rest.to_owned())),
+            _ => None,
+        };
+        let gathered =
+            |mut values: Vec<Self>| if values.len() > 1 { Some(Self::List(values)) } else { values.pop() };
+        match self {
+            Self::List(values) if values.iter().any(|value| excluded(value).is_some()) => {
+                let included = values.iter().filter(|value| excluded(value).is_none()).cloned().collect();
+                (gathered(included), gathered(values.iter().filter_map(excluded).collect()))
+            }
+            value => match excluded(value) {
+                Some(excluded) => (None, Some(excluded)),
+                None => (Some(value.clone()), None),
+            },
+        }
+    }
+}
+
 impl Type for RawQuery {
     const SIGNATURE: &'static Signature = DICTIONARY;
 }

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use ctnetlink::{Family, Layer4, Tuple, label_bits};
 use ipnet::IpNet;
 
-use super::parse::{self, Masked, Nat, each, one};
+use super::parse::{self, Masked, Nat, State, each, one};
 use super::{Argument, QueryError, QueryKey};
 use crate::flow::Translated;
 use crate::{Flow, Owner, SourceNames};
@@ -25,9 +25,8 @@ pub(super) enum Condition {
     Icmp(IcmpField, Box<[u16]>),
     Nat(Box<[Nat]>),
     Zones(Zone, Box<[u16]>),
-    States(Box<[&'static str]>),
-    /// Bits, and whether they are to be set.
-    Status(Box<[(u32, bool)]>),
+    States(Box<[State]>),
+    Status(Box<[u32]>),
     Labels(Box<[u128]>),
     Interfaces(Box<[Box<str>]>),
     Helpers(Box<[Box<str>]>),
@@ -115,7 +114,8 @@ impl Condition {
             QueryKey::Source => {
                 let known: Vec<_> = names.iter().map(|(_, name)| name).collect();
                 let takes = format!("a traffic source: {}, or a number from 0 to 63", known.join(", "));
-                Self::Marks(each(name, &takes, value, parse::source(names))?)
+                let sources: Vec<Vec<_>> = each(name, &takes, value, parse::sources(names))?;
+                Self::Marks(sources.concat().into())
             }
             QueryKey::Vpn => Self::Marks(each(name, takes, value, parse::vpn)?),
             QueryKey::Qos => Self::Marks(each(name, takes, value, parse::qos)?),
@@ -183,10 +183,10 @@ impl Condition {
                     Zone::Reply => zones.contains(&reply),
                 }
             }
-            Self::States(states) => flow.state.is_some_and(|state| states.contains(&state)),
-            Self::Status(bits) => flow
-                .status
-                .is_some_and(|status| bits.iter().any(|(bit, set)| (status.bits() & bit != 0) == *set)),
+            Self::States(states) => states.iter().any(|state| state.is_of(flow)),
+            Self::Status(bits) => {
+                flow.status.is_some_and(|status| bits.iter().any(|bit| status.bits() & bit != 0))
+            }
             Self::Labels(masks) => {
                 flow.labels.map(label_bits).is_some_and(|bits| masks.iter().any(|mask| bits & mask == *mask))
             }

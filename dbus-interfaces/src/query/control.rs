@@ -50,12 +50,12 @@ impl Filter {
     pub fn of_kernel(raw: &RawQuery, subject: Subject) -> Result<Self, QueryError> {
         let names = SourceNames::default();
         let mut filter = Self::default();
-        for (key, value) in raw.pairs(QueryKey::ALL, QueryKey::name)? {
-            let known = match subject {
-                Subject::Flows => !OF_THE_TABLE.contains(&key),
-                Subject::Expectations => OF_EXPECTATIONS.contains(&key),
-            };
-            if !known || key.part() != QueryPart::Filter || !filter.add(key, value, &names)? {
+        let takes = |key: QueryKey| match subject {
+            Subject::Flows => key.part() == QueryPart::Filter && !OF_THE_TABLE.contains(&key),
+            Subject::Expectations => OF_EXPECTATIONS.contains(&key),
+        };
+        for (key, value) in raw.query_pairs(takes)? {
+            if !takes(key) || !filter.add(key, value, &names)? {
                 return Err(match subject {
                     Subject::Flows => QueryError::NotOfKernel(key.name()),
                     Subject::Expectations => QueryError::NotOfExpectations(key.name()),
@@ -103,7 +103,7 @@ impl ChangeOptions {
     /// For a key that is unknown or repeated, and for a value of the wrong type or range.
     pub fn parse(raw: &RawQuery) -> Result<Self, QueryError> {
         let mut options = Self::default();
-        for (key, value) in raw.pairs(&["dry_run", "limit"], |key| key)? {
+        for (key, value) in raw.option_pairs(&["dry_run", "limit"])? {
             if key == "dry_run" {
                 options.dry_run = one(key, "true or false", value, parse::boolean)?;
             } else {

@@ -8,12 +8,27 @@ use super::condition::Condition;
 use super::{Argument, QueryError, QueryKey};
 use crate::{Connection, Flow, SourceNames};
 
-/// What a query asks of a flow: each of its keys, of which one value has to fit. The empty filter lets every flow
-/// pass. It is made for scans: nothing is allocated or looked up by name, and what is cheap is asked first.
+/// What a query asks of a flow: each of its keys, of which one value has to fit and no excluded one. The empty filter
+/// lets every flow pass. It is made for scans: nothing is allocated or looked up by name, and what is cheap is asked
+/// first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Cheap ones first.
-    conditions: Vec<(QueryKey, Condition)>,
+    conditions: Vec<Asked>,
+}
+
+/// A key's values, or those that it excludes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Asked {
+    key: QueryKey,
+    excluded: bool,
+    condition: Condition,
+}
+
+impl Asked {
+    fn matches(&self, flow: &Flow<'_>) -> bool {
+        self.condition.matches(flow) != self.excluded
+    }
 }
 
 /// What an index can find the flows of a filter by. It finds all of them, and others: the filter decides.
@@ -33,11 +48,18 @@ impl Filter {
         value: &Argument,
         names: &SourceNames,
     ) -> Result<bool, QueryError> {
-        let Some(condition) = Condition::parse(key, value, names)? else { return Ok(false) };
-        // By key where it costs the same, so that a query written in another order is the same one.
-        let rank = (condition.cost(), key);
-        let place = self.conditions.partition_point(|(other, condition)| (condition.cost(), *other) < rank);
-        self.conditions.insert(place, (key, condition));
+        let (included, excluded) = value.split();
+        for (value, excluded) in [(included, false), (excluded, true)] {
+            let Some(value) = value else { continue };
+            let condition = Condition::parse(key, &value, names).map_err(|error| error.of(excluded))?;
+            let Some(condition) = condition else { return Ok(false) };
+            // By key where it costs the same, so that a query written in another order is the same one.
+            let rank = (condition.cost(), key, excluded);
+            let place = self
+                .conditions
+                .partition_point(|other| (other.condition.cost(), other.key, other.excluded) < rank);
+            self.conditions.insert(place, Asked { key, excluded, condition });
+        }
         self.check_interval().map(|()| true)
     }
 
@@ -54,7 +76,7 @@ impl Filter {
 
     /// Whether the flow passes.
     pub fn matches(&self, flow: &Flow<'_>) -> bool {
-        self.conditions.iter().all(|(_, condition)| condition.matches(flow))
+        self.conditions.iter().all(|asked| asked.matches(flow))
     }
 
     /// Whether a connection event passes: as a flow from the socket's own end to the other one. A filter that asks for
@@ -90,7 +112,7 @@ impl Filter {
             initiator: connection.owner.as_ref(),
             ..Flow::new(connection.flow.unwrap_or(0), tuple(local, remote), tuple(remote, local))
         };
-        self.conditions.iter().all(|(key, condition)| KNOWN.contains(key) && condition.matches(&flow))
+        self.conditions.iter().all(|asked| KNOWN.contains(&asked.key) && asked.matches(&flow))
     }
 
     /// Whether every flow passes.
@@ -100,7 +122,7 @@ impl Filter {
 
     /// Whether the filter asks for this key: what no filter asks for need not be looked up for it.
     pub fn has(&self, key: QueryKey) -> bool {
-        self.condition(key).is_some()
+        self.conditions.iter().any(|asked| asked.key == key)
     }
 
     /// Whether only flows with an owner can pass.
@@ -114,7 +136,7 @@ impl Filter {
             QueryKey::Pod,
             QueryKey::Exe,
         ];
-        OF_OWNERS.into_iter().any(|key| self.has(key))
+        OF_OWNERS.into_iter().any(|key| self.condition(key).is_some())
     }
 
     /// What an index can find the flows by; `None` where all flows have to be asked.
@@ -134,8 +156,9 @@ impl Filter {
         PORTS.into_iter().find_map(|key| self.port(key)).map(Lookup::Port)
     }
 
+    /// What a flow has to have of a key, exclusions apart.
     fn condition(&self, key: QueryKey) -> Option<&Condition> {
-        self.conditions.iter().find(|(other, _)| *other == key).map(|(_, condition)| condition)
+        self.conditions.iter().find(|asked| asked.key == key && !asked.excluded).map(|asked| &asked.condition)
     }
 
     /// The one port that a key asks for.

@@ -59,7 +59,7 @@ macro_rules! query_keys {
 query_keys! {
     Family "family" Filter "ipv4 or ipv6" "The address family."
     Protocol "protocol" Filter
-        "tcp, udp, icmp, icmpv6, sctp, dccp, gre, udplite or a number from 0 to 255" "The IP protocol."
+        "tcp, udp, icmp, icmpv6, sctp, dccp, gre, udplite, another name of /etc/protocols such as esp, or a number from 0 to 255" "The IP protocol."
     Src "src" Filter "an address or CIDR" "Source address of the original direction."
     Dst "dst" Filter "an address or CIDR" "Destination address of the original direction."
     ReplySrc "reply_src" Filter "an address or CIDR" "Source address of the reply direction."
@@ -98,11 +98,14 @@ query_keys! {
         "Conntrack zone of the original direction, whatever the reply has."
     ReplyZone "reply_zone" Filter "an integer from 0 to 65535"
         "Conntrack zone of the reply direction, whatever the original has."
-    State "state" Filter "a state of TCP, SCTP or DCCP as conntrack prints it, such as ESTABLISHED" "The protocol's state."
+    State "state" Filter
+        "a state of TCP, SCTP or DCCP as conntrack prints it, such as ESTABLISHED, or for other protocols UNREPLIED, REPLIED \
+         or ASSURED"
+        "The protocol's state, or what is known of replies where the protocol has no states."
     Status "status" Filter
-        "a status bit, or its absence after \"!\": expected, seen-reply, assured, confirmed, src-nat, dst-nat, \
+        "a status bit: expected, seen-reply, assured, confirmed, src-nat, dst-nat, \
          seq-adjust, src-nat-done, dst-nat-done, dying, fixed-timeout, template, nat-clash, helper, offload, hw-offload"
-        "A status bit that is set, or after \"!\" is not."
+        "A status bit that is set."
     Helper "helper" Filter "the name of a helper, 1 to 15 bytes" "Connection tracking helper."
     Labels "labels" Filter
         "a label's number from 0 to 127, or a mask after 0x of labels of which the flow must have all"

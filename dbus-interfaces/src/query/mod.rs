@@ -1,9 +1,11 @@
 //! The query language: the `a{sv}` that chooses what a listing, a stream or a report answers.
 //!
-//! Keys are AND-ed, the values of one key OR-ed: a single value, or an array of them. An integer is of any D-Bus
-//! integer type or a decimal string. Names are matched without regard to case. Networks may have bits behind their
-//! prefix, which are ignored, as conntrack and iptables do; an IPv4-mapped address is the IPv4 address inside. A
-//! flow that does not have what a key asks about does not match, whatever the value. [`QueryKey`] has the list.
+//! Keys are AND-ed, the values of one key OR-ed: a single value, or an array of them. A text that begins with `!`
+//! excludes: a flow must match none of a key's excluded values and, where there are others, one of those. An integer is
+//! of any D-Bus integer type or a decimal string. Names are matched without regard to case. Networks may have bits behind
+//! their prefix, which are ignored, as conntrack and iptables do; an IPv4-mapped address is the IPv4 address inside. A
+//! flow that does not have what a key asks about matches no value, and is therefore not excluded. [`QueryKey`] has the
+//! list.
 
 mod argument;
 mod condition;
@@ -22,7 +24,7 @@ pub use key::{QueryKey, QueryPart};
 pub use report::ReportOptions;
 pub use stream::{EventSet, StreamQuery};
 
-use crate::{Error, FieldSet, SourceNames};
+use crate::{Error, FieldSet, Key, SourceNames};
 
 /// The most flows that a page has.
 pub const LIMIT_MAXIMUM: u16 = 1000;
@@ -110,9 +112,19 @@ pub enum QueryError {
 }
 
 impl QueryError {
-    fn unknown<K: Copy>(key: &str, known: &[K], name: impl Fn(K) -> &'static str) -> Self {
-        let known: Vec<_> = known.iter().map(|&key| name(key)).collect();
+    fn unknown(key: &str, known: impl IntoIterator<Item = &'static str>) -> Self {
+        let known: Vec<_> = known.into_iter().collect();
         Self::Unknown { key: Argument::Text(key.to_owned()).to_string(), known: known.join(", ") }
+    }
+
+    /// The error of a value that stood behind `!`.
+    fn of(self, excluded: bool) -> Self {
+        match self {
+            Self::Value { key, takes, value } if excluded => {
+                Self::Value { key, takes, value: value.replacen('"', "\"!", 1) }
+            }
+            other => other,
+        }
     }
 }
 
@@ -129,14 +141,15 @@ impl Query {
     /// For a key that is unknown, repeated or one of streams, and for a value of the wrong type or range.
     pub fn parse(raw: &RawQuery, names: &SourceNames) -> Result<Self, QueryError> {
         let mut query = Self::default();
-        for (key, value) in raw.pairs(QueryKey::ALL, QueryKey::name)? {
+        let takes = |key: QueryKey| key.part() != QueryPart::Stream;
+        for (key, value) in raw.query_pairs(takes)? {
             let (name, takes) = (key.name(), key.takes());
             match key {
                 QueryKey::After => query.after = Some(parse::one(name, takes, value, parse::integer)?),
                 QueryKey::Limit => {
                     query.limit = parse::one(name, takes, value, parse::within(1..=LIMIT_MAXIMUM))?;
                 }
-                QueryKey::Fields => query.fields = parse::fields(value)?,
+                QueryKey::Fields => query.fields = parse::fields(value, Key::is_of_listings)?,
                 QueryKey::Refresh => query.refresh = parse::one(name, takes, value, parse::boolean)?,
                 _ => {
                     if !query.filter.add(key, value, names)? {
@@ -150,16 +163,31 @@ impl Query {
 }
 
 impl RawQuery {
-    /// The pairs by key, each of which is one of `known` and occurs once.
+    /// The pairs by key, each of which is one of a query and occurs once. An unknown one is answered with those that the
+    /// method `takes`.
+    fn query_pairs(
+        &self,
+        takes: impl Fn(QueryKey) -> bool,
+    ) -> Result<Vec<(QueryKey, &Argument)>, QueryError> {
+        let known = || QueryKey::ALL.iter().filter(|&&key| takes(key)).map(|key| key.name());
+        self.pairs(QueryKey::parse, QueryKey::name, |text| QueryError::unknown(text, known()))
+    }
+
+    /// The pairs by name, each of which is one of these options and occurs once.
+    fn option_pairs(&self, known: &[&'static str]) -> Result<Vec<(&'static str, &Argument)>, QueryError> {
+        let find = |text: &str| known.iter().copied().find(|key| *key == text);
+        self.pairs(find, |key| key, |text| QueryError::unknown(text, known.iter().copied()))
+    }
+
     fn pairs<K: Copy>(
         &self,
-        known: &[K],
-        name: impl Fn(K) -> &'static str + Copy,
+        find: impl Fn(&str) -> Option<K>,
+        name: impl Fn(K) -> &'static str,
+        unknown: impl Fn(&str) -> QueryError,
     ) -> Result<Vec<(K, &Argument)>, QueryError> {
         let mut pairs: Vec<(K, &Argument)> = Vec::new();
         for (text, value) in &self.0 {
-            let key = known.iter().copied().find(|&key| name(key) == text);
-            let key = key.ok_or_else(|| QueryError::unknown(text, known, name))?;
+            let key = find(text).ok_or_else(|| unknown(text))?;
             if pairs.iter().any(|&(other, _)| name(other) == text) {
                 return Err(QueryError::Repeated(name(key)));
             }

@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use ctnetlink::{EventKind, Family, PROTOCOLS};
+use ctnetlink::{EventKind, Family, PROTOCOLS, Status, state_names};
 use ipnet::{IpNet, Ipv4Net};
 
 use super::{Argument, QueryError, QueryKey};
 use crate::value::STATUS_NAMES;
-use crate::{FieldSet, Key, Mark, SourceNames, event_name, parse_number, protocol_number, status_bit};
+use crate::{FieldSet, Flow, Key, Mark, SourceNames, event_name, parse_number, protocol_number, status_bit};
 
 impl QueryKey {
     /// The names that the key takes, to be offered; none where they are not fixed, such as traffic sources, to which a
@@ -20,6 +20,12 @@ impl QueryKey {
             Self::Nat => NATS.map(|(name, _)| name).to_vec(),
             Self::Vpn => Masked::names(Mark::VPN, Mark::vpn).map(|(_, name)| name).collect(),
             Self::Qos => words(Masked::names(Mark::QOS, qos_name).map(|(_, name)| name)),
+            Self::State => STATEFUL
+                .into_iter()
+                .flat_map(state_names)
+                .copied()
+                .chain(REPLIES.map(|(name, _)| name))
+                .collect(),
             Self::Status => words(STATUS_NAMES.into_iter()),
             Self::Events => EVENTS.map(event_name).to_vec(),
             _ => Vec::new(),
@@ -107,12 +113,16 @@ fn named<T: Copy>(argument: &Argument, names: &[(&str, T)]) -> Option<T> {
     names.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|&(_, value)| value)
 }
 
-pub(super) fn field(argument: &Argument) -> Option<Key> {
-    Key::parse(text(argument)?)
-}
-
-pub(super) fn fields(argument: &Argument) -> Result<FieldSet, QueryError> {
-    each("fields", QueryKey::Fields.takes(), argument, field)
+/// The fields of a flow. An unknown one is answered with those that flows of this answer can have.
+pub(super) fn fields(argument: &Argument, known: impl Fn(Key) -> bool) -> Result<FieldSet, QueryError> {
+    let field = |argument: &Argument| Key::parse(text(argument)?);
+    each("fields", QueryKey::Fields.takes(), argument, field).map_err(|error| match error {
+        QueryError::Value { key, takes, value } => {
+            let known: Vec<_> = Key::ALL.iter().filter(|&&key| known(key)).map(|key| key.name()).collect();
+            QueryError::Value { key, takes: format!("{takes} of {}", known.join(", ")), value }
+        }
+        other => other,
+    })
 }
 
 const EVENTS: [EventKind; 3] = [EventKind::New, EventKind::Update, EventKind::Destroy];
@@ -204,11 +214,14 @@ fn number(argument: &Argument, maximum: u8) -> Option<u8> {
     number.filter(|number| *number <= maximum)
 }
 
-/// A traffic source by name, alias or number.
-pub(super) fn source(names: &SourceNames) -> impl Fn(&Argument) -> Option<Masked> {
+/// A traffic source by name, alias or number; an alias may mean several.
+pub(super) fn sources(names: &SourceNames) -> impl Fn(&Argument) -> Option<Vec<Masked>> {
     |argument| {
-        let named = text(argument).and_then(|text| names.parse(text));
-        Some(Masked::part(Mark::SOURCE, named.or_else(|| number(argument, 63))?))
+        let mut sources = text(argument).map(|text| names.parse_all(text)).unwrap_or_default();
+        if sources.is_empty() {
+            sources.push(number(argument, 63)?);
+        }
+        Some(sources.into_iter().map(|source| Masked::part(Mark::SOURCE, source)).collect())
     }
 }
 
@@ -245,21 +258,56 @@ pub(super) fn nat(argument: &Argument) -> Option<Nat> {
     named(argument, &NATS)
 }
 
-/// A state's name as flows have it.
-pub(super) fn state(argument: &Argument) -> Option<&'static str> {
-    let text = text(argument)?;
-    let names = [6, 33, 132].into_iter().flat_map(ctnetlink::state_names);
-    names.copied().find(|name| name.eq_ignore_ascii_case(text))
+/// The protocols that have states: TCP, DCCP, SCTP.
+const STATEFUL: [u8; 3] = [6, 33, 132];
+
+/// What is known of replies, as `flowctl` shows it in place of a state that the protocol does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Replies {
+    Unreplied,
+    Replied,
+    Assured,
 }
 
-/// The bit of a status name, and whether it is to be set. Conntrack writes `_` for `-`.
-pub(super) fn status(argument: &Argument) -> Option<(u32, bool)> {
+const REPLIES: [(&str, Replies); 3] =
+    [("UNREPLIED", Replies::Unreplied), ("REPLIED", Replies::Replied), ("ASSURED", Replies::Assured)];
+
+/// A state of a protocol, or what stands in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Named(&'static str),
+    Stateless(Replies),
+}
+
+impl State {
+    pub(super) fn is_of(self, flow: &Flow<'_>) -> bool {
+        match (self, flow.state, flow.status) {
+            (Self::Named(name), Some(state), _) => name == state,
+            (Self::Stateless(replies), None, Some(status)) => {
+                let (assured, replied) =
+                    (status.contains(Status::ASSURED), status.contains(Status::SEEN_REPLY));
+                match replies {
+                    Replies::Assured => assured,
+                    Replies::Replied => replied && !assured,
+                    Replies::Unreplied => !replied && !assured,
+                }
+            }
+            _ => false,
+        }
+    }
+}
+
+/// A state's name as flows have it, or what `flowctl` shows in its place.
+pub(super) fn state(argument: &Argument) -> Option<State> {
     let text = text(argument)?;
-    let (name, set) = match text.strip_prefix('!') {
-        Some(name) => (name, false),
-        None => (text, true),
-    };
-    Some((status_bit(&name.replace('_', "-"))?, set))
+    let names = STATEFUL.into_iter().flat_map(state_names).copied();
+    let name = names.into_iter().find(|name| name.eq_ignore_ascii_case(text));
+    name.map(State::Named).or_else(|| named(argument, &REPLIES).map(State::Stateless))
+}
+
+/// The bit of a status name. Conntrack writes `_` for `-`.
+pub(super) fn status(argument: &Argument) -> Option<u32> {
+    status_bit(&text(argument)?.replace('_', "-"))
 }
 
 /// The mask of one label, or a mask of several.

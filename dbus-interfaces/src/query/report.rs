@@ -35,7 +35,7 @@ impl ReportOptions {
     /// For a key that is unknown or repeated, and for a value of the wrong type or range.
     pub fn parse(raw: &RawQuery) -> Result<Self, QueryError> {
         let mut options = Self::default();
-        for (key, value) in raw.pairs(&["max_bytes", "redact", "processes", "flows"], |key| key)? {
+        for (key, value) in raw.option_pairs(&["max_bytes", "redact", "processes", "flows"])? {
             let flag = || one(key, "true or false", value, parse::boolean);
             match key {
                 "redact" => options.redact = flag()?,

@@ -53,7 +53,7 @@ impl StreamQuery {
     /// As [`Query::parse`](super::Query::parse); the keys of a page are refused.
     pub fn parse(raw: &RawQuery, names: &SourceNames) -> Result<Self, QueryError> {
         let mut query = Self::default();
-        for (key, value) in raw.pairs(QueryKey::ALL, QueryKey::name)? {
+        for (key, value) in raw.query_pairs(|key| key.part() != QueryPart::Page)? {
             let flag = || one(key.name(), key.takes(), value, parse::boolean);
             match key {
                 QueryKey::Snapshot => query.snapshot = flag()?,
@@ -63,7 +63,7 @@ impl StreamQuery {
                 QueryKey::Expectations => query.expectations = flag()?,
                 QueryKey::Events => query.events = each(key.name(), key.takes(), value, parse::event)?,
                 QueryKey::Refresh => query.refresh = flag()?,
-                QueryKey::Fields => query.fields = parse::fields(value)?,
+                QueryKey::Fields => query.fields = parse::fields(value, |_| true)?,
                 _ => {
                     if key.part() == QueryPart::Page || !query.filter.add(key, value, names)? {
                         return Err(QueryError::NotOfStreams(key.name()));

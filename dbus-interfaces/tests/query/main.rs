@@ -116,13 +116,13 @@ const FULL: &[(&str, &str, &str, &str)] = &[
     (
         "state",
         "TIME_WAIT time_wait SYN_SENT,TIME_WAIT",
-        "SYN_SENT ESTABLISHED COOKIE_WAIT",
+        "SYN_SENT ESTABLISHED COOKIE_WAIT REPLIED UNREPLIED ASSURED",
         "TIMEWAITING seen-reply",
     ),
     (
         "status",
-        "seen-reply SEEN_REPLY !assured assured,src-nat src_nat",
-        "assured !seen-reply !SRC-NAT hw-offload",
+        "seen-reply SEEN_REPLY !assured assured,src-nat src_nat src_nat,!assured",
+        "assured !seen-reply !SRC-NAT hw-offload src_nat,!seen-reply !assured,!seen-reply",
         "unreplied ! !!assured",
     ),
     ("helper", "ftp FTP", "sip", "sixteen-letters-"),
@@ -181,6 +181,14 @@ fn each_key_has_values_that_match_that_do_not_and_that_are_refused() {
                 assert!(!filter.is_empty() && filter.has(QueryKey::parse(key).unwrap()));
             }
         }
+        for (values, matches) in [(positive, false), (negative, true)] {
+            // An exclusion is the opposite, of each value and of all together.
+            let words = values.split_whitespace().filter(|value| !value.contains([',', '!']));
+            for value in words {
+                let filter = filter(&[format!("{key}=!{value}")]).unwrap();
+                assert_eq!(filter.matches(flow), matches, "{key}=!{value}");
+            }
+        }
         for value in refused.split(' ') {
             let error = filter(&[format!("{key}={value}")]).expect_err(value);
             let QueryError::Value { key: named, takes, value: quoted } = error else { panic!("{error}") };
@@ -206,7 +214,7 @@ fn what_a_flow_does_not_have_matches_nothing() {
         "routing_table=1000",
         "interface=wlan0",
         "state=NONE",
-        "status=!assured",
+        "status=assured",
         "helper=ftp",
         "labels=0",
         "conntrack_id=0",
@@ -217,6 +225,8 @@ fn what_a_flow_does_not_have_matches_nothing() {
         "min_bytes=0",
     ] {
         assert!(!filter(&words(word)).unwrap().matches(&bare), "{word}");
+        let excluded = word.replacen('=', "!=", 1);
+        assert!(filter(&words(&excluded)).unwrap().matches(&bare), "{excluded}");
     }
     // An active flow has no end: it is alive from its start on.
     for word in
@@ -237,9 +247,37 @@ fn keys_are_and_ed_and_their_values_or_ed() {
         ("src=198.18.0.2 dport=443 source=USER", false),
         ("dport=80,443 protocol=udp,tcp", true),
         ("dport=80,443 protocol=udp", false),
+        ("dport!=80,22 protocol!=udp", true),
+        ("dport!=80,443", false),
+        ("dport=1-1023 dport!=443", false),
+        ("dport=1-1023 dport!=80", true),
+        ("src=198.18.0.0/15,!198.18.0.2", false),
+        ("src=!198.18.0.3,198.18.0.0/15", true),
     ] {
         assert_eq!(filter(&words(text)).unwrap().matches(&flow), matches, "{text}");
     }
+}
+
+#[test]
+fn a_state_is_also_what_is_known_of_replies_where_a_protocol_has_none() {
+    let seen = [Status::empty(), Status::SEEN_REPLY, Status::SEEN_REPLY | Status::ASSURED];
+    for (index, status) in seen.into_iter().enumerate() {
+        let flow = Flow { status: Some(status), ..ping() };
+        for (other, state) in ["UNREPLIED", "replied", "Assured"].iter().enumerate() {
+            let filter = filter(&[format!("state={state}")]).unwrap();
+            assert_eq!(filter.matches(&flow), index == other, "{state} {status:?}");
+            assert!(!filter.matches(&Flow { state: Some("SYN_SENT"), ..flow }), "{state}");
+        }
+    }
+}
+
+#[test]
+fn a_name_of_traffic_counters_may_be_two_sources() {
+    let query = filter(&words("source=vpn,tethering")).unwrap();
+    let matching = (0..64).filter(|source| query.matches(&Flow { mark: source << 8, ..ping() }));
+    assert_eq!(matching.collect::<Vec<_>>(), [0x05, 0x23, 0x24]);
+    let others = filter(&words("source!=VPN")).unwrap();
+    assert!(!others.matches(&Flow { mark: 0x2400, ..ping() }) && others.matches(&ping()));
 }
 
 #[test]
@@ -267,6 +305,9 @@ fn an_index_finds_what_the_filter_asks_for() {
         ("src=198.18.0.2", None),
         ("sport=80-81", None),
         ("port=80,81", None),
+        ("port=!80", None),
+        ("id!=3", None),
+        ("dport=80,!81", port(80)),
         ("id=3,4 port=80", Some(Lookup::Ids(&[3, 4]))),
         ("port=80", port(80)),
         ("nat_sport=80-80 nat_src=198.18.0.0/15", port(80)),

@@ -1,12 +1,14 @@
 //! The commands of flowctl that change the kernel's table: what they show, ask, do, and how they end.
 
 use std::collections::BTreeSet;
+use std::net::UdpSocket;
 use std::process::{Command, Output, Stdio};
 
 use ctnetlink::{Conntrack, Expectation, Flow, Layer4, Update};
 use flowbus_tests::daemon::binary;
 use flowbus_tests::inject::tuple;
-use flowbus_tests::{Helper, Screen, conntrack, inject};
+use flowbus_tests::process::wait_for;
+use flowbus_tests::{Daemon, Helper, Screen, conntrack, inject};
 use serde_json::Value;
 
 fn flowctl(helper: &Helper, line: &str) -> Output {
@@ -38,10 +40,10 @@ fn delete_shows_what_would_go_and_asks_before_it_goes() {
     let (code, shown, said) = answer(&helper, "delete dport=53 --dry-run");
     assert_eq!((code, shown.lines().count()), (0, 31), "{said}");
     assert!(
-        shown.contains("198.18.0.7:4000") && said.contains("30 connections would be changed"),
+        shown.contains("198.18.0.7:4000") && said.contains("30 connections would be deleted"),
         "{shown}{said}"
     );
-    let (code, shown, _) = answer(&helper, "delete --dport 53 -n --json --limit 3");
+    let (code, shown, _) = answer(&helper, "delete --dport 53 --dry-run --json --limit 3");
     assert_eq!(code, 0);
     let shown: Vec<_> = shown.lines().map(json).collect();
     assert!(
@@ -54,8 +56,8 @@ fn delete_shows_what_would_go_and_asks_before_it_goes() {
         ("delete dport=53", 2, "--yes"),
         ("delete", 2, "name at least one condition"),
         ("delete --yes", 2, "name at least one condition"),
-        ("delete dport=http", 2, "dport"),
-        ("delete id=7 --yes", 1, "id is not known to the kernel"),
+        ("delete dport=nosuch", 2, "dport"),
+        ("delete id=7 --yes", 1, "flowbusd is not on"),
         ("delete dport=53 --yes --dry-run", 2, "cannot be used with"),
         ("flush", 2, "--yes"),
         ("set-mark 0x100/0xff dport=53 --yes", 2, "within the mask"),
@@ -71,6 +73,49 @@ fn delete_shows_what_would_go_and_asks_before_it_goes() {
     assert_eq!((code, said.as_str()), (1, "flowctl: no connection matches\n"));
     let (code, _, _) = answer(&helper, "delete dport=53 --dry-run");
     assert_eq!((code, flows(&helper)), (1, 5));
+}
+
+#[test]
+fn what_only_flowbusd_knows_chooses_what_is_deleted_by_tuple_and_number() {
+    let helper = Helper::start(&["--user", "nobody"]);
+    let daemon = Daemon::start_attributed(&helper.namespace, &helper.bus);
+    inject::udp(&helper.namespace, 53, 3);
+    // A flow whose process is this one.
+    let socket = helper.namespace.enter(|| {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.send_to(b"x", "127.0.0.1:9").unwrap();
+        socket
+    });
+    let me = std::process::id();
+    let id = wait_for("the owned flow", || {
+        let (_, shown, _) = answer(&helper, &format!("list --json pid={me} dport=9"));
+        Some(json(shown.lines().next()?)["id"].clone())
+    });
+    let (code, shown, said) = answer(&helper, &format!("delete pid={me} --dry-run"));
+    assert!(code == 0 && said.contains("1 connection would be deleted. Nothing was."), "{said}");
+    let title =
+        answer(&helper, "list").1.lines().next().unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+    let of_dry_run: Vec<_> = shown.lines().next().unwrap().split_whitespace().collect();
+    assert_eq!(of_dry_run.join(" "), title, "the table of list");
+    assert!(shown.contains(&format!("[{me}]")) && shown.contains(&id.to_string()), "{shown}");
+    let (code, _, said) = answer(&helper, &format!("delete pid={me} --yes"));
+    assert_eq!((code, said.as_str(), flows(&helper)), (0, "1 connection deleted.\n", 3));
+    for (line, words) in [
+        (format!("delete pid={me} --yes"), "no connection matches"),
+        ("delete since=2h until=1h --yes".to_owned(), "no connection matches"),
+    ] {
+        let (code, _, said) = answer(&helper, &line);
+        assert!(code == 1 && said.contains(words), "{line}: {said}");
+    }
+    let (code, _, said) = answer(&helper, "set-timeout 100 since=1h dport!=80 --yes --limit 2");
+    assert_eq!((code, said.as_str()), (0, "2 connections changed; more match than --limit let through.\n"));
+    let (code, shown, said) = answer(&helper, "delete since=1h --yes --json");
+    assert_eq!(code, 0, "{said}");
+    assert_eq!((json(&shown)["deleted"].clone(), flows(&helper)), (3.into(), 0));
+    let (code, _, said) = answer(&helper, "delete source=nosuch --yes");
+    assert!(code == 2 && said.contains("source takes a traffic source: "), "{said}");
+    drop(socket);
+    daemon.stop();
 }
 
 #[test]
@@ -139,7 +184,7 @@ fn expectations_are_listed_and_taken_back() {
     assert_eq!(answer(&helper, "expect delete dport=1 --yes").0, 1);
     assert_eq!(answer(&helper, "expect delete --yes").0, 2);
     let (code, _, said) = answer(&helper, "expect delete dport=5000 --dry-run");
-    assert!(code == 0 && said.contains("1 expectation would be changed"), "{said}");
+    assert!(code == 0 && said.contains("1 expectation would be deleted"), "{said}");
     // The helper keeps one expectation of a connection.
     let (master, reply) =
         (tuple("198.18.0.1", "198.18.0.2", 6, 4001, 21), tuple("198.18.0.2", "198.18.0.1", 6, 21, 4001));
@@ -148,7 +193,7 @@ fn expectations_are_listed_and_taken_back() {
     table.create_expectation(&Expectation { master, tuple: other, ..expected }).unwrap();
     let (code, shown, said) = answer(&helper, "expect delete helper=ftp --dry-run --limit 1");
     assert_eq!((code, shown.lines().count()), (0, 2), "{shown}");
-    assert!(said.contains("1 expectation would be changed, and more match than --limit"), "{said}");
+    assert!(said.contains("1 expectation would be deleted, and more match than --limit"), "{said}");
     let (_, shown, _) = answer(&helper, "expect delete dport=5000 --dry-run --json");
     assert_eq!(json(shown.trim())["dport"], 5000);
     let (code, shown, said) = answer(&helper, "expect delete dport=5000");

@@ -4,6 +4,7 @@
 mod changes;
 mod commands;
 mod completion;
+mod conditions;
 mod conntrack_output;
 mod demo;
 mod names;
