@@ -77,7 +77,7 @@ fn is_output(arg: &Arg) -> bool {
 fn operand(arg: &Arg) -> String {
     let name = spelt(arg).replace('*', "");
     let several = arg.get_num_args().is_some_and(|number| number.max_values() > 1);
-    let name = if several { format!("{name}...") } else { name };
+    let name = if several && !name.ends_with("...") { format!("{name}...") } else { name };
     if arg.is_required_set() { name } else { format!("[{name}]") }
 }
 
