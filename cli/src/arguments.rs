@@ -189,8 +189,11 @@ pub(crate) struct Stats {
     /// Print OpenMetrics text, with totals of the flows by source, protocol and state
     #[arg(long, conflicts_with = "layout")]
     pub(crate) openmetrics: bool,
+    /// Print the same for Prometheus's older text format, which node_exporter's textfile collector reads
+    #[arg(long, conflicts_with_all = ["layout", "openmetrics"])]
+    pub(crate) prometheus: bool,
     /// Show what each CPU of the kernel has counted, one line a CPU
-    #[arg(long, conflicts_with = "openmetrics")]
+    #[arg(long, conflicts_with_all = ["openmetrics", "prometheus"])]
     pub(crate) cpu: bool,
 }
 

@@ -92,6 +92,30 @@ fn exposition(version: &str, synchronized: bool, statistics: &Statistics, totals
     text
 }
 
+/// The same text for Prometheus's older format, whose TYPE and HELP carry the name of the samples: node_exporter takes a
+/// counter for untyped otherwise.
+pub(crate) fn prometheus(openmetrics: &str) -> String {
+    let mut text = String::with_capacity(openmetrics.len());
+    let mut counter = "";
+    for line in openmetrics.lines() {
+        let words: Vec<_> = line.splitn(4, ' ').collect();
+        match words[..] {
+            ["#", "UNIT" | "EOF", ..] => continue,
+            ["#", "TYPE", name, "counter"] => {
+                counter = name;
+                let _ = writeln!(text, "# TYPE {name}_total counter");
+            }
+            ["#", "HELP", name, help] if name == counter => {
+                let _ = writeln!(text, "# HELP {name}_total {help}");
+            }
+            _ => {
+                let _ = writeln!(text, "{line}");
+            }
+        }
+    }
+    text
+}
+
 /// Type, unit and meaning of a metric. Writing to a string cannot fail.
 fn family(text: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(text, "# TYPE {name} {kind}");
@@ -118,6 +142,17 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn in_the_older_format_type_and_help_carry_the_name_of_the_samples() {
+        let text = super::prometheus(
+            "# TYPE a counter\n# HELP a Seen.\na_total 7\n# TYPE b_bytes gauge\n# UNIT b_bytes bytes\n# HELP b_bytes B.\nb_bytes{x=\"y z\"} 1\n# EOF\n",
+        );
+        assert_eq!(
+            text,
+            "# TYPE a_total counter\n# HELP a_total Seen.\na_total 7\n# TYPE b_bytes gauge\n# HELP b_bytes B.\nb_bytes{x=\"y z\"} 1\n"
+        );
+    }
+
     use super::*;
 
     #[test]

@@ -18,8 +18,10 @@ use crate::table::{Column, Row};
 pub(crate) async fn stats(daemon: &Daemon, asked: Stats) -> Result<(), Error> {
     let statistics = daemon.statistics().await?;
     let mut out = stdout();
-    if asked.openmetrics {
-        out.write_all(openmetrics::text(daemon, &statistics).await?.as_bytes())?;
+    if asked.openmetrics || asked.prometheus {
+        let text = openmetrics::text(daemon, &statistics).await?;
+        let text = if asked.prometheus { openmetrics::prometheus(&text) } else { text };
+        out.write_all(text.as_bytes())?;
     } else if asked.tabled.json.is_on() {
         let object: Map<String, Value> =
             statistics.into_iter().map(|(name, value)| (name, value.into())).collect();

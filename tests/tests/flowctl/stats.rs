@@ -126,6 +126,29 @@ def seen(families):
 json.dump([seen(p.text_string_to_metric_families(text)) for p in (openmetrics, prometheus)], sys.stdout)
 "#;
 
+/// Prints what the parser of the older text format sees: type and help of each sample.
+const PARSE_TEXT: &str = r#"
+import json, sys
+from prometheus_client import parser
+families = parser.text_string_to_metric_families(sys.stdin.read())
+json.dump({s.name: [f.type, f.documentation] for f in families for s in f.samples}, sys.stdout)
+"#;
+
+#[test]
+fn prometheus_text_has_the_type_and_the_help_of_each_sample() {
+    let (_network, bus, daemon) = started();
+    let text = output_of(&mut flowctl(&bus, &["stats", "--prometheus"]));
+    let parsed = output_with_input(Command::new("/usr/bin/python3").args(["-c", PARSE_TEXT]), &text);
+    let samples: BTreeMap<String, [String; 2]> = serde_json::from_str(&parsed).unwrap();
+    assert!(samples.len() > 20, "{text}");
+    for (name, [kind, help]) in &samples {
+        let expected = if name.ends_with("_total") { "counter" } else { "gauge" };
+        assert!(kind == expected && !help.is_empty(), "{name} is a {kind}: {help:?}");
+        assert!(text.contains(&format!("# TYPE {name} {expected}\n# HELP {name} ")), "{name}: {text}");
+    }
+    daemon.stop();
+}
+
 #[test]
 fn openmetrics_text_is_read_by_a_strict_parser_and_by_that_of_prometheus() {
     let (_network, bus, daemon) = started();
