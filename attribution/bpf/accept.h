@@ -23,47 +23,15 @@ int BPF_PROG(accept_exact, struct socket *listener, struct socket *socket)
 	return accepted(sk, EXACT);
 }
 
-/* 2. The end of the system call, which has the number of a descriptor. The way from there to the socket goes through an array
- * that only a reader of kernel memory can index, and what it finds may not be used to note an owner: that goes by the cookie. */
-static __always_inline struct sock *socket_of(long descriptor)
-{
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct file **files = BPF_CORE_READ(task, files, fdt, fd);
-	struct file *file = NULL;
-	struct socket *socket;
-
-	if (bpf_probe_read_kernel(&file, sizeof(file), files + descriptor) || !file)
-		return NULL;
-	socket = BPF_CORE_READ(file, private_data);
-	return BPF_CORE_READ(socket, sk);
-}
-
-static __always_inline void describe_by_reading(struct socket_record *record, struct sock *sk)
-{
-	record->network_namespace = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
-	record->local_port = BPF_CORE_READ(sk, __sk_common.skc_num);
-	record->remote_port = bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport));
-	if (record->family == AF_INET) {
-		*(__u32 *)record->local = BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr);
-		*(__u32 *)record->remote = BPF_CORE_READ(sk, __sk_common.skc_daddr);
-	} else {
-		BPF_CORE_READ_INTO(&record->local, sk, __sk_common.skc_v6_rcv_saddr);
-		BPF_CORE_READ_INTO(&record->remote, sk, __sk_common.skc_v6_daddr);
-	}
-}
-
-static __always_inline int accept_returned(long descriptor)
+/* 2. The end of the system call, which has the number of a descriptor. The owner is noted by the socket's cookie: a socket that
+ * was found by reading (reading.h) has no storage. */
+static __always_inline int accepted_by_reading(struct sock *sk)
 {
 	struct socket_record *record;
 	struct process process;
-	struct sock *sk;
-	__u16 family;
+	__u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
 	__u64 cookie;
 
-	if (descriptor < 0)
-		return 0;
-	sk = socket_of(descriptor);
-	family = BPF_CORE_READ(sk, __sk_common.skc_family);
 	if (!sk || (family != AF_INET && family != AF_INET6) || BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP)
 		return 0;
 	note_current(&process, EXACT);
@@ -83,13 +51,30 @@ static __always_inline int accept_returned(long descriptor)
 SEC("tracepoint/syscalls/sys_exit_accept")
 int accept_syscall(struct syscall_exit *exit)
 {
-	return accept_returned(exit->result);
+	return exit->result < 0 ? 0 : accepted_by_reading(tcp_by_reading(socket_of(exit->result)));
 }
 
 SEC("tracepoint/syscalls/sys_exit_accept4")
 int accept4_syscall(struct syscall_exit *exit)
 {
-	return accept_returned(exit->result);
+	return exit->result < 0 ? 0 : accepted_by_reading(tcp_by_reading(socket_of(exit->result)));
+}
+
+/* The kernel's accept of MPTCP: a socket whose first subflow, a TCP socket, is found by reading; or a TCP socket by itself, where
+ * the other end speaks no MPTCP. */
+SEC("fexit/mptcp_stream_accept")
+int BPF_PROG(accept_mptcp, struct socket *listener, struct socket *socket)
+{
+	struct sock *sk = socket->sk;
+	struct owner *owner;
+
+	if (!sk)
+		return 0;
+	if (sk->sk_protocol == IPPROTO_MPTCP)
+		return accepted_by_reading(tcp_by_reading(sk));
+	/* Linux 6.1 calls inet_accept for it, which has told. */
+	owner = owner_of(sk);
+	return owner && owner->process.confidence == EXACT ? 0 : accepted(sk, EXACT);
 }
 
 /* 3. The first process to read from the connection. */

@@ -3,7 +3,7 @@
  * one by one, and any of them may be missing.
  *
  * Members of kernel structs are read through pointers that the verifier knows the type of. Programs that read kernel memory by
- * address instead (accept_syscall, accept4_syscall, cgroup_made) do not load under lockdown=confidentiality. Programs of cgroups
+ * address instead (accept_syscall, accept4_syscall, accept_mptcp, connect_syscall, connect_mptcp, connect_io_uring, cgroup_made) do not load under lockdown=confidentiality. Programs of cgroups
  * return 1: anything else would stop the traffic. */
 #include "kernel.h"
 #include <bpf/bpf_helpers.h>
@@ -12,8 +12,11 @@
 #include <bpf/bpf_tracing.h>
 #include "record.h"
 #include "common.h"
+#include "attempt.h"
 #include "tcp.h"
+#include "reading.h"
 #include "accept.h"
+#include "connect.h"
 #include "udp.h"
 #include "cgroup.h"
 #include "snapshot.h"

@@ -33,9 +33,9 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_SK_STORAGE = 24,
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
-enum { BPF_SOCK_OPS_TCP_CONNECT_CB = 3 };
+enum { BPF_SOCK_OPS_TCP_CONNECT_CB = 3, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB = 5 };
 enum { AF_INET = 2, AF_INET6 = 10 };
-enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17 };
+enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17, IPPROTO_MPTCP = 262 };
 enum {
 	TCP_ESTABLISHED = 1,
 	TCP_SYN_SENT,
@@ -50,6 +50,30 @@ enum {
 	TCP_CLOSING,
 };
 enum { SHUTDOWN_MASK = 3 };
+/* net/sock.h, enum sock_flags: a FIN was received */
+enum { SOCK_DONE = 1 };
+/* linux/io_uring.h */
+enum { IORING_OP_CONNECT = 16 };
+/* asm-generic/errno.h, linux/errno.h */
+enum {
+	EINTR = 4,
+	EBADF = 9,
+	EAGAIN = 11,
+	ENOMEM = 12,
+	EFAULT = 14,
+	EINVAL = 22,
+	EPIPE = 32,
+	ENOTSOCK = 88,
+	EDESTADDRREQ = 89,
+	EMSGSIZE = 90,
+	EOPNOTSUPP = 95,
+	ENOBUFS = 105,
+	EISCONN = 106,
+	EALREADY = 114,
+	EINPROGRESS = 115,
+	ERESTARTSYS = 512,
+	ERESTART_RESTARTBLOCK = 516,
+};
 /* linux/sched.h: unchanged since Linux 2.6 */
 enum { PF_KTHREAD = 0x00200000 };
 
@@ -87,7 +111,13 @@ struct syscall_exit {
 	__s64 number;
 	__s64 result;
 };
-struct pt_regs;
+/* linux/io_uring.h */
+struct io_uring_cqe {
+	__u64 user_data;
+	__s32 res;
+	__u32 flags;
+};
+struct sockaddr;
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
@@ -122,6 +152,7 @@ struct sock_common {
 			__u16 skc_num;
 		};
 	};
+	unsigned long skc_flags;
 	unsigned short skc_family;
 	volatile unsigned char skc_state;
 	possible_net_t skc_net;
@@ -143,14 +174,37 @@ struct inet_connection_sock {
 };
 struct tcp_sock {
 	struct inet_connection_sock inet_conn;
+	__u32 snd_una;
+	__u32 snd_nxt;
+	__u32 write_seq;
+	__u32 srtt_us; /* in eighths */
+	__u32 total_retrans;
+	__u64 bytes_sent;
+	__u64 bytes_retrans;
 	__u64 bytes_acked;
 	__u64 bytes_received;
+};
+struct mptcp_sock {
+	struct sock *first;
+};
+/* Where the first argument of a system call is kept, by architecture. */
+struct pt_regs {
+};
+struct pt_regs___x86 {
+	unsigned long di;
+};
+struct pt_regs___arm64 {
+	__u64 orig_x0;
 };
 struct socket {
 	struct sock *sk;
 };
 struct file {
 	void *private_data;
+};
+struct io_kiocb {
+	struct file *file;
+	__u8 opcode;
 };
 struct fdtable {
 	struct file **fd;

@@ -27,6 +27,13 @@ enum confidence {
 	INHERITED,
 };
 
+/* Which end opened a connection. */
+enum opened {
+	UNKNOWN = 0,
+	OPENED,
+	ACCEPTED,
+};
+
 struct process {
 	__u64 start_boottime; /* of the thread group's leader: tells processes with the same number apart */
 	__u64 cgroup;
@@ -45,7 +52,7 @@ struct socket_record {
 	__u64 monotonic;
 	__u64 cookie;
 	struct process process;
-	__u64 sent;
+	__u64 sent; /* payload, of a connection that ended; as the members below */
 	__u64 received;
 	__u32 network_namespace;
 	__u16 local_port;
@@ -54,10 +61,14 @@ struct socket_record {
 	__u8 remote[16];
 	__u8 family;
 	__u8 protocol;
-	__u8 padding[6];
+	__u8 opened; /* of a connection that ended or was found open: enum opened */
+	__u8 padding;
+	__u32 rtt_usec; /* smoothed; 0 where it is not known */
+	__u32 retransmissions;
+	__u32 connect_usec; /* from the SYN to the connection's establishment, by the end that opened it; else 0 */
 };
 
-_Static_assert(sizeof(struct process) == 64 && sizeof(struct socket_record) == 152, "what record.rs asserts too");
+_Static_assert(sizeof(struct process) == 64 && sizeof(struct socket_record) == 160, "what record.rs asserts too");
 
 #define PATH_BYTES 4096
 

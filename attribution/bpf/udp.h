@@ -1,35 +1,6 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0 */
 /* UDP: who sends where, told once in ten seconds, and who serves. */
 
-#define REPEAT_NS 10000000000ULL
-
-/* A datagram of an unconnected socket. */
-struct destination {
-	__u64 cookie;
-	__u8 remote[16];
-	__u16 remote_port;
-	__u16 local_port;
-	__u32 pid;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
-	__type(key, struct destination);
-	__type(value, __u64);
-} told SEC(".maps");
-
-static __always_inline bool told_lately(const struct destination *destination)
-{
-	__u64 now = bpf_ktime_get_ns();
-	__u64 *last = bpf_map_lookup_elem(&told, destination);
-
-	if (last && now - *last < REPEAT_NS)
-		return true;
-	bpf_map_update_elem(&told, destination, &now, BPF_ANY);
-	return false;
-}
-
 /* The record of a datagram to `destination`; the caller adds the local address and finishes it. */
 static __always_inline struct socket_record *begin_send(struct bpf_sock_addr *address, const struct destination *destination,
 							 __u8 family)
@@ -55,11 +26,20 @@ static __always_inline void aim(struct destination *destination, struct bpf_sock
 	destination->remote_port = bpf_ntohs(address->user_port);
 }
 
-/* Has the end of the socket reported: udp_release does so for sockets that have an owner's storage. */
-static __always_inline void follow(struct bpf_sock *sk)
+/* Notes where a datagram goes until it has been sent. And has the end of the socket reported: udp_release does so for sockets that
+ * have an owner's storage. */
+static __always_inline void follow(struct bpf_sock *sk, const struct destination *destination, __u8 family)
 {
-	if (!bpf_sk_storage_get(&owners, sk, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE))
+	struct owner *owner = bpf_sk_storage_get(&owners, sk, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+
+	if (!owner) {
 		COUNT(no_storage);
+		return;
+	}
+	owner->asked_by = (__u32)bpf_get_current_pid_tgid();
+	owner->asked_port = destination->remote_port;
+	owner->asked_family = family;
+	__builtin_memcpy(owner->asked, destination->remote, sizeof(owner->asked));
 }
 
 SEC("cgroup/sendmsg4")
@@ -73,9 +53,11 @@ int udp_send4(struct bpf_sock_addr *address)
 		return 1;
 	aim(&destination, address, sk);
 	*(__u32 *)destination.remote = address->user_ip4;
-	if (is_kernel_thread() || told_lately(&destination))
+	if (is_kernel_thread())
 		return 1;
-	follow(sk);
+	follow(sk, &destination, AF_INET);
+	if (told_lately(&destination))
+		return 1;
 	record = begin_send(address, &destination, AF_INET);
 	if (!record)
 		return 1;
@@ -95,9 +77,11 @@ int udp_send6(struct bpf_sock_addr *address)
 		return 1;
 	aim(&destination, address, sk);
 	copy_words(destination.remote, address->user_ip6, 4);
-	if (is_kernel_thread() || told_lately(&destination))
+	if (is_kernel_thread())
 		return 1;
-	follow(sk);
+	follow(sk, &destination, AF_INET6);
+	if (told_lately(&destination))
+		return 1;
 	record = begin_send(address, &destination, AF_INET6);
 	if (!record)
 		return 1;
@@ -115,14 +99,11 @@ static __always_inline __u32 ends(struct sock *sk)
 }
 
 /* A connected socket has sent. */
-static __always_inline int sent(struct sock *sk, int result)
+static __always_inline int sent_connected(struct sock *sk)
 {
 	__u64 now = bpf_ktime_get_ns();
-	struct owner *owner;
+	struct owner *owner = make_owner(sk);
 
-	if (result < 0 || sk->sk_protocol != IPPROTO_UDP || !sk->__sk_common.skc_dport || is_kernel_thread())
-		return 0;
-	owner = make_owner(sk);
 	if (!owner)
 		return 0;
 	if (owner->process.pid == bpf_get_current_pid_tgid() >> 32 && owner->sent_to == ends(sk) &&
@@ -136,10 +117,68 @@ static __always_inline int sent(struct sock *sk, int result)
 	return 0;
 }
 
+/* Whether a datagram was not sent because there is no way to where it should go, and not because of the call or for want of room. */
+static __always_inline bool is_unreachable(__u32 error)
+{
+	return !goes_on(error) && error != EAGAIN && error != ENOMEM && error != ENOBUFS && error != EFAULT && error != EPIPE &&
+	       error != EMSGSIZE && error != EDESTADDRREQ && error != EOPNOTSUPP;
+}
+
+/* A datagram could not be sent to the destination that the call named or, without one, to the other end of a connected socket. */
+static __always_inline int not_sent(struct sock *sk, const struct owner *asked, __u32 error)
+{
+	struct sock_common *common = &sk->__sk_common;
+	struct attempt attempt = { .family = common->skc_family, .protocol = IPPROTO_UDP, .local_port = common->skc_num };
+
+	if (!is_unreachable(error))
+		return 0;
+	if (asked) {
+		attempt.remote_port = asked->asked_port;
+		attempt.family = asked->asked_family;
+		__builtin_memcpy(attempt.remote, asked->asked, sizeof(attempt.remote));
+	} else if (common->skc_dport && error != EINVAL) {
+		attempt.remote_port = bpf_ntohs(common->skc_dport);
+		if (attempt.family == AF_INET)
+			*(__u32 *)attempt.remote = common->skc_daddr;
+		else
+			copy_words(attempt.remote, common->skc_v6_daddr.in6_u.u6_addr32, 4);
+	} else {
+		/* The call was wrong, before anybody noted where it goes. */
+		return 0;
+	}
+	if (attempt.family == AF_INET)
+		*(__u32 *)attempt.local = common->skc_rcv_saddr;
+	else
+		copy_words(attempt.local, common->skc_v6_rcv_saddr.in6_u.u6_addr32, 4);
+	note_current(&attempt.process, EXACT);
+	tell_failure(&attempt, bpf_get_socket_cookie(sk), common->skc_net.net->ns.inum, error);
+	return 0;
+}
+
+/* A call that sends a datagram has ended. */
+static __always_inline int sent(struct sock *sk, int result)
+{
+	struct owner *owner;
+	bool named;
+
+	if (sk->sk_protocol != IPPROTO_UDP || is_kernel_thread())
+		return 0;
+	owner = owner_of(sk);
+	named = owner && owner->asked_by == (__u32)bpf_get_current_pid_tgid();
+	if (result < 0)
+		not_sent(sk, named ? owner : NULL, -result);
+	if (named)
+		owner->asked_by = 0;
+	return result < 0 || !sk->__sk_common.skc_dport ? 0 : sent_connected(sk);
+}
+
 /* Linux 6.3 and later. */
 SEC("tp_btf/sock_send_length")
 int BPF_PROG(udp_sent, struct sock *sk, int result, int flags)
 {
+	/* TCP Fast Open connects by sending. */
+	if (sk->sk_protocol == IPPROTO_TCP && result < 0 && result != -EAGAIN && result != -EPIPE)
+		return connect_ended(sk, result);
 	return sent(sk, result);
 }
 

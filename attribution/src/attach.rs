@@ -13,6 +13,8 @@ const BPF_ITER_CREATE: libc::c_int = 33;
 #[repr(u32)]
 pub(crate) enum AttachType {
     CgroupSockOps = 3,
+    CgroupInet4Connect = 10,
+    CgroupInet6Connect = 11,
     CgroupUdp4Sendmsg = 14,
     CgroupUdp6Sendmsg = 15,
     CgroupInet4PostBind = 12,

@@ -41,6 +41,11 @@ pub struct Event {
     pub remote: SocketAddr,
     /// Who; `None` where no process is known, such as a reset of a socket that nobody was seen to open.
     pub process: Option<Process>,
+    /// Whether this end opened the connection; `None` where that is not known, and for UDP.
+    pub opened: Option<bool>,
+    /// Of a connection that this end opened, when it is established and when it ends: microseconds from the SYN to its
+    /// establishment, where known.
+    pub connect_usec: Option<u32>,
 }
 
 /// What happened to a socket.
@@ -50,9 +55,10 @@ pub enum Kind {
     Syn,
     /// TCP: the connection is established, by the side that asked for it.
     Connect,
-    /// TCP: the connection that was asked for failed.
+    /// The connection that was asked for failed. UDP: connect or a datagram, once in ten seconds for each remote end and
+    /// process. The local end has what was chosen by then.
     ConnectFailed {
-        /// The number of the error (errno), such as 111, ECONNREFUSED.
+        /// The number of the error (errno), such as 111, ECONNREFUSED; 0 where the process gave up by itself.
         errno: i32,
     },
     /// TCP: a connection came in; the process is the listener's until one accepts it.
@@ -63,10 +69,14 @@ pub enum Kind {
     Close {
         /// True where the peer or the network ended it: the process is the owner then, not the one that ran.
         reset: bool,
-        /// Bytes that the other end acknowledged.
+        /// Bytes of payload that the other end acknowledged and, where the process closed, those still on their way.
         sent: u64,
-        /// Bytes received.
+        /// Bytes of payload received.
         received: u64,
+        /// The smoothed round-trip time in microseconds, where it was measured.
+        rtt_usec: Option<u32>,
+        /// Segments that were sent again.
+        retransmissions: u32,
     },
     /// TCP: the socket listens.
     Listen,

@@ -57,10 +57,11 @@ enum Place {
 }
 
 /// The programs, in the order in which they are tried.
-const PROGRAMS: [(&str, Place); 16] = [
+const PROGRAMS: [(&str, Place); 25] = [
     ("tcp_state", Place::Tracepoint("inet_sock_set_state")),
     ("tcp_connect", Place::Cgroup(AttachType::CgroupSockOps)),
     ("accept_exact", Place::FunctionExit("inet_accept")),
+    ("accept_mptcp", Place::FunctionExit("mptcp_stream_accept")),
     ("accept_syscall", Place::Syscall("sys_exit_accept")),
     ("accept4_syscall", Place::Syscall("sys_exit_accept4")),
     ("accept_reader", Place::Tracepoint("tcp_rcv_space_adjust")),
@@ -69,6 +70,15 @@ const PROGRAMS: [(&str, Place); 16] = [
     ("udp_sent", Place::Tracepoint("sock_send_length")),
     ("udp_sent4", Place::FunctionExit("udp_sendmsg")),
     ("udp_sent6", Place::FunctionExit("udpv6_sendmsg")),
+    ("connect_stream", Place::FunctionExit("inet_stream_connect")),
+    ("connect_datagram", Place::FunctionExit("inet_dgram_connect")),
+    ("connect_mptcp", Place::FunctionExit("mptcp_connect")),
+    ("connect_fastopen", Place::FunctionExit("tcp_sendmsg_fastopen")),
+    ("connect_syscall", Place::Syscall("sys_exit_connect")),
+    ("connect_io_uring", Place::Tracepoint("io_uring_complete")),
+    // Last of these: what a call asks for is noted where its end will be seen.
+    ("connect_asked4", Place::Cgroup(AttachType::CgroupInet4Connect)),
+    ("connect_asked6", Place::Cgroup(AttachType::CgroupInet6Connect)),
     ("udp_bind4", Place::Cgroup(AttachType::CgroupInet4PostBind)),
     ("udp_bind6", Place::Cgroup(AttachType::CgroupInet6PostBind)),
     ("udp_release", Place::Cgroup(AttachType::CgroupInetSockRelease)),
@@ -77,13 +87,21 @@ const PROGRAMS: [(&str, Place); 16] = [
 ];
 
 /// The other ways to the same end: a program is not needed where all of one of them run.
-const INSTEAD: [(&str, &[&[&str]]); 5] = [
+const INSTEAD: [(&str, &[&[&str]]); 8] = [
+    ("connect_fastopen", &[&["udp_sent"]]),
+    ("connect_syscall", &[&["connect_stream", "connect_datagram"]]),
+    ("connect_io_uring", &[&["connect_stream", "connect_datagram"]]),
     ("accept_syscall", &[&["accept_exact"]]),
     ("accept4_syscall", &[&["accept_exact"]]),
     ("accept_reader", &[&["accept_exact"], &["accept_syscall", "accept4_syscall"]]),
     ("udp_sent4", &[&["udp_sent"]]),
     ("udp_sent6", &[&["udp_sent"]]),
 ];
+
+/// What a program is for: it is not needed where none of these runs.
+const ONLY_WITH: [(&str, &[&str]); 2] =
+    [("connect_asked4", &CONNECT_ENDS), ("connect_asked6", &CONNECT_ENDS)];
+const CONNECT_ENDS: [&str; 2] = ["connect_stream", "connect_syscall"];
 
 /// Loads and attaches the programs, then takes the snapshot of what was open before. Needs CAP_BPF, CAP_PERFMON and
 /// CAP_NET_ADMIN; what it returns needs nothing. A ring of `ring_bytes`, a power of two and a multiple of the page.
@@ -145,7 +163,9 @@ const UNUSED_RING_BYTES: u32 = 64 << 10;
 fn is_needed(name: &str, tried: &[Program]) -> bool {
     let runs = |other: &&str| tried.iter().any(|one| one.name == **other && one.outcome == Outcome::Attached);
     let ways = INSTEAD.iter().filter(|(program, _)| *program == name).flat_map(|(_, ways)| *ways);
-    !ways.into_iter().any(|way| way.iter().all(runs))
+    let wanted =
+        ONLY_WITH.iter().filter(|(program, _)| *program == name).all(|(_, any)| any.iter().any(runs));
+    wanted && !ways.into_iter().any(|way| way.iter().all(runs))
 }
 
 fn network_namespace() -> Result<u32, LoadError> {
@@ -282,6 +302,13 @@ mod tests {
     fn tried(outcomes: [Outcome; 3]) -> Vec<Program> {
         let names = ["accept_exact", "accept_syscall", "accept4_syscall"].map(str::to_owned);
         names.into_iter().zip(outcomes).map(|(name, outcome)| Program { name, outcome }).collect()
+    }
+
+    #[test]
+    fn what_a_call_asks_for_is_noted_only_where_its_end_is_seen() {
+        let end = |outcome| [Program { name: "connect_syscall".to_owned(), outcome }];
+        assert!(is_needed("connect_asked4", &end(Outcome::Attached)));
+        assert!(!is_needed("connect_asked4", &end(Outcome::Failed("No such file or directory".to_owned()))));
     }
 
     #[test]

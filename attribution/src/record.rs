@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 use crate::event::{Confidence, Event, Kind, Message, Process};
 
 /// Grows with every change of `record.h`: programs that were left by another version are not read.
-pub(crate) const LAYOUT: u32 = 2;
+pub(crate) const LAYOUT: u32 = 3;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -43,7 +43,11 @@ struct SocketRecord {
     remote: [u8; 16],
     family: u8,
     protocol: u8,
-    padding: [u8; 6],
+    opened: u8,
+    padding: u8,
+    rtt_usec: U32<NativeEndian>,
+    retransmissions: U32<NativeEndian>,
+    connect_usec: U32<NativeEndian>,
 }
 
 #[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
@@ -56,7 +60,7 @@ struct CgroupRecord {
 
 /// The size of a record of a socket.
 pub(crate) const SOCKET_RECORD_BYTES: usize = size_of::<SocketRecord>();
-const _: () = assert!(SOCKET_RECORD_BYTES == 152, "what record.h asserts too");
+const _: () = assert!(SOCKET_RECORD_BYTES == 160, "what record.h asserts too");
 /// The size of the largest record: one of a control group with the longest path.
 pub(crate) const LARGEST_RECORD_BYTES: usize = size_of::<CgroupRecord>() + 4096;
 
@@ -98,6 +102,8 @@ pub(crate) fn decode_socket(bytes: &[u8]) -> Option<Event> {
         local: SocketAddr::new(local, record.local_port.get()),
         remote: SocketAddr::new(remote, record.remote_port.get()),
         process: process(&record.process),
+        opened: opened(record),
+        connect_usec: known(record.connect_usec),
     })
 }
 
@@ -109,7 +115,13 @@ fn kind(record: &SocketRecord) -> Option<Kind> {
         3 => Kind::ConnectFailed { errno },
         4 => Kind::Incoming,
         5 => Kind::Accept,
-        6 => Kind::Close { reset: errno != 0, sent: record.sent.get(), received: record.received.get() },
+        6 => Kind::Close {
+            reset: errno != 0,
+            sent: record.sent.get(),
+            received: record.received.get(),
+            rtt_usec: known(record.rtt_usec),
+            retransmissions: record.retransmissions.get(),
+        },
         7 => Kind::Listen,
         8 => Kind::Bind,
         9 => Kind::Send,
@@ -117,6 +129,20 @@ fn kind(record: &SocketRecord) -> Option<Kind> {
         11 => Kind::Release,
         _ => return None,
     })
+}
+
+/// A number that is 0 where it is not known.
+fn known(number: U32<NativeEndian>) -> Option<u32> {
+    Some(number.get()).filter(|number| *number != 0)
+}
+
+/// Whether this end opened the connection: what happens to it says so, or the programs have noted it.
+fn opened(record: &SocketRecord) -> Option<bool> {
+    match (record.kind.get(), record.opened) {
+        (1 | 2, _) | (_, 1) => Some(true),
+        (4 | 5, _) | (_, 2) => Some(false),
+        _ => None,
+    }
 }
 
 fn address(family: u8, bytes: &[u8; 16]) -> Option<IpAddr> {
@@ -178,16 +204,19 @@ mod tests {
         put(110, &53_u16.to_ne_bytes());
         put(112, &[10, 0, 0, 1]);
         put(128, &[10, 0, 0, 2]);
-        put(144, &[AF_INET, 6]);
+        put(144, &[AF_INET, 6, 1]);
+        put(148, &250_u32.to_ne_bytes());
+        put(152, &3_u32.to_ne_bytes());
         bytes
     }
 
     #[test]
     fn a_record_is_an_event() {
-        let event =
-            decode_socket(&record(6)).map(|event| (event.kind, event.local, event.remote, event.process));
-        let (kind, local, remote, process) = event.unwrap_or_else(|| panic!("it decodes"));
-        assert_eq!(kind, Kind::Close { reset: true, sent: 8, received: 9 });
+        let event = decode_socket(&record(6)).unwrap_or_else(|| panic!("it decodes"));
+        let Event { kind, local, remote, process, opened, connect_usec, .. } = event;
+        let close =
+            Kind::Close { reset: true, sent: 8, received: 9, rtt_usec: Some(250), retransmissions: 3 };
+        assert_eq!((kind, opened, connect_usec), (close, Some(true), None));
         assert_eq!(
             (local.to_string(), remote.to_string()),
             ("10.0.0.1:1000".to_owned(), "10.0.0.2:53".to_owned())

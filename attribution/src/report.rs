@@ -42,7 +42,7 @@ pub struct Program {
 pub enum Outcome {
     /// It runs.
     Attached,
-    /// It was not tried: another one does its work.
+    /// It was not tried: another one does its work, or none runs that needs it.
     NotNeeded,
     /// It could not be loaded or attached.
     Failed(String),

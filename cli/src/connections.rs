@@ -14,13 +14,16 @@ use crate::error::Error;
 use crate::output::{self, stdout};
 
 /// The BPF programs' source, in the order in which it is read.
-const PROGRAM: [(&str, &str); 9] = [
+const PROGRAM: [(&str, &str); 12] = [
     ("attribution.bpf.c", include_str!("../../attribution/bpf/attribution.bpf.c")),
     ("kernel.h", include_str!("../../attribution/bpf/kernel.h")),
     ("record.h", include_str!("../../attribution/bpf/record.h")),
     ("common.h", include_str!("../../attribution/bpf/common.h")),
+    ("attempt.h", include_str!("../../attribution/bpf/attempt.h")),
     ("tcp.h", include_str!("../../attribution/bpf/tcp.h")),
+    ("reading.h", include_str!("../../attribution/bpf/reading.h")),
     ("accept.h", include_str!("../../attribution/bpf/accept.h")),
+    ("connect.h", include_str!("../../attribution/bpf/connect.h")),
     ("udp.h", include_str!("../../attribution/bpf/udp.h")),
     ("cgroup.h", include_str!("../../attribution/bpf/cgroup.h")),
     ("snapshot.h", include_str!("../../attribution/bpf/snapshot.h")),
@@ -105,7 +108,7 @@ impl Lines<'_> {
         if *verbose && network_namespace.is_none() {
             write!(out, " {:<8}", "NETNS")?;
         }
-        writeln!(out)
+        writeln!(out, " DETAILS")
     }
 
     /// A failed connection is the longest word, which tcptracer does not have.
@@ -153,8 +156,8 @@ impl Lines<'_> {
                 connection.network_namespace.map(|inode| inode.to_string()).unwrap_or_else(|| "-".to_owned());
             write!(out, " {namespace:<8}")?;
         }
-        if verbose && let Some(error) = &connection.error {
-            write!(out, " {error}")?;
+        for (name, value) in details(connection) {
+            write!(out, " {name}={value}")?;
         }
         writeln!(out)
     }
@@ -171,6 +174,21 @@ impl Lines<'_> {
         anstream::eprintln!("flowctl: {lost} missing here: this reader was too slow");
         Ok(())
     }
+}
+
+/// What is known besides the ends, by the names that it has in JSON.
+fn details(connection: &OwnedConnection) -> impl Iterator<Item = (&'static str, String)> {
+    let number = |number: Option<u32>| number.map(|number| number.to_string());
+    let bytes = |number: Option<u64>| number.map(|number| number.to_string());
+    let details = [
+        ("error", connection.error.clone()),
+        ("sent_bytes", bytes(connection.sent_bytes)),
+        ("received_bytes", bytes(connection.received_bytes)),
+        ("rtt_usec", number(connection.rtt_usec)),
+        ("retransmissions", number(connection.retransmissions)),
+        ("connect_usec", number(connection.connect_usec)),
+    ];
+    details.into_iter().filter_map(|(name, value)| Some((name, value?)))
 }
 
 /// IPv6 in brackets.
@@ -218,11 +236,20 @@ mod tests {
     #[test]
     fn lines_are_those_of_tcptracer() {
         let expected = "\
-T  PID    COMM             IP SADDR            DADDR            SPORT  DPORT \n\
+T  PID    COMM             IP SADDR            DADDR            SPORT  DPORT  DETAILS\n\
 C  28943  telnet           4  192.168.1.2      192.168.1.1      59306  23    \n\
 A  28817  nc               6  [::1]            [::1]            80     55758 \n\
-F  28944  telnet           4  192.168.1.2      192.168.1.1      59308  24    \n";
+F  28944  telnet           4  192.168.1.2      192.168.1.1      59308  24     error=ECONNREFUSED\n";
         assert_eq!(lines(""), expected);
+    }
+
+    #[test]
+    fn what_a_connection_did_stands_behind_its_end() {
+        let event = r#"{"type":"close","sequence":4,"family":"ipv4","protocol":"tcp","src":"198.18.0.1","sport":40000,"dst":"198.18.0.2","dport":80,"monotonic_nsec":1,"time_usec":1,"pid":7,"comm":"nc","reset":false,"sent_bytes":0,"received_bytes":9,"rtt_usec":45,"retransmissions":0,"connect_usec":80}"#;
+        let text = printed("", &[event]);
+        let details =
+            "40000  80     sent_bytes=0 received_bytes=9 rtt_usec=45 retransmissions=0 connect_usec=80\n";
+        assert!(text.starts_with("T ") && text.ends_with(details), "{text}");
     }
 
     #[test]
@@ -233,7 +260,7 @@ F  28944  telnet           4  192.168.1.2      192.168.1.1      59308  24    \n"
         let text = lines("-v");
         assert!(text.contains("\nconnect        28943  ") && text.contains(" 4026531840\n"), "{text}");
         assert!(
-            text.contains("\nconnect-failed 28944  ") && text.ends_with(" 4026531840 ECONNREFUSED\n"),
+            text.contains("\nconnect-failed 28944  ") && text.ends_with(" 4026531840 error=ECONNREFUSED\n"),
             "{text}"
         );
         let text = lines("-N 4026532000");

@@ -26,13 +26,16 @@ impl ConnectionEvent {
     pub(crate) fn show<R>(&self, show: impl FnOnce(&Connection<'_>) -> R) -> R {
         let Event { kind, monotonic_ns, network_namespace, protocol, local, remote, process, .. } =
             self.event;
+        let Event { opened, connect_usec, .. } = self.event;
         let number = match kind {
             Kind::ConnectFailed { errno } if errno != 0 => Some(error_text(errno)),
             _ => None,
         };
-        let (reset, sent_bytes, received_bytes) = match kind {
-            Kind::Close { reset, sent, received } => (Some(reset), Some(sent), Some(received)),
-            _ => (None, None, None),
+        let (reset, sent_bytes, received_bytes, rtt_usec, retransmissions) = match kind {
+            Kind::Close { reset, sent, received, rtt_usec, retransmissions } => {
+                (Some(reset), Some(sent), Some(received), rtt_usec, Some(retransmissions))
+            }
+            _ => (None, None, None, None, None),
         };
         let owner = self.process.as_ref().zip(process);
         show(&Connection {
@@ -51,13 +54,18 @@ impl ConnectionEvent {
             monotonic_nsec: monotonic_ns,
             time_usec: self.time_usec,
             // The namespace is the connection's own key.
-            owner: owner
-                .map(|(text, process)| Owner { network_namespace: None, ..text.owner(process.confidence) }),
+            owner: owner.map(|(text, process)| Owner {
+                network_namespace: None,
+                ..text.owner(process.confidence, opened)
+            }),
             tid: process.map(|process| process.tid),
             error: number.as_deref(),
             reset,
             sent_bytes,
             received_bytes,
+            rtt_usec,
+            retransmissions,
+            connect_usec,
         })
     }
 }

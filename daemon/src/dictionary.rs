@@ -51,8 +51,11 @@ impl FlowNames {
         let interface = self.interface(record.mark);
         let helper = self.strings.get(snapshot.helper());
         let security_context = self.strings.get(snapshot.security_context());
-        let owners = [owners.initiator, owners.responder].map(|owner| self.processes.owner(owner));
-        let owners = owners.each_ref().map(|owner| owner.as_ref().map(|(text, sure)| text.owner(*sure)));
+        let numbers = [owners.initiator, owners.responder];
+        let owners = numbers.map(|number| (number.opened(), self.processes.owner(number)));
+        let owners = owners
+            .each_ref()
+            .map(|(opened, owner)| owner.as_ref().map(|(text, confidence)| text.owner(*confidence, *opened)));
         let [initiator, responder] = &owners;
         let (original_counters, reply_counters) = record.counters();
         let Record { id, start_usec, mark, .. } = *record;

@@ -70,10 +70,16 @@ pub struct Connection<'a> {
     pub error: Option<&'a str>,
     /// Whether the other side, or the network, ended it.
     pub reset: Option<bool>,
-    /// Bytes that the other end acknowledged.
+    /// Bytes of payload that the other end acknowledged and, where the process closed, those still on their way.
     pub sent_bytes: Option<u64>,
-    /// Bytes received.
+    /// Bytes of payload received.
     pub received_bytes: Option<u64>,
+    /// Smoothed round-trip time, microseconds.
+    pub rtt_usec: Option<u32>,
+    /// Segments that were sent again.
+    pub retransmissions: Option<u32>,
+    /// Microseconds from the SYN to the connection's establishment, by the end that opened it.
+    pub connect_usec: Option<u32>,
 }
 
 impl<'a> Connection<'a> {
@@ -111,6 +117,9 @@ impl<'a> Connection<'a> {
         some("reset", self.reset.map(Value::Bool));
         some("sent_bytes", self.sent_bytes.map(Value::U64));
         some("received_bytes", self.received_bytes.map(Value::U64));
+        some("rtt_usec", self.rtt_usec.map(Value::U32));
+        some("retransmissions", self.retransmissions.map(Value::U32));
+        some("connect_usec", self.connect_usec.map(Value::U32));
     }
 
     /// This event as a D-Bus dictionary.
@@ -171,7 +180,7 @@ pub struct OwnedConnection {
     pub flow: Option<u64>,
     /// ipv4 or ipv6.
     pub family: String,
-    /// tcp.
+    /// tcp; udp where a datagram or a connect failed.
     pub protocol: String,
     /// Address of the socket's own end.
     pub src: std::net::IpAddr,
@@ -218,6 +227,9 @@ pub struct OwnedConnection {
     /// The program's path; behind `...` the end of a longer one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exe: Option<String>,
+    /// Whether this end opened the connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub opened: Option<bool>,
     /// How surely the process is the one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confidence: Option<String>,
@@ -227,12 +239,21 @@ pub struct OwnedConnection {
     /// Whether the other side, or the network, ended it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reset: Option<bool>,
-    /// Bytes that the other end acknowledged.
+    /// Bytes of payload that the other end acknowledged and, where the process closed, those still on their way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sent_bytes: Option<u64>,
-    /// Bytes received.
+    /// Bytes of payload received.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub received_bytes: Option<u64>,
+    /// Smoothed round-trip time, microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtt_usec: Option<u32>,
+    /// Segments that were sent again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retransmissions: Option<u32>,
+    /// Microseconds from the SYN to the connection's establishment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect_usec: Option<u32>,
 }
 
 impl Type for OwnedConnection {
@@ -282,6 +303,9 @@ mod tests {
             reset: None,
             sent_bytes: None,
             received_bytes: None,
+            rtt_usec: Some(250),
+            retransmissions: Some(0),
+            connect_usec: None,
         }
     }
 

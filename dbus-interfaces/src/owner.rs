@@ -25,6 +25,8 @@ pub struct Owner<'a> {
     pub exe: Option<&'a str>,
     /// Inode of the socket's network namespace; `None` where it is the tracked one.
     pub network_namespace: Option<u32>,
+    /// Whether this end opened the connection.
+    pub opened: Option<bool>,
     /// How sure this is.
     pub confidence: Option<&'static str>,
 }
@@ -43,6 +45,7 @@ impl Owner<'_> {
             ("pod", self.pod.map(Value::Text)),
             ("exe", self.exe.map(Value::Text)),
             ("network_namespace", self.network_namespace.map(Value::U32)),
+            ("opened", self.opened.map(Value::Bool)),
             ("confidence", self.confidence.map(Value::Text)),
         ];
         for (name, value) in values {

@@ -148,6 +148,9 @@ async fn what_connections_do_reaches_the_client() {
         reset: Some(true),
         sent_bytes: Some(5),
         received_bytes: None,
+        rtt_usec: Some(250),
+        retransmissions: Some(0),
+        connect_usec: None,
     };
     let body = (9_u64, vec![event.dictionary()], 3_u64);
     let signal =
@@ -160,4 +163,5 @@ async fn what_connections_do_reaches_the_client() {
     assert_eq!((read.kind, read.flow, read.pid, read.tid), (ConnectionKind::Close, Some(7), Some(42), None));
     assert_eq!((read.dst, read.dport), (event.remote.ip(), 443));
     assert_eq!((read.reset, read.sent_bytes, read.received_bytes), (Some(true), Some(5), None));
+    assert_eq!((read.rtt_usec, read.retransmissions, read.connect_usec), (Some(250), Some(0), None));
 }

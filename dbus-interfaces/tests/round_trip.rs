@@ -59,6 +59,7 @@ fn owner() -> Owner<'static> {
         pod: Some("d7b1c2ab"),
         exe: Some("/usr/bin/curl"),
         network_namespace: Some(4_026_532_000),
+        opened: Some(true),
         confidence: Some("exact"),
     }
 }

@@ -109,6 +109,8 @@ fn look(wanted: &[Tuple], network_namespace: u32) -> Vec<Found> {
                 local,
                 remote,
                 process: Some(Process { confidence, ..process }),
+                opened: None,
+                connect_usec: None,
             },
             path: path.clone(),
             exe: exe.clone(),

@@ -38,10 +38,15 @@ impl FlowEvents {
     /// as IPv4. Each has `family`, `protocol`, `monotonic_nsec` (t: CLOCK_MONOTONIC), `time_usec` (t: CLOCK_REALTIME) and,
     /// as far as they are known, `flow` (t: the id of the flow, where it is in the table), `network_namespace` (u: the inode
     /// of /proc/PID/ns/net; events of all namespaces are told), `pid` (u), `tid` (u), `comm` (s: of the thread),
-    /// `leader_comm` (s: of the process), `uid` (u), `unit` (s), `cgroup` (s), `confidence` (s: exact, reader, snapshot,
-    /// inherited). connect-failed has `error` (s: such as ECONNREFUSED); close has `reset` (b: by the other side or the
-    /// network; the process is then the one that had the connection), `sent_bytes` (t: acknowledged by the other end) and
-    /// `received_bytes` (t).
+    /// `leader_comm` (s: of the process), `uid` (u), `unit` (s), `cgroup` (s), `container` (s), `pod` (s), `exe` (s), `confidence` (s: exact, reader, snapshot,
+    /// inherited),
+    /// `opened` (b: this end opened the connection). connect-failed has `error` (s: such as ENETUNREACH, what connect() returned or what came
+    /// later; absent where the process gave up by itself) and the destination that was asked for; it is reported of UDP too, for a
+    /// connect or a datagram that failed, once in 10 s for each destination and process. close has `reset` (b: by the other side or the
+    /// network; the process is then the one that had the connection), `sent_bytes` (t: payload that the other end acknowledged and,
+    /// where the process closed, what was still on its way), `received_bytes` (t: payload), `rtt_usec` (u: smoothed round-trip time)
+    /// and `retransmissions` (u). connect and close have `connect_usec` (u: from the SYN to the connection's establishment) at the end
+    /// that opened the connection.
     #[zbus(signal)]
     pub(super) async fn connection_events(
         emitter: &SignalEmitter<'_>,

@@ -15,7 +15,8 @@ pub(crate) struct Owners {
     pub(crate) responder: OwnerNumber,
 }
 
-/// The number of a process, and in the three highest bits how surely it is the one; 0 is nobody.
+/// The number of a process, above it whether its end opened the connection (0 unknown, 1 yes, 2 no), and in the three highest
+/// bits how surely it is the one; 0 is nobody.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(transparent)]
 pub(crate) struct OwnerNumber(u32);
@@ -57,9 +58,9 @@ const fn confidence_of(number: u32) -> Option<Confidence> {
 
 impl ProcessNumber {
     /// Bits of the place.
-    const PLACE: u32 = 20;
+    const PLACE: u32 = 18;
     /// Bits of the place and of the uses before.
-    const BITS: u32 = 29;
+    const BITS: u32 = 27;
     /// So many places can be numbered.
     pub(crate) const PLACES: usize = 1 << Self::PLACE;
 
@@ -74,13 +75,33 @@ impl ProcessNumber {
 }
 
 impl OwnerNumber {
+    /// Where the bits begin that say who opened the connection.
+    const OPENED: u32 = ProcessNumber::BITS;
+    /// Where those of the confidence begin.
+    const CONFIDENCE: u32 = Self::OPENED + 2;
+
     pub(crate) fn new(process: ProcessNumber, confidence: Confidence) -> Self {
-        Self(process.0 | confidence_number(confidence) << ProcessNumber::BITS)
+        Self(process.0 | confidence_number(confidence) << Self::CONFIDENCE)
     }
 
-    /// The same process, known otherwise.
+    /// The same owner, known otherwise.
     pub(crate) fn with(self, confidence: Confidence) -> Self {
-        self.get().map_or(self, |(process, _)| Self::new(process, confidence))
+        self.get().map_or(self, |(process, _)| Self::new(process, confidence).with_opened(self.opened()))
+    }
+
+    /// The same owner, whose end is known to have opened the connection, or not to have. Nobody has opened nothing.
+    pub(crate) fn with_opened(self, opened: Option<bool>) -> Self {
+        let bits = opened.map_or(0, |opened| if opened { 1 } else { 2 });
+        if self.is_none() { self } else { Self(self.0 & !(3 << Self::OPENED) | bits << Self::OPENED) }
+    }
+
+    /// Whether this end opened the connection; `None` where that is not known.
+    pub(crate) fn opened(self) -> Option<bool> {
+        match self.0 >> Self::OPENED & 3 {
+            1 => Some(true),
+            2 => Some(false),
+            _ => None,
+        }
     }
 
     pub(crate) fn is_none(self) -> bool {
@@ -89,7 +110,7 @@ impl OwnerNumber {
 
     /// The process and how surely it is the one.
     pub(crate) fn get(self) -> Option<(ProcessNumber, Confidence)> {
-        let confidence = confidence_of(self.0 >> ProcessNumber::BITS)?;
+        let confidence = confidence_of(self.0 >> Self::CONFIDENCE)?;
         Some((ProcessNumber(self.0 & ((1 << ProcessNumber::BITS) - 1)), confidence))
     }
 }
@@ -106,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_number_keeps_its_process_and_how_sure_it_is() {
-        let process = ProcessNumber::new(1_048_575, 511);
+        let process = ProcessNumber::new(262_143, 511);
         assert!(OwnerNumber::default().is_none() && OwnerNumber::default().get().is_none());
         for confidence in (0..8).filter_map(confidence_of) {
             let owner = OwnerNumber::new(process, confidence);
@@ -114,5 +135,16 @@ mod tests {
             assert_eq!(owner.with(Confidence::Shared).get(), Some((process, Confidence::Shared)));
         }
         assert!(OwnerNumber::default().with(Confidence::Shared).is_none());
+    }
+
+    #[test]
+    fn who_opened_the_connection_stands_beside_the_process() {
+        let process = ProcessNumber::new(262_143, 511);
+        let owner = OwnerNumber::new(process, Confidence::Shared);
+        for opened in [None, Some(true), Some(false)] {
+            let known = owner.with_opened(Some(true)).with_opened(opened).with(Confidence::Exact);
+            assert_eq!((known.opened(), known.get()), (opened, Some((process, Confidence::Exact))));
+        }
+        assert!(OwnerNumber::default().with_opened(Some(true)).is_none());
     }
 }

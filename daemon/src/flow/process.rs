@@ -172,8 +172,8 @@ impl ProcessText {
         }
     }
 
-    /// The process as the owner of something.
-    pub(crate) fn owner(&self, confidence: Confidence) -> Owner<'_> {
+    /// The process as the owner of something: how surely, and whether its end opened the connection.
+    pub(crate) fn owner(&self, confidence: Confidence, opened: Option<bool>) -> Owner<'_> {
         Owner {
             pid: Some(self.pid),
             comm: Some(&self.comm),
@@ -185,6 +185,7 @@ impl ProcessText {
             pod: self.pod.as_deref(),
             exe: self.exe.as_deref(),
             network_namespace: self.network_namespace,
+            opened,
             confidence: Some(confidence.name()),
         }
     }

@@ -167,6 +167,7 @@ fn nothing_that_identifies_is_in_a_report() {
         pod: Some("secret-pod"),
         exe: Some("/secret/program"),
         network_namespace: Some(4_026_555_555),
+        opened: None,
         confidence: Some("exact"),
     };
     let mut report = Report::new(ReportOptions::default(), NOW);

@@ -57,8 +57,11 @@ fn every_stored_number_is_what_it_was() {
     let process = ProcessNumber::new(3, 1);
     let numbers: [u32; 6] = [Exact, Reader, Snapshot, Inherited, Procfs, Shared]
         .map(|confidence| zerocopy::transmute!(OwnerNumber::new(process, confidence)));
-    let number = |confidence: u32| confidence << 29 | 1 << 20 | 3;
+    let number = |confidence: u32| confidence << 29 | 1 << 18 | 3;
     assert_eq!(numbers, [1, 2, 3, 4, 5, 6].map(number));
+    let opened = [None, Some(true), Some(false)]
+        .map(|opened| -> u32 { zerocopy::transmute!(OwnerNumber::new(process, Exact).with_opened(opened)) });
+    assert_eq!(opened, [0, 1, 2].map(|opened| number(1) | opened << 27));
     assert_eq!(crate::flow::present_bits(), [1, 2, 4, 8, 16, 32]);
     // The last byte of a key says how the others are to be read.
     let shape = |src: std::net::IpAddr, layer4| {
@@ -194,7 +197,7 @@ fn the_golden_state_is_read_as_what_was_written() {
     let (process, confidence) = plain.owners.initiator.get().unwrap();
     assert_eq!((process, confidence), (ProcessNumber::new(0, 0), Confidence::Reader));
     let owner = table.process_texts().get(process).unwrap();
-    let owner = owner.owner(confidence);
+    let owner = owner.owner(confidence, None);
     assert_eq!((owner.pid, owner.comm, owner.uid), (Some(4711), Some("nginx"), Some(33)));
     assert_eq!((owner.unit, owner.cgroup), (Some("nginx.service"), Some("/system.slice/nginx.service")));
     assert_eq!((translated.record.id, translated.reply().dst), (3, Ipv4Addr::new(198, 18, 0, 9).into()));

@@ -138,10 +138,14 @@ impl RingReader {
     }
 }
 
-/// What connection events tell: what the ends of TCP connections did.
+/// What connection events tell: what the ends of TCP connections did, and what could not be reached, by UDP either.
 fn is_connection(event: &Event) -> bool {
-    let told =
-        matches!(event.kind, Kind::Connect | Kind::ConnectFailed { .. } | Kind::Accept | Kind::Close { .. });
-    // A listener's end is none, and neither is that of a socket that never had another end.
-    told && event.protocol == TCP && event.remote.port() != 0
+    match event.kind {
+        Kind::ConnectFailed { .. } => true,
+        // A listener's end is none, and neither is that of a socket that never had another end.
+        Kind::Connect | Kind::Accept | Kind::Close { .. } => {
+            event.protocol == TCP && event.remote.port() != 0
+        }
+        _ => false,
+    }
 }

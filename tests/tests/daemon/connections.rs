@@ -92,8 +92,13 @@ fn connect_accept_and_close_are_signalled_with_their_process_and_flow() {
         }
         assert_eq!(connect["dport"], to);
         assert_eq!((closes[0]["reset"].as_bool(), closes[1]["reset"].as_bool()), (Some(false), Some(false)));
-        // A SYN and a FIN count as a byte each.
-        assert_eq!(closes[0]["received_bytes"], 9, "{:#}", closes[0]);
+        let bytes = |close: &Value| [&close["sent_bytes"], &close["received_bytes"]].map(Value::as_u64);
+        assert_eq!(bytes(closes[0]), [Some(8), Some(9)], "payload: {:#}", closes[0]);
+        assert_eq!(bytes(closes[1]), [Some(9), Some(8)], "payload: {:#}", closes[1]);
+        assert!(closes[0]["rtt_usec"].is_u64() && closes[0]["retransmissions"] == 0, "{:#}", closes[0]);
+        assert!(connect["connect_usec"].is_u64() && connect["connect_usec"] == closes[0]["connect_usec"]);
+        let opened = [connect, accept, closes[0], closes[1]].map(|event| event["opened"].as_bool());
+        assert_eq!(opened, [true, false, true, false].map(Some));
         assert!(connect["monotonic_nsec"].as_u64() < closes[0]["monotonic_nsec"].as_u64());
     }
     daemon.stop();
@@ -160,7 +165,7 @@ fn flowctl_prints_the_lines_of_tcptracer() {
     let header = lines.next().unwrap();
     assert_eq!(
         header.split_whitespace().collect::<Vec<_>>(),
-        ["T", "PID", "COMM", "IP", "SADDR", "DADDR", "SPORT", "DPORT"]
+        ["T", "PID", "COMM", "IP", "SADDR", "DADDR", "SPORT", "DPORT", "DETAILS"]
     );
     // The header comes when the stream is open; that of JSON has none, so its first line is waited for.
     let first = std::thread::scope(|scope| {
@@ -176,7 +181,7 @@ fn flowctl_prints_the_lines_of_tcptracer() {
     let line = lines.next().unwrap();
     let words: Vec<_> = line.split_whitespace().collect();
     assert_eq!(
-        (words[0], words[1], words[words.len() - 5], words[words.len() - 4]),
+        (words[0], words[1], words[words.len() - 6], words[words.len() - 5]),
         ("C", &*pid, "4", "127.0.0.1"),
         "{line}"
     );

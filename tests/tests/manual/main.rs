@@ -156,6 +156,7 @@ fn every_member_key_and_error_is_in_a_page() {
         pod: Some("a"),
         exe: Some("a"),
         network_namespace: Some(1),
+        opened: Some(true),
         confidence: Some("a"),
     };
     owner.visit(|name, _| names.push(name.to_owned()));

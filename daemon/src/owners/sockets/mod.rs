@@ -118,6 +118,8 @@ impl Sockets {
             Kind::Listen => None,
             Kind::Release if is_tcp => None,
             _ if is_tcp && event.remote.port() == 0 => None,
+            // No packet has left.
+            Kind::ConnectFailed { .. } if !is_tcp || event.local.port() == 0 => None,
             Kind::Syn => {
                 self.put(key, Claim { sure: u64::MAX, ..claim }, event.kind, now, counters);
                 None

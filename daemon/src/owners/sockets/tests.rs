@@ -11,6 +11,8 @@ fn send(sockets: &mut Sockets, to: SocketAddr, cookie: u64, now: u64, counters: 
         local: SocketAddr::from(([198, 18, 0, 1], 5000)),
         remote: to,
         process: None,
+        opened: None,
+        connect_usec: None,
     };
     sockets.apply(&event, OwnerNumber::default(), now, counters);
 }
@@ -50,6 +52,8 @@ fn of_more_workers_at_a_port_than_there_is_room_for_nothing_is_kept_however_ofte
                 local: SocketAddr::from(([198, 18, 0, 1], 53)),
                 remote: SocketAddr::from(([0, 0, 0, 0], 0)),
                 process: None,
+                opened: None,
+                connect_usec: None,
             };
             sockets.apply(&event, OwnerNumber::default(), 1, &mut counters);
         }

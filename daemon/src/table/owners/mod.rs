@@ -59,7 +59,9 @@ impl Table {
         if event.network_namespace != attribution.network_namespace {
             return;
         }
-        let owner = attribution.owner(processes, state, event.process.as_ref(), event.network_namespace);
+        let owner = attribution
+            .owner(processes, state, event.process.as_ref(), event.network_namespace)
+            .with_opened(event.opened);
         let Attribution { sockets, begins, window, .. } = attribution;
         let counters = &mut state.header.counters;
         sockets.expire(now.boottime_usec, begins.useful_from(*window), counters);

@@ -107,7 +107,7 @@ fn owners_are_found_by_the_next_life() {
     assert_eq!(world.owners_of(&closed), [Some(8), None]);
     let texts = world.table.process_texts();
     let (text, confidence) = texts.owner(closed.owners.initiator).unwrap();
-    let owner = text.owner(confidence);
+    let owner = text.owner(confidence, None);
     assert_eq!((owner.unit, owner.cgroup), (Some("a.service"), Some("/system.slice/a.service")));
     // The same process is the same owner in the new life.
     world.tell(&socket(Kind::Syn, TCP, CLIENT, SERVER, process(7, "curl")));
@@ -123,7 +123,7 @@ fn a_path_that_comes_late_is_shown_from_then_on() {
     world.tell(&socket(Kind::Connect, TCP, CLIENT, SERVER, process(7, "curl")));
     let flow = world.table.active_after(0).next().unwrap();
     let (text, confidence) = world.table.process_texts().owner(flow.owners.initiator).unwrap();
-    assert_eq!(text.owner(confidence).unit, Some("b.scope"));
+    assert_eq!(text.owner(confidence, None).unit, Some("b.scope"));
 }
 
 #[test]

@@ -21,7 +21,7 @@ const CLIENT: &str = "198.18.0.1:40000";
 const SERVER: &str = "198.18.0.2:80";
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-const CLOSED: Kind = Kind::Close { reset: false, sent: 1, received: 2 };
+const CLOSED: Kind = Kind::Close { reset: false, sent: 1, received: 2, rtt_usec: None, retransmissions: 0 };
 
 fn end(text: &str) -> SocketAddr {
     text.parse().unwrap()
@@ -53,6 +53,12 @@ fn socket(kind: Kind, protocol: u8, local: &str, remote: &str, process: Process)
         local: end(local),
         remote: end(remote),
         process: Some(process),
+        opened: match kind {
+            Kind::Syn | Kind::Connect => Some(true),
+            Kind::Incoming | Kind::Accept => Some(false),
+            _ => None,
+        },
+        connect_usec: None,
     }
 }
 
@@ -150,7 +156,7 @@ impl World {
     /// The process number of an owner and how sure it is.
     fn owner(&self, owner: OwnerNumber) -> Option<(u32, &'static str)> {
         let (text, confidence) = self.table.process_texts().owner(owner)?;
-        let owner = text.owner(confidence);
+        let owner = text.owner(confidence, None);
         Some((owner.pid?, owner.confidence?))
     }
 
@@ -321,7 +327,7 @@ fn a_number_used_again_by_another_process_is_another_owner() {
     let uids: Vec<_> = owners
         .into_iter()
         .map(|owner| world.table.process_texts().owner(owner).unwrap())
-        .map(|(text, confidence)| text.owner(confidence).uid)
+        .map(|(text, confidence)| text.owner(confidence, None).uid)
         .collect();
     assert_eq!(uids, [Some(1000), Some(0)]);
 }

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0 */
+/* Connections that were asked for and came to nothing. TCP's changes of state tell only of those that failed once the SYN had left.
+ * Where connect() or sendto() returns the error itself, the end of the call has it, and by then the socket does not say what was
+ * asked for. So that is noted at the begin of the call and told at its end. In between it is there by the socket's cookie alone,
+ * which every end of a call can find. */
+
+#define REPEAT_NS 10000000000ULL
+
+struct attempt {
+	struct process process;
+	__u8 local[16];
+	__u8 remote[16];
+	__u16 local_port;
+	__u16 remote_port;
+	__u8 family;
+	__u8 protocol;
+	__u8 is_over; /* TCP: it has failed, whatever the call returns */
+	__u8 padding;
+};
+
+/* Least recently used first out: what no end of a call comes for goes by itself. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u64);
+	__type(value, struct attempt);
+} attempts SEC(".maps");
+
+/* A datagram of an unconnected socket; of those that could not be sent, of any socket (cookie 0). */
+struct destination {
+	__u64 cookie;
+	__u8 remote[16];
+	__u16 remote_port;
+	__u16 local_port;
+	__u32 pid;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct destination);
+	__type(value, __u64);
+} told SEC(".maps");
+
+static __always_inline bool told_lately(const struct destination *destination)
+{
+	__u64 now = bpf_ktime_get_ns();
+	__u64 *last = bpf_map_lookup_elem(&told, destination);
+
+	if (last && now - *last < REPEAT_NS)
+		return true;
+	bpf_map_update_elem(&told, destination, &now, BPF_ANY);
+	return false;
+}
+
+static __always_inline bool failure_told_lately(const struct attempt *attempt)
+{
+	struct destination destination = {};
+
+	__builtin_memcpy(destination.remote, attempt->remote, sizeof(destination.remote));
+	destination.remote_port = attempt->remote_port;
+	destination.pid = attempt->process.pid;
+	return told_lately(&destination);
+}
+
+static __always_inline void tell_failure(const struct attempt *attempt, __u64 cookie, __u32 network_namespace, __u32 error)
+{
+	struct socket_record *record;
+
+	if (attempt->protocol == IPPROTO_UDP && failure_told_lately(attempt))
+		return;
+	record = begin(KIND_CONNECT_FAILED, attempt->protocol, attempt->family);
+	if (!record)
+		return;
+	record->error = error;
+	record->cookie = cookie;
+	record->process = attempt->process;
+	record->network_namespace = network_namespace;
+	record->local_port = attempt->local_port;
+	record->remote_port = attempt->remote_port;
+	__builtin_memcpy(record->local, attempt->local, sizeof(record->local));
+	__builtin_memcpy(record->remote, attempt->remote, sizeof(record->remote));
+	finish(record);
+}
+
+static __always_inline void note_attempt(__u64 cookie, const struct attempt *attempt)
+{
+	if (bpf_map_update_elem(&attempts, &cookie, attempt, BPF_ANY))
+		COUNT(no_storage);
+}
+
+/* The call goes on by itself: a signal came, or nobody waits for the connection. What becomes of it the socket's state tells. */
+static __always_inline bool goes_on(__u32 error)
+{
+	return error == EINPROGRESS || error == EALREADY || error == EISCONN || error == EINTR ||
+	       (error >= ERESTARTSYS && error <= ERESTART_RESTARTBLOCK);
+}
+
+/* A call that can connect a socket has ended with this result. */
+static __always_inline void end_attempt(__u64 cookie, __u32 network_namespace, long result)
+{
+	struct attempt *attempt = bpf_map_lookup_elem(&attempts, &cookie);
+	__u32 error = result < 0 ? -result : 0;
+
+	if (!attempt)
+		return;
+	if (goes_on(error))
+		error = 0;
+	if (error || attempt->is_over)
+		tell_failure(attempt, cookie, network_namespace, error);
+	bpf_map_delete_elem(&attempts, &cookie);
+}
+
+/* The state of a socket tells what becomes of it from here on; true where there was an attempt. */
+static __always_inline bool attempt_has_begun(struct sock *sk)
+{
+	__u64 cookie = bpf_get_socket_cookie(sk);
+
+	return bpf_map_delete_elem(&attempts, &cookie) == 0;
+}
+
+/* A connection attempt is over, and the call that runs now will return the error. */
+static __always_inline void await_error(struct sock *sk, const struct process *process)
+{
+	struct sock_common *common = &sk->__sk_common;
+	struct attempt attempt = {
+		.process = *process,
+		.local_port = local_port(sk),
+		.remote_port = bpf_ntohs(common->skc_dport),
+		.family = common->skc_family,
+		.protocol = IPPROTO_TCP,
+		.is_over = 1,
+	};
+
+	if (attempt.family == AF_INET) {
+		*(__u32 *)attempt.local = common->skc_rcv_saddr;
+		*(__u32 *)attempt.remote = common->skc_daddr;
+	} else {
+		copy_words(attempt.local, common->skc_v6_rcv_saddr.in6_u.u6_addr32, 4);
+		copy_words(attempt.remote, common->skc_v6_daddr.in6_u.u6_addr32, 4);
+	}
+	note_attempt(bpf_get_socket_cookie(sk), &attempt);
+}
