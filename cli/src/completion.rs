@@ -11,7 +11,9 @@ use clap::{Arg, Command, CommandFactory};
 use clap_complete::CompleteEnv;
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 use clap_complete::env::{self, EnvCompleter, Shells};
-use flowbus_interfaces::{BusAddress, Key, OwnedFlow, QueryKey, QueryMap, QueryPart, SourceNames};
+use flowbus_interfaces::{
+    BusAddress, Key, OwnedFlow, OwnedValue, QueryKey, QueryMap, QueryPart, SourceNames,
+};
 
 use crate::arguments::{Arguments, Shell};
 use crate::daemon::Daemon;
@@ -118,9 +120,20 @@ fn known(key: QueryKey) -> Vec<(String, Option<String>)> {
             names.dedup();
             names
         }
-        QueryKey::State => distinct(Key::State),
         QueryKey::Zone => distinct(Key::Zone),
         QueryKey::Helper => distinct(Key::Helper),
+        QueryKey::Unit => {
+            let mut units: Vec<_> = live(&[Key::Initiator, Key::Responder], |flow| {
+                let unit = |owner| match flow.get(owner) {
+                    Some(OwnedValue::Dictionary(owner)) => owner.get("unit").map(ToString::to_string),
+                    _ => None,
+                };
+                unit(Key::Initiator).or_else(|| unit(Key::Responder)).map(|unit| (unit, None))
+            });
+            units.sort();
+            units.dedup();
+            units
+        }
         QueryKey::Id => live(&[Key::Id, Key::Protocol, Key::Src, Key::Dst, Key::Dport], |flow| {
             let text = |key| flow.get(key).map(ToString::to_string).unwrap_or_default();
             let help = format!(
