@@ -11,7 +11,7 @@ use crate::format::names_of;
 pub(crate) enum Sort {
     /// Most bytes of both directions first
     Bytes,
-    /// Most bytes a second over the connection's whole life first; `flowctl top --batch` measures those of now
+    /// Most bytes a second over the connection's whole life first; `flowctl top` shows those of now
     Rate,
     /// Oldest first
     Age,
