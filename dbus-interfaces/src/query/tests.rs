@@ -266,6 +266,9 @@ fn a_connection_event_passes_a_filter_of_what_it_has() {
         reset: None,
         sent_bytes: None,
         received_bytes: None,
+        rtt_usec: None,
+        retransmissions: None,
+        connect_usec: None,
     };
     let passes =
         |key: &str, value: Variant<'_>| stream(&[(key, value)]).unwrap().filter.matches_connection(&event);
