@@ -254,9 +254,10 @@ impl OwnedValue {
             ("a{sv}", Json::Object(fields)) => {
                 let field = |(name, value)| match value {
                     Json::String(text) => Ok((name, OwnedValue::Text(text))),
+                    Json::Bool(value) => Ok((name, OwnedValue::Bool(value))),
                     other => match other.as_u64() {
                         Some(number) => Ok((name, OwnedValue::Number(number))),
-                        None => Err(wrong("an object of strings and numbers", &other)),
+                        None => Err(wrong("an object of strings, numbers and booleans", &other)),
                     },
                 };
                 Ok(OwnedValue::Dictionary(fields.into_iter().map(field).collect::<Result<_, _>>()?))

@@ -115,7 +115,7 @@ fn who_may_not_list_expectations_is_told_how_many_would_go(machine: &Machine) {
     assert!(output.status.success() && output.stdout.is_empty(), "{said}");
     assert!(said.contains("org.flowbus.control.list-expectations"), "{said}");
     assert!(
-        said.contains("2 expectations would be changed, and more match than --limit lets through"),
+        said.contains("2 expectations would be deleted, and more match than --limit lets through"),
         "{said}"
     );
 }

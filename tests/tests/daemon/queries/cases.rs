@@ -66,7 +66,7 @@ pub(crate) const FOUND: &[(Entry<'_>, Naive)] = &[
     (["state", "s", "established"], |flow| flow["state"] == "ESTABLISHED"),
     (["status", "s", "dst-nat"], |flow| has_status(flow, "dst-nat")),
     (["status", "as", "2 !assured src_nat"], |flow| {
-        !has_status(flow, "assured") || has_status(flow, "src-nat")
+        !has_status(flow, "assured") && has_status(flow, "src-nat")
     }),
     (["min_bytes", "t", "300"], |flow| {
         ["orig_bytes", "reply_bytes"].map(|key| flow[key].as_u64().unwrap_or(0)).iter().sum::<u64>() >= 300
@@ -130,7 +130,6 @@ pub(crate) const REFUSED: &[Entry<'_>] = &[
     ["reply_src", "s", "server"],
     ["reply_dst", "u", "3"],
     ["nat_src", "s", "::/129"],
-    ["nat_dst", "s", "!198.18.0.2"],
     ["address", "as", "0"],
     ["sport", "s", "9-3"],
     ["dport", "u", "65536"],
