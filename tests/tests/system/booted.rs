@@ -123,7 +123,7 @@ ExecStart=/usr/libexec/flowbus-control --idle 1",
     for number in 0..12_u64 {
         machine.call("flowbus", control("GetKernelState"), &[]).unwrap();
         lives.insert(machine.unit("flowbus-control.service", "InvocationID"));
-        std::thread::sleep(std::time::Duration::from_millis(940 + 10 * number));
+        std::thread::sleep(std::time::Duration::from_millis(940 + 20 * number));
     }
     machine.wait_for_unit("flowbus-control.service", "ActiveState", "inactive");
     assert_eq!(machine.unit("flowbus-control.service", "Result"), "success");
