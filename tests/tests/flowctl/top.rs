@@ -87,6 +87,8 @@ fn flows_rates_groups_filters_and_details_are_on_the_screen() {
     screen.press(&["g"]);
     screen.wait("the interface", |text| text.contains("by interface") && text.contains("wlan0"));
     screen.press(&["g"]);
+    screen.wait("no container", |text| text.contains("by container") && text.contains("none"));
+    screen.press(&["g"]);
     screen.wait("three flows again", |text| rows(text, "198.18.1.2:70").len() == 3);
 
     // A filter, as it is typed.
