@@ -1,13 +1,12 @@
 //! Callers that occupy what others need: questions for a password that nobody answers, large calls, signals nobody asked for.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use flowbus_interfaces::QueryMap;
 use flowbus_tests::booted::control;
 use flowbus_tests::helper::CONTROL;
 use flowbus_tests::process::wait_for;
-use flowbus_tests::{Bus, CallError, Helper, RawConnection, companion};
+use flowbus_tests::{Bus, CallError, Helper, RawConnection};
 use serde_json::Value;
 use zbus::fdo::RequestNameFlags;
 use zbus::{Connection, Variant};
@@ -74,24 +73,13 @@ fn root_and_flowbusd_are_answered_however_many_users_wait_for_a_password() {
 fn a_crowd_of_new_connections_leaves_room_for_a_caller_whom_the_helper_does_not_know_yet() {
     let helper = Helper::start(&ARGUMENTS);
     let introspect = [CONTROL[0], CONTROL[1], "org.freedesktop.DBus.Introspectable", "Introspect"];
-    let crowd = |stop: &AtomicBool| {
-        let mut crowds = 0;
-        while !stop.load(Ordering::Relaxed) {
-            // As many connections as the system bus lets a user have.
-            let mut crowd: Vec<_> =
-                (0..250).map(|_| RawConnection::connect_as(&helper.bus, NOBODY)).collect();
-            for connection in &mut crowd {
-                (0..16).for_each(|_| connection.call_without_reply(introspect));
-            }
-            crowds += 1;
+    for _ in 0..5 {
+        // As many connections as the system bus lets a user have.
+        let mut crowd: Vec<_> = (0..250).map(|_| RawConnection::connect_as(&helper.bus, NOBODY)).collect();
+        for connection in &mut crowd {
+            (0..16).for_each(|_| connection.call_without_reply(introspect));
         }
-        crowds
-    };
-    let ((), crowds) = companion::during(crowd, || {
-        for _ in 0..20 {
-            roots_dry_run(&helper.bus).unwrap();
-        }
-    });
-    assert!(crowds > 0);
+        roots_dry_run(&helper.bus).unwrap();
+    }
     helper.process.stop();
 }
