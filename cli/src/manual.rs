@@ -68,9 +68,9 @@ fn items<'a>(args: impl Iterator<Item = &'a Arg>) -> String {
     text
 }
 
-/// Whether an option is about how is printed: those are told once for all commands, too.
+/// Whether an option is about the output: the manual describes those once for all commands.
 fn is_output(arg: &Arg) -> bool {
-    ["layout", "output", "numeric", "wide", "no_legend", "resolve"].contains(&arg.get_id().as_str())
+    ["layout", "output", "numeric", "wide", "no_legend"].contains(&arg.get_id().as_str())
 }
 
 /// An operand, in brackets where it may be absent.

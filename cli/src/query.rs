@@ -107,8 +107,8 @@ impl Query {
     }
 }
 
-/// Adds a word `key=value` or `key!=value`. All of a query's times are told from the same `now`: `since=10m until=10m` is a
-/// moment.
+/// Adds a word `key=value` or `key!=value`. All relative times of a query count from the same `now`, so that
+/// `since=10m until=10m` is one instant.
 pub(crate) fn add_word(raw: &mut RawQuery, word: &str, now: &Zoned) -> Result<(), QueryError> {
     let Some((name, values)) = word.split_once('=') else { return raw.add_word(word) };
     let (name, excluded) = name.strip_suffix('!').map_or((name, false), |name| (name, true));

@@ -120,7 +120,7 @@ fn text(bytes: &[u8], length: usize) -> Option<&str> {
     std::str::from_utf8(bytes.get(..length)?).ok().filter(|text| !text.is_empty())
 }
 
-/// A path of at most so many bytes: of a longer one the names at its end behind `...`.
+/// Cuts a path to `maximum` bytes: a longer one becomes `...` and the names at its end.
 fn cut(path: &str, maximum: usize) -> Cow<'_, str> {
     const MARK: &str = "...";
     if path.len() <= maximum {

@@ -98,7 +98,8 @@ impl Attribution {
         self.programs.set((pid, start_boottime_ns), path);
     }
 
-    /// The number of a process as the owner of a socket in a namespace; nobody where there is none, or no room for it.
+    /// The number of a process that owns a socket in a namespace; the default, which is no process, if none is given or
+    /// the table is full.
     pub(crate) fn owner(
         &mut self,
         processes: &mut Processes,

@@ -142,7 +142,7 @@ impl RingReader {
 fn is_connection(event: &Event) -> bool {
     match event.kind {
         Kind::ConnectFailed { .. } => true,
-        // A listener's end is none, and neither is that of a socket that never had another end.
+        // A listener has no connection to close, and neither has a socket that never had a remote address.
         Kind::Connect | Kind::Accept | Kind::Close { .. } => {
             event.protocol == TCP && event.remote.port() != 0
         }

@@ -4,20 +4,9 @@ use super::parse::{self, one};
 use super::{Filter, QueryError, QueryKey, QueryPart, RawQuery};
 use crate::SourceNames;
 
-/// The keys that only flowbusd's table knows, and the names of interfaces, which the mark only has by number.
-const OF_THE_TABLE: [QueryKey; 11] = [
-    QueryKey::Id,
-    QueryKey::Pid,
-    QueryKey::Comm,
-    QueryKey::Uid,
-    QueryKey::Unit,
-    QueryKey::Container,
-    QueryKey::Pod,
-    QueryKey::Exe,
-    QueryKey::Since,
-    QueryKey::Until,
-    QueryKey::Interface,
-];
+/// The keys that only flowbusd's table knows besides those of owners, and the names of interfaces, which the mark only
+/// has by number.
+const OF_THE_TABLE: [QueryKey; 4] = [QueryKey::Id, QueryKey::Since, QueryKey::Until, QueryKey::Interface];
 
 /// The keys that an expectation has.
 const OF_EXPECTATIONS: [QueryKey; 8] = [
@@ -51,7 +40,11 @@ impl Filter {
         let names = SourceNames::default();
         let mut filter = Self::default();
         let takes = |key: QueryKey| match subject {
-            Subject::Flows => key.part() == QueryPart::Filter && !OF_THE_TABLE.contains(&key),
+            Subject::Flows => {
+                key.part() == QueryPart::Filter
+                    && !OF_THE_TABLE.contains(&key)
+                    && !QueryKey::OF_OWNERS.contains(&key)
+            }
             Subject::Expectations => OF_EXPECTATIONS.contains(&key),
         };
         for (key, value) in raw.query_pairs(takes)? {

@@ -82,7 +82,7 @@ impl Filter {
     /// Whether a connection event passes: as a flow from the socket's own end to the other one. A filter that asks for
     /// what only the table knows of a flow, such as its mark or its state, lets none pass.
     pub fn matches_connection(&self, connection: &Connection<'_>) -> bool {
-        const KNOWN: [QueryKey; 16] = [
+        const KNOWN: [QueryKey; 9] = [
             QueryKey::Family,
             QueryKey::Protocol,
             QueryKey::Src,
@@ -92,13 +92,6 @@ impl Filter {
             QueryKey::Dport,
             QueryKey::Port,
             QueryKey::Id,
-            QueryKey::Pid,
-            QueryKey::Comm,
-            QueryKey::Uid,
-            QueryKey::Unit,
-            QueryKey::Container,
-            QueryKey::Pod,
-            QueryKey::Exe,
         ];
         let tuple = |from: SocketAddr, to: SocketAddr| Tuple {
             src: from.ip(),
@@ -112,7 +105,8 @@ impl Filter {
             initiator: connection.owner.as_ref(),
             ..Flow::new(connection.flow.unwrap_or(0), tuple(local, remote), tuple(remote, local))
         };
-        self.conditions.iter().all(|asked| KNOWN.contains(&asked.key) && asked.matches(&flow))
+        let is_known = |key| KNOWN.contains(key) || QueryKey::OF_OWNERS.contains(key);
+        self.conditions.iter().all(|asked| is_known(&asked.key) && asked.matches(&flow))
     }
 
     /// Whether every flow passes.
@@ -127,16 +121,7 @@ impl Filter {
 
     /// Whether only flows with an owner can pass.
     pub fn asks_for_owner(&self) -> bool {
-        const OF_OWNERS: [QueryKey; 7] = [
-            QueryKey::Pid,
-            QueryKey::Comm,
-            QueryKey::Uid,
-            QueryKey::Unit,
-            QueryKey::Container,
-            QueryKey::Pod,
-            QueryKey::Exe,
-        ];
-        OF_OWNERS.into_iter().any(|key| self.condition(key).is_some())
+        QueryKey::OF_OWNERS.into_iter().any(|key| self.condition(key).is_some())
     }
 
     /// What an index can find the flows by; `None` where all flows have to be asked.

@@ -138,6 +138,12 @@ query_keys! {
     Events "events" Stream "new, update or destroy, or none" "Which changes are sent."
 }
 
+impl QueryKey {
+    /// The keys of a flow's owners.
+    pub(super) const OF_OWNERS: [Self; 7] =
+        [Self::Pid, Self::Comm, Self::Uid, Self::Unit, Self::Container, Self::Pod, Self::Exe];
+}
+
 impl fmt::Display for QueryKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())

@@ -7,14 +7,13 @@ use std::time::Duration;
 use flowbus_tests::conntrack;
 use flowbus_tests::daemon::binary;
 use flowbus_tests::flow::{agreed, differences};
-use flowbus_tests::network::{
-    CHROME, MASQUERADED, MASQUERADED_SERVER_V4, PLAIN, SERVER_V4, SERVER_V6, UNKNOWN_SOURCE, ip_address,
-    socket_address,
-};
+use flowbus_tests::network::{CHROME, SERVER_V4, socket_address};
 use flowbus_tests::process::{DEADLINE, Directory, signal, wait_for};
-use flowbus_tests::{Bus, Daemon, Namespace, Network, traffic};
+use flowbus_tests::{Bus, Daemon, Namespace, Network};
 use rustix::process::Signal;
 use serde_json::Value;
+
+use super::{json_lines, network_with_flows};
 
 /// What flowctl printed, and how it ended.
 struct Answer {
@@ -39,27 +38,6 @@ fn good(bus: &Bus, arguments: &[&str]) -> String {
     let answer = flowctl(bus, arguments);
     assert_eq!(answer.code, Some(0), "flowctl {arguments:?}: {}{}", answer.stdout, answer.stderr);
     answer.stdout
-}
-
-fn json_lines(text: &str) -> Vec<Value> {
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}")))
-        .collect()
-}
-
-/// A network with a daemon and one flow of each kind.
-fn network_with_flows() -> (Network, Bus, Daemon) {
-    let network = Network::new();
-    let bus = Bus::start();
-    let daemon = Daemon::start(&network.router, &bus);
-    for (address, port) in
-        [(SERVER_V4, PLAIN), (SERVER_V6, CHROME), (SERVER_V4, MASQUERADED), (SERVER_V4, UNKNOWN_SOURCE)]
-    {
-        network.udp_service(address, port).exchange(&network.client, socket_address(address, port), 1);
-    }
-    traffic::ping(&network.client, ip_address(SERVER_V6), 7);
-    traffic::ping(&network.client, ip_address(MASQUERADED_SERVER_V4), 8);
-    (network, bus, daemon)
 }
 
 #[test]

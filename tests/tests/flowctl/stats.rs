@@ -13,16 +13,12 @@ use flowbus_tests::process::{output_of, output_with_input};
 use flowbus_tests::{Bus, Daemon, Network, conntrack, traffic};
 use serde_json::{Value, json};
 
+use super::json_lines;
+
 fn flowctl(bus: &Bus, arguments: &[&str]) -> Command {
     let mut command = Command::new(binary("flowctl"));
     command.args(["--bus", &bus.address()]).args(arguments).stdin(Stdio::null());
     command
-}
-
-fn json_lines(text: &str) -> Vec<Value> {
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}")))
-        .collect()
 }
 
 /// Flows of several sources, protocols and states.

@@ -58,7 +58,7 @@ impl Sockets {
         }
     }
 
-    /// The owner of the socket that waits for the packets of a flow that began within `window` and has not been answered.
+    /// The owner of the socket that receives the packets of an unanswered flow that began within `window`.
     /// Such a flow need not have one: a socket that was not there throughout may be that of the next flow with these ends.
     /// `None` where it is known only once all events of the window have been applied.
     pub(crate) fn waits_for(&mut self, direction: &Tuple, window: Window) -> Option<OwnerNumber> {

@@ -23,7 +23,7 @@ use place::{Place, key};
 
 /// At most this many directions are kept.
 const MAXIMUM: usize = 1 << 17;
-/// A socket that has ended may belong to a flow that netlink has not reported yet, for this long.
+/// How long a closed socket is kept, because netlink may report its flow later.
 const ENDED_USEC: u64 = 2_000_000;
 /// A datagram that was sent may belong to a flow that comes, for this long.
 const SENT_USEC: u64 = 20_000_000;
@@ -332,7 +332,7 @@ impl Sockets {
         changed
     }
 
-    /// Connections and datagrams whose flow has not been seen yet.
+    /// How many connections and datagrams have no flow yet.
     pub(crate) fn pending(&self) -> u64 {
         self.pending
     }
