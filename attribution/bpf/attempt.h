@@ -111,6 +111,20 @@ static __always_inline void end_attempt(__u64 cookie, __u32 network_namespace, l
 	bpf_map_delete_elem(&attempts, &cookie);
 }
 
+/* The socket connects again, or is released. An attempt that is still noted has ended, and no program saw it: a kernel that preempts
+ * itself skips a program while it has the same one interrupted on that processor. The error is not known any more. */
+static __always_inline void end_unseen_attempt(__u64 cookie, __u32 network_namespace, struct bpf_sock *sk)
+{
+	struct attempt *attempt = bpf_map_lookup_elem(&attempts, &cookie);
+
+	if (!attempt)
+		return;
+	/* TCP's attempts are forgotten where they go well (attempt_has_begun). */
+	if (attempt->protocol != IPPROTO_UDP || sk->dst_port != bpf_htons(attempt->remote_port))
+		tell_failure(attempt, cookie, network_namespace, 0);
+	bpf_map_delete_elem(&attempts, &cookie);
+}
+
 /* The state of a socket tells what becomes of it from here on; true where there was an attempt. */
 static __always_inline bool attempt_has_begun(struct sock *sk)
 {

@@ -7,6 +7,7 @@ static __always_inline bool ask(struct attempt *attempt, struct bpf_sock_addr *a
 {
 	if (!sk || (address->protocol != IPPROTO_TCP && address->protocol != IPPROTO_UDP) || is_kernel_thread())
 		return false;
+	end_unseen_attempt(bpf_get_socket_cookie(address), namespace_of(bpf_get_netns_cookie(address)), sk);
 	note_current(&attempt->process, EXACT);
 	attempt->protocol = address->protocol;
 	attempt->local_port = sk->src_port;

@@ -26,7 +26,7 @@ static __always_inline void aim(struct destination *destination, struct bpf_sock
 	destination->remote_port = bpf_ntohs(address->user_port);
 }
 
-/* Notes where a datagram goes until it has been sent. And has the end of the socket reported: udp_release does so for sockets that
+/* Notes where a datagram goes until it has been sent. And has the end of the socket reported: socket_release does so for sockets that
  * have an owner's storage. */
 static __always_inline void follow(struct bpf_sock *sk, const struct destination *destination, __u8 family)
 {
@@ -242,20 +242,23 @@ int udp_bind6(struct bpf_sock *sk)
 	return 1;
 }
 
-/* Tells the cookie alone: the kernel gives the ends to nobody here. */
+/* UDP: tells the cookie alone: the kernel gives the ends to nobody here. */
 SEC("cgroup/sock_release")
-int udp_release(struct bpf_sock *sk)
+int socket_release(struct bpf_sock *sk)
 {
+	__u64 cookie = bpf_get_socket_cookie(sk);
+	__u32 network_namespace = namespace_of(bpf_get_netns_cookie(sk));
 	struct socket_record *record;
 
+	end_unseen_attempt(cookie, network_namespace, sk);
 	if (sk->protocol != IPPROTO_UDP || !bpf_sk_storage_get(&owners, sk, NULL, 0))
 		return 1;
 	record = begin(KIND_RELEASE, IPPROTO_UDP, sk->family);
 	if (!record)
 		return 1;
 	note_current(&record->process, EXACT);
-	record->cookie = bpf_get_socket_cookie(sk);
-	record->network_namespace = namespace_of(bpf_get_netns_cookie(sk));
+	record->cookie = cookie;
+	record->network_namespace = network_namespace;
 	finish(record);
 	return 1;
 }

@@ -81,7 +81,7 @@ const PROGRAMS: [(&str, Place); 25] = [
     ("connect_asked6", Place::Cgroup(AttachType::CgroupInet6Connect)),
     ("udp_bind4", Place::Cgroup(AttachType::CgroupInet4PostBind)),
     ("udp_bind6", Place::Cgroup(AttachType::CgroupInet6PostBind)),
-    ("udp_release", Place::Cgroup(AttachType::CgroupInetSockRelease)),
+    ("socket_release", Place::Cgroup(AttachType::CgroupInetSockRelease)),
     ("cgroup_made", Place::Tracepoint("cgroup_mkdir")),
     ("cgroup_removed", Place::Tracepoint("cgroup_rmdir")),
 ];

@@ -62,7 +62,7 @@ fn the_report_names_each_program_and_the_way_of_accept() {
         "udp_send6",
         "udp_bind4",
         "udp_bind6",
-        "udp_release",
+        "socket_release",
         "cgroup_made",
         "open_sockets",
     ] {
