@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::kind::Kind;
+use crate::kind::DescriptorKind;
 use crate::memfd;
 use crate::record::LAYOUT;
 use crate::report::Report;
@@ -110,10 +110,11 @@ impl Programs {
 
     /// Memory of a map never shrinks. That of a file would, under its reader.
     fn check_kinds(&self) -> Result<(), DescriptorError> {
-        let all = [(RING, Kind::Ring, &self.ring), (STATISTICS, Kind::Array, &self.statistics)]
-            .into_iter()
-            .chain(self.links.iter().map(|link| (LINK, Kind::Link, link)))
-            .chain(self.programs.iter().map(|program| (PROGRAM, Kind::Program, program)));
+        let all =
+            [(RING, DescriptorKind::Ring, &self.ring), (STATISTICS, DescriptorKind::Array, &self.statistics)]
+                .into_iter()
+                .chain(self.links.iter().map(|link| (LINK, DescriptorKind::Link, link)))
+                .chain(self.programs.iter().map(|program| (PROGRAM, DescriptorKind::Program, program)));
         for (name, kind, descriptor) in all {
             if !kind.is_of(descriptor) {
                 return Err(DescriptorError::Kind(name));

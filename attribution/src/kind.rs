@@ -7,14 +7,14 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 /// What descriptors of programs are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum DescriptorKind {
     Ring,
     Array,
     Link,
     Program,
 }
 
-impl Kind {
+impl DescriptorKind {
     /// How its line begins or, where that depends on the type of map (linux/bpf.h), is.
     fn line(self) -> &'static str {
         match self {

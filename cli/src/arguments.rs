@@ -128,7 +128,7 @@ pub(crate) enum Command {
     ///
     /// It exits with 0 and prints a text within 10 s, even where flowbusd is stopped or cannot be asked: the text then says
     /// why.
-    Report(Report),
+    Report(Reported),
     /// Show what a connection mark means
     DecodeMark {
         /// The mark: decimal, or hexadecimal after 0x
@@ -199,7 +199,7 @@ pub(crate) struct Stats {
 
 /// What a report has.
 #[derive(Args, Clone, Copy, Debug)]
-pub(crate) struct Report {
+pub(crate) struct Reported {
     /// The longest text: 4096 to 524288 bytes
     #[arg(long, value_name = "BYTES", default_value_t = ReportOptions::MOST, value_parser = report_bytes)]
     max_bytes: usize,
@@ -214,7 +214,7 @@ pub(crate) struct Report {
     totals: bool,
 }
 
-impl Report {
+impl Reported {
     pub(crate) const fn options(self) -> ReportOptions {
         ReportOptions {
             max_bytes: self.max_bytes,

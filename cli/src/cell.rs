@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use flowbus_interfaces::{Key, OwnedValue, Span, protocol_title};
 use jiff::{Timestamp, tz::TimeZone};
 
-use crate::field::Field;
 use crate::fields::Fields;
 use crate::names;
 
@@ -157,9 +156,9 @@ impl Cells {
     }
 
     /// What is known of an owner, its user by name.
-    pub(crate) fn part(self, part: Field, value: &OwnedValue) -> String {
-        match (part, value) {
-            (Field::Part(_, "uid"), OwnedValue::Number(uid)) if !self.numeric => names::user_or_number(*uid),
+    pub(crate) fn part(self, name: &str, value: &OwnedValue) -> String {
+        match (name, value) {
+            ("uid", OwnedValue::Number(uid)) if !self.numeric => names::user_or_number(*uid),
             _ => clean(value.to_string().into()).into_owned(),
         }
     }

@@ -211,7 +211,7 @@ impl Field {
                 Some(owner) if OWNERS.contains(&key) => cell::owner_name(&owner),
                 value => value.map(|value| cells.value(key, &value)).unwrap_or_default(),
             },
-            Self::Part(..) => self.part(flow).map(|value| cells.part(self, &value)).unwrap_or_default(),
+            Self::Part(_, name) => self.part(flow).map(|value| cells.part(name, &value)).unwrap_or_default(),
         }
     }
 

@@ -15,7 +15,7 @@ const FIELDS: [Key; 5] = [Key::Protocol, Key::State, Key::Source, Key::OrigBytes
 
 /// What there is of each combination of labels: few, however many flows there are.
 #[derive(Default)]
-struct Totals {
+struct FlowTotals {
     /// By source, protocol and state.
     flows: BTreeMap<[String; 3], u64>,
     /// By source and direction; none without accounting.
@@ -27,13 +27,13 @@ pub(crate) async fn text(daemon: &Daemon, statistics: &Statistics) -> Result<Str
     let monitor = &daemon.monitor;
     let version = monitor.version().await.map_err(|error| daemon.failed(error))?;
     let synchronized = monitor.synchronized().await.map_err(|error| daemon.failed(error))?;
-    let mut totals = Totals::default();
+    let mut totals = FlowTotals::default();
     flows::refresh(daemon).await?;
     flows::alive(daemon, &FIELDS, |flow| totals.add(flow)).await?;
     Ok(exposition(&version, synchronized, statistics, &totals))
 }
 
-impl Totals {
+impl FlowTotals {
     fn add(&mut self, flow: &FlowRef<'_>) {
         let source = flow.text(Key::Source).unwrap_or_default();
         // What the network chooses must not choose how many lines there are: protocols without a name are one.
@@ -54,7 +54,7 @@ impl Totals {
     }
 }
 
-fn exposition(version: &str, synchronized: bool, statistics: &Statistics, totals: &Totals) -> String {
+fn exposition(version: &str, synchronized: bool, statistics: &Statistics, totals: &FlowTotals) -> String {
     let mut text = String::new();
     family(&mut text, "flowbus_build_info", "gauge", "The version of flowbusd.");
     sample(&mut text, "flowbus_build_info", &[("version", version)], 1);
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn labels_are_few_and_escaped() {
-        let mut totals = Totals::default();
+        let mut totals = FlowTotals::default();
         for flow in [
             r#"{"protocol":"tcp","state":"ESTABLISHED","source":"CHROME","orig_bytes":5,"reply_bytes":7}"#,
             r#"{"protocol":"tcp","state":"ESTABLISHED","source":"CHROME","orig_bytes":6,"reply_bytes":0}"#,

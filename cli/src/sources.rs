@@ -40,7 +40,7 @@ const LATE: Duration = Duration::from_secs(60);
 type Source = (u64, String);
 
 /// What is counted of a flow.
-struct Counted {
+struct CountedFlow {
     source: Source,
     counters: Counters,
 }
@@ -52,7 +52,7 @@ struct Reading {
     begun: u64,
     /// The number of the latest change that the reading may include.
     sequence: u64,
-    flows: HashMap<u64, Counted>,
+    flows: HashMap<u64, CountedFlow>,
 }
 
 /// What a source has.
@@ -103,7 +103,7 @@ async fn read(daemon: &Daemon) -> Result<Reading, Error> {
 }
 
 /// The flows that ended after a reading, with their last counters.
-async fn ended_since(daemon: &Daemon, reading: &Reading) -> Result<HashMap<u64, Counted>, Error> {
+async fn ended_since(daemon: &Daemon, reading: &Reading) -> Result<HashMap<u64, CountedFlow>, Error> {
     let late = u64::try_from(LATE.as_micros()).unwrap_or(u64::MAX);
     let since = reading.begun.saturating_sub(late);
     let mut ended = HashMap::new();
@@ -115,18 +115,18 @@ async fn ended_since(daemon: &Daemon, reading: &Reading) -> Result<HashMap<u64, 
     Ok(ended)
 }
 
-fn counted(flow: &FlowRef<'_>) -> Option<(u64, Counted)> {
+fn counted(flow: &FlowRef<'_>) -> Option<(u64, CountedFlow)> {
     let source = (flow.number(Key::SourceId)?, flow.text(Key::Source)?.into_owned());
-    Some((flow.number(Key::Id)?, Counted { source, counters: COUNTERS.map(|key| flow.number(key)) }))
+    Some((flow.number(Key::Id)?, CountedFlow { source, counters: COUNTERS.map(|key| flow.number(key)) }))
 }
 
-fn alive(totals: &mut BTreeMap<Source, Total>, flow: &Counted) {
+fn alive(totals: &mut BTreeMap<Source, Total>, flow: &CountedFlow) {
     let total = totals.entry(flow.source.clone()).or_default();
     total.flows += 1;
     add(&mut total.counters, flow.counters);
 }
 
-fn grown(totals: &mut BTreeMap<Source, Total>, flow: &Counted, before: Option<&Counted>) {
+fn grown(totals: &mut BTreeMap<Source, Total>, flow: &CountedFlow, before: Option<&CountedFlow>) {
     let total = totals.entry(flow.source.clone()).or_default();
     total.new += u64::from(before.is_none());
     let mut growth = flow.counters;
@@ -212,9 +212,9 @@ fn print(
 mod tests {
     use super::*;
 
-    fn flow(source: u64, bytes: Option<u64>) -> Counted {
+    fn flow(source: u64, bytes: Option<u64>) -> CountedFlow {
         let name = if source == 1 { "CHROME" } else { "USER" };
-        Counted {
+        CountedFlow {
             source: (source, name.to_owned()),
             counters: [bytes.map(|_| 1), bytes, bytes.map(|_| 2), bytes],
         }

@@ -20,10 +20,10 @@ pub(crate) const DEFAULT_PATH: &str = "/etc/flowbus/flowbusd.toml";
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Config {
-    pub(crate) events: Events,
-    pub(crate) closed: Closed,
-    pub(crate) signals: Signals,
-    pub(crate) attribution: Attribution,
+    pub(crate) events: EventOptions,
+    pub(crate) closed: ClosedOptions,
+    pub(crate) signals: SignalOptions,
+    pub(crate) attribution: AttributionOptions,
     /// More traffic sources for the mark decoder: name = number (1 to 63).
     sources: BTreeMap<String, u8>,
     /// Patchpanel's names and those.
@@ -34,7 +34,7 @@ pub(crate) struct Config {
 /// The event socket.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Events {
+pub(crate) struct EventOptions {
     /// Bytes that the kernel may queue for us; an event takes about 1,280.
     pub(crate) receive_buffer_bytes: u32,
     /// While flows exist, the table is compared with the kernel's so often, as a net for what no event tells.
@@ -44,7 +44,7 @@ pub(crate) struct Events {
 /// The flows that ended.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Closed {
+pub(crate) struct ClosedOptions {
     /// At most so many are kept.
     pub(crate) capacity: u32,
     /// And none that ended longer ago.
@@ -54,7 +54,7 @@ pub(crate) struct Closed {
 /// The signal FlowEvents.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Signals {
+pub(crate) struct SignalOptions {
     /// A batch closes so long after its first event.
     pub(crate) batch_msec: u64,
     /// Or with so many events.
@@ -68,7 +68,7 @@ pub(crate) struct Signals {
 /// Which process is behind a flow.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Attribution {
+pub(crate) struct AttributionOptions {
     /// How processes are found.
     pub(crate) tier: TierChoice,
 }
@@ -86,19 +86,19 @@ pub(crate) enum TierChoice {
     None,
 }
 
-impl Default for Events {
+impl Default for EventOptions {
     fn default() -> Self {
         Self { receive_buffer_bytes: 32 * 1024 * 1024, sweep_interval_sec: 300 }
     }
 }
 
-impl Default for Closed {
+impl Default for ClosedOptions {
     fn default() -> Self {
         Self { capacity: 20_000, maximum_age_sec: 24 * 60 * 60 }
     }
 }
 
-impl Default for Signals {
+impl Default for SignalOptions {
     fn default() -> Self {
         Self { batch_msec: 100, batch_events: 256, batch_bytes: 64 * 1024, per_second: 20 }
     }
@@ -133,7 +133,7 @@ impl Config {
     fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let mut config: Self = toml::from_str(text)
             .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })?;
-        let Signals { batch_msec, batch_events, batch_bytes, per_second } = config.signals;
+        let SignalOptions { batch_msec, batch_events, batch_bytes, per_second } = config.signals;
         let ranges: [(&'static str, u64, std::ops::RangeInclusive<u64>, &'static str); 7] = [
             ("events.sweep_interval_sec", config.events.sweep_interval_sec, 10..=86_400, "takes 10 to 86400"),
             (

@@ -83,11 +83,11 @@ impl Notice {
 
 /// Prints notices in the form of the rest.
 pub(super) struct Notices {
-    form: Form,
+    form: NoticeForm,
 }
 
 #[derive(Clone, Copy)]
-enum Form {
+enum NoticeForm {
     /// Lines among those of the table.
     Lines { colors: bool },
     /// Objects among those of the flows.
@@ -100,9 +100,9 @@ impl Notices {
     pub(super) const fn new(format: &Format, colors: bool) -> Self {
         Self {
             form: match format {
-                Format::Table => Form::Lines { colors },
-                Format::Json => Form::Objects,
-                _ => Form::Aside,
+                Format::Table => NoticeForm::Lines { colors },
+                Format::Json => NoticeForm::Objects,
+                _ => NoticeForm::Aside,
             },
         }
     }
@@ -111,10 +111,10 @@ impl Notices {
         const STYLE: Style = AnsiColor::Yellow.on_default();
         let text = notice.text();
         match (self.form, notice.object()) {
-            (Form::Lines { colors: true }, _) => writeln!(out, "{STYLE}-- {text}{STYLE:#}"),
-            (Form::Lines { colors: false }, _) => writeln!(out, "-- {text}"),
-            (Form::Objects, Some(object)) => output::json_line(out, &object),
-            (Form::Objects, None) | (Form::Aside, _) => {
+            (NoticeForm::Lines { colors: true }, _) => writeln!(out, "{STYLE}-- {text}{STYLE:#}"),
+            (NoticeForm::Lines { colors: false }, _) => writeln!(out, "-- {text}"),
+            (NoticeForm::Objects, Some(object)) => output::json_line(out, &object),
+            (NoticeForm::Objects, None) | (NoticeForm::Aside, _) => {
                 anstream::eprintln!("flowctl: {text}");
                 Ok(())
             }

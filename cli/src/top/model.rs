@@ -6,7 +6,7 @@ use flowbus_interfaces::{OwnedFlow, RawQuery};
 
 use super::group::condition;
 use super::message::{Report, Snapshot, Wish};
-use super::tally::{Row, Sample, sort};
+use super::tally::{Sample, TallyRow, sort};
 use super::view::{Grouping, Order, View, parse_filter, with_condition};
 
 /// The widest sparkline.
@@ -98,7 +98,7 @@ impl Model {
         self.snapshot.as_ref().is_some_and(|snapshot| snapshot.view == self.wish().view)
     }
 
-    pub(super) fn rows(&self) -> &[Row] {
+    pub(super) fn rows(&self) -> &[TallyRow] {
         self.snapshot.as_ref().map_or(&[], |snapshot| &snapshot.counted.rows)
     }
 

@@ -3,7 +3,7 @@
 use flowbus_interfaces::{Key, OwnedFlow};
 
 use super::message::Snapshot;
-use super::tally::Row;
+use super::tally::TallyRow;
 use super::view::{Grouping, Order, View};
 use crate::cell::{self, Cells};
 
@@ -27,7 +27,7 @@ pub(super) const FIELDS: &[Key] = &[
     Key::Responder,
 ];
 
-struct Column {
+struct ScreenColumn {
     title: &'static str,
     /// 0 takes its part of what the others leave.
     width: usize,
@@ -38,15 +38,15 @@ struct Column {
     order: Option<Order>,
 }
 
-const fn left(title: &'static str, width: usize, least: usize) -> Column {
-    Column { title, width, least, right: false, order: None }
+const fn left(title: &'static str, width: usize, least: usize) -> ScreenColumn {
+    ScreenColumn { title, width, least, right: false, order: None }
 }
 
-const fn right(title: &'static str, width: usize, order: Option<Order>) -> Column {
-    Column { title, width, least: 0, right: true, order }
+const fn right(title: &'static str, width: usize, order: Option<Order>) -> ScreenColumn {
+    ScreenColumn { title, width, least: 0, right: true, order }
 }
 
-const FLOWS: &[Column] = &[
+const FLOWS: &[ScreenColumn] = &[
     right("RATE", 5, Some(Order::Rate)),
     right("BYTES", 6, Some(Order::Bytes)),
     right("AGE", 7, Some(Order::Age)),
@@ -58,7 +58,7 @@ const FLOWS: &[Column] = &[
     left("PROCESS", 18, 120),
 ];
 
-const GROUPS: &[Column] = &[
+const GROUPS: &[ScreenColumn] = &[
     right("RATE", 5, Some(Order::Rate)),
     right("BYTES", 6, Some(Order::Bytes)),
     right("FLOWS", 7, None),
@@ -67,7 +67,7 @@ const GROUPS: &[Column] = &[
     left("NAME", 0, 0),
 ];
 
-const fn columns(grouping: Grouping) -> &'static [Column] {
+const fn columns(grouping: Grouping) -> &'static [ScreenColumn] {
     match grouping {
         Grouping::Flow => FLOWS,
         _ => GROUPS,
@@ -76,7 +76,7 @@ const fn columns(grouping: Grouping) -> &'static [Column] {
 
 /// The titles; a `*` is before the one that the rows are sorted by.
 pub(super) fn header(view: &View, width: usize) -> String {
-    let title = |column: &Column| match column.order {
+    let title = |column: &ScreenColumn| match column.order {
         Some(order) if order == view.order => format!("*{}", column.title),
         _ => column.title.to_owned(),
     };
@@ -85,7 +85,7 @@ pub(super) fn header(view: &View, width: usize) -> String {
 }
 
 /// A row of this snapshot.
-pub(super) fn line(snapshot: &Snapshot, row: &Row, width: usize) -> String {
+pub(super) fn line(snapshot: &Snapshot, row: &TallyRow, width: usize) -> String {
     let grouping = snapshot.view.grouping;
     let bytes = |bytes: Option<u64>| bytes.map(cell::short_bytes).unwrap_or_default();
     let mut cells = vec![bytes(row.rate), bytes(row.bytes)];
@@ -132,12 +132,12 @@ fn process(flow: &OwnedFlow) -> String {
     owner.map(cell::owner_name).unwrap_or_default()
 }
 
-fn put(columns: &[Column], cells: &[String], width: usize) -> String {
+fn put(columns: &[ScreenColumn], cells: &[String], width: usize) -> String {
     let shown = || columns.iter().zip(cells).filter(|(column, _)| column.least <= width);
     let fixed: usize = shown().map(|(column, _)| column.width + 1).sum::<usize>().saturating_sub(1);
     let parts = shown().filter(|(column, _)| column.width == 0).count().max(1);
     let part = width.saturating_sub(fixed) / parts;
-    let cell = |(column, text): (&Column, &String)| {
+    let cell = |(column, text): (&ScreenColumn, &String)| {
         let width = if column.width == 0 { part } else { column.width };
         let text = cut(text, width);
         if column.right { format!("{text:>width$}") } else { format!("{text:<width$}") }

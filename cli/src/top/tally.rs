@@ -58,7 +58,7 @@ impl Memory {
 
 /// A row: a flow, or a group of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Row {
+pub(super) struct TallyRow {
     /// Of a flow; 0 of a group.
     pub(super) id: u64,
     /// Of a group; empty for the flows that are in none.
@@ -87,7 +87,7 @@ pub(super) struct Sample {
 #[derive(Debug)]
 pub(super) struct Counted {
     /// The first [`ROWS`] in the order of the view.
-    pub(super) rows: Vec<Row>,
+    pub(super) rows: Vec<TallyRow>,
     /// How many flows there are.
     pub(super) flows: u64,
     /// How many rows there are.
@@ -107,8 +107,8 @@ pub(super) struct Tally<'a> {
     interval: Option<Duration>,
     next: Memory,
     /// The first rows, and up to as many that are not.
-    rows: Vec<Row>,
-    groups: HashMap<String, Row>,
+    rows: Vec<TallyRow>,
+    groups: HashMap<String, TallyRow>,
     flows: u64,
     rate: u64,
     new: u64,
@@ -194,7 +194,7 @@ impl<'a> Tally<'a> {
         self.new += new;
         self.rate = self.rate.saturating_add(rate.unwrap_or(0));
         let start = flow.number(Key::StartUsec);
-        let row = Row { id, name: String::new(), rate, bytes, start, flows: 1, new };
+        let row = TallyRow { id, name: String::new(), rate, bytes, start, flows: 1, new };
         match self.next.view.grouping {
             Grouping::Flow => self.keep(row),
             grouping => {
@@ -223,7 +223,7 @@ impl<'a> Tally<'a> {
         self.rate = self.rate.saturating_add(rate.unwrap_or(0));
         if self.next.view.grouping != Grouping::Flow {
             let name = group(flow, self.next.view.grouping);
-            self.add_to_group(&name, &Row { rate, new, ..Row::default() });
+            self.add_to_group(&name, &TallyRow { rate, new, ..TallyRow::default() });
         }
         self.next.highest = self.next.highest.max(id);
     }
@@ -234,7 +234,7 @@ impl<'a> Tally<'a> {
         self.interval.is_some() && self.before.filter(of_the_same).is_some_and(|before| id > before.highest)
     }
 
-    fn add_to_group(&mut self, name: &str, row: &Row) {
+    fn add_to_group(&mut self, name: &str, row: &TallyRow) {
         const OTHERS: &str = "(others)";
         let known = self.groups.len() < GROUPS || self.groups.contains_key(name);
         let name = if known { name } else { OTHERS };
@@ -245,13 +245,13 @@ impl<'a> Tally<'a> {
             group.flows += row.flows;
             group.new += row.new;
         } else {
-            let group = Row { id: 0, name: name.to_owned(), ..row.clone() };
+            let group = TallyRow { id: 0, name: name.to_owned(), ..row.clone() };
             self.groups.insert(name.to_owned(), group);
         }
     }
 
     /// Keeps the row as long as it may be among the first.
-    fn keep(&mut self, row: Row) {
+    fn keep(&mut self, row: TallyRow) {
         if self.rows.len() == 2 * ROWS {
             sort(&mut self.rows, self.next.view.order);
             self.rows.truncate(ROWS);
@@ -265,7 +265,7 @@ impl<'a> Tally<'a> {
         let (mut rows, all_rows) = match self.next.view.grouping {
             Grouping::Flow => (self.rows, self.flows),
             _ => {
-                let rows: Vec<Row> = self.groups.into_values().collect();
+                let rows: Vec<TallyRow> = self.groups.into_values().collect();
                 let all = rows.len() as u64;
                 (rows, all)
             }
@@ -290,12 +290,12 @@ impl<'a> Tally<'a> {
 }
 
 /// Puts the rows in order.
-pub(super) fn sort(rows: &mut [Row], order: Order) {
+pub(super) fn sort(rows: &mut [TallyRow], order: Order) {
     rows.sort_by(|a, b| rank(b, order).cmp(&rank(a, order)).then_with(|| a.name.cmp(&b.name)));
 }
 
 /// What comes first is greatest.
-fn rank(row: &Row, order: Order) -> (u64, u64, u64) {
+fn rank(row: &TallyRow, order: Order) -> (u64, u64, u64) {
     let (rate, bytes) = (row.rate.unwrap_or(0), row.bytes.unwrap_or(0));
     let is_group = row.id == 0;
     match order {

@@ -8,7 +8,7 @@ use serde::ser::{Serialize, SerializeSeq, Serializer};
 use zbus::{Signature, Type};
 
 use crate::change::Change;
-use crate::config::Signals;
+use crate::config::SignalOptions;
 use crate::connection::ConnectionEvent;
 use crate::dictionary::{FlowNames, Item, Listing};
 
@@ -20,7 +20,7 @@ pub(super) trait Batch<T>: Default {
     fn is_empty(&self) -> bool;
 
     /// Takes an entry in; false when it does not fit any more.
-    fn push(&mut self, entry: &T, names: &FlowNames, limits: &Signals) -> bool;
+    fn push(&mut self, entry: &T, names: &FlowNames, limits: &SignalOptions) -> bool;
 
     /// The number of the first event, if there is one.
     fn sequence(&self) -> Option<u64>;
@@ -42,7 +42,7 @@ impl Batch<Change> for ChangeBatch {
         self.events == 0
     }
 
-    fn push(&mut self, change: &Change, names: &FlowNames, limits: &Signals) -> bool {
+    fn push(&mut self, change: &Change, names: &FlowNames, limits: &SignalOptions) -> bool {
         let item = Item::from(change);
         let id = change.flow.record.id;
         let is_update = change.kind == EventKind::Update;
@@ -92,7 +92,7 @@ impl Batch<ConnectionEvent> for ConnectionBatch {
         self.events.is_empty()
     }
 
-    fn push(&mut self, event: &ConnectionEvent, _names: &FlowNames, limits: &Signals) -> bool {
+    fn push(&mut self, event: &ConnectionEvent, _names: &FlowNames, limits: &SignalOptions) -> bool {
         let size = event.show(|event| event.dictionary_size());
         let full = self.events.len() == limits.batch_events || self.bytes + size > limits.batch_bytes;
         if full && !self.is_empty() {

@@ -9,12 +9,12 @@ use super::*;
 use crate::top::tally::Counted;
 use crate::top::{input, screen};
 
-fn row(id: u64, rate: u64) -> Row {
-    Row { id, rate: Some(rate), bytes: Some(rate * 2), start: Some(id), flows: 1, ..Row::default() }
+fn row(id: u64, rate: u64) -> TallyRow {
+    TallyRow { id, rate: Some(rate), bytes: Some(rate * 2), start: Some(id), flows: 1, ..TallyRow::default() }
 }
 
-fn snapshot(model: &Model, rows: Vec<Row>) -> Box<Snapshot> {
-    let flow = |row: &Row| {
+fn snapshot(model: &Model, rows: Vec<TallyRow>) -> Box<Snapshot> {
+    let flow = |row: &TallyRow| {
         let json = format!(
             r#"{{"id":{},"protocol":"tcp","src":"198.18.0.2","sport":{},"dst":"198.18.1.2","dport":443,
                 "source":"CHROME","start_usec":1,"start_source":"event"}}"#,
@@ -37,7 +37,7 @@ fn snapshot(model: &Model, rows: Vec<Row>) -> Box<Snapshot> {
     })
 }
 
-fn model(rows: Vec<Row>) -> Model {
+fn model(rows: Vec<TallyRow>) -> Model {
     let mut model = Model::new(String::new());
     let snapshot = snapshot(&model, rows);
     model.report(Report::Snapshot(snapshot));
@@ -181,7 +181,7 @@ fn a_group_opens_into_its_flows_and_a_flow_into_its_fields() {
     assert_eq!(model.wish().view.grouping, Grouping::Source);
     model.report(Report::Snapshot(late));
     assert!(model.rows().is_empty(), "flows are no groups");
-    let named = |name: &str| Row { name: name.to_owned(), flows: 2, new: 1, ..row(0, 9) };
+    let named = |name: &str| TallyRow { name: name.to_owned(), flows: 2, new: 1, ..row(0, 9) };
     let groups = snapshot(&model, vec![named("CHROME")]);
     model.report(Report::Snapshot(groups));
     let text = screen_of(&mut model);
