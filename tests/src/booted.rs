@@ -1,28 +1,27 @@
 //! A machine: a Debian root booted by systemd-nspawn, with a real systemd, journald and system bus, and a network namespace of
 //! its own. The package is installed in it as a person would.
 
+mod bus;
 mod layer;
+mod package;
 mod store;
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::thread;
 
-use rustix::process::{Gid, Pid, Signal};
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
-use crate::bus::{self, CallError};
 use crate::cgroup::ControlGroup;
-use crate::daemon::binary;
 use crate::process::{complain, output_of, wait_for};
-use crate::raw::socket_of;
-use crate::{Namespace, RawConnection, conntrack};
+use crate::{Namespace, conntrack};
 
+pub use bus::{control, monitor};
 use layer::Layer;
+pub use package::{package, previous_package};
 
 /// Which program is the system bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,62 +204,6 @@ impl Machine {
         output_of(self.command("sh").args(["-euc", script]))
     }
 
-    /// Calls a method on the system bus as a user; see [`bus::call`].
-    ///
-    /// # Errors
-    /// The error reply, by name.
-    ///
-    /// # Panics
-    /// As [`bus::call`].
-    pub fn call(&self, user: &str, target: [&str; 4], arguments: &[&str]) -> Result<Value, CallError> {
-        let mut busctl = self.command_as(user, "busctl");
-        busctl.args(["--system", "--json=short"]).stdin(Stdio::null());
-        bus::call(busctl, target, arguments)
-    }
-
-    /// A connection of a user to the system bus without a library behind it.
-    ///
-    /// # Panics
-    /// If the bus does not take it.
-    #[must_use]
-    pub fn raw_connection(&self, user: &str) -> RawConnection {
-        let id: u32 = self.run(&format!("id -u {user}")).trim().parse().expect("a user has a number");
-        let groups = self.run(&format!("id -G {user}"));
-        let groups: Vec<Gid> = groups
-            .split_whitespace()
-            .map(|group| Gid::from_raw(group.parse().expect("a group is a number")))
-            .collect();
-        let directory = File::open(format!("/proc/{}/root/run/dbus", self.leader)).expect("the bus is there");
-        let path = format!("/proc/self/fd/{}/system_bus_socket", directory.as_raw_fd());
-        RawConnection::over(socket_of(path, id, groups), id)
-    }
-
-    /// Calls a method of FlowMonitor1 as root.
-    ///
-    /// # Errors
-    /// As [`Machine::call`].
-    pub fn monitor_call(&self, member: &str, arguments: &[&str]) -> Result<Value, CallError> {
-        self.call("root", monitor(member), arguments)
-    }
-
-    /// A property of FlowMonitor1, read by root.
-    ///
-    /// # Errors
-    /// As [`Machine::call`].
-    pub fn property(&self, name: &str) -> Result<Value, CallError> {
-        let [service, path, interface, _] = monitor("");
-        let get = [service, path, "org.freedesktop.DBus.Properties", "Get"];
-        Ok(self.call("root", get, &["ss", interface, name])?[0].clone())
-    }
-
-    /// All flows that ListActive or ListClosed has for root; see [`bus::list`].
-    ///
-    /// # Errors
-    /// As [`Machine::call`].
-    pub fn list(&self, member: &str, query: &[[&str; 3]]) -> Result<Vec<Value>, CallError> {
-        bus::list(|arguments| self.monitor_call(member, arguments), query)
-    }
-
     /// Gives a unit a drop-in `/run/systemd/system/UNIT.d/NAME.conf`. What runs has it from its next start.
     ///
     /// # Panics
@@ -360,44 +303,4 @@ impl Drop for Machine {
         }
         let _ = self.process.wait();
     }
-}
-
-/// The address of a member of FlowMonitor1, for [`Machine::call`].
-#[must_use]
-pub fn monitor(member: &str) -> [&str; 4] {
-    ["org.flowbus.FlowMonitor1", "/org/flowbus/FlowMonitor1", "org.flowbus.FlowMonitor1", member]
-}
-
-/// The address of a member of FlowControl1, for [`Machine::call`].
-#[must_use]
-pub fn control(member: &str) -> [&str; 4] {
-    ["org.flowbus.FlowControl1", "/org/flowbus/FlowControl1", "org.flowbus.FlowControl1", member]
-}
-
-/// The package of the binaries under test.
-#[must_use]
-pub fn package() -> &'static Path {
-    static PACKAGE: OnceLock<PathBuf> = OnceLock::new();
-    PACKAGE.get_or_init(|| build(&[]))
-}
-
-/// The same binaries as a build that came before.
-#[must_use]
-pub fn previous_package() -> &'static Path {
-    static PACKAGE: OnceLock<PathBuf> = OnceLock::new();
-    PACKAGE.get_or_init(|| build(&["--version", "0.0.1"]))
-}
-
-/// Builds the package next to the binaries; each test run does so once, and leaves the last one there.
-fn build(arguments: &[&str]) -> PathBuf {
-    let binaries = ["flowbusd", "flowbus-control", "flowbus-attribution", "flowctl"].map(binary);
-    let directory = binaries[0].parent().expect("a file is in a directory");
-    assert!(binaries.iter().all(|binary| binary.parent() == Some(directory)));
-    let mut command = Command::new(workspace().join("packaging/build"));
-    command.args(arguments).arg(directory).arg(directory.join("package"));
-    PathBuf::from(output_of(command.env("FLOWBUS_DEB_COMPRESSION", "none")).trim())
-}
-
-fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in the workspace")
 }

@@ -153,6 +153,17 @@ impl RawConnection {
         });
     }
 
+    /// Sends the first `bytes` bytes of a call, and nothing more.
+    ///
+    /// # Panics
+    /// If the bus does not take them, or if the call is not longer than that.
+    pub fn call_in_part(&mut self, [destination, path, interface, member]: [&str; 4], bytes: usize) {
+        let call = Message::method_call(path, member).destination(destination).interface(interface);
+        let message = call.build(&"x".repeat(4096)).expect("what a test sends is a message");
+        assert!(bytes < message.data().len());
+        self.socket.write_all(&message.data()[..bytes]).expect("the bus takes messages");
+    }
+
     /// Asks the bus for signals by a match rule, and waits for its answer.
     ///
     /// # Panics

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use super::workspace;
+use super::package::workspace;
 use crate::process::{Directory, output_of};
 
 /// A root of its own: what is written goes to a layer above the one that all tests share.
