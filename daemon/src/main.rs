@@ -302,8 +302,11 @@ fn reload(arguments: &Arguments, configuration: &watch::Sender<Arc<Config>>, han
     if new.events != old.events || new.attribution != old.attribution {
         tracing::warn!("the options of [events] and [attribution] change with a restart only");
     }
-    if let Err(error) = handle.send(Command::SetClosedLimits(new.closed_limits())) {
-        tracing::error!("configuration: {error}; the limits of closed flows stay");
+    if new.closed != old.closed
+        && let Err(error) = handle.send(Command::SetClosedLimits(new.closed_limits()))
+    {
+        tracing::error!("configuration: {error}; the old one stays in force");
+        return;
     }
     configuration.send_replace(Arc::new(new));
     tracing::info!("configuration reloaded");

@@ -2,12 +2,15 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use flowbus_tests::daemon::binary;
 use flowbus_tests::flow::{agreed, key};
 use flowbus_tests::network::{PLAIN, SERVER_V4, socket_address};
 use flowbus_tests::process::{Directory, wait_for};
-use flowbus_tests::{Bus, Daemon, Namespace, Network};
+use flowbus_tests::{Bus, Daemon, Namespace, Network, companion, conntrack, inject};
 use rustix::fs::{FileType, Mode};
 use rustix::process::Signal;
 
@@ -183,7 +186,7 @@ fn it_follows_many_flows_at_once() {
     service.exchange(&network.client, socket_address(SERVER_V4, PLAIN), 1_500);
     let (flows, _) = agreed(&bus, &network.router);
     assert_eq!(flows.len(), 1_500);
-    flowbus_tests::conntrack::delete(&network.router, "-p udp");
+    conntrack::delete(&network.router, "-p udp");
     wait_for("all to be closed", || (bus.property("ClosedCount").unwrap() == 1_500).then_some(()));
     assert_eq!(bus.list("ListClosed", &[["limit", "u", "1000"]]).unwrap().len(), 1_500);
     daemon.stop();
@@ -225,5 +228,46 @@ fn it_can_read_its_configuration_again_and_no_other_file() {
     });
     assert!(refusal.contains("Permission denied"), "{refusal}");
     assert_eq!(bus.property("ClosedCapacity").unwrap(), 3);
+    daemon.stop();
+}
+
+#[test]
+fn as_many_hangups_as_anybody_sends_keep_it_from_nothing() {
+    const HANGUPS: u32 = 10_000;
+    let (namespace, bus, directory) =
+        (Namespace::tracked("host"), Bus::start(), Directory::new("configuration"));
+    let file = directory.file("flowbusd.toml", "");
+    let daemon = Daemon::start_with(&namespace, &bus, &["--config", file.to_str().unwrap()]);
+    let configure = |capacity: u32| {
+        // As an editor does it: whoever reads has the old file or the new one.
+        let new = directory.file("new", &format!("closed.capacity = {capacity}"));
+        std::fs::rename(new, &file).unwrap();
+    };
+    let hang_up = |stop: &AtomicBool| {
+        let mut sent = 0;
+        while sent < HANGUPS || !stop.load(Ordering::Relaxed) {
+            daemon.signal(Signal::HUP);
+            sent += 1;
+            // About a thousand a second.
+            thread::sleep(Duration::from_millis(1));
+        }
+    };
+    let ((), ()) = companion::during(hang_up, || {
+        for capacity in 1..=20 {
+            configure(capacity);
+            wait_for("the new capacity", || {
+                (bus.property("ClosedCapacity").unwrap() == capacity).then_some(())
+            });
+            inject::udp(&namespace, 1001, 200);
+            let _ = agreed(&bus, &namespace);
+            conntrack::delete(&namespace, "-p udp");
+            let _ = agreed(&bus, &namespace);
+            assert_eq!(bus.property("ClosedCount").unwrap(), capacity);
+        }
+    });
+    configure(77);
+    daemon.signal(Signal::HUP);
+    wait_for("the last capacity", || (bus.property("ClosedCapacity").unwrap() == 77).then_some(()));
+    assert_eq!(bus.property("EventsLost").unwrap(), 0);
     daemon.stop();
 }
