@@ -1,0 +1,103 @@
+//! What strangers write to the sockets that flowbus reads, of the bus and of its own: messages that never end, bytes that mean nothing.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use flowbus_tests::booted::{MEMBER, STRANGER, control, monitor};
+use flowbus_tests::process::wait_for;
+use flowbus_tests::{Machine, SystemBus, conntrack, inject};
+use rustix::fd::OwnedFd;
+use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketType};
+
+/// Bytes of a message: its first, its fixed part, half of its header, its header and half of its body.
+const PARTS: [usize; 4] = [1, 16, 64, 2_000];
+/// Of each user; the bus takes 64 that have not said who they are.
+const UNKNOWN: usize = 16;
+
+fn answers(machine: &Machine, bus: SystemBus) {
+    for user in ["root", MEMBER] {
+        machine.call(user, monitor("ListActive"), &["a{sv}", "0"]).unwrap();
+        machine.call(user, control("GetCpuStatistics"), &[]).unwrap();
+    }
+    machine.call("root", control("DeleteFlows"), &["a{sv}a{sv}", "1", "dport", "q", "9", "0"]).unwrap();
+    inject::udp(machine.namespace(), 1001, 10);
+    machine.wait_until_synchronized();
+    conntrack::delete(machine.namespace(), "-p udp --orig-port-dst 1001");
+    machine.wait_until_synchronized();
+    assert_eq!(machine.unit("flowbusd.service", "NRestarts"), "0", "{bus:?}");
+    assert_eq!(machine.unit("flowbus-control.service", "NRestarts"), "0", "{bus:?}");
+}
+
+#[test]
+fn a_message_of_which_only_the_beginning_comes_holds_up_nobody_on_either_bus() {
+    for bus in [SystemBus::Daemon, SystemBus::Broker] {
+        let machine = Machine::installed(bus);
+        machine.wait_until_synchronized();
+        let mut connections = Vec::new();
+        let mut unknown = Vec::new();
+        for user in [MEMBER, STRANGER] {
+            for target in [monitor("ListActive"), control("DeleteFlows")] {
+                for part in PARTS {
+                    let mut connection = machine.raw_connection(user);
+                    connection.call_in_part(target, part);
+                    connections.push(connection);
+                }
+            }
+            for _ in 0..UNKNOWN {
+                let mut socket = machine.bus_socket(user);
+                socket.write_all(b"\0AUTH EXTER").unwrap();
+                unknown.push(socket);
+            }
+        }
+        answers(&machine, bus);
+        machine.run("systemctl restart flowbusd.service");
+        machine.run("systemctl stop flowbus-control.service");
+        machine.wait_until_synchronized();
+        answers(&machine, bus);
+        // Those who end in the middle take nothing with them.
+        drop((connections, unknown));
+        answers(&machine, bus);
+    }
+}
+
+/// A connection to the socket where flowbus-attribution hands over its programs.
+fn connect(path: &str) -> OwnedFd {
+    let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+    socket
+}
+
+#[test]
+fn the_socket_for_programs_refuses_all_but_root_and_outlives_what_root_sends() {
+    let machine = Machine::installed_with_bpf(SystemBus::Daemon);
+    machine.wait_until_synchronized();
+    let attributed = || (machine.property("Attribution").ok()? == "bpf").then_some(());
+    wait_for("the programs", attributed);
+    let sockets = machine
+        .shell("ss --no-header --listening --unix --packet | grep --only-matching '/run/flowbus[^ ]*'");
+    assert_eq!(sockets.split_whitespace().collect::<Vec<_>>(), ["/run/flowbus/attribution"]);
+    let script = "use Socket; socket(S, AF_UNIX, SOCK_SEQPACKET, 0); exit(connect(S, pack_sockaddr_un('/run/flowbus/attribution')) ? 0 : $!{EACCES} ? 7 : 1)";
+    for user in [MEMBER, STRANGER, "flowbus", "flowbus-control"] {
+        let mut perl = machine.command_as(user, "perl");
+        let status = perl.args(["-MSocket", "-MErrno", "-e", script]).stdin(Stdio::null()).status().unwrap();
+        assert_eq!(status.code(), Some(7), "{user}");
+    }
+    let (_directory, path) = machine.mounted("run/flowbus", "attribution");
+    let refusals = || {
+        let entries = machine.journal(&["--identifier=flowbusd"]);
+        let refused = |text: &str| text.contains("flowbus-attribution hands nothing over");
+        entries.iter().filter(|entry| entry["MESSAGE"].as_str().is_some_and(refused)).count()
+    };
+    let nonsense = [b"x".to_vec(), b"bpf-cgroups".to_vec(), vec![0xff; 2_048], vec![b':'; 100_000]];
+    for (round, bytes) in nonsense.iter().enumerate() {
+        let socket = connect(&path);
+        rustix::net::send(&socket, bytes, SendFlags::NOSIGNAL).unwrap();
+        wait_for("a refusal", || (refusals() > round).then_some(()));
+    }
+    // One that says nothing is waited for until it goes.
+    drop(connect(&path));
+    machine.run("systemctl start flowbus-attribution.service");
+    assert_eq!(machine.unit("flowbus-attribution.service", "Result"), "success");
+    assert_eq!(machine.unit("flowbusd.service", "NRestarts"), "0");
+    attributed().unwrap();
+}
