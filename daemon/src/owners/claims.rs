@@ -44,9 +44,20 @@ pub(super) struct Claim {
     pub(super) pending: bool,
     /// Whether a flow had its owner from a bound socket.
     pub(super) used: bool,
+    /// A flow with the ends of this TCP socket was there before its SYN, so that flow is not its own.
+    pub(super) late: bool,
+    /// Inode of the network namespace; 0 where it is the tracked one, or not known.
+    pub(super) namespace: u32,
+    /// Whether the socket is in another namespace than the tracked one.
+    pub(super) elsewhere: bool,
 }
 
 impl Claim {
+    /// The owner as flows have it.
+    fn told_owner(&self) -> OwnerNumber {
+        if self.elsewhere { self.owner.with(Confidence::Forwarded) } else { self.owner }
+    }
+
     fn sureness(&self) -> Option<Confidence> {
         self.owner.get().map(|(_, confidence)| confidence)
     }
@@ -126,6 +137,11 @@ impl Claims {
         self.ended = (window.from, self.ended(window.from).saturating_add(is_young.into()));
     }
 
+    /// Whether the flow of this direction that is there may be a claim's.
+    pub(super) fn can_be_of(&self, claim: &Claim) -> bool {
+        !claim.late || claim.since < self.floor
+    }
+
     /// How many flows of this direction have begun and ended within the window that began at this time.
     pub(super) fn ended(&self, from: u64) -> u8 {
         if self.ended.0 == from { self.ended.1 } else { 0 }
@@ -172,6 +188,7 @@ pub(super) struct Candidates {
     newest: Option<Claim>,
     several_processes: bool,
     several_sockets: bool,
+    several_namespaces: bool,
     one_ended: bool,
     one_throughout: bool,
     one_unspent: bool,
@@ -188,7 +205,8 @@ impl Candidates {
         end_of: impl Fn(&Claim) -> u64,
     ) {
         self.one_unknown |= claims.dropped >= window.from && claims.dropped > 0;
-        for claim in claims.iter_mut() {
+        let last_end = claims.floor;
+        for claim in claims.iter_mut().filter(|claim| !claim.late || claim.since < last_end) {
             let end = end_of(claim);
             if claim.since <= window.to && end >= window.from {
                 claim.pending = false;
@@ -224,7 +242,9 @@ impl Candidates {
     pub(super) fn add_finished(&mut self, claims: &Claims, begin: Begin, to: u64, floor: u64) {
         self.one_unknown |= claims.dropped >= begin.from && claims.dropped > 0;
         let mut is_spent = !claims.are_more_since(begin.from, begin.before);
-        for claim in claims.iter().filter(|claim| claim.sure <= to && claim.until >= begin.from) {
+        let can_be =
+            |claim: &&Claim| claim.sure <= to && claim.until >= begin.from && claims.can_be_of(claim);
+        for claim in claims.iter().filter(can_be) {
             let surest = self.newest.filter(|newest| newest.sureness() < claim.sureness());
             // Which thread it was is not known.
             self.one_unknown |= surest.is_none()
@@ -248,6 +268,7 @@ impl Candidates {
         if let Some(other) = &self.newest {
             self.several_processes |= other.process != claim.process;
             self.several_sockets |= other.cookie != claim.cookie;
+            self.several_namespaces |= other.namespace != claim.namespace;
         }
         self.one_ended |= has_ended;
         if self.newest.is_none_or(|newest| newest.last_seen() <= claim.last_seen()) {
@@ -257,7 +278,13 @@ impl Candidates {
 
     /// The owner of the last that is known to have sent.
     pub(super) fn newest_owner(&self) -> OwnerNumber {
-        self.newest.map_or_else(OwnerNumber::default, |claim| claim.owner)
+        let newest = self.newest.filter(|_| !self.several_namespaces);
+        newest.map_or_else(OwnerNumber::default, |claim| claim.told_owner())
+    }
+
+    /// Whether sockets of several namespaces are among them, of which one alone can be meant.
+    pub(super) fn are_of_several_namespaces(&self) -> bool {
+        self.several_namespaces
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -284,11 +311,12 @@ impl Candidates {
     /// The owner: nobody where it is not known which of several processes it is; shared where all of them may be meant,
     /// because they have a socket together or, if `can_share`, sockets with the same ends.
     pub(super) fn owner(&self, can_share: bool) -> OwnerNumber {
-        let Some(newest) = self.newest.filter(|_| self.one_unspent && !self.one_unknown) else {
+        let is_known = self.one_unspent && !self.one_unknown && !self.several_namespaces;
+        let Some(newest) = self.newest.filter(|_| is_known) else {
             return OwnerNumber::default();
         };
         if !self.several_processes {
-            return newest.owner;
+            return newest.told_owner();
         }
         if self.several_sockets && (!can_share || self.one_ended) {
             return OwnerNumber::default();

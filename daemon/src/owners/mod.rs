@@ -13,6 +13,7 @@ mod window;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ctnetlink::Tuple;
 use flowbus_attribution::Process;
 
 use crate::clock::monotonic_nsec;
@@ -43,6 +44,8 @@ pub(crate) struct Attribution {
     /// The inode of the network namespace whose flows are tracked.
     pub(crate) network_namespace: u32,
     pub(crate) sockets: Sockets,
+    /// The sockets of the other namespaces, whose flows are forwarded.
+    pub(crate) elsewhere: Sockets,
     /// When the kernel sent the events that are being applied; until `from` all events have been applied.
     pub(crate) window: Window,
     /// What sockets did, by its time, of which events of flows may still tell: see `Table::settle`.
@@ -64,6 +67,7 @@ impl Attribution {
         Self {
             network_namespace,
             sockets: Sockets::new(now),
+            elsewhere: Sockets::elsewhere(now),
             window: Window { from: 0, to: now },
             unsettled: Vec::new(),
             begins: Begins::default(),
@@ -72,6 +76,31 @@ impl Attribution {
             paths: Recent::default(),
             programs: Recent::default(),
         }
+    }
+
+    /// The sockets among which one that sends in this direction is: those of the other namespaces where ours has none.
+    pub(crate) fn sockets_of(&self, direction: &Tuple) -> &Sockets {
+        if self.is_elsewhere(direction) { &self.elsewhere } else { &self.sockets }
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn sockets_of_mut(&mut self, direction: &Tuple) -> &mut Sockets {
+        if self.is_elsewhere(direction) { &mut self.elsewhere } else { &mut self.sockets }
+    }
+
+    /// Whether only a socket of another namespace can send in this direction.
+    pub(crate) fn is_elsewhere(&self, direction: &Tuple) -> bool {
+        !self.elsewhere.is_empty() && !self.sockets.can_have(direction)
+    }
+
+    /// Our sockets and the others.
+    pub(crate) fn all_sockets(&mut self) -> [&mut Sockets; 2] {
+        [&mut self.sockets, &mut self.elsewhere]
+    }
+
+    /// Connections and datagrams whose flow has not been seen yet.
+    pub(crate) fn pending(&self) -> u64 {
+        self.sockets.pending() + self.elsewhere.pending()
     }
 
     /// Notes that flows may be touched by what a socket did at a time.

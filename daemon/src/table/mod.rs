@@ -150,7 +150,10 @@ impl Table {
         self.state.header.stamp += 1;
         self.state.header.loss_stamp = self.state.header.stamp;
         if let Some(attribution) = &mut self.attribution {
-            attribution.sockets.note_lost_flows(monotonic_nsec());
+            let now = monotonic_nsec();
+            for sockets in attribution.all_sockets() {
+                sockets.note_lost_flows(now);
+            }
             attribution.begins.clear();
         }
     }

@@ -30,6 +30,7 @@ use crate::connection::ConnectionEvent;
 use crate::counters::ResyncReason;
 use crate::flow::ClosedLimits;
 use crate::handle::{COMMANDS, Command, Handle, Look, Publisher};
+use crate::owners::Attribution;
 use crate::published::{Properties, Resync, Session, Summary, Tier};
 use crate::state::{Inbox, Refused, State};
 use crate::table::{Merged, Table};
@@ -276,7 +277,7 @@ impl Tracker {
             buffer_bytes: self.buffer_bytes,
             silent: self.table.silent_count(),
             resync: header.resync,
-            owners_pending: self.table.attribution().map_or(0, |attribution| attribution.sockets.pending()),
+            owners_pending: self.table.attribution().map_or(0, Attribution::pending),
             connections: header.connections,
         }
     }

@@ -88,12 +88,17 @@ impl RingReader {
         if let Some(attribution) = table.attribution_mut() {
             if ring.take_was_full() {
                 let at = monotonic_nsec();
-                attribution.sockets.note_loss(at, now.boottime_usec);
+                for sockets in attribution.all_sockets() {
+                    sockets.note_loss(at, now.boottime_usec);
+                }
                 attribution.begins.clear();
                 attribution.look_at_all = Some(at);
             }
             if ring.is_held_back() {
-                attribution.sockets.note_held_back(attribution.window.to);
+                let to = attribution.window.to;
+                for sockets in attribution.all_sockets() {
+                    sockets.note_held_back(to);
+                }
             }
         }
         read || !drained

@@ -31,7 +31,8 @@ impl Sockets {
             return OwnerNumber::default();
         };
         if place.protocol != TCP {
-            return self.senders(&place, window).owner(true);
+            let senders = self.senders(&place, window);
+            return self.answer(&senders, true);
         }
         let mut candidates = self.established(&place, window);
         // A SYN is reported before it leaves: the socket of the flow is among these.
@@ -40,7 +41,7 @@ impl Sockets {
         {
             candidates.count_beginners(claims, window);
         }
-        candidates.owner(false)
+        self.answer(&candidates, false)
     }
 
     /// The owner of the socket that sends the packets of the reply direction of a flow that was answered within `window`.
@@ -49,13 +50,21 @@ impl Sockets {
             return OwnerNumber::default();
         };
         if place.protocol == TCP {
-            return self.established(&place, window).owner(false);
+            let established = self.established(&place, window);
+            return self.answer(&established, false);
         }
         let sent = self.senders(&place, window);
-        match self.waiting(&place, window) {
-            Some(waits) => sent.of_process_of(&waits).unwrap_or(waits).owner(true),
-            None => sent.owner(true),
-        }
+        let candidates = match self.waiting(&place, window) {
+            Some(waits) => sent.of_process_of(&waits).unwrap_or(waits),
+            None => sent,
+        };
+        self.answer(&candidates, true)
+    }
+
+    /// The owner among these; counts where it is not known because several namespaces have one.
+    fn answer(&mut self, candidates: &Candidates, can_share: bool) -> OwnerNumber {
+        self.ambiguous += u64::from(candidates.are_of_several_namespaces());
+        candidates.owner(can_share)
     }
 
     /// The owner of the socket that receives the packets of an unanswered flow that began within `window`.
@@ -70,7 +79,8 @@ impl Sockets {
             return None;
         }
         let sent = self.senders(&place, window);
-        Some(sent.of_process_of(&waits).unwrap_or(waits).owner(true))
+        let candidates = sent.of_process_of(&waits).unwrap_or(waits);
+        Some(self.answer(&candidates, true))
     }
 
     /// Those whose TCP socket may be that of a flow that began or was established within the window.
@@ -110,7 +120,7 @@ impl Sockets {
             self.add_living(&key, at, &mut sent);
         }
         if !sent.is_empty() {
-            return Some(Current { owner: sent.owner(true), sent: true });
+            return Some(Current { owner: sent.owner(true), sent: true, exact: false, late: false });
         }
         for key in self.waiting_places(&place).into_iter().flatten() {
             let mut waits = Candidates::default();
@@ -119,7 +129,7 @@ impl Sockets {
             // Who sends is reported; of older sockets that is not known.
             let is_old = owner.get().is_some_and(|(_, sure)| sure == Confidence::Snapshot);
             if !waits.is_empty() && (role == Role::Responder || is_old) {
-                return Some(Current { owner, sent: false });
+                return Some(Current { owner, sent: false, exact: false, late: false });
             }
         }
         // Who sent in the time of this flow and has ended since.
@@ -132,7 +142,7 @@ impl Sockets {
             }
         }
         let owner = sent.newest_owner();
-        (!owner.is_none()).then_some(Current { owner, sent: true })
+        (!owner.is_none()).then_some(Current { owner, sent: true, exact: false, late: false })
     }
 
     /// A direction has one TCP socket at a time: the newest, once it is established.
@@ -144,12 +154,19 @@ impl Sockets {
         if newest.sure > at || is_over && newest.sure <= claims.floor.max(global) {
             return None;
         }
+        // Another namespace can have a socket with the same ends, whose flow may be there still.
+        let floor = claims.floor.max(global);
+        if claims.iter().any(|claim| claim.namespace != newest.namespace && claim.until > floor) {
+            return None;
+        }
+        let late = !claims.can_be_of(&newest);
         let mut holders = Candidates::default();
         self.pending -= take_pending(claims);
         for claim in claims.iter().filter(|claim| claim.cookie == newest.cookie) {
             holders.add_holder(claim);
         }
-        Some(Current { owner: holders.owner(false), sent: true })
+        let exact = newest.owner.get().is_some_and(|(_, sure)| sure == Confidence::Exact);
+        Some(Current { owner: holders.owner(false), sent: true, exact, late })
     }
 
     /// The owner of the socket that sent in this direction of a connection that was finished by `to`. All

@@ -32,7 +32,7 @@ const SERVED_USEC: u64 = 600_000_000;
 /// For this long after a datagram was reported, others of the same process to the same end are not (`bpf/udp.h`: 10 s).
 const REPEAT_NSEC: u64 = 11_000_000_000;
 
-/// The sockets of the network namespace whose flows are tracked.
+/// The sockets of the network namespace whose flows are tracked, or those of all others.
 #[derive(Debug, Default)]
 pub(crate) struct Sockets {
     claims: HashMap<Key, Claims, RandomState>,
@@ -45,6 +45,10 @@ pub(crate) struct Sockets {
     addresses: Option<HashSet<IpAddr>>,
     /// Connections and datagrams whose flow is not known yet.
     pending: u64,
+    /// Lookups that found sockets of several namespaces.
+    ambiguous: u64,
+    /// Whether these are the sockets of other namespaces than the tracked one.
+    elsewhere: bool,
     /// Ends of flows may have been lost until here.
     floor: u64,
     /// Sockets may be unknown that were there before.
@@ -53,10 +57,14 @@ pub(crate) struct Sockets {
     held_back: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// The most addresses of one socket: the programs report no more.
+const MAXIMUM_BOUND: usize = 64;
+
+#[derive(Clone, Debug)]
 struct UdpSocket {
-    /// Where its end is to be noted: at its port, or where it was when it was found open.
-    bound: Option<Key>,
+    /// Where its end is to be noted: at its port, or where it was when it was found open. In another namespace it is bound
+    /// at each address that it has there.
+    bound: Vec<Key>,
     released: u64,
     claims: u32,
 }
@@ -83,12 +91,26 @@ pub(crate) struct Current {
     pub(crate) owner: OwnerNumber,
     /// It has sent; else it waits for packets.
     pub(crate) sent: bool,
+    /// The process made the call itself, whatever its owner's confidence says.
+    pub(crate) exact: bool,
+    /// The flow was there before the socket: it is of a socket that had these ends before, if it is of one at all.
+    pub(crate) late: bool,
 }
 
 impl Sockets {
     /// Sockets of which none is known that was there before `doubt`.
     pub(crate) fn new(doubt: u64) -> Self {
         Self { doubt, ..Self::default() }
+    }
+
+    /// The sockets of other namespaces. Each has the addresses of its own, so there is none without.
+    pub(crate) fn elsewhere(doubt: u64) -> Self {
+        Self { elsewhere: true, addresses: Some(HashSet::new()), ..Self::new(doubt) }
+    }
+
+    /// Whether no socket is known.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.claims.is_empty()
     }
 
     /// Notes what an event reports of its socket, whose owner is `owner`, at `now` (CLOCK_BOOTTIME microseconds).
@@ -112,6 +134,9 @@ impl Sockets {
             forget: u64::MAX,
             pending: true,
             used: false,
+            late: false,
+            namespace: if self.elsewhere { event.network_namespace } else { 0 },
+            elsewhere: self.elsewhere,
         };
         match event.kind {
             // A listener has no flow of its own, and neither has a connection without another end.
@@ -186,9 +211,11 @@ impl Sockets {
         });
         if is_new {
             let socket = self.udp.entry(claim.cookie);
-            let socket = socket.or_insert(UdpSocket { bound, released: u64::MAX, claims: 0 });
+            let socket =
+                socket.or_insert_with(|| UdpSocket { bound: Vec::new(), released: u64::MAX, claims: 0 });
             socket.claims += 1;
-            socket.bound = socket.bound.or(bound);
+            let most = if self.elsewhere { MAXIMUM_BOUND } else { 1 };
+            socket.bound.extend(bound.filter(|key| socket.bound.len() < most && !socket.bound.contains(key)));
         }
         self.note_ending(key, claim.forget, now);
     }
@@ -335,6 +362,27 @@ impl Sockets {
     /// How many connections and datagrams have no flow yet.
     pub(crate) fn pending(&self) -> u64 {
         self.pending
+    }
+
+    /// How many lookups found sockets of several namespaces since this was asked last.
+    pub(crate) fn take_ambiguous(&mut self) -> u64 {
+        std::mem::take(&mut self.ambiguous)
+    }
+
+    /// Whether a socket of these, or none at all, sends in a direction: one begins at an address of this namespace, or a
+    /// socket has its ends nevertheless. While the addresses are not known each can.
+    pub(crate) fn can_have(&self, direction: &Tuple) -> bool {
+        self.addresses.is_none()
+            || self.is_ours(direction.src)
+            || Place::of(direction).is_none_or(|place| self.claims.contains_key(&place.exact()))
+    }
+
+    /// Notes that a flow with the ends of a TCP socket was there before its SYN.
+    pub(crate) fn note_late(&mut self, direction: &Tuple, cookie: u64) {
+        let key = Key::new(&Tuple { zone: 0, ..*direction });
+        if let Some(claim) = self.claims.get_mut(&key).and_then(|claims| claims.of(cookie, |_| true)) {
+            claim.late = true;
+        }
     }
 
     /// Who owns a socket.

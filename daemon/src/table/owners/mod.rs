@@ -16,15 +16,22 @@ mod tests;
 use std::sync::Arc;
 
 use ctnetlink::{Flow, Tuple};
-use flowbus_attribution::{Event, Process};
+use flowbus_attribution::{Event, Kind, Process};
 use flowbus_interfaces::TimeSource;
 
 use super::Table;
 use crate::clock::Now;
 use crate::flow::{OwnerNumber, Owners, ProcessNumber, ProcessText, Snapshot};
-use crate::owners::{Attribution, Begin, Touched};
+use crate::owners::{Attribution, Begin, Touched, direction};
 use directions::Direction;
 pub(super) use directions::OtherTuples;
+
+/// Whether packets of this socket of another namespace can be in our table: what stays within its namespace is not, and what
+/// has no address of its own is reported with each that the namespace has.
+fn can_be_forwarded(event: &Event) -> bool {
+    let [local, remote] = [event.local.ip(), event.remote.ip()];
+    event.kind == Kind::Release || !local.is_unspecified() && !local.is_loopback() && !remote.is_loopback()
+}
 
 impl Table {
     /// Gives flows their owners from here on.
@@ -55,18 +62,31 @@ impl Table {
         }
         let Self { attribution, processes, state, .. } = self;
         let Some(attribution) = attribution else { return };
-        // The same ends in another namespace are another socket.
-        if event.network_namespace != attribution.network_namespace {
+        let is_ours = event.network_namespace == attribution.network_namespace;
+        if !is_ours && !can_be_forwarded(event) {
             return;
         }
-        let owner = attribution
-            .owner(processes, state, event.process.as_ref(), event.network_namespace)
-            .with_opened(event.opened);
-        let Attribution { sockets, begins, window, .. } = attribution;
+        // Where the namespace is not known the process could be told of a socket of ours.
+        let process = event.process.as_ref().filter(|_| event.network_namespace != 0);
+        let owner =
+            attribution.owner(processes, state, process, event.network_namespace).with_opened(event.opened);
         let counters = &mut state.header.counters;
-        sockets.expire(now.boottime_usec, begins.useful_from(*window), counters);
-        if let Some(touched) = sockets.apply(event, owner, now.boottime_usec, counters) {
+        let useful_from = attribution.begins.useful_from(attribution.window);
+        for sockets in attribution.all_sockets() {
+            sockets.expire(now.boottime_usec, useful_from, counters);
+        }
+        let sockets = if is_ours { &mut attribution.sockets } else { &mut attribution.elsewhere };
+        let touched = sockets.apply(event, owner, now.boottime_usec, counters);
+        if let Some(touched) = touched {
             attribution.touch(event.monotonic_ns, touched);
+        }
+        if !is_ours && event.kind == Kind::Syn {
+            let sent = direction(event.protocol, event.local, event.remote);
+            if self.flows_with(&sent).next().is_some()
+                && let Some(attribution) = &mut self.attribution
+            {
+                attribution.elsewhere.note_late(&sent, event.cookie);
+            }
         }
     }
 
@@ -108,18 +128,19 @@ impl Table {
             attribution.look_from.get_or_insert(next_id);
             return Owners::default();
         }
-        let Attribution { sockets, window, .. } = attribution;
-        let initiator = sockets.initiator(&flow.original(), *window);
-        let reply = flow.reply();
+        let window = attribution.window;
+        let (original, reply) = (flow.original(), flow.reply());
+        let initiator = attribution.sockets_of_mut(&original).initiator(&original, window);
+        let sockets = attribution.sockets_of_mut(&reply);
         let responder = if flow.record.is_answered() {
-            Some(sockets.responder(&reply, *window))
+            Some(sockets.responder(&reply, window))
         } else {
-            sockets.waits_for(&reply, *window)
+            sockets.waits_for(&reply, window)
         };
         if responder.is_none() {
-            let at = window.to;
-            attribution.touch(at, Touched::Direction(reply));
+            attribution.touch(window.to, Touched::Direction(reply));
         }
+        self.state.header.counters.owners_ambiguous += attribution.elsewhere.take_ambiguous();
         Owners { initiator, responder: responder.unwrap_or_default() }
     }
 
@@ -138,10 +159,14 @@ impl Table {
 
     /// Notes when a flow began, where that is known and so are all sockets that it can belong to.
     fn note_begin(&mut self, slot: u32, flow: &Snapshot) {
-        let Some(Attribution { begins, sockets, window, .. }) = &mut self.attribution else { return };
-        let is_known = flow.record.start_source() != TimeSource::Observed && sockets.knows_since(window.from);
-        let before = Direction::BOTH.map(|direction| sockets.ended_within(&direction.of(flow), *window));
+        let Some(attribution) = &mut self.attribution else { return };
+        let before = Direction::BOTH.map(|direction| {
+            let sent = direction.of(flow);
+            attribution.sockets_of(&sent).ended_within(&sent, attribution.window)
+        });
         let before = before.into_iter().max().flatten();
+        let Attribution { begins, sockets, window, .. } = attribution;
+        let is_known = flow.record.start_source() != TimeSource::Observed && sockets.knows_since(window.from);
         let begin = Begin { from: window.from, before: before.unwrap_or_default() };
         begins.note(slot, begin, is_known);
         if is_known && before.is_some() {
@@ -156,9 +181,11 @@ impl Table {
         }
         let flow = self.snapshot(slot);
         let mut owners = flow.owners;
-        let Some(Attribution { sockets, window, .. }) = &mut self.attribution else { return false };
+        let Some(attribution) = &mut self.attribution else { return false };
         if owners.responder.is_none() {
-            owners.responder = sockets.responder(&flow.reply(), *window);
+            let (reply, window) = (flow.reply(), attribution.window);
+            owners.responder = attribution.sockets_of_mut(&reply).responder(&reply, window);
+            self.state.header.counters.owners_ambiguous += attribution.elsewhere.take_ambiguous();
             self.put_owners(slot, owners);
         }
         owners != flow.owners
@@ -178,7 +205,7 @@ impl Table {
             let sent = direction.of(&flow);
             let owner = direction.owner(&mut owners);
             let pid = owner.get().and_then(|(process, _)| self.processes.pid(&self.state, process));
-            let sockets = self.attribution.as_ref().map(|attribution| &attribution.sockets);
+            let sockets = self.attribution.as_ref().map(|attribution| attribution.sockets_of(&sent));
             if !sockets.zip(pid).is_some_and(|(sockets, pid)| sockets.has_lasted(&sent, pid)) {
                 *owner = OwnerNumber::default();
             }
@@ -208,9 +235,11 @@ impl Table {
 
     /// Notes that a flow has ended, whose event is being applied; `is_young` where it may have begun within the window.
     pub(super) fn note_end(&mut self, flow: &Snapshot, is_young: bool) {
-        if let Some(Attribution { sockets, window, .. }) = &mut self.attribution {
-            sockets.flow_ended(&flow.original(), *window, is_young);
-            sockets.flow_ended(&flow.reply(), *window, is_young);
+        if let Some(attribution) = &mut self.attribution {
+            let window = attribution.window;
+            for sent in [flow.original(), flow.reply()] {
+                attribution.sockets_of_mut(&sent).flow_ended(&sent, window, is_young);
+            }
             self.state.header.counters.owners_unmatched_flows += u64::from(flow.owners.is_empty());
         }
     }
@@ -223,7 +252,8 @@ impl Table {
         };
         for direction in Direction::BOTH {
             let owner = direction.owner(&mut owners);
-            let offered = attribution.sockets.finished(&direction.of(flow), begin, to);
+            let sent = direction.of(flow);
+            let offered = attribution.sockets_of(&sent).finished(&sent, begin, to);
             let [known_sure, offered_sure] = [*owner, offered].map(|owner| owner.get().map(|(_, sure)| sure));
             if offered_sure.is_some() && (known_sure.is_none() || offered_sure < known_sure) {
                 *owner = offered;
@@ -245,7 +275,10 @@ impl Table {
     fn free_processes(&mut self, now: Now) {
         let active = self.order.all().map(|slot| self.snapshot(slot).owners);
         let closed = super::closed::before(&self.state, u64::MAX).map(|flow| flow.owners);
-        let sockets = self.attribution.iter().flat_map(|attribution| attribution.sockets.owners());
+        let sockets = self
+            .attribution
+            .iter()
+            .flat_map(|attribution| attribution.sockets.owners().chain(attribution.elsewhere.owners()));
         let owners = active.chain(closed).flat_map(|owners| [owners.initiator, owners.responder]);
         let used: Vec<ProcessNumber> =
             owners.chain(sockets).filter_map(|owner| Some(owner.get()?.0)).collect();

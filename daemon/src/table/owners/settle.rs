@@ -120,7 +120,12 @@ impl Table {
         let flow = self.snapshot(slot);
         let sent = direction.of(&flow);
         let Some(attribution) = &mut self.attribution else { return };
-        let Some(current) = attribution.sockets.current(&sent, direction.role(), applied) else { return };
+        let current = attribution.sockets_of_mut(&sent).current(&sent, direction.role(), applied);
+        let Some(current) = current.filter(|current| !current.owner.is_none()) else { return };
+        // Of several flows with the same ends, in zones, a socket of another namespace has one, and which one is not known.
+        if self.is_elsewhere(&sent) && self.flows_with(&sent).nth(1).is_some() {
+            return;
+        }
         let mut owners = flow.owners;
         let owner = direction.owner(&mut owners);
         if self.gives_way(*owner, current, &sent) {
@@ -132,18 +137,26 @@ impl Table {
         }
     }
 
+    fn is_elsewhere(&self, sent: &Tuple) -> bool {
+        self.attribution.as_ref().is_some_and(|attribution| attribution.is_elsewhere(sent))
+    }
+
     /// Whether an owner gives way to another: to one that sends now, and to one that waits for packets where the owner's
     /// socket has ended; of the same process to what is surer, and to the knowledge that it is not alone.
     fn gives_way(&self, owner: OwnerNumber, current: Current, sent: &Tuple) -> bool {
         let Some((offered, confidence)) = current.owner.get() else { return false };
-        let Some((known, known_confidence)) = owner.get() else { return true };
+        let Some((known, known_confidence)) = owner.get() else { return !current.late };
         let [known, offered] = [known, offered].map(|process| self.processes.pid(&self.state, process));
         if known == offered {
             let is_shared = confidence == Confidence::Shared && known_confidence != Confidence::Shared;
-            return confidence < known_confidence || is_shared && current.sent;
+            // Who accepted is another thread than the one that listens.
+            let is_surer =
+                current.exact && current.owner != owner && known_confidence == Confidence::Forwarded;
+            return confidence < known_confidence || is_surer || is_shared && current.sent;
         }
         let has_ended = |pid| {
-            self.attribution.as_ref().is_some_and(|attribution| attribution.sockets.has_ended(sent, pid))
+            let sockets = self.attribution.as_ref().map(|attribution| attribution.sockets_of(sent));
+            sockets.is_some_and(|sockets| sockets.has_ended(sent, pid))
         };
         current.sent || known.is_some_and(has_ended)
     }
