@@ -189,6 +189,8 @@ pub(super) struct Candidates {
     several_processes: bool,
     several_sockets: bool,
     several_namespaces: bool,
+    /// One of them came when a flow with these ends was there: that one can be meant, or another.
+    one_late: bool,
     one_ended: bool,
     one_throughout: bool,
     one_unspent: bool,
@@ -206,7 +208,7 @@ impl Candidates {
     ) {
         self.one_unknown |= claims.dropped >= window.from && claims.dropped > 0;
         let last_end = claims.floor;
-        for claim in claims.iter_mut().filter(|claim| !claim.late || claim.since < last_end) {
+        for claim in claims.iter_mut() {
             let end = end_of(claim);
             if claim.since <= window.to && end >= window.from {
                 claim.pending = false;
@@ -214,6 +216,7 @@ impl Candidates {
                 // A socket that is over, and so is the flow of its packets: it began no other that is known of.
                 let is_spent = end <= window.to && claim.sure < floor;
                 self.add(claim, end <= window.to);
+                self.one_late |= claim.late && claim.since >= last_end;
                 self.one_throughout |= claim.since <= window.from && end > window.to;
                 self.one_unspent |= !is_spent;
             }
@@ -242,9 +245,8 @@ impl Candidates {
     pub(super) fn add_finished(&mut self, claims: &Claims, begin: Begin, to: u64, floor: u64) {
         self.one_unknown |= claims.dropped >= begin.from && claims.dropped > 0;
         let mut is_spent = !claims.are_more_since(begin.from, begin.before);
-        let can_be =
-            |claim: &&Claim| claim.sure <= to && claim.until >= begin.from && claims.can_be_of(claim);
-        for claim in claims.iter().filter(can_be) {
+        for claim in claims.iter().filter(|claim| claim.sure <= to && claim.until >= begin.from) {
+            self.one_late |= !claims.can_be_of(claim);
             let surest = self.newest.filter(|newest| newest.sureness() < claim.sureness());
             // Which thread it was is not known.
             self.one_unknown |= surest.is_none()
@@ -311,7 +313,7 @@ impl Candidates {
     /// The owner: nobody where it is not known which of several processes it is; shared where all of them may be meant,
     /// because they have a socket together or, if `can_share`, sockets with the same ends.
     pub(super) fn owner(&self, can_share: bool) -> OwnerNumber {
-        let is_known = self.one_unspent && !self.one_unknown && !self.several_namespaces;
+        let is_known = self.one_unspent && !self.one_unknown && !self.several_namespaces && !self.one_late;
         let Some(newest) = self.newest.filter(|_| is_known) else {
             return OwnerNumber::default();
         };

@@ -1,5 +1,6 @@
 //! Sockets and flows in either order, through translations, zones and restarts.
 
+mod forwarded;
 mod known;
 mod reuse;
 mod world;

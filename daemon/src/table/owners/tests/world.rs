@@ -103,6 +103,7 @@ impl World {
         let mut table = Table::new(state, limits);
         let mut attribution = Attribution::new(NAMESPACE);
         (attribution.sockets, attribution.look_at_all) = (Sockets::new(0), None);
+        attribution.elsewhere = Sockets::elsewhere(0);
         attribution.window.from = 0;
         table.attribute(attribution);
         let now = Now { realtime_usec: 1_000_000_000, boottime_usec: 5_000_000 };

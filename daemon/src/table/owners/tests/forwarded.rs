@@ -1,0 +1,103 @@
+//! Sockets of other network namespaces.
+
+use super::world::end;
+use super::*;
+
+const OTHER: u32 = 4_026_532_001;
+const THIRD: u32 = 4_026_532_002;
+const ROUTER: &str = "198.18.9.1";
+
+fn in_namespace(network_namespace: u32, event: Event) -> Event {
+    Event { network_namespace, ..event }
+}
+
+fn syn(namespace: u32, pid: u32) -> Event {
+    in_namespace(namespace, socket(Kind::Syn, TCP, CLIENT, SERVER, process(pid, "client")))
+}
+
+fn ambiguous(world: &World) -> u64 {
+    world.table.header().counters.owners_ambiguous
+}
+
+#[test]
+fn a_flow_that_passes_through_has_the_process_of_the_only_namespace_with_its_ends() {
+    let mut world = World::with_addresses(&[ROUTER]);
+    world.report(&syn(OTHER, 7));
+    world.born(&plain(TCP, CLIENT, SERVER));
+    world.tell(&in_namespace(THIRD, socket(Kind::Accept, TCP, SERVER, CLIENT, process(8, "server"))));
+    assert_eq!(world.owners(), [Some(7), Some(8)]);
+    let flow = world.table.active_after(0).next().unwrap();
+    assert_eq!(world.owner(flow.owners.initiator), Some((7, "forwarded")));
+    let (text, confidence) = world.table.process_texts().owner(flow.owners.responder).unwrap();
+    assert_eq!(text.owner(confidence, None).network_namespace, Some(THIRD));
+}
+
+#[test]
+fn of_two_namespaces_with_its_ends_none_is_named() {
+    let mut world = World::with_addresses(&[ROUTER]);
+    world.report(&syn(OTHER, 7));
+    world.report(&syn(THIRD, 8));
+    world.born(&plain(TCP, CLIENT, SERVER));
+    world.settle();
+    assert_eq!(world.owners(), [None, None]);
+    assert_eq!(ambiguous(&world), 1);
+}
+
+#[test]
+fn a_socket_that_comes_when_its_flow_is_there_gives_neither_that_flow_nor_the_next_an_owner() {
+    let mut world = World::with_addresses(&[ROUTER]);
+    // What the namespace itself translates comes from no socket that is known, with ends that one gets afterwards.
+    world.born(&plain(TCP, CLIENT, SERVER));
+    world.settle();
+    world.report(&syn(OTHER, 7));
+    world.tell(&in_namespace(OTHER, socket(Kind::Connect, TCP, CLIENT, SERVER, process(7, "client"))));
+    assert_eq!(world.owners(), [None, None]);
+    // A flow of a zone is another one with the same ends: whose it is cannot be known.
+    world.born(&in_zone(2, plain(TCP, CLIENT, SERVER)));
+    world.settle();
+    let owners: Vec<_> = world.table.active_after(0).map(|flow| world.owners_of(&flow)).collect();
+    assert_eq!(owners, [[None, None]; 2]);
+}
+
+#[test]
+fn a_twin_in_another_zone_is_not_taken_for_the_one_whose_flow_was_first() {
+    let mut world = World::with_addresses(&[ROUTER]);
+    world.report(&syn(OTHER, 7));
+    world.born(&in_zone(1, plain(TCP, CLIENT, SERVER)));
+    world.tell(&in_namespace(OTHER, socket(Kind::Connect, TCP, CLIENT, SERVER, process(7, "client"))));
+    world.report(&syn(THIRD, 8));
+    world.born(&in_zone(2, plain(TCP, CLIENT, SERVER)));
+    world.tell(&in_namespace(THIRD, socket(Kind::Connect, TCP, CLIENT, SERVER, process(8, "client"))));
+    let owners: Vec<_> = world.table.active_after(0).map(|flow| world.owners_of(&flow)).collect();
+    assert_eq!(owners, [[Some(7), None], [None, None]]);
+    assert_eq!(ambiguous(&world), 1);
+}
+
+#[test]
+fn what_begins_at_an_address_of_ours_is_no_socket_of_another_namespace() {
+    let mut world = World::with_addresses(&["198.18.0.1"]);
+    world.report(&syn(OTHER, 7));
+    world.born(&plain(TCP, CLIENT, SERVER));
+    world.settle();
+    assert_eq!(world.owners(), [None, None]);
+    assert!(!World::new().table.attribution().unwrap().is_elsewhere(&tuple(TCP, CLIENT, SERVER)));
+}
+
+#[test]
+fn a_datagram_is_its_sockets_until_another_namespace_sends_by_these_ends() {
+    let mut world = World::with_addresses(&[ROUTER]);
+    let send = |namespace, pid| {
+        in_namespace(namespace, socket(Kind::Send, UDP, CLIENT, SERVER, process(pid, "client")))
+    };
+    world.report(&send(OTHER, 7));
+    world.born(&plain(UDP, CLIENT, SERVER));
+    world.settle();
+    assert_eq!(world.owners(), [Some(7), None]);
+    let gone = Event { local: end("0.0.0.0:0"), remote: end("0.0.0.0:0"), ..send(OTHER, 7) };
+    world.tell(&Event { kind: Kind::Release, ..gone });
+    world.tell(&send(THIRD, 8));
+    assert_eq!(world.owners(), [Some(8), None], "a container was started anew");
+    // What is bound to no address is reported with each that its namespace has.
+    world.tell(&Event { local: end("0.0.0.0:40000"), ..send(OTHER, 9) });
+    assert_eq!(world.owners(), [Some(8), None]);
+}
