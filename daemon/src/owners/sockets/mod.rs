@@ -196,6 +196,9 @@ impl Sockets {
             if surer {
                 (known.owner, known.process) = (claim.owner, claim.process);
             }
+            if known.namespace == 0 {
+                known.namespace = claim.namespace;
+            }
             known.sure = known.sure.min(claim.sure);
             (known.until, known.forget) = (claim.until, claim.forget);
         });
