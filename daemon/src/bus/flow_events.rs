@@ -38,7 +38,7 @@ impl FlowEvents {
     /// as IPv4. Each has `family`, `protocol`, `monotonic_nsec` (t: CLOCK_MONOTONIC), `time_usec` (t: CLOCK_REALTIME) and,
     /// as far as they are known, `flow` (t: the id of the flow, where it is in the table), `network_namespace` (u: the inode
     /// of /proc/PID/ns/net; events of all namespaces are told), `pid` (u), `tid` (u), `comm` (s: of the thread),
-    /// `leader_comm` (s: of the process), `uid` (u), `unit` (s), `cgroup` (s), `container` (s), `pod` (s), `exe` (s), `confidence` (s: exact, reader, snapshot,
+    /// `leader_comm` (s: of the process), `uid` (u), `unit` (s), `cgroup` (s), `container` (s), `pod` (s), `confidence` (s: exact, reader, snapshot,
     /// inherited),
     /// `opened` (b: this end opened the connection). connect-failed has `error` (s: such as ENETUNREACH, what connect() returned or what came
     /// later; absent where the process gave up by itself) and the destination that was asked for; it is reported of UDP too, for a

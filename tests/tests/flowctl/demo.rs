@@ -145,6 +145,10 @@ fn the_network_shows_events_and_tables_and_goes_away() {
             .any(|cell| cell.split('/').filter(|half| half.parse::<u32>().is_ok()).count() == 2)
     };
     assert_eq!(rows.iter().filter(counted).count(), 10, "{text}");
+    // Client and server are one process, in two other namespaces.
+    for row in rows.iter().filter(|row| row.contains(" tcp ") || row.contains(" udp ")) {
+        assert_eq!(row.matches("demo[").count(), 2, "{row}\n{text}");
+    }
     run.nothing_is_left();
 }
 

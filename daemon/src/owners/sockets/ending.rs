@@ -15,15 +15,7 @@ impl Sockets {
     pub(super) fn release(&mut self, cookie: u64, at: u64, now: u64) -> Option<Touched> {
         let socket = self.udp.get_mut(&cookie)?;
         socket.released = at;
-        let mut touched = None;
-        for key in std::mem::take(&mut socket.bound) {
-            touched = self.release_at(key, cookie, at, now).or(touched);
-        }
-        touched
-    }
-
-    /// A UDP socket has ended that was bound here.
-    fn release_at(&mut self, key: Key, cookie: u64, at: u64, now: u64) -> Option<Touched> {
+        let key = socket.bound?;
         let claims = self.claims.get_mut(&key)?;
         let (mut used, mut living) = (false, false);
         for claim in claims.iter_mut() {
@@ -92,7 +84,7 @@ impl Sockets {
         let Self { claims, udp, ending, .. } = self;
         for (key, entry) in claims {
             let is_server =
-                |claim: &Claim| udp.get(&claim.cookie).is_some_and(|socket| socket.bound.contains(key));
+                |claim: &Claim| udp.get(&claim.cookie).is_some_and(|socket| socket.bound == Some(*key));
             let mut is_cut = false;
             for claim in entry.iter_mut().filter(|claim| claim.until > at && !is_server(claim)) {
                 (claim.until, claim.forget) = (at, now + ENDED_USEC);

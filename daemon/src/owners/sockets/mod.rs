@@ -57,14 +57,10 @@ pub(crate) struct Sockets {
     held_back: u64,
 }
 
-/// The most addresses of one socket: the programs report no more.
-const MAXIMUM_BOUND: usize = 64;
-
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct UdpSocket {
-    /// Where its end is to be noted: at its port, or where it was when it was found open. In another namespace it is bound
-    /// at each address that it has there.
-    bound: Vec<Key>,
+    /// Where its end is to be noted: at its port, or where it was when it was found open.
+    bound: Option<Key>,
     released: u64,
     claims: u32,
 }
@@ -214,11 +210,9 @@ impl Sockets {
         });
         if is_new {
             let socket = self.udp.entry(claim.cookie);
-            let socket =
-                socket.or_insert_with(|| UdpSocket { bound: Vec::new(), released: u64::MAX, claims: 0 });
+            let socket = socket.or_insert(UdpSocket { bound, released: u64::MAX, claims: 0 });
             socket.claims += 1;
-            let most = if self.elsewhere { MAXIMUM_BOUND } else { 1 };
-            socket.bound.extend(bound.filter(|key| socket.bound.len() < most && !socket.bound.contains(key)));
+            socket.bound = socket.bound.or(bound);
         }
         self.note_ending(key, claim.forget, now);
     }

@@ -26,8 +26,8 @@ use crate::owners::{Attribution, Begin, Touched, direction};
 use directions::Direction;
 pub(super) use directions::OtherTuples;
 
-/// Whether packets of this socket of another namespace can be in our table: what stays within its namespace is not, and what
-/// has no address of its own is reported with each that the namespace has.
+/// Whether the flow of this socket of another namespace can be found in our table: what stays within its namespace is not there,
+/// and which addresses the namespace has, of which a socket without one uses any, is not known.
 fn can_be_forwarded(event: &Event) -> bool {
     let [local, remote] = [event.local.ip(), event.remote.ip()];
     event.kind == Kind::Release || !local.is_unspecified() && !local.is_loopback() && !remote.is_loopback()

@@ -18,7 +18,7 @@ use flowbus_tests::network::{
     BOTH_NAT, CHROME, CROSTINI, LATE_MARK, MASQUERADED, MASQUERADED_SERVER_V4, PLAIN, REDIRECTED, ROUTER_V4,
     ROUTER_V6, SERVER_V4, SERVER_V6, UNKNOWN_SOURCE, ip_address, socket_address,
 };
-use flowbus_tests::process::{complain, tied};
+use flowbus_tests::process::{complain, tied, wait_for};
 use flowbus_tests::{Bus, Daemon, Namespace, Network, conntrack, traffic};
 
 use show::{Events, say};
@@ -100,8 +100,7 @@ fn show_network(duration: Duration, stop: &Stop) -> ExitCode {
         network.router.sysctl(&format!("net.netfilter.nf_conntrack_{timeout}"), seconds);
     }
     let bus = Bus::start();
-    let mut daemon = Daemon::spawn(&mut tied(&Daemon::command(&network.router, &bus)));
-    daemon.wait_until_synchronized(&bus);
+    let daemon = start(&network.router, &bus);
     let mut events = Events::show(&bus);
     let tcp = [
         (SERVER_V4, PLAIN),
@@ -138,6 +137,15 @@ fn show_network(duration: Duration, stop: &Stop) -> ExitCode {
     finish(events, daemon, &bus, stop)
 }
 
+/// Starts a flowbusd with [attribution] as it is by default: which process each connection belongs to, whatever namespace it is in.
+fn start(namespace: &Namespace, bus: &Bus) -> Daemon {
+    let mut command = tied(&Daemon::command(namespace, bus));
+    let mut daemon = Daemon::spawn(command.args(["--config", "/dev/null"]));
+    daemon.wait_until_synchronized(bus);
+    wait_for("attribution", || (bus.property("Attribution").ok()? != "none").then_some(()));
+    daemon
+}
+
 fn show_host(duration: Duration, stop: &Stop) -> ExitCode {
     let changes = match host::Changes::make() {
         Ok(changes) => changes,
@@ -149,10 +157,7 @@ fn show_host(duration: Duration, stop: &Stop) -> ExitCode {
         }
     };
     let bus = Bus::start();
-    // With [attribution] as it is by default: which process each connection belongs to.
-    let mut command = tied(&Daemon::command(&Namespace::host(), &bus));
-    let mut daemon = Daemon::spawn(command.args(["--config", "/dev/null"]));
-    daemon.wait_until_synchronized(&bus);
+    let daemon = start(&Namespace::host(), &bus);
     say("\nThis machine's connections, as they appear, change and end. Open some in another terminal.");
     let mut events = Events::show(&bus);
     // A machine may be quiet; this is something to see.

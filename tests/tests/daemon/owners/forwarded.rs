@@ -4,13 +4,16 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
+use flowbus_tests::daemon::UNATTRIBUTED;
 use flowbus_tests::network::{
     BOTH_NAT, MASQUERADED, PLAIN, REDIRECTED, ROUTER_V4, ROUTER_V6, SERVER_V4, SERVER_V6, socket_address,
 };
 use flowbus_tests::process::wait_for;
-use flowbus_tests::{Bus, Daemon, Namespace, Network};
+use flowbus_tests::{Bus, Daemon, Kept, Namespace, Network};
+use rustix::process::Signal;
 use serde_json::Value;
 
+use super::life::DEFAULT;
 use super::{flows, listen, on_thread, owned, this_process, who};
 
 fn inode(namespace: &Namespace) -> u64 {
@@ -262,16 +265,27 @@ fn two_namespaces_on_one_bridge_speak_by_the_published_port_of_one() {
 }
 
 #[test]
-fn owners_of_forwarded_flows_survive_a_kill_and_are_found_by_a_daemon_that_comes_later() {
+fn owners_of_forwarded_flows_are_found_by_a_daemon_that_comes_later_and_survive_its_kill() {
     let network = Network::new();
     let listener = listen(&network.server, &format!("{SERVER_V4}:{PLAIN}"));
     let held = connection(&network, &listener, socket_address(SERVER_V4, PLAIN));
     let bus = Bus::start();
-    let daemon = Daemon::start_attributed(&network.router, &bus);
-    let flow = owned(&bus, PLAIN);
+    let kept = Kept::open(&network.router, 1 << 20);
+    let mut daemon = kept.spawn_with(&network.router, &bus, DEFAULT);
+    daemon.wait_until_attributed(&bus);
+    let before = owned(&bus, PLAIN);
     for end in ["initiator", "responder"] {
-        assert_eq!(flow[end]["pid"].as_u64(), Some(this_process()), "{flow:#}");
-        assert_eq!(flow[end]["confidence"], "forwarded", "{flow:#}");
+        assert_eq!(before[end]["pid"].as_u64(), Some(this_process()), "{before:#}");
+        assert_eq!(before[end]["confidence"], "forwarded", "{before:#}");
+    }
+    daemon.signal(Signal::KILL);
+    let _ = daemon.ended();
+    // The next life has no programs: what it shows it has from the one before.
+    let mut daemon = kept.spawn_with(&network.router, &bus, UNATTRIBUTED);
+    daemon.wait_until_synchronized(&bus);
+    let after = owned(&bus, PLAIN);
+    for key in ["id", "initiator", "responder"] {
+        assert_eq!(after[key], before[key], "{key}");
     }
     daemon.stop();
     drop(held);

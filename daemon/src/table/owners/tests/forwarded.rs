@@ -97,7 +97,7 @@ fn a_datagram_is_its_sockets_until_another_namespace_sends_by_these_ends() {
     world.tell(&Event { kind: Kind::Release, ..gone });
     world.tell(&send(THIRD, 8));
     assert_eq!(world.owners(), [Some(8), None], "a container was started anew");
-    // What is bound to no address is reported with each that its namespace has.
+    // The addresses of its namespace are not known.
     world.tell(&Event { local: end("0.0.0.0:40000"), ..send(OTHER, 9) });
     assert_eq!(world.owners(), [Some(8), None]);
 }
