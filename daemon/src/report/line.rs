@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ctnetlink::{Counters, Family, Layer4, Status, Tuple};
 use flowbus_interfaces::{EndReason, Flow, Mark, SourceNames, Span, Time, TimeSource, protocol_name};
 
-use super::redact::{Name, Redactor};
+use super::redact::{Interface, Name, Redactor};
 
 /// Hardly a line is shorter. Where many are, a report keeps fewer flows than would fit, and says so.
 pub(super) const SHORT: usize = 60;
@@ -72,7 +72,7 @@ impl ReportLine {
         let _ = write!(out, " {}", names.name(self.source));
         self.write_ends(&mut out, redactor);
         if let Some(interface) = &self.interface {
-            let _ = write!(out, " via {}", Name(interface));
+            let _ = write!(out, " via {}", Interface(interface));
         }
         if let [Some(original), Some(reply)] = self.counters {
             out.push_str(", bytes ");

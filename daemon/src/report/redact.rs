@@ -151,8 +151,7 @@ impl fmt::Display for TwoDigits {
     }
 }
 
-/// The name of a process or an interface, which others choose: what could form an address or break the line is shown as
-/// `?`.
+/// A name that others choose, as of a process: what could form an address or break the line is shown as `?`.
 pub(super) struct Name<'a>(pub(super) &'a str);
 
 impl fmt::Display for Name<'_> {
@@ -167,14 +166,41 @@ impl fmt::Display for Name<'_> {
     }
 }
 
-/// A container: of a long id as many digits as the engines show.
+/// A network interface. udev names some adapters after their MAC address, such as enx78e7d1ea46da: of that, the maker's
+/// three bytes are shown alone, as Chrome's redaction tool does it.
+pub(super) struct Interface<'a>(pub(super) &'a str);
+
+impl fmt::Display for Interface<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.split_at_checked(3) {
+            Some((kind, mac)) if kind.ends_with('x') && is_hex(mac, 12) => {
+                write!(f, "{}??????", Name(&self.0[..9]))
+            }
+            _ => Name(self.0).fmt(f),
+        }
+    }
+}
+
+/// A container: of a long id or a UUID as many digits as engines show, or a redaction tool would replace it.
 pub(super) struct Container<'a>(pub(super) &'a str);
 
 impl fmt::Display for Container<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_long = self.0.len() == 64 && self.0.bytes().all(|digit| digit.is_ascii_hexdigit());
-        Name(self.0.get(..12).filter(|_| is_long).unwrap_or(self.0)).fmt(f)
+        let is_long = [32, 40, 64].iter().any(|length| is_hex(self.0, *length));
+        let is_uuid = self.0.split('-').map(str::len).eq([8, 4, 4, 4, 12]);
+        let shown = if is_long {
+            12
+        } else if is_uuid {
+            8
+        } else {
+            self.0.len()
+        };
+        Name(self.0.get(..shown).unwrap_or(self.0)).fmt(f)
     }
+}
+
+fn is_hex(text: &str, length: usize) -> bool {
+    text.len() == length && text.bytes().all(|digit| digit.is_ascii_hexdigit())
 }
 
 #[cfg(test)]
@@ -292,6 +318,27 @@ mod tests {
             assert_eq!(Name(name).to_string(), shown);
         }
         assert_eq!(Container("10.1.2.3").to_string(), "10?1?2?3");
-        assert_eq!(Container(&"3f2a90b1c4d5e6f7".repeat(4)).to_string(), "3f2a90b1c4d5");
+        for length in [32, 40, 64] {
+            let id = &"3f2a90b1c4d5e6f7".repeat(4)[..length];
+            assert_eq!(Container(id).to_string(), "3f2a90b1c4d5");
+        }
+        assert_eq!(Container("2f1c3a9e-77d0-4b6f-9f5e-0a1b2c3d4e5f").to_string(), "2f1c3a9e");
+        assert_eq!(Container("web-1").to_string(), "web-1");
+    }
+
+    #[test]
+    fn interfaces_named_after_their_mac_address_do_not_tell_it() {
+        for (name, shown) in [
+            ("enx78e7d1ea46da", "enx78e7d1??????"),
+            ("wlx00c0caabcdef", "wlx00c0ca??????"),
+            ("wlan0", "wlan0"),
+            ("enp0s31f6", "enp0s31f6"),
+            ("vethabcdef01234", "vethabcdef01234"),
+            ("10.1.2.3", "10?1?2?3"),
+            ("br-3f2a90b1c4d5", "br-3f2a90b1c4d5"),
+            ("üx8e7d1ea46dab", "?x8e7d1e??????"),
+        ] {
+            assert_eq!(Interface(name).to_string(), shown);
+        }
     }
 }

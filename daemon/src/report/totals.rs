@@ -2,7 +2,7 @@
 
 use flowbus_interfaces::{Flow, Mark, SourceNames, protocol_name};
 
-use super::redact::{Container, Name};
+use super::redact::{Container, Interface};
 
 /// Active flows and closed ones.
 type Counts = [u32; 2];
@@ -47,7 +47,7 @@ impl Totals {
         out.push_str("\nFlows by source, interface, container, protocol and state (active, closed):\n");
         let room = max_bytes / 2;
         lines(out, "source", &self.sources, room, |source| names.name(*source).to_owned());
-        lines(out, "interface", &self.interfaces, MOST * LINE, |name| Name(name).to_string());
+        lines(out, "interface", &self.interfaces, MOST * LINE, |name| Interface(name).to_string());
         lines(out, "container", &self.containers, MOST * LINE, |id| Container(id).to_string());
         lines(out, "protocol", &self.protocols, MOST * LINE, |&number| {
             protocol_name(number).map_or_else(|| number.to_string(), str::to_owned)
