@@ -6,3 +6,6 @@ set -eu
 busctl "$@" --json=short monitor org.flowbus.FlowEvents1 | jq --unbuffered -r '
   select(.member == "FlowEvents") | .payload.data[1][] | map_values(.data) |
   "\(.event) \(.id) \(.protocol) \(.state // "-") \(.src) \(.sport // "-") \(.dst) \(.dport // "-")"'
+
+# busctl says why it ended, and ends with 0 when the bus does.
+exit 1

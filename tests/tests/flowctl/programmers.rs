@@ -233,9 +233,9 @@ fn the_example_in_rust_has_each_change_over_a_restart_of_the_bus_and_ends_with_f
 }
 
 #[test]
-fn what_busctl_monitor_shows_is_a_line_for_each_event() {
-    let (namespace, bus, daemon) = started();
-    let example =
+fn what_busctl_monitor_shows_is_a_line_for_each_event_and_an_error_when_the_bus_ends() {
+    let (namespace, mut bus, daemon) = started();
+    let mut example =
         Running::start(Command::new(example("monitor.sh")).arg(format!("--address={}", bus.address())));
     // busctl does not say when it listens: flows come until one is shown.
     let first = wait_for("a line", || {
@@ -246,7 +246,9 @@ fn what_busctl_monitor_shows_is_a_line_for_each_event() {
     let words: Vec<&str> = first.split(' ').collect();
     assert!(words.len() == 8 && ["new", "destroy"].contains(&words[0]), "{first}");
     assert_eq!((words[2], words[7]), ("udp", "55"), "{first}");
-    daemon.stop();
+    bus.stop();
+    example.fails();
+    drop(daemon);
 }
 
 #[test]
