@@ -21,10 +21,10 @@ RDEPEND="sys-apps/dbus"
 BDEPEND="llvm-core/clang dev-libs/libbpf"
 
 src_compile() {
-	cargo_env packaging/compile
+	cargo_env packaging/compile || die
 }
 
 src_install() {
 	docdir="${EPREFIX}/usr/share/doc/${PF}" zshdir="${EPREFIX}/usr/share/zsh/site-functions" prefix="${EPREFIX}/usr" \
-		packaging/install "$(cargo_target_dir)" "${D}" || die
+		packaging/install "$(cargo_target_dir)/../release" "${D}" || die # with USE=debug too
 }
