@@ -47,20 +47,9 @@ impl Machine {
             .split_whitespace()
             .map(|group| Gid::from_raw(group.parse().expect("a group is a number")))
             .collect();
-        let (_directory, path) = self.mounted("run/dbus", "system_bus_socket");
+        let directory = File::open(format!("/proc/{}/root/run/dbus", self.leader)).expect("the bus is there");
+        let path = format!("/proc/self/fd/{}/system_bus_socket", directory.as_raw_fd());
         socket_of(path, self.id_of(user), groups)
-    }
-
-    /// The path here of a file in a directory that is mounted inside, as long as what is returned beside it is there.
-    ///
-    /// # Panics
-    /// If there is no such directory.
-    #[must_use]
-    pub fn mounted(&self, directory: &str, file: &str) -> (File, String) {
-        let path = format!("/proc/{}/root/{directory}", self.leader);
-        let directory = File::open(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-        let path = format!("/proc/self/fd/{}/{file}", directory.as_raw_fd());
-        (directory, path)
     }
 
     fn id_of(&self, user: &str) -> u32 {

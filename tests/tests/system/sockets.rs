@@ -6,8 +6,6 @@ use std::process::Stdio;
 use flowbus_tests::booted::{MEMBER, STRANGER, control, monitor};
 use flowbus_tests::process::wait_for;
 use flowbus_tests::{Machine, SystemBus, conntrack, inject};
-use rustix::fd::OwnedFd;
-use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketType};
 
 /// Bytes of a message: its first, its fixed part, half of its header, its header and half of its body.
 const PARTS: [usize; 4] = [1, 16, 64, 2_000];
@@ -60,12 +58,17 @@ fn a_message_of_which_only_the_beginning_comes_holds_up_nobody_on_either_bus() {
     }
 }
 
-/// A connection to the socket where flowbus-attribution hands over its programs.
-fn connect(path: &str) -> OwnedFd {
-    let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
-    rustix::net::connect(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
-    socket
-}
+/// Connects to the socket where flowbus-attribution hands over its programs, is asked, and answers some bytes again and again in one
+/// message; ends when the connection does.
+const ANSWER: &str = r#"
+    use Socket;
+    my ($bytes, $times) = @ARGV;
+    socket(S, AF_UNIX, SOCK_SEQPACKET, 0) or die $!;
+    connect(S, pack_sockaddr_un("/run/flowbus/attribution")) or exit($!{EACCES} ? 7 : 1);
+    sysread(S, my $asked, 1) == 1 or die $!;
+    $times and send(S, pack("H*", $bytes) x $times, 0);
+    $times and sysread(S, my $end, 1);
+"#;
 
 #[test]
 fn the_socket_for_programs_refuses_all_but_root_and_outlives_what_root_sends() {
@@ -73,29 +76,32 @@ fn the_socket_for_programs_refuses_all_but_root_and_outlives_what_root_sends() {
     machine.wait_until_synchronized();
     let attributed = || (machine.property("Attribution").ok()? == "bpf").then_some(());
     wait_for("the programs", attributed);
+    wait_for("the loader to end", || {
+        (machine.unit("flowbus-attribution.service", "ActiveState") == "inactive").then_some(())
+    });
     let sockets = machine
         .shell("ss --no-header --listening --unix --packet | grep --only-matching '/run/flowbus[^ ]*'");
     assert_eq!(sockets.split_whitespace().collect::<Vec<_>>(), ["/run/flowbus/attribution"]);
-    let script = "use Socket; socket(S, AF_UNIX, SOCK_SEQPACKET, 0); exit(connect(S, pack_sockaddr_un('/run/flowbus/attribution')) ? 0 : $!{EACCES} ? 7 : 1)";
-    for user in [MEMBER, STRANGER, "flowbus", "flowbus-control"] {
+    let answer = |user: &str, bytes: &str, times: u32| {
         let mut perl = machine.command_as(user, "perl");
-        let status = perl.args(["-MSocket", "-MErrno", "-e", script]).stdin(Stdio::null()).status().unwrap();
-        assert_eq!(status.code(), Some(7), "{user}");
+        perl.args(["-MErrno", "-e", ANSWER, bytes, &times.to_string()]).stdin(Stdio::null());
+        perl.status().unwrap().code()
+    };
+    for user in [MEMBER, STRANGER, "flowbus", "flowbus-control"] {
+        assert_eq!(answer(user, "00", 1), Some(7), "{user}");
     }
-    let (_directory, path) = machine.mounted("run/flowbus", "attribution");
     let refusals = || {
         let entries = machine.journal(&["--identifier=flowbusd"]);
         let refused = |text: &str| text.contains("flowbus-attribution hands nothing over");
         entries.iter().filter(|entry| entry["MESSAGE"].as_str().is_some_and(refused)).count()
     };
-    let nonsense = [b"x".to_vec(), b"bpf-cgroups".to_vec(), vec![0xff; 2_048], vec![b':'; 100_000]];
-    for (round, bytes) in nonsense.iter().enumerate() {
-        let socket = connect(&path);
-        rustix::net::send(&socket, bytes, SendFlags::NOSIGNAL).unwrap();
+    // A byte, a name without its descriptor, what is no text, too much, and nothing at all.
+    let name: String = "bpf-cgroups".bytes().map(|byte| format!("{byte:02x}")).collect();
+    let nonsense = [("00", 1), (&name, 1), ("ff", 2_048), ("3a", 100_000), ("00", 0)];
+    for (round, (bytes, times)) in nonsense.into_iter().enumerate() {
+        assert_eq!(answer("root", bytes, times), Some(0), "{times} of {bytes}");
         wait_for("a refusal", || (refusals() > round).then_some(()));
     }
-    // One that says nothing is waited for until it goes.
-    drop(connect(&path));
     machine.run("systemctl start flowbus-attribution.service");
     assert_eq!(machine.unit("flowbus-attribution.service", "Result"), "success");
     assert_eq!(machine.unit("flowbusd.service", "NRestarts"), "0");
