@@ -14,13 +14,13 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::sleep;
 use std::time::Duration;
 
-use ctnetlink::{Layer4, Tuple};
+use ctnetlink::Tuple;
 use flowbus_attribution::{Confidence, Event, Kind, Process};
 
 use crate::clock::monotonic_nsec;
 use crate::fit::fit;
 use crate::handle::{Command, Handle};
-use crate::owners::{Found, TCP, UDP, unspecified};
+use crate::owners::{Found, Place, TCP, UDP, unspecified};
 
 /// So many directions of flows wait to be looked up; what comes faster is not.
 const WAITING: usize = 256;
@@ -43,7 +43,7 @@ pub(super) fn run(handle: &Handle) {
         waiting.push_front(new);
         let wanted: Vec<Tuple> = waiting.iter().flatten().copied().collect();
         let found = look(&wanted, network_namespace);
-        let is_found = |tuple: &Tuple| found.iter().any(|found| ends(tuple) == Some(found.ends()));
+        let is_found = |tuple: &Tuple| found.iter().any(|found| Place::of(tuple) == Some(found.place()));
         for asked in &mut waiting {
             asked.retain(|tuple| !is_found(tuple));
         }
@@ -98,8 +98,8 @@ fn look(wanted: &[Tuple], network_namespace: u32) -> Vec<Found> {
         let Some(tuples) = directions.remove(&inode) else { continue };
         let Some((process, path)) = describe(process) else { continue };
         let exe = program(process.pid);
-        let ends = tuples.into_iter().filter_map(ends);
-        found.extend(ends.map(|(protocol, local, remote)| Found {
+        let places = tuples.into_iter().filter_map(Place::of);
+        found.extend(places.map(|Place { protocol, local, remote }| Found {
             event: Event {
                 kind: Kind::Send,
                 monotonic_ns,
@@ -117,11 +117,6 @@ fn look(wanted: &[Tuple], network_namespace: u32) -> Vec<Found> {
         }));
     }
     found
-}
-
-fn ends(tuple: &Tuple) -> Option<(u8, SocketAddr, SocketAddr)> {
-    let Layer4::Ports { src, dst } = tuple.layer4 else { return None };
-    Some((tuple.protocol, SocketAddr::new(tuple.src, src), SocketAddr::new(tuple.dst, dst)))
 }
 
 /// "socket:[12345]"
@@ -177,8 +172,8 @@ fn parse_stat(stat: &[u8]) -> Option<([u8; 16], u64)> {
     Some((name, fields.split_whitespace().nth(19)?.parse().ok()?))
 }
 
-/// The open sockets of this network namespace: protocol and ends to inode.
-struct ProcSockets(HashMap<(u8, SocketAddr, SocketAddr), u64>);
+/// The open sockets of this network namespace: place to inode.
+struct ProcSockets(HashMap<Place, u64>);
 
 impl ProcSockets {
     fn read() -> Self {
@@ -186,26 +181,26 @@ impl ProcSockets {
         for (name, protocol) in [("tcp", TCP), ("tcp6", TCP), ("udp", UDP), ("udp6", UDP)] {
             let text = fs::read_to_string(format!("/proc/self/net/{name}")).unwrap_or_default();
             let lines = text.lines().skip(1).filter_map(socket);
-            sockets.extend(lines.map(|(local, remote, inode)| ((protocol, local, remote), inode)));
+            sockets.extend(lines.map(|(local, remote, inode)| (Place { protocol, local, remote }, inode)));
         }
         Self(sockets)
     }
 
     /// The socket that sends in a direction, which begins at an address of this machine.
     fn sender(&self, tuple: &Tuple) -> Option<u64> {
-        let (protocol, local, remote) = ends(tuple)?;
+        let Place { protocol, local, remote } = Place::of(tuple)?;
         let nobody = |like: SocketAddr| SocketAddr::new(unspecified(like.ip()), 0);
         let any = |like: SocketAddr| SocketAddr::new(unspecified(like.ip()), local.port());
         let both = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), local.port());
-        let mut places = vec![(local, remote)];
+        let mut ends = vec![(local, remote)];
         if protocol == UDP {
-            places.extend([
+            ends.extend([
                 (local, nobody(remote)),
                 (any(local), nobody(remote)),
                 (both, SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0)),
             ]);
         }
-        places.into_iter().find_map(|(local, remote)| self.0.get(&(protocol, local, remote)).copied())
+        ends.into_iter().find_map(|(local, remote)| self.0.get(&Place { protocol, local, remote }).copied())
     }
 }
 

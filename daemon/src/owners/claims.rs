@@ -13,13 +13,13 @@ const MAXIMUM_OLDER: usize = 7;
 
 /// A process: its number is used again after it has ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Identity {
+pub(super) struct ProcessId {
     /// 0 where nobody is known to be the owner.
     pub(super) pid: u32,
     start_boottime_ns: u64,
 }
 
-impl From<&Process> for Identity {
+impl From<&Process> for ProcessId {
     fn from(process: &Process) -> Self {
         Self { pid: process.pid, start_boottime_ns: process.start_boottime_ns }
     }
@@ -31,7 +31,7 @@ pub(super) struct Claim {
     pub(super) cookie: u64,
     pub(super) owner: OwnerNumber,
     /// The owner's process.
-    pub(super) process: Identity,
+    pub(super) process: ProcessId,
     /// A flow that began before this time is not the socket's, unless the socket was accepted from it.
     pub(super) since: u64,
     /// By this time a packet of the socket had passed; `u64::MAX` while that is not known.

@@ -24,7 +24,7 @@ pub(crate) use begins::{Begins, Reused};
 pub(crate) use probe::{Found, Probe, ProbeError};
 pub(crate) use processes::Processes;
 use recent::Recent;
-pub(crate) use sockets::{Current, Role, Sockets, Touched, direction};
+pub(crate) use sockets::{Current, Place, Role, Sockets, Touched, direction};
 pub(crate) use window::{Begin, Window};
 
 /// What a socket that speaks to nobody in particular has as its other end, in the family of an address.

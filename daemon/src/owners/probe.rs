@@ -1,8 +1,8 @@
 //! What is handed to the tracker about sockets: BPF programs that report them, or what somebody found in /proc.
 
-use std::net::SocketAddr;
-
 use flowbus_attribution::{Counters, DescriptorError, Event, Programs, Report, Ring, RingError, Snapshot};
+
+use super::Place;
 
 /// Programs that run, and what is needed to read what they tell.
 pub(crate) struct Probe {
@@ -55,8 +55,9 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    /// Protocol, this end and the other.
-    pub(crate) fn ends(&self) -> (u8, SocketAddr, SocketAddr) {
-        (self.event.protocol, self.event.local, self.event.remote)
+    /// The ends of its direction.
+    pub(crate) fn place(&self) -> Place {
+        let Event { protocol, local, remote, .. } = self.event;
+        Place { protocol, local, remote }
     }
 }

@@ -13,13 +13,13 @@ use ctnetlink::{Layer4, Tuple};
 use flowbus_attribution::{Confidence, Event, Kind};
 use foldhash::fast::RandomState;
 
-use super::claims::{Claim, Claims, Identity};
+use super::claims::{Claim, Claims, ProcessId};
 use super::{TCP, UDP, Window, unspecified};
 use crate::counters::Counters;
 use crate::flow::{Key, OwnerNumber};
 use ending::forget_udp;
-pub(crate) use place::direction;
-use place::{Place, key};
+use place::key;
+pub(crate) use place::{Place, direction};
 
 /// At most this many directions are kept.
 const MAXIMUM: usize = 1 << 17;
@@ -123,7 +123,7 @@ impl Sockets {
         let claim = Claim {
             cookie: event.cookie,
             owner,
-            process: event.process.as_ref().map(Identity::from).unwrap_or_default(),
+            process: event.process.as_ref().map(ProcessId::from).unwrap_or_default(),
             since: at,
             sure: at,
             until: u64::MAX,

@@ -8,15 +8,16 @@ use crate::flow::Key;
 use crate::owners::{TCP, UDP, unspecified};
 
 /// The ends of a direction, seen from the socket that sends.
-pub(super) struct Place {
-    pub(super) protocol: u8,
-    pub(super) local: SocketAddr,
-    pub(super) remote: SocketAddr,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Place {
+    pub(crate) protocol: u8,
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
 }
 
 impl Place {
     /// `None` of a protocol whose sockets are not known.
-    pub(super) fn of(direction: &Tuple) -> Option<Self> {
+    pub(crate) fn of(direction: &Tuple) -> Option<Self> {
         let Layer4::Ports { src, dst } = direction.layer4 else { return None };
         matches!(direction.protocol, TCP | UDP).then(|| Self {
             protocol: direction.protocol,
