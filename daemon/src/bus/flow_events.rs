@@ -41,7 +41,8 @@ impl FlowEvents {
     /// `leader_comm` (s: of the process), `uid` (u), `unit` (s), `cgroup` (s), `container` (s), `pod` (s), `confidence` (s: exact, reader, snapshot,
     /// inherited),
     /// `opened` (b: this end opened the connection). connect-failed has `error` (s: such as ENETUNREACH, what connect() returned or what came
-    /// later; absent where the process gave up by itself) and the destination that was asked for; it is reported of UDP too, for a
+    /// later; absent where the process gave up by itself, or where the kernel skipped the BPF program at the end of the call, which
+    /// `bpf_recursion_misses` of GetStatistics counts) and the destination that was asked for; it is reported of UDP too, for a
     /// connect or a datagram that failed, once in 10 s for each destination and process. close has `reset` (b: by the other side or the
     /// network; the process is then the one that had the connection), `sent_bytes` (t: payload that the other end acknowledged and,
     /// where the process closed, what was still on its way), `received_bytes` (t: payload), `rtt_usec` (u: smoothed round-trip time)
