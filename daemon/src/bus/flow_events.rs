@@ -39,8 +39,7 @@ impl FlowEvents {
     /// as far as they are known, `flow` (t: the id of the flow, where it is in the table), `network_namespace` (u: the inode
     /// of /proc/PID/ns/net; events of all namespaces are told), `pid` (u), `tid` (u), `comm` (s: of the thread),
     /// `leader_comm` (s: of the process), `uid` (u), `unit` (s), `cgroup` (s), `container` (s), `pod` (s), `confidence` (s: exact, reader, snapshot,
-    /// inherited),
-    /// `opened` (b: this end opened the connection). connect-failed has `error` (s: such as ENETUNREACH, what connect() returned or what came
+    /// inherited), `opened` (b: this end opened the connection). connect-failed has `error` (s: such as ENETUNREACH, what connect() returned or what came
     /// later; absent where the process gave up by itself, or where the kernel skipped the BPF program at the end of the call, which
     /// `bpf_recursion_misses` of GetStatistics counts) and the destination that was asked for; it is reported of UDP too, for a
     /// connect or a datagram that failed, once in 10 s for each destination and process. close has `reset` (b: by the other side or the
