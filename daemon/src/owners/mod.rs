@@ -98,7 +98,7 @@ impl Attribution {
         [&mut self.sockets, &mut self.elsewhere]
     }
 
-    /// Connections and datagrams whose flow has not been seen yet.
+    /// The number of connections and datagrams that no flow has matched yet.
     pub(crate) fn pending(&self) -> u64 {
         self.sockets.pending() + self.elsewhere.pending()
     }

@@ -99,7 +99,8 @@ impl Sockets {
         Self { doubt, ..Self::default() }
     }
 
-    /// The sockets of other namespaces. Each has the addresses of its own, so there is none without.
+    /// The sockets of other namespaces. The set of addresses is empty: which addresses a socket without one of its own
+    /// uses there is unknown, so that such a socket matches no flow.
     pub(crate) fn elsewhere(doubt: u64) -> Self {
         Self { elsewhere: true, addresses: Some(HashSet::new()), ..Self::new(doubt) }
     }

@@ -66,7 +66,7 @@ impl Table {
         if !is_ours && !can_be_forwarded(event) {
             return;
         }
-        // Where the namespace is not known the process could be told of a socket of ours.
+        // An unknown namespace (0) would be stored as the tracked one, and the process as one of ours.
         let process = event.process.as_ref().filter(|_| event.network_namespace != 0);
         let owner =
             attribution.owner(processes, state, process, event.network_namespace).with_opened(event.opened);

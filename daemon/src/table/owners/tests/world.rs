@@ -84,7 +84,7 @@ pub(super) fn in_zone(zone: u16, mut flow: Flow<'static>) -> Flow<'static> {
     flow
 }
 
-/// A table that is told of sockets, at a time that a test can move.
+/// A table that receives events of sockets and flows, on a clock that the test advances.
 pub(super) struct World {
     pub(super) table: Table,
     pub(super) changes: Vec<Change>,
