@@ -12,3 +12,4 @@ mod polkit;
 mod powers;
 mod service;
 mod sockets;
+mod units;
