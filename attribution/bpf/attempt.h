@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0 */
 /* Connections that were asked for and came to nothing. TCP's changes of state tell only of those that failed once the SYN had left.
  * Where connect() or sendto() returns the error itself, the end of the call has it, and by then the socket does not say what was
- * asked for. So that is noted at the begin of the call and told at its end. In between it is there by the socket's cookie alone,
- * which every end of a call can find. */
+ * asked for. So that is noted at the begin of the call, by the socket's cookie, which every end of a call can find, and it stays until
+ * what became of it has been reported. The kernel skips a program while it has the same one interrupted on that processor: what a
+ * change of state did not report the end of the call does, and what neither did the next connect or the release of the socket. */
 
 #define REPEAT_NS 10000000000ULL
 
@@ -96,13 +97,19 @@ static __always_inline bool goes_on(__u32 error)
 	       (error >= ERESTARTSYS && error <= ERESTART_RESTARTBLOCK);
 }
 
-/* A call that can connect a socket has ended with this result. */
-static __always_inline void end_attempt(__u64 cookie, __u32 network_namespace, long result)
+/* A TCP socket in this state connects, whatever a call returned: its state will tell what becomes of that. */
+static __always_inline bool is_connecting(__u32 state)
+{
+	return state == TCP_SYN_SENT || state == TCP_SYN_RECV;
+}
+
+/* A call that can connect a socket has ended with this result, and left the socket in this state. */
+static __always_inline void end_attempt(__u64 cookie, __u32 network_namespace, __u32 state, long result)
 {
 	struct attempt *attempt = bpf_map_lookup_elem(&attempts, &cookie);
 	__u32 error = result < 0 ? -result : 0;
 
-	if (!attempt)
+	if (!attempt || (attempt->protocol == IPPROTO_TCP && is_connecting(state)))
 		return;
 	if (goes_on(error))
 		error = 0;
@@ -111,26 +118,47 @@ static __always_inline void end_attempt(__u64 cookie, __u32 network_namespace, l
 	bpf_map_delete_elem(&attempts, &cookie);
 }
 
-/* The socket connects again, or is released. An attempt that is still noted has ended, and no program saw it: a kernel that preempts
- * itself skips a program while it has the same one interrupted on that processor. The error is not known any more. */
-static __always_inline void end_unseen_attempt(__u64 cookie, __u32 network_namespace, struct bpf_sock *sk)
+/* The socket connects again, or is released. An attempt that is still noted and does not go on has ended, and no program saw it. The
+ * error is not known any more. */
+static __always_inline void end_unseen_attempt(void *context, struct bpf_sock *sk)
+{
+	__u64 cookie = bpf_get_socket_cookie(context);
+	struct attempt *attempt = bpf_map_lookup_elem(&attempts, &cookie);
+	bool failed;
+
+	if (!attempt || (attempt->protocol == IPPROTO_TCP && is_connecting(sk->state)))
+		return;
+	failed = attempt->protocol == IPPROTO_TCP ? sk->state == TCP_CLOSE : sk->dst_port != bpf_htons(attempt->remote_port);
+	if (failed)
+		tell_failure(attempt, cookie, namespace_of(bpf_get_netns_cookie(context)), 0);
+	bpf_map_delete_elem(&attempts, &cookie);
+}
+
+/* True where it is noted what this socket connects to. */
+static __always_inline bool is_attempt(struct sock *sk)
+{
+	__u64 cookie = bpf_get_socket_cookie(sk);
+
+	return bpf_map_lookup_elem(&attempts, &cookie) != NULL;
+}
+
+/* The port that the kernel chose. */
+static __always_inline void note_local_end(__u64 cookie, const struct socket_record *record)
 {
 	struct attempt *attempt = bpf_map_lookup_elem(&attempts, &cookie);
 
 	if (!attempt)
 		return;
-	/* TCP's attempts are forgotten where they go well (attempt_has_begun). */
-	if (attempt->protocol != IPPROTO_UDP || sk->dst_port != bpf_htons(attempt->remote_port))
-		tell_failure(attempt, cookie, network_namespace, 0);
-	bpf_map_delete_elem(&attempts, &cookie);
+	attempt->local_port = record->local_port;
+	__builtin_memcpy(attempt->local, record->local, sizeof(attempt->local));
 }
 
-/* The state of a socket tells what becomes of it from here on; true where there was an attempt. */
-static __always_inline bool attempt_has_begun(struct sock *sk)
+/* What became of it has been reported. */
+static __always_inline void forget_attempt(struct sock *sk)
 {
 	__u64 cookie = bpf_get_socket_cookie(sk);
 
-	return bpf_map_delete_elem(&attempts, &cookie) == 0;
+	bpf_map_delete_elem(&attempts, &cookie);
 }
 
 /* A connection attempt is over, and the call that runs now will return the error. */

@@ -12,7 +12,7 @@ struct owner {
 	__u64 syn_at;	    /* TCP: when the SYN was sent */
 	__u32 connect_usec; /* TCP: how long it took to be established */
 	__u8 opened;	    /* TCP: enum opened */
-	__u8 end_is_seen;   /* TCP: the end of the call that connects is reported (attempt.h) */
+	__u8 is_attempt;    /* TCP: what it connects to is noted (attempt.h) */
 	__u16 asked_port;   /* UDP: where the thread `asked_by` sends to, until it has */
 	__u32 asked_by;
 	__u8 asked_family;

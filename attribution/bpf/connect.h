@@ -7,7 +7,7 @@ static __always_inline bool ask(struct attempt *attempt, struct bpf_sock_addr *a
 {
 	if (!sk || (address->protocol != IPPROTO_TCP && address->protocol != IPPROTO_UDP) || is_kernel_thread())
 		return false;
-	end_unseen_attempt(bpf_get_socket_cookie(address), namespace_of(bpf_get_netns_cookie(address)), sk);
+	end_unseen_attempt(address, sk);
 	note_current(&attempt->process, EXACT);
 	attempt->protocol = address->protocol;
 	attempt->local_port = sk->src_port;
@@ -47,8 +47,12 @@ int connect_asked6(struct bpf_sock_addr *address)
 
 static __always_inline int connect_ended(struct sock *sk, long result)
 {
-	if (sk)
-		end_attempt(bpf_get_socket_cookie(sk), sk->__sk_common.skc_net.net->ns.inum, result);
+	struct sock_common *common;
+
+	if (!sk)
+		return 0;
+	common = &sk->__sk_common;
+	end_attempt(bpf_get_socket_cookie(sk), common->skc_net.net->ns.inum, common->skc_state, result);
 	return 0;
 }
 
@@ -77,7 +81,8 @@ static __always_inline int connect_ended_by_reading(struct sock *sk, long result
 	__u64 cookie = BPF_CORE_READ(tcp, __sk_common.skc_cookie.counter);
 
 	if (cookie)
-		end_attempt(cookie, BPF_CORE_READ(tcp, __sk_common.skc_net.net, ns.inum), result);
+		end_attempt(cookie, BPF_CORE_READ(tcp, __sk_common.skc_net.net, ns.inum),
+			    BPF_CORE_READ(tcp, __sk_common.skc_state), result);
 	return 0;
 }
 

@@ -32,7 +32,7 @@ static __always_inline int opened(struct sock *sk, int state)
 	owner->connect_usec = 0;
 	owner->syn_at = bpf_ktime_get_ns();
 	owner->opened = state == TCP_LISTEN ? UNKNOWN : OPENED;
-	owner->end_is_seen = state != TCP_LISTEN && attempt_has_begun(sk);
+	owner->is_attempt = state != TCP_LISTEN && is_attempt(sk);
 	learn_namespace(sk);
 	if (state == TCP_LISTEN)
 		tell(sk, &owner->process, KIND_LISTEN);
@@ -44,10 +44,13 @@ static __always_inline int connected(struct sock *sk, struct owner *owner)
 	struct process nobody = {};
 	struct socket_record *record;
 
-	if (!owner)
+	if (!owner) {
 		COUNT(no_owner);
-	else
+	} else {
 		owner->connect_usec = (bpf_ktime_get_ns() - owner->syn_at) / 1000;
+		owner->is_attempt = 0;
+	}
+	forget_attempt(sk);
 	record = begin_for(sk, owner ? &owner->process : &nobody, KIND_CONNECT);
 	if (!record)
 		return 0;
@@ -88,7 +91,7 @@ static __always_inline int connect_failed(struct sock *sk, struct owner *owner)
 	if (!owner)
 		COUNT(no_owner);
 	/* No error came from the network, and the process does not close the socket: the call that runs now has given up. */
-	if (owner && owner->end_is_seen && !sk->sk_err && !is_shut_down(sk)) {
+	if (owner && owner->is_attempt && !sk->sk_err && !is_shut_down(sk)) {
 		await_error(sk, &owner->process);
 		return 0;
 	}
@@ -97,6 +100,7 @@ static __always_inline int connect_failed(struct sock *sk, struct owner *owner)
 		return 0;
 	record->error = sk->sk_err;
 	finish(record);
+	forget_attempt(sk);
 	return 0;
 }
 
@@ -169,6 +173,11 @@ static __always_inline int closed(struct sock *sk, int old, int state)
 
 	if (!owner || owner->closed)
 		return 0;
+	/* Nobody saw that it was established. */
+	if (owner->is_attempt) {
+		owner->is_attempt = 0;
+		forget_attempt(sk);
+	}
 	if (closes_itself(sk, old, state)) {
 		best_owner(sk, owner, &process);
 		/* A thread of the kernel closes for the process that had it. */
@@ -251,6 +260,7 @@ int tcp_connect(struct bpf_sock_ops *ops)
 	struct bpf_sock *sk = ops->sk;
 	struct socket_record *record;
 	struct owner *owner;
+	__u64 cookie;
 
 	if ((ops->op != BPF_SOCK_OPS_TCP_CONNECT_CB && ops->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) || !sk)
 		return 1;
@@ -271,7 +281,8 @@ int tcp_connect(struct bpf_sock_ops *ops)
 	record = begin(KIND_SYN, IPPROTO_TCP, ops->family);
 	if (!record)
 		return 1;
-	record->cookie = bpf_get_socket_cookie(ops);
+	cookie = bpf_get_socket_cookie(ops);
+	record->cookie = cookie;
 	record->network_namespace = namespace_of(bpf_get_netns_cookie(ops));
 	record->process = owner->process;
 	record->local_port = ops->local_port;
@@ -292,6 +303,7 @@ int tcp_connect(struct bpf_sock_ops *ops)
 		remote[2] = ops->remote_ip6[2];
 		remote[3] = ops->remote_ip6[3];
 	}
+	note_local_end(cookie, record);
 	finish(record);
 	return 1;
 }

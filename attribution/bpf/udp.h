@@ -246,19 +246,17 @@ int udp_bind6(struct bpf_sock *sk)
 SEC("cgroup/sock_release")
 int socket_release(struct bpf_sock *sk)
 {
-	__u64 cookie = bpf_get_socket_cookie(sk);
-	__u32 network_namespace = namespace_of(bpf_get_netns_cookie(sk));
 	struct socket_record *record;
 
-	end_unseen_attempt(cookie, network_namespace, sk);
+	end_unseen_attempt(sk, sk);
 	if (sk->protocol != IPPROTO_UDP || !bpf_sk_storage_get(&owners, sk, NULL, 0))
 		return 1;
 	record = begin(KIND_RELEASE, IPPROTO_UDP, sk->family);
 	if (!record)
 		return 1;
 	note_current(&record->process, EXACT);
-	record->cookie = cookie;
-	record->network_namespace = network_namespace;
+	record->cookie = bpf_get_socket_cookie(sk);
+	record->network_namespace = namespace_of(bpf_get_netns_cookie(sk));
 	finish(record);
 	return 1;
 }

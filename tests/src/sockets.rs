@@ -1,6 +1,7 @@
 //! What the BPF programs tell, as a test sees it: the events of one network namespace.
 
-use std::os::fd::AsFd;
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Instant;
 
 use flowbus_attribution::{
@@ -144,6 +145,29 @@ impl Sockets {
             Message::CgroupRemoved { .. } => {}
         }) {}
         assert_eq!(self.ring.unreadable(), 0);
+    }
+
+    /// Ends what is attached to this tracepoint, sometime soon.
+    ///
+    /// # Panics
+    /// If nothing is.
+    pub fn detach(&mut self, tracepoint: &str) {
+        let is_of = |descriptor: BorrowedFd<'_>| {
+            let path = format!("/proc/self/fdinfo/{}", descriptor.as_raw_fd());
+            let text = fs::read_to_string(path).expect("the kernel describes descriptors");
+            text.lines()
+                .any(|line| line.strip_prefix("tp_name:").is_some_and(|name| name.trim() == tracepoint))
+        };
+        let links = || self.programs.named().filter(|(name, _)| *name == "bpf-link");
+        let (_, other) = links().find(|(_, link)| !is_of(*link)).expect("another link");
+        assert!(links().any(|(_, link)| is_of(link)), "nothing is attached to {tracepoint}");
+        // As many as there were, or they are not taken for programs.
+        let kept = self.programs.named().map(|(name, descriptor)| {
+            let kept = if is_of(descriptor) { other } else { descriptor };
+            (name.to_owned(), kept.try_clone_to_owned().expect("there is room for descriptors"))
+        });
+        let kept: Vec<_> = kept.collect();
+        self.programs = Programs::from_named(kept).expect("they are those of programs");
     }
 
     /// Gives the descriptors back; nothing is read any more.

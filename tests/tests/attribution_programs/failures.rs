@@ -7,30 +7,32 @@ use std::os::fd::OwnedFd;
 use flowbus_attribution::{Confidence, Event, Kind};
 use flowbus_tests::sockets::by;
 use flowbus_tests::{Namespace, Sockets};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, ipproto, socket_with, sockopt};
 
 use super::{listen, of, one, this_process};
 
-/// What is waited for after all else: whatever was told before it has been read by then.
-const LAST: &str = "127.0.0.1:0";
-
 fn is_failure(kind: Kind) -> bool {
     matches!(kind, Kind::ConnectFailed { .. })
 }
 
-/// All failures that were told in this namespace until now.
+/// All that was told in this namespace until now: up to the port that is taken here.
+fn all(sockets: &mut Sockets, namespace: &Namespace) -> Vec<Event> {
+    let last = namespace.enter(|| UdpSocket::bind("127.0.0.1:0").unwrap());
+    let port = last.local_addr().unwrap().port();
+    let is_last = |event: &Event| event.kind == Kind::Bind && event.local.port() == port;
+    sockets.events_until(namespace, |events| events.iter().any(is_last))
+}
+
 fn failures(sockets: &mut Sockets, namespace: &Namespace) -> Vec<Event> {
-    let port = listen(namespace, LAST).local_addr().unwrap().port();
-    let is_last = |event: &Event| event.kind == Kind::Listen && event.local.port() == port;
-    let events = sockets.events_until(namespace, |events| events.iter().any(is_last));
-    of(&events, is_failure)
+    of(&all(sockets, namespace), is_failure)
 }
 
 /// The only failure so far, which is of this process.
 fn failure(sockets: &mut Sockets, namespace: &Namespace) -> (SocketAddr, i32) {
     let failed = failures(sockets, namespace);
-    let [event] = failed[..] else { panic!("one failure: {failed:#?}") };
+    let [event] = failed[..] else { panic!("one failure: {failed:#?}, {:?}", sockets.statistics()) };
     let process = by(&event);
     assert_eq!((process.pid, process.confidence), (this_process(), Confidence::Exact), "{event:?}");
     let Kind::ConnectFailed { errno } = event.kind else { panic!("{event:?}") };
@@ -145,6 +147,51 @@ fn a_socket_that_is_closed_while_it_connects_fails_without_an_error() {
         assert_eq!(connect(&client, &to), Err(Errno::INPROGRESS));
     });
     assert_eq!(failure(&mut sockets, &namespace), (to, 0));
+}
+
+/// As where the kernel skips the program, for the rest of the test.
+fn let_changes_of_state_pass_unseen(sockets: &mut Sockets, namespace: &Namespace) {
+    sockets.detach("inet_sock_set_state");
+    loop {
+        let port = listen(namespace, "127.0.0.1:0").local_addr().unwrap().port();
+        let seen = |event: &Event| event.kind == Kind::Listen && event.local.port() == port;
+        if !all(sockets, namespace).iter().any(seen) {
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_failure_that_no_change_of_state_told_is_told_by_the_call_or_at_the_release() {
+    let to: SocketAddr = "127.0.0.1:81".parse().unwrap();
+    for asks_again in [true, false] {
+        let namespace = Namespace::new("unseen");
+        namespace.nft(
+            "table inet filter { chain output { type filter hook output priority 0; tcp dport 81 drop; }; }",
+        );
+        let mut sockets = Sockets::watch();
+        let client = namespace.enter(|| {
+            let client = socket(to, SocketType::STREAM, SocketFlags::NONBLOCK);
+            assert_eq!(connect(&client, &to), Err(Errno::INPROGRESS));
+            assert_eq!(connect(&client, &to), Err(Errno::ALREADY));
+            client
+        });
+        let_changes_of_state_pass_unseen(&mut sockets, &namespace);
+        assert_eq!(failures(&mut sockets, &namespace), []);
+        namespace.nft(
+            "flush chain inet filter output; add rule inet filter output tcp dport 81 reject with tcp reset;",
+        );
+        poll(&mut [PollFd::new(&client, PollFlags::OUT)], None).unwrap();
+        let mut errno = 0;
+        if asks_again {
+            errno = Errno::CONNREFUSED.raw_os_error();
+            assert_eq!(connect(&client, &to), Err(Errno::CONNREFUSED));
+            assert_eq!(failures(&mut sockets, &namespace).len(), 1, "it does not wait for the release");
+        }
+        drop(client);
+        assert_eq!(failure(&mut sockets, &namespace), (to, errno));
+        assert_ne!(failures(&mut sockets, &namespace)[0].local.port(), 0);
+    }
 }
 
 #[test]
