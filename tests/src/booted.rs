@@ -59,22 +59,23 @@ impl Machine {
         Self::boot_with(Layer::new(), bus, &[], "")
     }
 
-    /// Boots a machine with a dbus-broker that keeps at most this many bytes for a user, and installs flowbus.
+    /// Boots a machine whose bus keeps at most this many bytes that are not read, and installs flowbus.
     ///
     /// # Panics
     /// As [`Machine::installed`].
     #[must_use]
-    pub fn installed_with_broker_keeping(bytes: u64) -> Self {
-        // What a connection may keep, which the broker multiplies by the connections that a user may have.
-        const CONNECTIONS: u64 = 64;
+    pub fn installed_with_bus_keeping(bus: SystemBus, bytes: u64) -> Self {
+        let (limit, bytes) = match bus {
+            // What it has received from a connection.
+            SystemBus::Daemon => ("max_incoming_bytes", bytes),
+            // What it keeps for a connection, which the broker multiplies by the connections that a user may have.
+            SystemBus::Broker => ("max_outgoing_bytes", bytes / 64),
+        };
         let layer = Layer::new();
-        let limit = format!(
-            "<busconfig><limit name=\"max_outgoing_bytes\">{}</limit></busconfig>\n",
-            bytes / CONNECTIONS
-        );
+        let limit = format!("<busconfig><limit name=\"{limit}\">{bytes}</limit></busconfig>\n");
         std::fs::write(layer.root().join("etc/dbus-1/system-local.conf"), limit)
             .expect("a new root takes files");
-        let mut machine = Self::boot_with(layer, SystemBus::Broker, &[], "");
+        let mut machine = Self::boot_with(layer, bus, &[], "");
         machine.install(package());
         machine
     }

@@ -9,13 +9,12 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use flowbus_interfaces::QueryMap;
-use flowbus_tests::booted::{MEMBER, STRANGER, control, monitor, package};
+use flowbus_tests::booted::{MEMBER, STRANGER, control, monitor};
 use flowbus_tests::helper::CONTROL;
-use flowbus_tests::listener::FLOW_EVENTS;
 use flowbus_tests::process::wait_for;
 use flowbus_tests::raw::Received;
 use flowbus_tests::{
-    Bus, Daemon, Helper, Listener, Machine, Namespace, RawConnection, SystemBus, companion, conntrack, inject,
+    Bus, Daemon, Helper, Machine, Namespace, RawConnection, SystemBus, companion, conntrack, inject,
 };
 use zbus::{Fd, Variant};
 
@@ -277,56 +276,4 @@ fn only_flowbusds_dump_request_may_carry_a_descriptor() {
         machine.call(MEMBER, monitor("ListActive"), &["a{sv}", "0"]).unwrap();
         machine.call("root", control("DeleteFlows"), &["a{sv}a{sv}", "1", "dport", "q", "9", "0"]).unwrap();
     }
-}
-
-/// dbus-broker disconnects a client that does not read, once it keeps too much for it.
-#[test]
-fn on_dbus_broker_a_frozen_member_keeps_nothing_from_root_and_flowbusd_can_be_restarted_and_upgraded() {
-    let mut machine = Machine::installed_with_broker_keeping(64 << 20);
-    // As many signals as flowbusd can send, in place of twenty a second.
-    machine.shell("printf '[signals]\\nper_second = 1000\\nbatch_msec = 10\\n' >/etc/flowbus/flowbusd.toml");
-    machine.run("systemctl restart flowbusd.service");
-    machine.wait_until_synchronized();
-    let number = |name: &str| machine.property(name).unwrap().as_u64().unwrap();
-    let freeze = |machine: &Machine| {
-        let mut member = machine.raw_connection(MEMBER);
-        member.add_match(FLOW_EVENTS);
-        member
-    };
-    let disconnected = |machine: &Machine| {
-        !machine.shell("journalctl --quiet --grep 'is being disconnected' || true").is_empty()
-    };
-    let listener = Listener::over(machine.raw_connection("root"));
-    let (start, frozen) = (number("Sequence"), freeze(&machine));
-    while !disconnected(&machine) {
-        inject::udp(machine.namespace(), 1001, 20_000);
-        conntrack::delete(machine.namespace(), "-p udp --orig-port-dst 1001");
-        wait_for("each event, or its loss", || {
-            (listener.events() + listener.lost() == number("Sequence") - start).then_some(())
-        });
-    }
-    let lost = machine.call("root", monitor("GetStatistics"), &[]).unwrap()[0]["signals_lost"].clone();
-    assert_eq!(lost, listener.lost());
-    // The broker keeps what it has for the user until this end is closed.
-    drop(frozen);
-    // Restarted after a kill, then by an upgrade, while others are frozen.
-    let _others = [freeze(&machine), freeze(&machine)];
-    let process = |machine: &Machine| machine.unit("flowbusd.service", "MainPID");
-    for ending in ["kill", "upgrade"] {
-        inject::udp(machine.namespace(), 1001, 5_000);
-        let old = process(&machine);
-        match ending {
-            "kill" => _ = machine.run("systemctl kill --signal=KILL --kill-whom=main flowbusd.service"),
-            _ => machine.install(package()),
-        }
-        wait_for("another flowbusd", || {
-            let new = process(&machine);
-            (new != old && new != "0").then_some(())
-        });
-        let heard = listener.events();
-        conntrack::delete(machine.namespace(), "-p udp --orig-port-dst 1001");
-        wait_for("one more event", || (listener.events() > heard).then_some(()));
-        machine.wait_until_synchronized();
-    }
-    listener.end(machine.namespace());
 }

@@ -5,6 +5,7 @@ mod attacks;
 mod booted;
 mod changes;
 mod control;
+mod frozen;
 mod handover;
 mod hardship;
 mod packages;
