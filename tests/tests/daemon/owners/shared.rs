@@ -20,24 +20,27 @@ fn of_servers_with_the_same_port_none_is_named_as_if_it_were_alone() {
     let namespace = Namespace::tracked("group");
     let bus = Bus::start();
     let daemon = Daemon::start_attributed(&namespace, &bus);
-    let mut servers = [0; 3].map(|_| Worker::start(&namespace));
-    let mut client = Worker::start(&namespace);
-    for server in &mut servers {
-        server.run("$s = udp('127.0.0.1', 5300, SO_REUSEPORT)");
+    for (address, port) in [("127.0.0.1", 5300), ("::1", 5301)] {
+        let mut servers = [0; 3].map(|_| Worker::start(&namespace));
+        let mut client = Worker::start(&namespace);
+        for server in &mut servers {
+            server.run(&format!("$s = udp('{address}', {port}, SO_REUSEPORT)"));
+        }
+        client.run(&format!("to(udp('{address}', $_), '{address}', {port}) for 20000 .. 20029; 1"));
+        let of_port = || flows(&bus).into_iter().filter(|flow| flow["dport"] == port);
+        let all = wait_for("the flows", || Some(of_port().collect::<Vec<_>>()).filter(|all| all.len() == 30));
+        for flow in &all {
+            assert_eq!(flow["initiator"]["pid"], client.pid(), "{flow:#}");
+            assert!(flow["responder"].is_null() || flow["responder"]["confidence"] == "shared", "{flow:#}");
+        }
+        // Whoever answers a flow is the one that has it.
+        servers[1].run(&format!("to($s, '{address}', 20007)"));
+        wait_for("the answer's owner", || {
+            let flow = of_port().find(|flow| flow["sport"] == 20_007).unwrap();
+            let responder = &flow["responder"];
+            (responder["pid"] == servers[1].pid() && responder["confidence"] == "exact").then_some(())
+        });
     }
-    client.run("to(udp('127.0.0.1', $_), '127.0.0.1', 5300) for 20000 .. 20029; 1");
-    let flows = wait_for("the flows", || Some(flows(&bus)).filter(|flows| flows.len() == 30));
-    for flow in &flows {
-        assert_eq!(flow["initiator"]["pid"], client.pid(), "{flow:#}");
-        assert!(flow["responder"].is_null() || flow["responder"]["confidence"] == "shared", "{flow:#}");
-    }
-    // Whoever answers a flow is the one that has it.
-    servers[1].run("to($s, '127.0.0.1', 20007)");
-    wait_for("the answer's owner", || {
-        let flow = self::flows(&bus).into_iter().find(|flow| flow["sport"] == 20_007).unwrap();
-        let responder = &flow["responder"];
-        (responder["pid"] == servers[1].pid() && responder["confidence"] == "exact").then_some(())
-    });
     daemon.stop();
 }
 
@@ -46,22 +49,24 @@ fn where_the_last_server_that_bound_a_port_has_gone_the_one_before_has_its_flows
     let namespace = Namespace::tracked("before");
     let bus = Bus::start();
     let daemon = Daemon::start_attributed(&namespace, &bus);
-    let [mut stays, mut goes, mut client] = [0; 3].map(|_| Worker::start(&namespace));
-    stays.run("$s = udp('0.0.0.0', 5300, SO_REUSEADDR)");
-    goes.run("$s = udp('0.0.0.0', 5300, SO_REUSEADDR)");
-    client.run("to(udp('127.0.0.1', 20000), '127.0.0.1', 5300)");
-    wait_for("one of both", || {
-        let responder = flow(&bus, 5300)["responder"].clone();
-        (responder["confidence"] == "shared").then_some(())
-    });
-    goes.run("close $s");
-    // Both of the flow that is there and of the next.
-    client.run("to(udp('127.0.0.1', 20001), '127.0.0.1', 5300)");
-    wait_for("the server that is there", || {
-        let flows = flows(&bus);
-        let is_right = |flow: &Value| flow["responder"]["pid"] == stays.pid();
-        (flows.len() == 2 && flows.iter().all(is_right)).then_some(())
-    });
+    for (bound, address, port) in [("0.0.0.0", "127.0.0.1", 5300), ("::", "::1", 5301)] {
+        let [mut stays, mut goes, mut client] = [0; 3].map(|_| Worker::start(&namespace));
+        stays.run(&format!("$s = udp('{bound}', {port}, SO_REUSEADDR)"));
+        goes.run(&format!("$s = udp('{bound}', {port}, SO_REUSEADDR)"));
+        client.run(&format!("to(udp('{address}', 20000), '{address}', {port})"));
+        wait_for("one of both", || {
+            let responder = flow(&bus, port)["responder"].clone();
+            (responder["confidence"] == "shared").then_some(())
+        });
+        goes.run("close $s");
+        // Both of the flow that is there and of the next.
+        client.run(&format!("to(udp('{address}', 20001), '{address}', {port})"));
+        wait_for("the server that is there", || {
+            let flows = flows(&bus).into_iter().filter(|flow| flow["dport"] == port);
+            let pids: Vec<_> = flows.map(|flow| flow["responder"]["pid"].as_u64()).collect();
+            (pids == [Some(stays.pid()); 2]).then_some(())
+        });
+    }
     daemon.stop();
 }
 
@@ -70,33 +75,33 @@ fn a_socket_that_two_processes_send_by_is_shared() {
     let namespace = Namespace::tracked("forked");
     let bus = Bus::start();
     let daemon = Daemon::start_attributed(&namespace, &bus);
-    let mut parent = Worker::start(&namespace);
-    parent.run("$s = udp('127.0.0.1', 5400)");
-    let child = parent.run(
-        "pipe(R, W); if (!($child = fork)) { close W; while (sysread(R, $x, 1)) { to($s, '127.0.0.1', 9) } exit } $child",
-    );
-    let child: u64 = child.parse().unwrap();
-    let mut senders = Vec::new();
-    // The programs report each of them once in ten seconds.
-    for turn in 0..6 {
-        let (pid, line) = if turn % 2 == 0 {
-            (parent.pid(), "to($s, '127.0.0.1', 9)")
-        } else {
-            (child, "syswrite(W, 'x')")
-        };
-        parent.run(line);
-        let initiator = wait_for("the flow with its sender", || {
-            let flow = flows(&bus).into_iter().find(|flow| flow["dport"] == 9)?;
-            flow["initiator"].is_object().then(|| flow["initiator"].clone())
-        });
-        senders.push((pid, initiator));
-        namespace.run("conntrack -D -p udp --dport 9");
-        wait_for("its end", || flows(&bus).is_empty().then_some(()));
+    for (address, family) in [("127.0.0.1", "ipv4"), ("::1", "ipv6")] {
+        let send = format!("to($s, '{address}', 9)");
+        let mut parent = Worker::start(&namespace);
+        parent.run(&format!("$s = udp('{address}', 5400)"));
+        let child = parent.run(&format!(
+            "pipe(R, W); if (!($child = fork)) {{ close W; while (sysread(R, $x, 1)) {{ {send} }} exit }} $child"
+        ));
+        let child: u64 = child.parse().unwrap();
+        let mut senders = Vec::new();
+        // The programs report each of them once in ten seconds.
+        for turn in 0..6 {
+            let (pid, line) =
+                if turn % 2 == 0 { (parent.pid(), send.as_str()) } else { (child, "syswrite(W, 'x')") };
+            parent.run(line);
+            let initiator = wait_for("the flow with its sender", || {
+                let flow = flows(&bus).into_iter().find(|flow| flow["dport"] == 9)?;
+                flow["initiator"].is_object().then(|| flow["initiator"].clone())
+            });
+            senders.push((pid, initiator));
+            namespace.run(&format!("conntrack -D -f {family} -p udp --dport 9"));
+            wait_for("its end", || flows(&bus).is_empty().then_some(()));
+        }
+        for (pid, initiator) in &senders {
+            assert!(initiator["pid"] == *pid || initiator["confidence"] == "shared", "{pid}: {senders:#?}");
+        }
+        assert_eq!(senders[0].1["confidence"], "exact", "nobody else has sent yet");
     }
-    for (pid, initiator) in &senders {
-        assert!(initiator["pid"] == *pid || initiator["confidence"] == "shared", "{pid}: {senders:#?}");
-    }
-    assert_eq!(senders[0].1["confidence"], "exact", "nobody else has sent yet");
     daemon.stop();
 }
 
@@ -139,27 +144,31 @@ fn a_socket_that_was_handed_on_is_of_the_process_that_answers() {
 #[test]
 fn a_thread_of_the_kernel_owns_nothing() {
     let namespace = Namespace::tracked("subflow");
-    for address in ["198.18.7.1", "198.18.7.2"] {
-        namespace.run(&format!("ip address add {address}/32 dev lo"));
-    }
     namespace.run("ip mptcp limits set subflow 2 add_addr_accepted 2");
-    namespace.run("ip mptcp endpoint add 198.18.7.2 dev lo subflow");
     let bus = Bus::start();
     let daemon = Daemon::start_attributed(&namespace, &bus);
-    let [mut server, mut client] = [0; 2].map(|_| Worker::start(&namespace));
-    server.run("$l = opened(SOCK_STREAM, 262, '198.18.7.1', 9000); listen($l, 5) or die");
-    client
-        .run("$c = opened(SOCK_STREAM, 262, '198.18.7.1', 0); connect($c, at('198.18.7.1', 9000)) or die; 1");
-    server.run("accept($a, $l) or die; syswrite($a, 'x')");
-    client.run("sysread($c, $x, 1) == 1 or die; syswrite($c, 'y')");
-    let other = wait_for("the other path, established", || {
-        let other = flows(&bus).into_iter().find(|flow| flow["src"] == "198.18.7.2")?;
-        (other["state"] == "ESTABLISHED").then_some(other)
-    });
-    // Nobody is named, or who has the connection.
-    assert!(other["initiator"].is_null() || other["initiator"]["pid"] == client.pid(), "{other:#}");
-    let first = flows(&bus).into_iter().find(|flow| flow["src"] == "198.18.7.1").unwrap();
-    assert_eq!(first["initiator"]["pid"], client.pid(), "{first:#}");
+    for [first, second] in [["198.18.7.1", "198.18.7.2"], ["2001:2::71", "2001:2::72"]] {
+        for address in [first, second] {
+            let length = if address.contains(':') { "128 nodad" } else { "32" };
+            namespace.run(&format!("ip address add dev lo {address}/{length}"));
+        }
+        namespace.run(&format!("ip mptcp endpoint add {second} dev lo subflow"));
+        let [mut server, mut client] = [0; 2].map(|_| Worker::start(&namespace));
+        server.run(&format!("$l = opened(SOCK_STREAM, 262, '{first}', 9000); listen($l, 5) or die"));
+        client.run(&format!(
+            "$c = opened(SOCK_STREAM, 262, '{first}', 0); connect($c, at('{first}', 9000)) or die; 1"
+        ));
+        server.run("accept($a, $l) or die; syswrite($a, 'x')");
+        client.run("sysread($c, $x, 1) == 1 or die; syswrite($c, 'y')");
+        let from = |address: &str| flows(&bus).into_iter().find(|flow| flow["src"] == address);
+        let other = wait_for("the other path, established", || {
+            from(second).filter(|flow| flow["state"] == "ESTABLISHED")
+        });
+        // Nobody is named, or who has the connection.
+        assert!(other["initiator"].is_null() || other["initiator"]["pid"] == client.pid(), "{other:#}");
+        let main = from(first).unwrap();
+        assert_eq!(main["initiator"]["pid"], client.pid(), "{main:#}");
+    }
     daemon.stop();
 }
 
@@ -168,17 +177,21 @@ fn sockets_of_other_kinds_and_packets_made_by_hand_have_no_owner_of_the_same_por
     let namespace = Namespace::tracked("raw");
     let bus = Bus::start();
     let daemon = Daemon::start_attributed(&namespace, &bus);
-    let [mut bound, mut forger] = [0; 2].map(|_| Worker::start(&namespace));
-    bound.run("$s = udp('127.0.0.1', 5600)");
-    forger.run(
-        "socket($r, PF_INET, SOCK_RAW, 17) or die; defined send($r, pack('nnnn', 5600, 9, 9, 0) . 'x', 0, at('127.0.0.1', 0)) or die",
-    );
-    let forged = flow(&bus, 9);
-    assert!(forged["initiator"].is_null(), "{forged:#}");
-    forger.run(
-        "socket($p, PF_INET, SOCK_DGRAM, 1) or die; defined send($p, pack('CCnnn', 8, 0, 0, 0, 1), 0, at('127.0.0.1', 0)) or die",
-    );
-    let ping = wait_for("the ping", || flows(&bus).into_iter().find(|flow| flow["protocol"] == "icmp"));
-    assert!(ping["initiator"].is_null() && ping["responder"].is_null(), "{ping:#}");
+    for (address, domain, port, icmp, [number, request]) in
+        [("127.0.0.1", "PF_INET", 9, "icmp", [1, 8]), ("::1", "PF_INET6", 10, "icmpv6", [58, 128])]
+    {
+        let [mut bound, mut forger] = [0; 2].map(|_| Worker::start(&namespace));
+        bound.run(&format!("$s = udp('{address}', 5600)"));
+        forger.run(&format!(
+            "socket($r, {domain}, SOCK_RAW, 17) or die; defined send($r, pack('nnnn', 5600, {port}, 9, 9) . 'x', 0, at('{address}', 0)) or die"
+        ));
+        let forged = flow(&bus, port);
+        assert!(forged["initiator"].is_null(), "{forged:#}");
+        forger.run(&format!(
+            "socket($p, {domain}, SOCK_DGRAM, {number}) or die; defined send($p, pack('CCnnn', {request}, 0, 0, 0, 1), 0, at('{address}', 0)) or die"
+        ));
+        let ping = wait_for("the ping", || flows(&bus).into_iter().find(|flow| flow["protocol"] == icmp));
+        assert!(ping["initiator"].is_null() && ping["responder"].is_null(), "{ping:#}");
+    }
     daemon.stop();
 }
