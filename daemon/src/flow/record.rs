@@ -315,6 +315,16 @@ impl Record {
         self.status().contains(sign)
     }
 
+    /// Whether the flow seems to wait for the end that it was opened to, which has not refused it.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.is_answered() && self.state() != Some("CLOSE")
+    }
+
+    /// How far the flow has come. The kernel sends an event for each step.
+    pub(crate) fn progress(&self) -> (Status, u8) {
+        (self.status() & (Status::SEEN_REPLY | Status::ASSURED), self.state)
+    }
+
     /// Whether this is a TCP connection that was established and has ended: both ends closed it, or one reset it.
     pub(crate) fn is_finished(&self) -> bool {
         matches!(self.state(), Some("TIME_WAIT" | "CLOSE")) && self.status().contains(Status::ASSURED)

@@ -1,6 +1,11 @@
 //! The state over the end of a life, whole, cut short and damaged.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use tracing::span::{Attributes, Id};
+use tracing::{Level, Metadata, Subscriber};
 
 use super::layout::{HEADER, NAMES, RECORDS, TOTAL, UNDO};
 use super::*;
@@ -45,6 +50,43 @@ fn what_was_not_committed_is_undone() {
     let (state, refused) = next_life(state);
     assert!(refused.is_none());
     assert_eq!((state.header.sequence, state.name(0).text()), (7, &b"ftp"[..]));
+}
+
+/// Counts errors.
+struct Errors(Arc<AtomicU32>);
+
+impl Subscriber for Errors {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() == Level::ERROR
+    }
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+    fn record(&self, _: &Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+#[test]
+fn a_change_larger_than_the_undo_log_is_an_error_in_the_journal_once() {
+    let mut state = named();
+    let errors = Arc::new(AtomicU32::new(0));
+    tracing::subscriber::with_default(Errors(Arc::clone(&errors)), || {
+        let largest = (UNDO_END - UNDO) / (size_of::<NameEntry>() + 16);
+        let mut overwrite = |times| (0..times).for_each(|_| state.write(NAMES, &NameEntry::new(b"other")));
+        overwrite(largest / 2);
+        assert_eq!(errors.load(Ordering::Relaxed), 0, "a change that fits");
+        overwrite(3 * largest);
+        assert_eq!(errors.load(Ordering::Relaxed), 1);
+    });
+    state.commit();
+    let (state, refused) = next_life(state);
+    assert!(refused.is_none(), "a change that came to its end is found whole");
+    assert_eq!(state.name(0).text(), b"other");
 }
 
 #[test]

@@ -109,7 +109,9 @@ impl Table {
         {
             self.doubt_owners(slot, flow);
             let mut ended = self.remove(slot);
+            let told = ended.record.progress();
             ended.record.merge(flow);
+            self.left_out += u64::from(!ended.record.is_silent() && ended.record.progress() != told);
             ended.record.merge_counters(flow);
             ended.record.seen = self.state.header.stamp;
             self.push_closed(ended, usec, source, EndReason::Destroyed, now, changes);
@@ -174,7 +176,12 @@ impl Table {
         record.hear();
         self.silent += u32::from(record.is_silent());
         let extra_changed = self.merge_extra(&mut record, flow);
+        let before_status = record.status();
         let changed = record.merge(flow) || extra_changed;
+        // A flow is answered before it is assured.
+        let is_left_out =
+            record.status().contains(Status::ASSURED) && !before_status.contains(Status::SEEN_REPLY);
+        self.left_out += u64::from(is_left_out);
         self.state.put_record(slot, &record);
         let owned = !was_answered && record.is_answered() && self.attribute_answered(slot);
         if !changed && !owned && !doubted {

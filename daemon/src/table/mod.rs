@@ -19,6 +19,7 @@ mod transaction;
 use std::collections::HashSet;
 use std::hash::BuildHasher;
 use std::hint::black_box;
+use std::ops::RangeInclusive;
 
 use ctnetlink::EventKind;
 use flowbus_interfaces::{EndReason, TimeSource};
@@ -66,6 +67,8 @@ pub(crate) struct Table {
     masked: bool,
     /// Events of flows whose birth was not told, though no loss was known.
     unannounced: u64,
+    /// Events that show a step of their flow that an event before them should have told.
+    left_out: u64,
     processes: Processes,
     /// The sockets, while events tell of them.
     attribution: Option<Attribution>,
@@ -94,6 +97,7 @@ impl Table {
             silent: 0,
             masked: false,
             unannounced: 0,
+            left_out: 0,
             processes,
             attribution: None,
             other_tuples: OtherTuples::default(),
@@ -166,6 +170,20 @@ impl Table {
     /// How many events came of flows whose birth was not told.
     pub(crate) fn unannounced(&self) -> u64 {
         self.unannounced
+    }
+
+    /// How many events showed a step of their flow that an event before them should have told.
+    pub(crate) fn left_out(&self) -> u64 {
+        self.left_out
+    }
+
+    /// Whether one of these flows, as far as its events tell, waits for an answer.
+    pub(crate) fn has_waiting(&self, ids: RangeInclusive<u64>) -> bool {
+        self.order
+            .from(*ids.start(), |slot| self.state.record(slot).id)
+            .map(|slot| self.state.record(slot))
+            .take_while(|record| record.id <= *ids.end())
+            .any(|record| !record.is_silent() && record.is_waiting())
     }
 
     /// Notes whether rules set event masks. A mask stays with its flow when the rule goes, and a rule can give one to

@@ -4,6 +4,10 @@
 //! of them where nf_conntrack_events is 0. While there is one, or a sign of one, sweeps follow each other at a pace that
 //! slows down while they find nothing. The signs: rules that set masks, a kernel's count that is not ours at two looks,
 //! an event of a flow whose birth was not told. And rarely everything is swept: a dump can skip an entry.
+//!
+//! A mask that nobody can see leaves the count as it is. What it hides is a flow that seems to wait for an answer, or a step
+//! that a later event shows to have been left out. Either makes a *check* due, a sweep that costs less time and comes ever
+//! less often: waiting is what flows without an answer do.
 
 use std::time::{Duration, Instant};
 
@@ -13,8 +17,11 @@ use crate::table::{Merged, Table};
 /// The pace while flows may change or end unseen.
 const SHORTEST: Duration = Duration::from_secs(2);
 const LONGEST: Duration = Duration::from_secs(16);
-/// A dump costs the kernel time: sweeping takes at most this part of it.
+/// A dump costs the kernel time: sweeping takes at most this part of it, checks at most that one.
 const SHARE: u32 = 20;
+const SHARE_OF_CHECKS: u32 = 100;
+/// How long after the last dump the first check comes, the next after twice as long.
+const CHECK: Duration = Duration::from_secs(8);
 /// How long an event of a flow whose birth was not told is a sign that more such flows follow.
 const MEMORY: Duration = Duration::from_secs(300);
 
@@ -40,6 +47,20 @@ pub(super) struct Sweeps {
     /// `events_lost` at the last look: who loses events may lose births.
     lost: u64,
     surprised: Option<Instant>,
+    /// `Table::left_out` at the last look.
+    left_out: u64,
+    /// The newest flow at the last look, and at the one before: up to there it is known which flows wait.
+    newest: u64,
+    looked_at: u64,
+    check: Option<Check>,
+}
+
+/// A sweep that a flow which waits, or a step that was left out, makes due.
+#[derive(Clone, Copy, Debug)]
+struct Check {
+    due: Instant,
+    /// How long after the dump before it.
+    wait: Duration,
 }
 
 impl Sweeps {
@@ -56,6 +77,10 @@ impl Sweeps {
             unannounced: 0,
             lost: 0,
             surprised: None,
+            left_out: 0,
+            newest: 0,
+            looked_at: 0,
+            check: None,
         }
     }
 
@@ -70,6 +95,8 @@ impl Sweeps {
             (self.difference, wait.min(self.interval.max(LONGEST)))
         });
         (self.difference, self.differs) = (0, false);
+        let again = self.check.map(|check| check.wait * 2).filter(|wait| *wait < self.interval);
+        self.check = again.map(|wait| self.check_after(wait));
     }
 
     /// Notes a look at the kernel's count and settings, when all events are read that were sent before it. True when
@@ -98,7 +125,25 @@ impl Sweeps {
         if surprise {
             self.surprised = Some(now);
         }
+        self.look_for_waiting(table, now);
         first
+    }
+
+    /// Makes a check due where a flow waits that was there at the last look, or a step was left out.
+    fn look_for_waiting(&mut self, table: &Table, now: Instant) {
+        let newest = std::mem::replace(&mut self.newest, table.header().last_id);
+        let first = std::mem::replace(&mut self.looked_at, newest) + 1;
+        let left_out = table.left_out();
+        if std::mem::replace(&mut self.left_out, left_out) != left_out || table.has_waiting(first..=newest) {
+            let Check { due, wait } = self.check_after(CHECK);
+            let due = self.check.map_or(due.max(now), |before| before.due.min(due.max(now)));
+            self.check = Some(Check { due, wait });
+        }
+    }
+
+    /// A check so long after the last dump, or later where dumps take long.
+    fn check_after(&self, wait: Duration) -> Check {
+        Check { due: self.last_dump + wait.max(self.took * SHARE_OF_CHECKS), wait }
     }
 
     fn is_surprised(&self, now: Instant) -> bool {
@@ -107,7 +152,11 @@ impl Sweeps {
 
     /// True while the table is right by sweeps alone.
     pub(super) fn are_needed(&self, table: &Table, now: Instant) -> bool {
-        self.muted || self.differs || table.silent_count() > 0 || self.is_surprised(now)
+        self.muted
+            || self.differs
+            || table.silent_count() > 0
+            || self.is_surprised(now)
+            || self.check.is_some_and(|check| now.saturating_duration_since(check.due) > LONGEST)
     }
 
     pub(super) fn is_due(&self, table: &Table, now: Instant) -> bool {
@@ -122,6 +171,9 @@ impl Sweeps {
         };
         if table.header().active > 0 {
             within(self.interval);
+            if let Some(check) = self.check {
+                within(check.due.saturating_duration_since(self.last_dump));
+            }
         }
         if self.muted || table.silent_count() > 0 || self.is_surprised(now) {
             within(self.silent_interval);
@@ -137,8 +189,11 @@ impl Sweeps {
 
 #[cfg(test)]
 mod tests {
+    use ctnetlink::{EventKind, Flow, Layer4, Status, Tuple};
+
     use super::*;
-    use crate::flow::ClosedLimits;
+    use crate::clock::Now;
+    use crate::flow::{ClosedLimits, inverted};
     use crate::state::State;
 
     const INTERVAL: Duration = Duration::from_secs(300);
@@ -200,6 +255,81 @@ mod tests {
         sweeps.looked(look(5), &table, now);
         sweeps.looked(look(5), &table, now);
         assert!(sweeps.is_due(&table, now));
+    }
+
+    fn tell(table: &mut Table, kind: EventKind, status: Status) {
+        let original = Tuple {
+            src: "198.18.0.1".parse().unwrap(),
+            dst: "198.18.0.2".parse().unwrap(),
+            protocol: 17,
+            layer4: Layer4::Ports { src: 1024, dst: 53 },
+            zone: 0,
+        };
+        let flow = Flow { status: Some(status), ..Flow::new(original, inverted(&original, 0)) };
+        table.change().apply(kind, &flow, Now::read(), &mut Vec::new());
+    }
+
+    /// The table was the kernel's now.
+    fn swept(table: &Table, took: Duration) -> (Sweeps, Instant) {
+        let (mut sweeps, now) = (Sweeps::new(INTERVAL), Instant::now());
+        sweeps.looked(look(0), table, now);
+        sweeps.dump_ended(Merged::default(), took, now);
+        (sweeps, now)
+    }
+
+    #[test]
+    fn a_flow_that_waits_from_one_look_to_the_next_is_compared_for_ever_less_often() {
+        let mut table = table(0);
+        let (mut sweeps, mut now) = swept(&table, Duration::ZERO);
+        tell(&mut table, EventKind::New, Status::CONFIRMED);
+        sweeps.looked(look(1), &table, now);
+        assert_eq!(sweeps.until_due(&table, now), Some(INTERVAL), "it may be answered at any moment");
+        let mut waits = Vec::new();
+        for _ in 0..7 {
+            sweeps.looked(look(1), &table, now);
+            let wait = sweeps.until_due(&table, now).unwrap();
+            waits.push(wait.as_secs());
+            now += wait;
+            sweeps.dump_ended(Merged::default(), Duration::ZERO, now);
+        }
+        assert_eq!(waits, [8, 16, 32, 64, 128, 256, 300]);
+        tell(&mut table, EventKind::Destroy, Status::CONFIRMED);
+        assert_eq!(sweeps.until_due(&table, now), None, "no flow, no sweep");
+    }
+
+    #[test]
+    fn a_flow_that_is_answered_from_one_look_to_the_next_needs_no_check() {
+        let mut table = table(0);
+        let (mut sweeps, now) = swept(&table, Duration::ZERO);
+        tell(&mut table, EventKind::New, Status::CONFIRMED);
+        sweeps.looked(look(1), &table, now);
+        tell(&mut table, EventKind::Update, Status::SEEN_REPLY);
+        sweeps.looked(look(1), &table, now);
+        assert_eq!(sweeps.until_due(&table, now), Some(INTERVAL));
+    }
+
+    #[test]
+    fn checks_take_a_hundredth_of_the_time_and_are_missed_only_after_it() {
+        let mut table = table(0);
+        let (mut sweeps, now) = swept(&table, Duration::from_secs(1));
+        tell(&mut table, EventKind::New, Status::CONFIRMED);
+        for _ in 0..2 {
+            sweeps.looked(look(1), &table, now);
+        }
+        let wait = Duration::from_secs(100);
+        assert_eq!(sweeps.until_due(&table, now), Some(wait));
+        assert!(!sweeps.are_needed(&table, now + wait));
+        assert!(sweeps.are_needed(&table, now + wait + 2 * LONGEST));
+    }
+
+    #[test]
+    fn a_step_that_was_left_out_makes_a_check_due() {
+        let mut table = table(0);
+        let (mut sweeps, now) = swept(&table, Duration::ZERO);
+        tell(&mut table, EventKind::New, Status::CONFIRMED);
+        tell(&mut table, EventKind::Update, Status::SEEN_REPLY | Status::ASSURED);
+        sweeps.looked(look(1), &table, now);
+        assert_eq!(sweeps.until_due(&table, now), Some(CHECK));
     }
 
     #[test]

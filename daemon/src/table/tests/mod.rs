@@ -380,6 +380,26 @@ fn an_end_whose_birth_was_not_told_is_a_sign_but_not_before_the_first_dump() {
 }
 
 #[test]
+fn an_event_that_shows_a_step_that_none_told_is_a_sign() {
+    let answered = |number, status| Flow { status: Some(status), ..flow(number, 7) };
+    let steps = [Status::CONFIRMED, Status::SEEN_REPLY, Status::SEEN_REPLY | Status::ASSURED];
+    let mut world = World::new();
+    for number in [1, 2] {
+        world.apply(EventKind::New, &answered(number, steps[0]));
+    }
+    for status in &steps[1..] {
+        world.apply(EventKind::Update, &answered(1, *status));
+    }
+    world.apply(EventKind::Destroy, &answered(1, steps[2] | Status::DYING));
+    assert_eq!(world.table.left_out(), 0, "each was told");
+    world.apply(EventKind::Update, &answered(2, steps[2]));
+    assert_eq!(world.table.left_out(), 1);
+    world.apply(EventKind::New, &answered(3, steps[0]));
+    world.apply(EventKind::Destroy, &answered(3, steps[1] | Status::DYING));
+    assert_eq!(world.table.left_out(), 2);
+}
+
+#[test]
 fn a_change_has_the_kernels_time_or_that_of_its_reception() {
     let mut world = World::new();
     let born = Flow { start_nsec: Some(7_000), ..flow(1, 1) };
