@@ -62,12 +62,12 @@ pub(crate) enum Command {
     ///
     /// Every change is shown, or a line says how many are missing. When flowbusd restarts, monitor goes on with it.
     Monitor(Monitored),
-    /// Show a live screen: which connections, processes or sources move how much
+    /// Show a live screen: which connections, processes or sources move how much; with --batch print it
     #[cfg(feature = "top")]
     #[command(after_help = crate::top::KEYS)]
     // A screen has fields of its own, which are brought up to date.
     #[command(mut_arg("fields", |arg| arg.hide(true)), mut_arg("refresh", |arg| arg.hide(true)))]
-    Top(Query),
+    Top(crate::top::Top),
     /// Show which process connects, accepts and closes, as tcptracer does, until Ctrl-C
     ///
     /// T is C for connect, A for accept, X for close, F for a connection that failed. SADDR and SPORT are the process's own end.

@@ -67,9 +67,9 @@ async fn run(Arguments { bus, no_pager, command }: Arguments) -> Result<(), Erro
         Command::Show { id, output } => show::show(&daemon.await?, id, &output, paged).await,
         Command::Monitor(monitored) => monitor::monitor(&daemon.await?, &monitored).await,
         #[cfg(feature = "top")]
-        Command::Top(query) => {
-            top::check(&query)?;
-            top::top(daemon.await?, &query).await
+        Command::Top(top) => {
+            top::check(&top)?;
+            top::top(daemon.await?, &top).await
         }
         Command::Connections(asked) if asked.print_program => connections::print_program(),
         Command::Connections(asked) => connections::connections(&daemon.await?, &asked).await,

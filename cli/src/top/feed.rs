@@ -17,15 +17,14 @@ use crate::cell;
 use crate::daemon::Daemon;
 use crate::error::Error;
 
-/// Between the end of one snapshot and the next. A dump is new enough for a second: any sooner and the counters
+/// The least time between the end of one snapshot and the next. A dump is new enough for a second: any sooner and the counters
 /// would be those of before.
 const REST: Duration = Duration::from_millis(1100);
-/// After a snapshot that took long the rest is so many times as long.
+/// After a snapshot that took long the rest is this many times as long.
 const REST_FACTOR: u32 = 4;
 
 /// Asks for what is wished until nobody wishes any more.
-pub(super) async fn feed(daemon: Daemon, mut wishes: watch::Receiver<Wish>, reports: mpsc::Sender<Report>) {
-    let mut feed = Feed { daemon, memory: None, since: 0 };
+pub(super) async fn feed(mut feed: Feed, mut wishes: watch::Receiver<Wish>, reports: mpsc::Sender<Report>) {
     let mut due = Instant::now();
     let mut told: Option<Wish> = None;
     loop {
@@ -47,8 +46,11 @@ pub(super) async fn feed(daemon: Daemon, mut wishes: watch::Receiver<Wish>, repo
                 },
                 report = feed.snapshot(&wish.view) => report,
             };
-            due = Instant::now() + REST.max(started.elapsed() * REST_FACTOR);
-            let report = report.unwrap_or_else(|error| Report::Failed(first_line(&error)));
+            due = Instant::now() + feed.rest(started.elapsed());
+            let report = match report {
+                Ok(snapshot) => Report::Snapshot(snapshot),
+                Err(error) => Report::Failed(first_line(&error)),
+            };
             if reports.send(report).await.is_err() || !feed.tell_detail(&wish, &reports).await {
                 return;
             }
@@ -66,14 +68,31 @@ fn first_line(error: &Error) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
-struct Feed {
+/// What asks for snapshots, and what it keeps of the last one.
+pub(super) struct Feed {
     daemon: Daemon,
+    /// What there is at least between two snapshots.
+    interval: Duration,
     memory: Option<Arc<Memory>>,
     /// When that was made, microseconds since 1970.
     since: u64,
 }
 
 impl Feed {
+    pub(super) const fn new(daemon: Daemon, interval: Duration) -> Self {
+        Self { daemon, interval, memory: None, since: 0 }
+    }
+
+    /// Fails where the daemon cannot be asked.
+    pub(super) async fn check(&self) -> Result<(), Error> {
+        self.daemon.monitor.version().await.map(|_| ()).map_err(|error| self.daemon.failed(error))
+    }
+
+    /// How long to wait after a snapshot that took this long.
+    pub(super) fn rest(&self, took: Duration) -> Duration {
+        self.interval.max(REST).max(took * REST_FACTOR)
+    }
+
     /// False when nobody listens.
     async fn tell_detail(&self, wish: &Wish, reports: &mpsc::Sender<Report>) -> bool {
         let Some(id) = wish.detail else { return true };
@@ -82,7 +101,7 @@ impl Feed {
         reports.send(Report::Detail { id, flow }).await.is_ok()
     }
 
-    async fn snapshot(&mut self, view: &View) -> Result<Report, Error> {
+    pub(super) async fn snapshot(&mut self, view: &View) -> Result<Box<Snapshot>, Error> {
         let failed = |error| self.daemon.failed(error);
         let now = cell::now();
         let accounting = self.daemon.monitor.accounting_enabled().await.map_err(failed)?;
@@ -98,15 +117,7 @@ impl Feed {
             self.since = now;
         }
         let view = view.clone();
-        Ok(Report::Snapshot(Box::new(Snapshot {
-            view,
-            counted,
-            shown,
-            now: cell::now(),
-            accounting,
-            synchronized,
-            kernel,
-        })))
+        Ok(Box::new(Snapshot { view, counted, shown, now: cell::now(), accounting, synchronized, kernel }))
     }
 
     /// The flows that are alive, and those that ended since the snapshot before: of each what the counting takes.
@@ -114,7 +125,9 @@ impl Feed {
         let before = self.memory.as_deref().filter(|memory| !memory.is_fresh(Instant::now()));
         let counts = accounting || self.memory.as_deref().is_some_and(Memory::has_counters);
         let mut query = view.filter.to_map();
-        let fields = [Key::Id, Key::StartUsec, Key::OrigBytes, Key::ReplyBytes];
+        // Owners say which direction is up.
+        let fields =
+            [Key::Id, Key::StartUsec, Key::OrigBytes, Key::ReplyBytes, Key::Initiator, Key::Responder];
         let fields: Vec<&str> =
             fields.iter().chain(view.grouping.fields()).map(|field| field.name()).collect();
         query.insert(QueryKey::Fields.name(), fields.into());

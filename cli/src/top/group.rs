@@ -7,16 +7,20 @@ use flowbus_interfaces::{FlowRef, Key, OwnedValue};
 use super::view::Grouping;
 use crate::cell::owner_name;
 
+/// Whether a process of this machine accepted the connection, and none of this machine opened it.
+pub(super) fn is_accepted(flow: &FlowRef<'_>) -> bool {
+    flow.json(Key::Responder).is_some() && flow.json(Key::Initiator).is_none()
+}
+
 /// The name of the group that the flow is in; empty where it is in none.
 pub(super) fn group<'a>(flow: &FlowRef<'a>, grouping: Grouping) -> Cow<'a, str> {
     let text = |key| flow.text(key).unwrap_or_default();
-    let has = |key| flow.json(key).is_some();
     match grouping {
         Grouping::Flow => Cow::Borrowed(""),
         Grouping::Source => text(Key::Source),
         Grouping::Interface => text(Key::Interface),
         // Of a connection that a process of this machine accepted, the far end is the one that opened it.
-        Grouping::Remote if has(Key::Responder) && !has(Key::Initiator) => text(Key::Src),
+        Grouping::Remote if is_accepted(flow) => text(Key::Src),
         Grouping::Remote => text(Key::Dst),
         Grouping::Process => {
             let owner = flow.value(Key::Initiator).or_else(|| flow.value(Key::Responder));

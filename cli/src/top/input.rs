@@ -11,13 +11,17 @@ Keys:
   Enter      all that is known of the chosen connection, or the flows of the group
   g, G       group by source, process, remote address, interface,
              container; G goes back
-  s          sort by rate, total bytes, latest begin, age
+  s          sort by rate, bytes, latest begin, age
   /          filter as you type: KEY=VALUE words, dport=80,443 source=CHROME;
              Enter keeps it, Esc takes it back
   p, Space   hold the picture; again to go on
   Esc        back to the table; from there: no filter
   ?, h       these keys
-  q, Ctrl-C  quit";
+  q, Ctrl-C  quit
+
+UP and DOWN are the bytes a second that the process, or the end
+that opened the connection, sends and receives. A connection that
+has ended stays for 3 s, greyed.";
 
 /// Whether the screen goes on.
 pub(super) fn press(model: &mut Model, key: KeyEvent) -> bool {

@@ -1,11 +1,12 @@
 //! What the screen and its feed tell each other.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use flowbus_interfaces::OwnedFlow;
 
 use super::tally::Counted;
-use super::view::View;
+use super::view::{Grouping, View};
 
 /// What the screen wants to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,4 +44,52 @@ pub(super) struct Snapshot {
     pub(super) synchronized: bool,
     /// How many flows the kernel has, and how many it can have.
     pub(super) kernel: Option<(u64, u64)>,
+}
+
+impl Snapshot {
+    /// How long a flow is shown that has ended.
+    pub(super) const GREYED: Duration = Duration::from_secs(3);
+
+    /// Keeps what the snapshot before showed of flows that have ended since.
+    pub(super) fn keep_ended(&mut self, mut before: Self, now: Instant) {
+        if self.view.grouping != Grouping::Flow {
+            return;
+        }
+        for mut row in std::mem::take(&mut before.counted.rows) {
+            let Some(flow) = before.shown.remove(&row.id) else { continue };
+            if self.counted.rows.iter().any(|known| known.id == row.id) {
+                // It ended between its line of the stream and the question for its columns.
+                self.shown.entry(row.id).or_insert(flow);
+                continue;
+            }
+            let ended = row.ended.or_else(|| self.counted.ended.contains(&row.id).then_some(now));
+            if ended.is_some_and(|ended| now < ended + Self::GREYED) {
+                row.ended = ended;
+                self.shown.insert(row.id, flow);
+                self.counted.rows.push(row);
+            }
+        }
+    }
+
+    /// How many rows are not here.
+    pub(super) fn hidden(&self) -> u64 {
+        self.counted.all_rows.saturating_sub(self.counted.rows.len() as u64)
+    }
+
+    /// What the numbers do not say.
+    pub(super) fn notices(&self) -> Vec<String> {
+        let mut notices = Vec::new();
+        if !self.accounting {
+            let text = "Accounting is off, so no bytes: sysctl -w net.netfilter.nf_conntrack_acct=1 counts new flows";
+            notices.push(text.to_owned());
+        }
+        if !self.synchronized {
+            notices.push("flowbusd is not in line with the kernel yet".to_owned());
+        }
+        if self.counted.unremembered > 0 {
+            notices
+                .push(format!("{} flows have no rate: there are too many flows", self.counted.unremembered));
+        }
+        notices
+    }
 }

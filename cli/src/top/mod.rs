@@ -1,9 +1,10 @@
-//! `flowctl top`: a live screen.
+//! `flowctl top`: a live screen, or pictures one after the other.
 //!
 //! The screen's thread takes keys and draws; [`feed`] asks the daemon, and reads and counts its lines on another
 //! thread. They tell each other by two channels: the latest wish, and reports. Nothing is kept of flows that are not
 //! on the screen but the number, the bytes and the rate.
 
+mod batch;
 mod feed;
 mod group;
 mod input;
@@ -12,11 +13,14 @@ mod model;
 mod screen;
 mod table;
 mod tally;
+mod traffic;
 mod view;
 
 use std::io::{self, IsTerminal};
 use std::thread;
+use std::time::{Duration, Instant};
 
+use clap::Args;
 use ratatui::crossterm::event::{self, Event};
 use ratatui::style::Color;
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,18 +28,62 @@ use tokio::sync::{mpsc, watch};
 
 use crate::daemon::Daemon;
 use crate::error::Error;
+use crate::json::Tabled;
 use crate::query::Query;
+use feed::Feed;
 pub(crate) use input::KEYS;
 use model::Model;
+use view::{Grouping, Order, View};
 
-/// Shows the screen until someone leaves it.
-pub(crate) async fn top(daemon: Daemon, query: &Query) -> Result<(), Error> {
+/// What is shown, and how.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Top {
+    #[command(flatten)]
+    query: Query,
+    /// What a row stands for
+    #[arg(long, value_enum, ignore_case = true, default_value = "flow")]
+    group: Grouping,
+    /// Which rows come first; without it those with the highest rate, or where nothing is counted the latest
+    #[arg(long, value_enum, ignore_case = true)]
+    sort: Option<Order>,
+    /// Seconds between two pictures, at least 1: flowbusd reads counters no more often
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
+    interval: Duration,
+    /// Print pictures one after the other, without a terminal: the first after the first interval, all columns, at most 256 rows
+    #[arg(short, long)]
+    batch: bool,
+    /// Print NUMBER pictures and end
+    #[arg(short = 'n', long, value_name = "NUMBER", requires = "batch")]
+    iterations: Option<u64>,
+    #[command(flatten)]
+    tabled: Tabled,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds: &f64| (1.0..=86_400.0).contains(seconds));
+    seconds
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| "takes 1 to 86400, also fractions such as 2.5".to_owned())
+}
+
+/// Shows the screen until someone leaves it, or prints pictures.
+pub(crate) async fn top(daemon: Daemon, top: &Top) -> Result<(), Error> {
+    let feed = Feed::new(daemon, top.interval);
+    if !top.batch {
+        return screen(feed, top).await;
+    }
+    let filter = view::parse_filter(&top.query.words()).map_err(Error::Usage)?;
+    let view = View { filter, grouping: top.group, order: top.sort.unwrap_or(Order::Rate) };
+    batch::batch(feed, &view, top).await
+}
+
+async fn screen(feed: Feed, top: &Top) -> Result<(), Error> {
     // Who cannot ask is told so on the terminal as it is.
-    daemon.monitor.version().await.map_err(|error| daemon.failed(error))?;
-    let mut model = Model::new(query.words());
+    feed.check().await?;
+    let mut model = Model::new(top.query.words(), top.group, top.sort);
     let (wish, wishes) = watch::channel(model.wish());
     let (sender, mut reports) = mpsc::channel(4);
-    let feed = tokio::spawn(feed::feed(daemon, wishes, sender));
+    let feed = tokio::spawn(feed::feed(feed, wishes, sender));
     let mut ends =
         [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?];
     let mut terminal = Terminal::enter()?;
@@ -43,6 +91,7 @@ pub(crate) async fn top(daemon: Daemon, query: &Query) -> Result<(), Error> {
     let [terminate, interrupt, hangup] = &mut ends;
     loop {
         terminal.draw(&mut model)?;
+        let next_end = model.next_end();
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
@@ -58,6 +107,9 @@ pub(crate) async fn top(daemon: Daemon, query: &Query) -> Result<(), Error> {
                 if !going_on {
                     break;
                 }
+            }
+            () = tokio::time::sleep_until(next_end.unwrap_or_else(Instant::now).into()), if next_end.is_some() => {
+                model.forget_ended(Instant::now());
             }
             report = reports.recv() => match report {
                 Some(report) => model.report(report),
@@ -75,14 +127,17 @@ pub(crate) async fn top(daemon: Daemon, query: &Query) -> Result<(), Error> {
     Ok(())
 }
 
-/// Fails for a filter that is none, and where nobody could look or press a key.
-pub(crate) fn check(query: &Query) -> Result<(), Error> {
-    view::parse_filter(&query.words()).map_err(Error::Usage)?;
-    if io::stdin().is_terminal() && io::stdout().is_terminal() {
+/// Fails for a wrong filter, and where nobody could look or press a key.
+pub(crate) fn check(top: &Top) -> Result<(), Error> {
+    view::parse_filter(&top.query.words()).map_err(Error::Usage)?;
+    if !top.batch && (top.tabled.json.is_on() || !top.tabled.legend()) {
+        return Err(Error::Usage("--json and --no-legend of top go with --batch".to_owned()));
+    }
+    if top.batch || io::stdin().is_terminal() && io::stdout().is_terminal() {
         return Ok(());
     }
     let text =
-        "top needs a terminal to draw on and to read keys from; flowctl list and flowctl monitor do without";
+        "top needs a terminal to draw on and to read keys from; with --batch it prints, as flowctl list does";
     Err(Error::Usage(text.to_owned()))
 }
 

@@ -1,6 +1,7 @@
 //! What is on the screen, and what keys and reports make of it. It draws nothing and asks nobody.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use flowbus_interfaces::{OwnedFlow, RawQuery};
 
@@ -57,11 +58,11 @@ pub(super) struct Detail {
 
 impl Model {
     /// A screen that begins with this filter, which is a good one.
-    pub(super) fn new(filter: String) -> Self {
+    pub(super) fn new(filter: String, grouping: Grouping, order: Option<Order>) -> Self {
         let raw = parse_filter(&filter).unwrap_or_default();
         Self {
-            grouping: Grouping::Flow,
-            chosen: None,
+            grouping,
+            chosen: order,
             undo: filter.clone(),
             filter,
             raw,
@@ -116,7 +117,7 @@ impl Model {
         }
     }
 
-    fn take(&mut self, snapshot: Box<Snapshot>) {
+    fn take(&mut self, mut snapshot: Box<Snapshot>) {
         // It was on its way when the picture was to hold, or when other flows were wished.
         if self.paused || snapshot.view.filter != self.raw || snapshot.view.grouping != self.grouping {
             return;
@@ -127,12 +128,30 @@ impl Model {
             self.history.push_front(sample);
         }
         let selected = self.rows().get(self.selected).map(|row| (row.id, row.name.clone()));
+        if let Some(before) = self.snapshot.take() {
+            snapshot.keep_ended(*before, Instant::now());
+        }
         self.snapshot = Some(snapshot);
         let order = self.order();
         self.sort(order);
         // The first row is whichever comes first; another that was chosen keeps its bar.
         let found = self.rows().iter().position(|row| Some((row.id, row.name.clone())) == selected);
         self.selected = if self.selected == 0 { 0 } else { found.unwrap_or(self.selected) };
+        self.select(0);
+    }
+
+    /// When the next of the greyed rows goes; never while the picture is held.
+    pub(super) fn next_end(&self) -> Option<Instant> {
+        let ended = self.rows().iter().filter_map(|row| row.ended).min();
+        ended.filter(|_| !self.paused).map(|ended| ended + Snapshot::GREYED)
+    }
+
+    /// Lets greyed rows go.
+    pub(super) fn forget_ended(&mut self, now: Instant) {
+        if let Some(snapshot) = &mut self.snapshot {
+            let stays = |row: &TallyRow| row.ended.is_none_or(|ended| now < ended + Snapshot::GREYED);
+            snapshot.counted.rows.retain(stays);
+        }
         self.select(0);
     }
 

@@ -8,7 +8,7 @@ use ratatui::widgets::{Paragraph, RenderDirection, Sparkline, Wrap};
 
 use super::input::KEYS;
 use super::model::{Detail, Model, Pane};
-use super::table;
+use super::table::{self, ScreenRows};
 use super::tally::Sample;
 use super::view::Grouping;
 use crate::cell::{self, Cells};
@@ -23,15 +23,21 @@ const NOTICE: Style = Style::new().fg(Color::Yellow);
 pub(super) fn draw(frame: &mut Frame<'_>, model: &mut Model) {
     let message = message(model);
     let lines = u16::try_from(message.lines.len()).unwrap_or(0);
-    let rows = [1, 1, 1, 1, lines].map(Constraint::Length);
+    let rows = [1, 1, 1, 1, 1, lines].map(Constraint::Length);
     let layout = Layout::vertical(rows.into_iter().chain([Constraint::Min(0), Constraint::Length(1)]));
     let areas = layout.split(frame.area());
-    let [head_area, new_area, bytes_area, filter_area, message_area, main, foot] = *areas else { return };
+    let [head_area, new_area, up_area, down_area, filter_area, message_area, main, foot] = *areas else {
+        return;
+    };
     frame.render_widget(head(model), head_area);
     let new = |sample: &Sample| a_second(sample.new, *sample);
     graph(frame, new_area, model, "new/s", Color::Green, |sample| new(sample).0, |sample| new(sample).1);
-    let bytes = |sample: &Sample| cell::short_bytes(sample.rate);
-    graph(frame, bytes_area, model, "bytes/s", Color::Cyan, |sample| sample.rate, bytes);
+    for (area, name, rate) in [
+        (up_area, "up/s", (|sample| sample.rate.up) as fn(&Sample) -> u64),
+        (down_area, "down/s", |sample| sample.rate.down),
+    ] {
+        graph(frame, area, model, name, Color::Cyan, rate, |sample| cell::short_bytes(rate(sample)));
+    }
     filter(frame, filter_area, model);
     frame.render_widget(message, message_area);
     model.page = usize::from(main.height.saturating_sub(1)).max(1);
@@ -113,30 +119,21 @@ fn message(model: &Model) -> Text<'static> {
     let mut lines = Vec::new();
     let mistake = model.mistake.as_ref().filter(|_| model.edit.is_some());
     lines.extend(mistake.or(model.failure.as_ref()).map(|text| Line::styled(text.clone(), MISTAKE)));
-    if let Some(snapshot) = &model.snapshot {
-        if !snapshot.accounting {
-            let text = "Accounting is off, so no bytes: sysctl -w net.netfilter.nf_conntrack_acct=1 counts new flows";
-            lines.push(Line::styled(text, NOTICE));
-        }
-        if !snapshot.synchronized {
-            lines.push(Line::styled("flowbusd is not in line with the kernel yet", NOTICE));
-        }
-        if snapshot.counted.unremembered > 0 {
-            let text = format!("{} flows have no rate: they are too many", snapshot.counted.unremembered);
-            lines.push(Line::styled(text, NOTICE));
-        }
-    }
+    let notices = model.snapshot.as_ref().map(|snapshot| snapshot.notices()).unwrap_or_default();
+    lines.extend(notices.into_iter().map(|text| Line::styled(text, NOTICE)));
     Text::from(lines)
 }
 
 fn rows_of(frame: &mut Frame<'_>, area: Rect, model: &Model) {
     let width = usize::from(area.width);
-    let mut lines = vec![Line::styled(table::header(&model.wish().view, width), BOLD)];
+    let table = ScreenRows::new(&model.wish().view, model.snapshot.as_deref(), width);
+    let mut lines = vec![Line::styled(table.header(), BOLD)];
     let first = model.selected.saturating_sub(model.page - 1);
-    if let Some(snapshot) = &model.snapshot {
+    if model.snapshot.is_some() {
         for (index, row) in model.rows().iter().enumerate().skip(first).take(model.page) {
-            let style = if index == model.selected { BAR } else { Style::new() };
-            lines.push(Line::styled(table::line(snapshot, row, width), style));
+            let style = if row.ended.is_some() { DIM } else { Style::new() };
+            let style = if index == model.selected { style.patch(BAR) } else { style };
+            lines.push(Line::styled(table.line(index), style));
         }
         if model.is_current() && model.rows().is_empty() {
             let text =

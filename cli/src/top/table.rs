@@ -3,7 +3,8 @@
 use flowbus_interfaces::{Key, OwnedFlow};
 
 use super::message::Snapshot;
-use super::tally::TallyRow;
+use super::tally::Row;
+use super::traffic::Traffic;
 use super::view::{Grouping, Order, View};
 use crate::cell::{self, Cells};
 
@@ -27,44 +28,56 @@ pub(super) const FIELDS: &[Key] = &[
     Key::Responder,
 ];
 
+/// The source of a mark that names none.
+const UNKNOWN: &str = "UNKNOWN";
+
 struct ScreenColumn {
     title: &'static str,
-    /// 0 takes its part of what the others leave.
+    /// Of what is aligned to the left, the least width: it takes its part of what the others leave.
     width: usize,
-    /// The screen has to be so wide for it.
-    least: usize,
+    takes_rest: bool,
+    /// Which columns go first where the screen is too narrow: the highest. 0 stays.
+    drop: u8,
     right: bool,
     /// The order that it is sorted by.
     order: Option<Order>,
 }
 
-const fn left(title: &'static str, width: usize, least: usize) -> ScreenColumn {
-    ScreenColumn { title, width, least, right: false, order: None }
+const fn left(title: &'static str, width: usize, drop: u8) -> ScreenColumn {
+    ScreenColumn { title, width, takes_rest: false, drop, right: false, order: None }
 }
 
-const fn right(title: &'static str, width: usize, order: Option<Order>) -> ScreenColumn {
-    ScreenColumn { title, width, least: 0, right: true, order }
+/// A column that grows with the screen.
+const fn wide(title: &'static str, width: usize) -> ScreenColumn {
+    ScreenColumn { takes_rest: true, ..left(title, width, 0) }
 }
 
+const fn right(title: &'static str, width: usize, drop: u8, order: Option<Order>) -> ScreenColumn {
+    ScreenColumn { title, width, takes_rest: false, drop, right: true, order }
+}
+
+/// At 80 columns the process has its place beside two ends of IPv4.
 const FLOWS: &[ScreenColumn] = &[
-    right("RATE", 5, Some(Order::Rate)),
-    right("BYTES", 6, Some(Order::Bytes)),
-    right("AGE", 7, Some(Order::Age)),
+    right("UP", 5, 0, Some(Order::Rate)),
+    right("DOWN", 5, 0, Some(Order::Rate)),
+    right("BYTES", 6, 3, Some(Order::Bytes)),
+    right("AGE", 7, 4, Some(Order::Age)),
     left("PROTO", 6, 0),
-    left("SOURCE", 8, 0),
-    left("FROM", 0, 0),
-    left("TO", 0, 0),
-    left("STATE", 12, 100),
-    left("PROCESS", 18, 120),
+    left("SOURCE", 8, 2),
+    wide("FROM", 21),
+    wide("TO", 21),
+    left("STATE", 12, 5),
+    left("PROCESS", 17, 1),
 ];
 
 const GROUPS: &[ScreenColumn] = &[
-    right("RATE", 5, Some(Order::Rate)),
-    right("BYTES", 6, Some(Order::Bytes)),
-    right("FLOWS", 7, None),
-    right("NEW/s", 6, Some(Order::New)),
-    right("AGE", 7, Some(Order::Age)),
-    left("NAME", 0, 0),
+    right("UP", 5, 0, Some(Order::Rate)),
+    right("DOWN", 5, 0, Some(Order::Rate)),
+    right("BYTES", 6, 0, Some(Order::Bytes)),
+    right("FLOWS", 7, 0, None),
+    right("NEW/s", 6, 0, Some(Order::New)),
+    right("AGE", 7, 0, Some(Order::Age)),
+    wide("NAME", 21),
 ];
 
 const fn columns(grouping: Grouping) -> &'static [ScreenColumn] {
@@ -74,21 +87,101 @@ const fn columns(grouping: Grouping) -> &'static [ScreenColumn] {
     }
 }
 
-/// The titles; a `*` is before the one that the rows are sorted by.
-pub(super) fn header(view: &View, width: usize) -> String {
-    let title = |column: &ScreenColumn| match column.order {
-        Some(order) if order == view.order => format!("*{}", column.title),
-        _ => column.title.to_owned(),
-    };
-    let columns = columns(view.grouping);
-    put(columns, &columns.iter().map(title).collect::<Vec<_>>(), width)
+/// The rows of a snapshot, and the columns that have a place.
+pub(super) struct ScreenRows {
+    columns: Vec<&'static ScreenColumn>,
+    /// Of the shown columns, a list a row.
+    cells: Vec<Vec<String>>,
+    order: Order,
+    width: usize,
 }
 
-/// A row of this snapshot.
-pub(super) fn line(snapshot: &Snapshot, row: &TallyRow, width: usize) -> String {
+impl ScreenRows {
+    /// In a screen of this width, as the view has them.
+    pub(super) fn new(view: &View, snapshot: Option<&Snapshot>, width: usize) -> Self {
+        let columns = columns(view.grouping);
+        let cells: Vec<_> = snapshot.into_iter().flat_map(cells).collect();
+        let shown = fit(columns, &cells, width);
+        let shown_of = |cells: Vec<String>| {
+            cells.into_iter().zip(&shown).filter_map(|(cell, shown)| shown.then_some(cell)).collect()
+        };
+        Self {
+            columns: columns
+                .iter()
+                .zip(&shown)
+                .filter_map(|(column, shown)| shown.then_some(column))
+                .collect(),
+            cells: cells.into_iter().map(shown_of).collect(),
+            order: view.order,
+            width,
+        }
+    }
+
+    /// The titles; a `*` is before those that the rows are sorted by.
+    pub(super) fn header(&self) -> String {
+        let title = |column: &&ScreenColumn| match column.order {
+            Some(order) if order == self.order => format!("*{}", column.title),
+            _ => column.title.to_owned(),
+        };
+        self.put(&self.columns.iter().map(title).collect::<Vec<_>>())
+    }
+
+    /// A row.
+    pub(super) fn line(&self, index: usize) -> String {
+        self.cells.get(index).map(|cells| self.put(cells)).unwrap_or_default()
+    }
+
+    fn put(&self, cells: &[String]) -> String {
+        let gaps = self.columns.len().saturating_sub(1);
+        let (wide, fixed): (Vec<&ScreenColumn>, Vec<&ScreenColumn>) =
+            self.columns.iter().partition(|column| column.takes_rest);
+        let fixed = fixed.iter().map(|column| column.width).sum::<usize>() + gaps;
+        let part = self.width.saturating_sub(fixed) / wide.len().max(1);
+        let cell = |(column, text): (&&ScreenColumn, &String)| {
+            let width = if column.takes_rest { part } else { column.width };
+            let text = cut(text, width);
+            if column.right { format!("{text:>width$}") } else { format!("{text:<width$}") }
+        };
+        self.columns.iter().zip(cells).map(cell).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// Which columns have a place: those that say nothing in any row go first.
+fn fit(columns: &[ScreenColumn], cells: &[Vec<String>], width: usize) -> Vec<bool> {
+    let says = |index: usize| cells.iter().any(|row| !row[index].is_empty() && row[index] != UNKNOWN);
+    let says: Vec<bool> = (0..columns.len()).map(says).collect();
+    let mut shown = vec![true; columns.len()];
+    let length = |shown: &[bool]| {
+        let widths =
+            columns.iter().zip(shown).filter(|(_, shown)| **shown).map(|(column, _)| column.width + 1);
+        widths.sum::<usize>().saturating_sub(1)
+    };
+    while length(&shown) > width {
+        let droppable = (0..columns.len()).filter(|&index| shown[index] && columns[index].drop > 0);
+        match droppable.max_by_key(|&index| (!says[index], columns[index].drop)) {
+            Some(index) => shown[index] = false,
+            None => break,
+        }
+    }
+    shown
+}
+
+/// Titles and rows without an end to the right.
+pub(super) fn titles(view: &View) -> impl Iterator<Item = &'static str> {
+    columns(view.grouping).iter().map(|column| column.title)
+}
+
+/// The cells of every row, in every column.
+pub(super) fn cells(snapshot: &Snapshot) -> impl Iterator<Item = Vec<String>> {
+    snapshot.counted.rows.iter().map(|row| cells_of(snapshot, row))
+}
+
+fn cells_of(snapshot: &Snapshot, row: &TallyRow) -> Vec<String> {
     let grouping = snapshot.view.grouping;
-    let bytes = |bytes: Option<u64>| bytes.map(cell::short_bytes).unwrap_or_default();
-    let mut cells = vec![bytes(row.rate), bytes(row.bytes)];
+    let short = |bytes: Option<u64>| bytes.map(cell::short_bytes).unwrap_or_default();
+    let rate = |direction: fn(Traffic) -> u64| short(row.rate.map(direction));
+    let bytes = short(row.bytes.map(Traffic::total));
+    let mut cells = vec![rate(|rate| rate.up), rate(|rate| rate.down), bytes];
     if grouping == Grouping::Flow {
         let ended = OwnedFlow::default();
         let flow = snapshot.shown.get(&row.id).unwrap_or(&ended);
@@ -108,7 +201,7 @@ pub(super) fn line(snapshot: &Snapshot, row: &TallyRow, width: usize) -> String 
         cells.extend([row.flows.to_string(), new.unwrap_or_default(), age.unwrap_or_default()]);
         cells.push(cell::clean(name(grouping, &row.name).into()).into_owned());
     }
-    put(columns(grouping), &cells, width)
+    cells
 }
 
 /// How a group is called.
@@ -132,20 +225,7 @@ fn process(flow: &OwnedFlow) -> String {
     owner.map(cell::owner_name).unwrap_or_default()
 }
 
-fn put(columns: &[ScreenColumn], cells: &[String], width: usize) -> String {
-    let shown = || columns.iter().zip(cells).filter(|(column, _)| column.least <= width);
-    let fixed: usize = shown().map(|(column, _)| column.width + 1).sum::<usize>().saturating_sub(1);
-    let parts = shown().filter(|(column, _)| column.width == 0).count().max(1);
-    let part = width.saturating_sub(fixed) / parts;
-    let cell = |(column, text): (&ScreenColumn, &String)| {
-        let width = if column.width == 0 { part } else { column.width };
-        let text = cut(text, width);
-        if column.right { format!("{text:>width$}") } else { format!("{text:<width$}") }
-    };
-    shown().map(cell).collect::<Vec<_>>().join(" ")
-}
-
-/// The text in at most so many columns.
+/// The text in at most `width` columns.
 fn cut(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
@@ -157,31 +237,63 @@ fn cut(text: &str, width: usize) -> String {
 mod tests {
     use super::*;
 
+    fn view(grouping: Grouping, order: Order) -> View {
+        View { filter: Default::default(), grouping, order }
+    }
+
+    /// A row with these cells in a screen of this width, below its titles.
+    fn put(cells: [&str; 10], width: usize) -> [String; 2] {
+        let cells = vec![cells.map(str::to_owned).to_vec()];
+        let shown = fit(FLOWS, &cells, width);
+        let columns =
+            FLOWS.iter().zip(&shown).filter_map(|(column, shown)| shown.then_some(column)).collect();
+        let row =
+            cells[0].iter().zip(&shown).filter_map(|(cell, shown)| shown.then(|| cell.clone())).collect();
+        let lines = ScreenRows { columns, cells: vec![row], order: Order::Rate, width };
+        [lines.header(), lines.line(0)]
+    }
+
+    const ROW: [&str; 10] = [
+        "123K",
+        "1.2M",
+        "3.4M",
+        ">59m59s",
+        "icmpv6",
+        "CROSTINI_VM",
+        "198.19.255.255:65535",
+        "[2001:2:0:1::2]:65535",
+        "ESTABLISHED",
+        "firefox-esr[1234567]",
+    ];
+
     #[test]
-    fn two_ipv4_endpoints_fit_into_eighty_columns() {
-        let cells = [
-            "123K",
-            "1.2M",
-            ">59m59s",
-            "icmpv6",
-            "CROSTINI_VM",
-            "198.19.255.255:65535",
-            "[2001:2:0:1::2]:65535",
-        ];
-        let mut cells = cells.map(str::to_owned).to_vec();
-        cells.extend(["ESTABLISHED".to_owned(), "curl[12]".to_owned()]);
-        let line = put(FLOWS, &cells, 80);
-        assert_eq!(line.chars().count(), 80);
-        assert_eq!(line, " 123K   1.2M >59m59s icmpv6 CROSTIN… 198.19.255.255:65535  [2001:2:0:1::2]:65535");
-        assert!(put(FLOWS, &cells, 120).ends_with("ESTABLISHED  curl[12]          "));
-        assert_eq!(put(FLOWS, &cells, 3).lines().count(), 1, "too narrow is no panic");
+    fn two_ipv4_endpoints_and_the_process_fit_into_eighty_columns() {
+        let [titles, line] = put(ROW, 80);
+        assert_eq!(
+            titles,
+            "  *UP *DOWN PROTO  FROM                  TO                    PROCESS          "
+        );
+        assert_eq!(line, " 123K  1.2M icmpv6 198.19.255.255:65535  [2001:2:0:1::2]:65535 firefox-esr[1234…");
+        let mut unknown = ROW;
+        (unknown[5], unknown[9]) = ("UNKNOWN", "");
+        let [titles, line] = put(unknown, 80);
+        assert_eq!(
+            titles.split_whitespace().collect::<Vec<_>>(),
+            ["*UP", "*DOWN", "BYTES", "AGE", "PROTO", "FROM", "TO"]
+        );
+        assert_eq!(line.chars().count(), 79, "{line}");
+        unknown[5] = "CHROME";
+        let [titles, _] = put(unknown, 80);
+        assert!(titles.contains("BYTES PROTO  SOURCE") && !titles.contains("AGE"), "{titles}");
+        assert!(put(ROW, 140)[1].contains("ESTABLISHED  firefox-esr"));
+        assert_eq!(put(ROW, 3)[1].lines().count(), 1, "too narrow is no panic");
     }
 
     #[test]
     fn the_title_of_the_order_has_a_star() {
-        let view = |order| View { filter: Default::default(), grouping: Grouping::Source, order };
-        assert!(header(&view(Order::Bytes), 80).starts_with(" RATE *BYTES"));
-        assert!(header(&view(Order::New), 80).contains("*NEW/s"));
+        let header = |order| ScreenRows::new(&view(Grouping::Source, order), None, 80).header();
+        assert!(header(Order::Bytes).starts_with("   UP  DOWN *BYTES"));
+        assert!(header(Order::New).contains("*NEW/s"));
     }
 
     #[test]

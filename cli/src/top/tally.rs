@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use flowbus_interfaces::{FlowRef, Key, StreamItem};
 
 use super::group::group;
+use super::traffic::Traffic;
 use super::view::{Grouping, Order, View};
 
 /// So many rows are kept: the daemon takes as many ids in one question.
 pub(super) const ROWS: usize = 256;
 /// So many groups are told apart; the flows of further ones are one group.
 const GROUPS: usize = 65_536;
-/// The counters of so many flows are remembered, in 16 MiB; further ones have no rate.
+/// The counters of so many flows are remembered, in 24 MiB; further ones have no rate.
 const REMEMBERED: usize = 524_288;
 /// Counters move by dumps, of which there is one a second: between two, the rates of the last one are as good as any.
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -31,13 +32,15 @@ pub(super) struct Memory {
     pub(super) view: View,
     /// By ascending id, as a stream has them.
     flows: Vec<Remembered>,
+    /// The flows that were among the first rows.
+    first: Vec<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Remembered {
     id: u64,
-    bytes: u64,
-    rate: Option<u64>,
+    bytes: Traffic,
+    rate: Option<Traffic>,
 }
 
 impl Memory {
@@ -64,20 +67,22 @@ pub(super) struct TallyRow {
     /// Of a group; empty for the flows that are in none.
     pub(super) name: String,
     /// Bytes a second.
-    pub(super) rate: Option<u64>,
-    pub(super) bytes: Option<u64>,
+    pub(super) rate: Option<Traffic>,
+    pub(super) bytes: Option<Traffic>,
     /// When it began; of a group, when its first flow began. Microseconds since 1970.
     pub(super) start: Option<u64>,
     pub(super) flows: u64,
     /// How many flows began since the snapshot before.
     pub(super) new: u64,
+    /// When a snapshot came without it: it is shown a moment longer.
+    pub(super) ended: Option<Instant>,
 }
 
 /// What happened between two snapshots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Sample {
     /// Bytes a second.
-    pub(super) rate: u64,
+    pub(super) rate: Traffic,
     /// How many flows began.
     pub(super) new: u64,
     pub(super) interval: Duration,
@@ -96,6 +101,8 @@ pub(super) struct Counted {
     pub(super) sample: Option<Sample>,
     /// How many flows have no rate, because they are too many to remember.
     pub(super) unremembered: u64,
+    /// Those of the first rows of the snapshot before that have ended.
+    pub(super) ended: Vec<u64>,
     /// For the next; absent if the one that there is stays.
     pub(super) memory: Option<Memory>,
 }
@@ -110,15 +117,24 @@ pub(super) struct Tally<'a> {
     rows: Vec<TallyRow>,
     groups: HashMap<String, TallyRow>,
     flows: u64,
-    rate: u64,
+    rate: Traffic,
     new: u64,
+    ended: Vec<u64>,
     unremembered: u64,
     begun: bool,
 }
 
 impl<'a> Tally<'a> {
     pub(super) fn new(view: View, before: Option<&'a Memory>, now: Instant) -> Self {
-        let next = Memory { epoch: String::new(), sequence: 0, highest: 0, at: now, view, flows: Vec::new() };
+        let next = Memory {
+            epoch: String::new(),
+            sequence: 0,
+            highest: 0,
+            at: now,
+            view,
+            flows: Vec::new(),
+            first: Vec::new(),
+        };
         Self {
             before,
             interval: None,
@@ -126,8 +142,9 @@ impl<'a> Tally<'a> {
             rows: Vec::new(),
             groups: HashMap::new(),
             flows: 0,
-            rate: 0,
+            rate: Traffic::default(),
             new: 0,
+            ended: Vec::new(),
             unremembered: 0,
             begun: false,
         }
@@ -173,15 +190,15 @@ impl<'a> Tally<'a> {
         self.flows += 1;
         let is_new = self.is_new(id);
         self.next.highest = self.next.highest.max(id);
-        let bytes = bytes(flow);
+        let bytes = Traffic::of(flow);
         let before = self.before.and_then(|before| before.find(id));
         let rate = match (bytes, self.interval, before) {
             (None, ..) => None,
             (_, None, before) => before.and_then(|before| before.rate),
-            (Some(bytes), Some(interval), Some(before)) => {
-                Some(a_second(bytes.saturating_sub(before.bytes), interval))
+            (Some(bytes), Some(interval), Some(before)) => Some(bytes.rate_since(before.bytes, interval)),
+            (Some(bytes), Some(interval), None) => {
+                is_new.then(|| bytes.rate_since(Traffic::default(), interval))
             }
-            (Some(bytes), Some(interval), None) => is_new.then(|| a_second(bytes, interval)),
         };
         if let Some(bytes) = bytes {
             if self.next.flows.len() < REMEMBERED {
@@ -192,9 +209,10 @@ impl<'a> Tally<'a> {
         }
         let new = u64::from(is_new);
         self.new += new;
-        self.rate = self.rate.saturating_add(rate.unwrap_or(0));
+        let [rate, bytes] = [rate, bytes].map(|traffic| Some(traffic?.seen_by_owner(flow)));
+        self.rate = self.rate.plus(rate.unwrap_or_default());
         let start = flow.number(Key::StartUsec);
-        let row = TallyRow { id, name: String::new(), rate, bytes, start, flows: 1, new };
+        let row = TallyRow { id, rate, bytes, start, flows: 1, new, ..TallyRow::default() };
         match self.next.view.grouping {
             Grouping::Flow => self.keep(row),
             grouping => {
@@ -214,13 +232,14 @@ impl<'a> Tally<'a> {
         let counted = self.next.flows.binary_search_by_key(&id, |flow| flow.id).ok();
         let known = counted.map(|index| self.next.flows[index]).or_else(|| before.find(id));
         let new = u64::from(counted.is_none() && self.is_new(id));
-        let rate = match (bytes(flow), known) {
-            (Some(bytes), Some(known)) => Some(a_second(bytes.saturating_sub(known.bytes), interval)),
-            (Some(bytes), None) if new == 1 => Some(a_second(bytes, interval)),
-            _ => None,
-        };
+        let known = known.map(|known| known.bytes).or_else(|| (new == 1).then(Traffic::default));
+        let rate = Traffic::of(flow).zip(known).map(|(bytes, known)| bytes.rate_since(known, interval));
+        let rate = rate.map(|rate| rate.seen_by_owner(flow));
         self.new += new;
-        self.rate = self.rate.saturating_add(rate.unwrap_or(0));
+        self.rate = self.rate.plus(rate.unwrap_or_default());
+        if before.first.contains(&id) {
+            self.ended.push(id);
+        }
         if self.next.view.grouping != Grouping::Flow {
             let name = group(flow, self.next.view.grouping);
             self.add_to_group(&name, &TallyRow { rate, new, ..TallyRow::default() });
@@ -279,13 +298,15 @@ impl<'a> Tally<'a> {
             interval,
         });
         let mut next = self.next;
+        next.first = rows.iter().map(|row| row.id).filter(|id| *id > 0).collect();
         // Flows that ended may have had the greatest ids.
         if let Some(before) = self.before.filter(|_| comparable) {
             next.highest = next.highest.max(before.highest);
         }
         let keep = self.interval.is_none() && self.before.is_some();
         let (flows, unremembered) = (self.flows, self.unremembered);
-        Counted { rows, flows, all_rows, sample, unremembered, memory: (!keep).then_some(next) }
+        let ended = self.ended;
+        Counted { rows, flows, all_rows, sample, ended, unremembered, memory: (!keep).then_some(next) }
     }
 }
 
@@ -296,7 +317,7 @@ pub(super) fn sort(rows: &mut [TallyRow], order: Order) {
 
 /// What comes first is greatest.
 fn rank(row: &TallyRow, order: Order) -> (u64, u64, u64) {
-    let (rate, bytes) = (row.rate.unwrap_or(0), row.bytes.unwrap_or(0));
+    let [rate, bytes] = [row.rate, row.bytes].map(|traffic| traffic.map_or(0, Traffic::total));
     let is_group = row.id == 0;
     match order {
         Order::Rate => (rate, bytes, if is_group { row.flows } else { row.id }),
@@ -307,18 +328,8 @@ fn rank(row: &TallyRow, order: Order) -> (u64, u64, u64) {
     }
 }
 
-fn sum(a: Option<u64>, b: Option<u64>) -> Option<u64> {
-    a.into_iter().chain(b).reduce(u64::saturating_add)
-}
-
-/// Of both directions; `None` of a flow that does not count.
-fn bytes(flow: &FlowRef<'_>) -> Option<u64> {
-    sum(flow.number(Key::OrigBytes), flow.number(Key::ReplyBytes))
-}
-
-fn a_second(bytes: u64, interval: Duration) -> u64 {
-    let milliseconds = interval.as_millis().max(1);
-    u64::try_from(u128::from(bytes) * 1000 / milliseconds).unwrap_or(u64::MAX)
+fn sum(a: Option<Traffic>, b: Option<Traffic>) -> Option<Traffic> {
+    a.into_iter().chain(b).reduce(Traffic::plus)
 }
 
 #[cfg(test)]

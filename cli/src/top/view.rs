@@ -1,5 +1,6 @@
 //! What the screen is asked to show: which flows, grouped by what, in which order.
 
+use clap::ValueEnum;
 use flowbus_interfaces::{Key, QueryError, QueryKey, QueryPart, RawQuery, SourceNames, StreamQuery};
 use jiff::Zoned;
 
@@ -14,13 +15,20 @@ pub(super) struct View {
 }
 
 /// What a row stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Grouping {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Grouping {
+    /// One connection
+    #[default]
     Flow,
+    /// The connections of a traffic source
     Source,
+    /// Those of a process
     Process,
+    /// Those with a remote address
     Remote,
+    /// Those of an interface
     Interface,
+    /// Those of a container
     Container,
 }
 
@@ -39,6 +47,14 @@ impl Grouping {
         }
     }
 
+    /// As `--group` has it.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Remote => "remote",
+            other => other.name(),
+        }
+    }
+
     pub(super) fn next(self) -> Self {
         step(&Self::ALL, self, 1)
     }
@@ -47,28 +63,27 @@ impl Grouping {
         step(&Self::ALL, self, Self::ALL.len() - 1)
     }
 
-    /// The fields that say which group a flow is in.
+    /// The fields that say which group a flow is in, besides its owners.
     pub(super) const fn fields(self) -> &'static [Key] {
         match self {
-            Self::Flow => &[],
+            Self::Flow | Self::Process | Self::Container => &[],
             Self::Source => &[Key::Source],
-            Self::Process | Self::Container => &[Key::Initiator, Key::Responder],
-            Self::Remote => &[Key::Src, Key::Dst, Key::Initiator, Key::Responder],
+            Self::Remote => &[Key::Src, Key::Dst],
             Self::Interface => &[Key::Interface],
         }
     }
 }
 
 /// Which rows come first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
-    /// Most bytes a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Order {
+    /// Most bytes a second of both directions
     Rate,
-    /// Most bytes.
+    /// Most bytes of both directions
     Bytes,
-    /// Latest begin; of groups most new flows.
+    /// Latest begin; among groups, most new connections
     New,
-    /// Earliest begin.
+    /// Earliest begin
     Age,
 }
 
@@ -78,7 +93,7 @@ impl Order {
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Rate => "rate",
-            Self::Bytes => "total",
+            Self::Bytes => "bytes",
             Self::New => "new",
             Self::Age => "age",
         }

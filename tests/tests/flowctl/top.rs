@@ -1,12 +1,14 @@
 //! flowctl top in a terminal, with real flows.
 
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use flowbus_tests::daemon::binary;
 use flowbus_tests::network::{CHROME, CROSTINI, PLAIN, SERVER_V4, socket_address};
 use flowbus_tests::process::{output_of, wait_for};
 use flowbus_tests::traffic::Connection;
-use flowbus_tests::{Bus, Daemon, Namespace, Network, Screen, burst};
+use flowbus_tests::{Bus, Daemon, Namespace, Network, Screen, burst, conntrack, inject};
+use serde_json::Value;
 
 /// A network with a daemon, and three connections that stay open.
 struct World {
@@ -40,7 +42,7 @@ impl World {
 /// Waits for the second snapshot: rates are what came since the first.
 fn wait_for_rates(screen: &Screen) {
     screen.wait("rates, which take a second snapshot", |text| {
-        text.lines().any(|line| line.starts_with("bytes/s") && line.contains('0'))
+        text.lines().any(|line| line.starts_with("up/s") && line.contains('0'))
     });
 }
 
@@ -64,7 +66,7 @@ fn flows_rates_groups_filters_and_details_are_on_the_screen() {
     // The connection that moves bytes comes first, with its rate.
     let [_, chrome, _] = &mut world.connections[..] else { unreachable!() };
     let rate = |text: &str| {
-        let header = text.lines().position(|line| line.contains("*RATE")).unwrap_or(0);
+        let header = text.lines().position(|line| line.contains("*UP *DOWN")).unwrap_or(0);
         text.lines().nth(header + 1).unwrap_or_default().to_owned()
     };
     screen.wait("the rate of the flow that is used", |text| {
@@ -233,6 +235,130 @@ fn without_a_terminal_or_with_a_wrong_filter_it_is_wrong_usage() {
         let (code, text) = run(&[wrong]);
         assert!(code == Some(2) && text.contains(wrong.split('=').next().unwrap()), "{code:?} {text}");
     }
+}
+
+/// What `flowctl top` prints without a terminal.
+fn batch(bus: &Bus, arguments: &str) -> String {
+    let mut command = Command::new(binary("flowctl"));
+    command.args(["--bus", &bus.address(), "top", "--batch"]).args(arguments.split(' '));
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn without_a_terminal_it_prints_pictures_for_people_and_scripts() {
+    let mut world = World::new();
+    let text = batch(&world.bus, "-n 1 dport=7001");
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].contains("  1 flows; a second: 0 new, ") && lines[0].ends_with(" down"), "{text}");
+    let titles = "UP DOWN BYTES AGE PROTO SOURCE FROM TO STATE PROCESS";
+    assert_eq!(lines[1].split_whitespace().collect::<Vec<_>>().join(" "), titles);
+    assert!(lines[2].contains("CHROME") && lines[2].contains("198.18.1.2:7001"), "{text}");
+    assert!(lines.len() == 3 && lines[2].contains("ESTABLISHED"), "every column, however wide: {text}");
+
+    // What each source moves: pictures until the one with the bytes that are sent now.
+    let arguments = "top --batch --json --group source --no-legend";
+    let mut command = Command::new(binary("flowctl"));
+    command.args(["--bus", &world.bus.address()]).args(arguments.split(' '));
+    let mut top = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut pictures = BufReader::new(top.stdout.take().unwrap()).lines();
+    let picture = wait_for("the bytes of a source", || {
+        (0..10).for_each(|_| world.connections[1].exchange());
+        let picture: Value = serde_json::from_str(&pictures.next().unwrap().unwrap()).unwrap();
+        (picture["rows"][0]["up_bytes_per_second"].as_u64() > Some(0)).then_some(picture)
+    });
+    drop(pictures);
+    // The next line has no reader.
+    assert!(top.wait().unwrap().success());
+    let first = &picture["rows"][0];
+    assert_eq!((&first["name"], &first["flows"]), (&"CHROME".into(), &1.into()), "{picture}");
+    assert!(first["up_bytes"].as_u64() > Some(0) && first["down_bytes"].as_u64() > Some(0), "{picture}");
+    assert_eq!(
+        (&picture["group"], &picture["flows"], &picture["more_rows"]),
+        (&"source".into(), &3.into(), &0.into())
+    );
+    assert!(picture["up_bytes_per_second"].as_u64() >= first["up_bytes_per_second"].as_u64(), "{picture}");
+    assert!(picture["interval_usec"].as_u64() >= Some(1_000_000) && picture["usec"].is_u64(), "{picture}");
+
+    let text = batch(&world.bus, "-n 2 --json=pretty --sort age --interval 1.5");
+    let pictures: Vec<Value> =
+        serde_json::Deserializer::from_str(&text).into_iter().collect::<Result<_, _>>().unwrap();
+    assert_eq!(pictures.len(), 2);
+    let ports: Vec<_> =
+        pictures[1]["rows"].as_array().unwrap().iter().map(|row| &row["flow"]["dport"]).collect();
+    assert_eq!(
+        ports,
+        [PLAIN, CHROME, CROSTINI].map(Value::from).iter().collect::<Vec<_>>(),
+        "in the order of their begin: {text}"
+    );
+    world.daemon.stop();
+}
+
+#[test]
+fn eighty_columns_have_the_process_and_what_a_server_sends_goes_up() {
+    let namespace = Namespace::tracked("host");
+    namespace.track_counters_and_times();
+    let bus = Bus::start();
+    let daemon = Daemon::start_attributed(&namespace, &bus);
+    let (client, server) = namespace.enter(|| {
+        let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.send_to(&[0; 100], server.local_addr().unwrap()).unwrap();
+        server.send_to(&[0; 1000], client.local_addr().unwrap()).unwrap();
+        (client, server)
+    });
+    let me = format!("[{}]", std::process::id());
+    let screen =
+        Screen::start(&format!("{} --bus {} top protocol=udp", binary("flowctl").display(), bus.address()));
+    let text = screen
+        .wait("the process", |text| text.lines().any(|line| line.contains(" udp ") && line.contains('[')));
+    let titles = text.lines().find(|line| line.contains("*UP *DOWN")).unwrap();
+    assert_eq!(
+        titles.split_whitespace().collect::<Vec<_>>(),
+        ["*UP", "*DOWN", "PROTO", "FROM", "TO", "PROCESS"]
+    );
+    screen.press(&["q"]);
+    screen.wait_for("ended with 0");
+
+    let row = |arguments: &str| {
+        let text = batch(&bus, &format!("-n 1 --json --group process {arguments}"));
+        let picture: Value = serde_json::from_str(&text).unwrap();
+        picture["rows"][0].clone()
+    };
+    let dport = server.local_addr().unwrap().port();
+    let opened = row(&format!("dport={dport}"));
+    assert!(opened["name"].as_str().unwrap().ends_with(&me), "{opened}");
+    assert!(opened["up_bytes"].as_u64() < opened["down_bytes"].as_u64(), "{opened}");
+    drop(client);
+    daemon.stop();
+}
+
+#[test]
+fn a_flow_that_ended_is_greyed_and_goes() {
+    let world = World::new();
+    let screen = world.top("protocol=udp");
+    screen.wait_for("No flow matches");
+    // Each is grey for 3 s, which a busy machine may miss: then another one ends.
+    for port in 40_000.. {
+        let end = format!("198.19.0.1:{port}");
+        inject::udp(&world.network.router, port, 1);
+        screen.wait_for(&end);
+        conntrack::delete(&world.network.router, &format!("-p udp --dport {port}"));
+        let mut was_grey = false;
+        screen.wait("no such flow", |_| {
+            let text = screen.coloured();
+            let line = text.lines().find(|line| line.contains(&end));
+            was_grey |= line.is_some_and(|line| line.contains("\u{1b}[2m"));
+            line.is_none()
+        });
+        if was_grey {
+            break;
+        }
+    }
+    screen.press(&["q"]);
+    screen.wait_for("ended with 0");
+    world.daemon.stop();
 }
 
 #[test]

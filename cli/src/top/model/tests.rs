@@ -7,10 +7,19 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::*;
 use crate::top::tally::Counted;
+use crate::top::traffic::Traffic;
 use crate::top::{input, screen};
 
 fn row(id: u64, rate: u64) -> TallyRow {
-    TallyRow { id, rate: Some(rate), bytes: Some(rate * 2), start: Some(id), flows: 1, ..TallyRow::default() }
+    let traffic = |total: u64| Some(Traffic { up: total / 4, down: total - total / 4 });
+    TallyRow {
+        id,
+        rate: traffic(rate),
+        bytes: traffic(rate * 2),
+        start: Some(id),
+        flows: 1,
+        ..TallyRow::default()
+    }
 }
 
 fn snapshot(model: &Model, rows: Vec<TallyRow>) -> Box<Snapshot> {
@@ -24,11 +33,20 @@ fn snapshot(model: &Model, rows: Vec<TallyRow>) -> Box<Snapshot> {
         (row.id, OwnedFlow::from_json(&json).unwrap())
     };
     let shown: HashMap<_, _> = rows.iter().filter(|row| row.id > 0).map(flow).collect();
-    let sample = Some(Sample { rate: 2048, new: 3, interval: Duration::from_secs(2) });
+    let sample =
+        Some(Sample { rate: Traffic { up: 2048, down: 3072 }, new: 3, interval: Duration::from_secs(2) });
     let flows = rows.len() as u64;
     Box::new(Snapshot {
         view: model.wish().view,
-        counted: Counted { rows, flows, all_rows: flows, sample, unremembered: 0, memory: None },
+        counted: Counted {
+            rows,
+            flows,
+            all_rows: flows,
+            sample,
+            ended: Vec::new(),
+            unremembered: 0,
+            memory: None,
+        },
         shown,
         now: 5_000_001,
         accounting: true,
@@ -38,7 +56,7 @@ fn snapshot(model: &Model, rows: Vec<TallyRow>) -> Box<Snapshot> {
 }
 
 fn model(rows: Vec<TallyRow>) -> Model {
-    let mut model = Model::new(String::new());
+    let mut model = Model::new(String::new(), Grouping::Flow, None);
     let snapshot = snapshot(&model, rows);
     model.report(Report::Snapshot(snapshot));
     model
@@ -70,10 +88,11 @@ fn the_screen_shows_flows_rates_and_keys_in_eighty_columns() {
     for words in [
         "flowctl top  2 flows  2 of 262144 in the kernel",
         "new/s      1.5",
-        "bytes/s   2.0K",
+        "up/s      2.0K",
+        "down/s    3.0K",
         "flows by rate  filter: none",
-        "*RATE  BYTES     AGE PROTO  SOURCE   FROM",
-        " 1.0K   2.0K      5s tcp    CHROME   198.18.0.2:40007",
+        "  *UP *DOWN  BYTES PROTO  SOURCE   FROM",
+        "  256   768   2.0K tcp    CHROME   198.18.0.2:40007",
         "198.18.1.2:443",
         "q quit  / filter",
     ] {
@@ -228,6 +247,33 @@ fn a_long_table_scrolls_and_help_lists_the_keys() {
     }
     press(&mut model, KeyCode::Char('?'));
     assert!(!press(&mut model, KeyCode::Char('q')));
+}
+
+#[test]
+fn a_flow_that_ended_stays_greyed_for_a_moment() {
+    let mut model = model(vec![row(1, 30), row(2, 20), row(3, 10)]);
+    let mut next = snapshot(&model, vec![row(2, 20)]);
+    next.counted.ended = vec![1];
+    model.report(Report::Snapshot(next));
+    assert_eq!(ids(&model), [1, 2], "3 is not said to have ended: it is not among the first rows any more");
+    let greyed = |model: &mut Model| {
+        let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+        terminal.draw(|frame| screen::draw(frame, model)).unwrap();
+        let buffer = terminal.backend().buffer();
+        let is_dim = |row: u16| buffer[(0, row)].modifier.contains(ratatui::style::Modifier::DIM);
+        [6, 7].map(is_dim)
+    };
+    assert_eq!(greyed(&mut model), [true, false]);
+    assert!(screen_of(&mut model).contains("198.18.0.2:40001"), "with what was known of it");
+    // The next snapshot does not give it another moment.
+    let (end, next) = (model.next_end(), snapshot(&model, vec![row(2, 20)]));
+    model.report(Report::Snapshot(next));
+    assert_eq!((model.next_end(), ids(&model)), (end, vec![1, 2]));
+    press(&mut model, KeyCode::Char('p'));
+    assert_eq!(model.next_end(), None, "a held picture holds");
+    press(&mut model, KeyCode::Char('p'));
+    model.forget_ended(end.unwrap());
+    assert_eq!((model.next_end(), ids(&model)), (None, vec![2]));
 }
 
 #[test]

@@ -29,6 +29,10 @@ impl Snapshots {
     }
 }
 
+const fn traffic(up: u64, down: u64) -> Traffic {
+    Traffic { up, down }
+}
+
 const BEGIN: &str = r#"{"type":"begin","epoch":"e","sequence":10}"#;
 const END: &str = r#"{"type":"snapshot-end","sequence":10}"#;
 
@@ -69,9 +73,13 @@ fn the_fastest_flows_come_first_once_there_are_two_snapshots() {
     );
     assert_eq!(ids(&second), [1, 4, 2, 3]);
     let rates: Vec<_> = second.rows.iter().map(|row| row.rate).collect();
-    assert_eq!(rates, [Some(30), Some(2), Some(1), None], "a flow that does not count has no rate, not 0");
+    assert_eq!(
+        rates,
+        [Some(traffic(20, 10)), Some(traffic(2, 0)), Some(traffic(0, 1)), None],
+        "a flow that does not count has no rate, not 0"
+    );
     let interval = Duration::from_secs(10);
-    assert_eq!(second.sample, Some(Sample { rate: 33, new: 1, interval }));
+    assert_eq!(second.sample, Some(Sample { rate: traffic(22, 11), new: 1, interval }));
 }
 
 #[test]
@@ -108,7 +116,7 @@ fn groups_add_up_what_is_in_them() {
     assert_eq!(names(&counted), ["CHROME", "USER", ""]);
     assert_eq!((counted.flows, counted.all_rows), (4, 3));
     let user = &counted.rows[1];
-    assert_eq!((user.flows, user.bytes, user.start), (2, Some(3), Some(30)));
+    assert_eq!((user.flows, user.bytes, user.start), (2, Some(traffic(1, 2)), Some(30)));
     assert_eq!(counted.rows[2].bytes, None, "nothing counts in it");
 }
 
@@ -132,12 +140,15 @@ fn flows_that_ended_in_between_count_once() {
             r#"{"type":"snapshot-end","sequence":13}"#,
         ],
     );
-    assert_eq!(counted.sample, Some(Sample { rate: 10, new: 2, interval: Duration::from_secs(10) }));
+    assert_eq!(
+        counted.sample,
+        Some(Sample { rate: traffic(10, 0), new: 2, interval: Duration::from_secs(10) })
+    );
     assert_eq!(counted.flows, 1);
     let rates: Vec<_> = counted.rows.iter().map(|row| (row.name.as_str(), row.rate, row.new)).collect();
-    assert_eq!(rates, [("CHROME", Some(5), 2), ("USER", Some(5), 0)]);
+    assert_eq!(rates, [("CHROME", Some(traffic(5, 0)), 2), ("USER", Some(traffic(5, 0)), 0)]);
     let third = snapshots.at(20, &[BEGIN, r#"{"type":"snapshot-end","sequence":13}"#]);
-    assert_eq!(third.sample, Some(Sample { rate: 0, new: 0, interval: Duration::from_secs(10) }));
+    assert_eq!(third.sample, Some(Sample { rate: traffic(0, 0), new: 0, interval: Duration::from_secs(10) }));
 }
 
 #[test]
@@ -145,10 +156,10 @@ fn a_snapshot_that_comes_too_soon_shows_the_rates_of_the_one_before() {
     let mut snapshots = Snapshots::by(Grouping::Flow, Order::Rate);
     let flow = |bytes: u64| format!(r#"{{"type":"flow","id":1,"orig_bytes":{bytes}}}"#);
     snapshots.at(0, &[BEGIN, &flow(0), END]);
-    assert_eq!(snapshots.at(10, &[BEGIN, &flow(1000), END]).rows[0].rate, Some(100));
+    assert_eq!(snapshots.at(10, &[BEGIN, &flow(1000), END]).rows[0].rate, Some(traffic(100, 0)));
     let soon = snapshots.at(10, &[BEGIN, &flow(1000), END]);
-    assert_eq!((soon.rows[0].rate, soon.sample), (Some(100), None));
-    assert_eq!(snapshots.at(20, &[BEGIN, &flow(3000), END]).rows[0].rate, Some(200));
+    assert_eq!((soon.rows[0].rate, soon.sample), (Some(traffic(100, 0)), None));
+    assert_eq!(snapshots.at(20, &[BEGIN, &flow(3000), END]).rows[0].rate, Some(traffic(200, 0)));
 }
 
 #[test]
@@ -162,8 +173,28 @@ fn after_another_filter_nothing_is_new() {
     assert_eq!(counted.sample, None);
     assert_eq!(
         counted.rows.iter().map(|row| (row.id, row.rate, row.new)).collect::<Vec<_>>(),
-        [(9, None, 0), (1, Some(0), 0)]
+        [(9, None, 0), (1, Some(traffic(0, 0)), 0)]
     );
+}
+
+#[test]
+fn a_row_that_ended_is_named_and_turns_with_its_owner() {
+    let mut snapshots = Snapshots::by(Grouping::Flow, Order::Rate);
+    let flow = |id: u64| format!(r#"{{"type":"flow","id":{id},"orig_bytes":0,"reply_bytes":0}}"#);
+    snapshots.at(0, &[BEGIN, &flow(1), &flow(2), END]);
+    let served = r#"{"type":"flow","id":2,"orig_bytes":10,"reply_bytes":500,"responder":{"pid":7}}"#;
+    let counted = snapshots.at(
+        10,
+        &[
+            BEGIN,
+            r#"{"type":"closed","id":1,"sequence":11}"#,
+            r#"{"type":"closed","id":3,"sequence":12}"#,
+            served,
+            r#"{"type":"snapshot-end","sequence":12}"#,
+        ],
+    );
+    assert_eq!(counted.ended, [1], "3 was not on the screen");
+    assert_eq!(counted.rows[0].rate, Some(traffic(50, 1)), "also where the owner is learned meanwhile");
 }
 
 #[test]
@@ -171,7 +202,7 @@ fn another_epoch_begins_anew_and_counters_may_fall() {
     let mut snapshots = Snapshots::by(Grouping::Flow, Order::Rate);
     snapshots.at(0, &[BEGIN, r#"{"type":"flow","id":1,"orig_bytes":500}"#, END]);
     let zeroed = snapshots.at(10, &[BEGIN, r#"{"type":"flow","id":1,"orig_bytes":5}"#, END]);
-    assert_eq!(zeroed.rows[0].rate, Some(0));
+    assert_eq!(zeroed.rows[0].rate, Some(traffic(0, 0)));
     let other = r#"{"type":"begin","epoch":"f","sequence":0}"#;
     let counted = snapshots.at(20, &[other, r#"{"type":"flow","id":1,"orig_bytes":900}"#, END]);
     assert_eq!((counted.rows[0].rate, counted.sample), (None, None));
@@ -188,6 +219,6 @@ fn of_many_flows_only_the_first_are_kept() {
     let lines: Vec<&str> = [BEGIN].into_iter().chain(lines.iter().map(String::as_str)).chain([END]).collect();
     let counted = snapshots.at(0, &lines);
     assert_eq!((counted.flows, counted.all_rows, counted.rows.len()), (MANY, MANY, ROWS));
-    let kept: Vec<u64> = counted.rows.iter().filter_map(|row| row.bytes).collect();
+    let kept: Vec<u64> = counted.rows.iter().filter_map(|row| row.bytes.map(Traffic::total)).collect();
     assert_eq!(kept, (0..MANY).rev().take(ROWS).collect::<Vec<_>>());
 }
