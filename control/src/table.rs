@@ -6,6 +6,7 @@ use ctnetlink::{Conntrack, RequestError, Tuple, Update};
 use flowbus_interfaces::{
     ChangeOptions, CpuStatistics, Error, Expectation, FieldSet, Filter, Flow, Key, LIMIT_MAXIMUM, SourceNames,
 };
+use flowbus_logging::message_id::TABLE_CHANGED;
 use zbus::Variant;
 
 use crate::worker::End;
@@ -160,16 +161,37 @@ pub(crate) fn change_flows(
 fn log(outcome: &Outcome, change: Change, caller: u32) {
     let left = outcome.left();
     let Outcome { matched, done, gone, failed, .. } = *outcome;
+    let message_id = TABLE_CHANGED;
     match change {
         Change::Delete => {
-            tracing::info!(caller, matched, deleted = done, gone, failed, left, "flows deleted");
+            tracing::info!(message_id, caller, matched, deleted = done, gone, failed, left, "flows deleted");
         }
         Change::Mark { value, mask } => {
             let mark = format!("{value:#x}/{mask:#x}");
-            tracing::info!(caller, mark, matched, changed = done, gone, failed, left, "marks set");
+            tracing::info!(
+                message_id,
+                caller,
+                mark,
+                matched,
+                changed = done,
+                gone,
+                failed,
+                left,
+                "marks set"
+            );
         }
         Change::Timeout { seconds } => {
-            tracing::info!(caller, seconds, matched, changed = done, gone, failed, left, "timeouts set");
+            tracing::info!(
+                message_id,
+                caller,
+                seconds,
+                matched,
+                changed = done,
+                gone,
+                failed,
+                left,
+                "timeouts set"
+            );
         }
     }
 }
@@ -197,7 +219,7 @@ pub(crate) fn flush(caller: u32) -> Result<(), Error> {
     let mut table = open()?;
     let flows = table.stats().map_err(|error| unavailable(&error))?.entries;
     table.flush(None).map_err(|error| unavailable(&error))?;
-    tracing::info!(caller, flows, "all flows deleted");
+    tracing::info!(message_id = TABLE_CHANGED, caller, flows, "all flows deleted");
     Ok(())
 }
 
@@ -242,7 +264,8 @@ pub(crate) fn delete_expectations(
     outcome.change(found, end, |(tuple, id)| table.delete_expectation(&tuple, id));
     let left = outcome.left();
     let Outcome { matched, done: deleted, gone, failed, .. } = outcome;
-    tracing::info!(caller, matched, deleted, gone, failed, left, "expectations deleted");
+    let message_id = TABLE_CHANGED;
+    tracing::info!(message_id, caller, matched, deleted, gone, failed, left, "expectations deleted");
     outcome.of_change("deleted")
 }
 

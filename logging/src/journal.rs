@@ -67,11 +67,14 @@ impl<S: Subscriber> Layer<S> for Journal {
             entry.put("CODE_FILE", file);
             entry.put("CODE_LINE", &line.to_string());
         }
-        event.record(&mut entry);
+        let mut message = Message::default();
+        event.record(&mut Fields { entry: &mut entry, message: &mut message });
+        entry.put("MESSAGE", &message.text());
         let lost = self.lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
             let mut report = self.entry(Level::WARN, module_path!());
-            report.put("MESSAGE", "journald took no messages for a while, some are lost");
+            report
+                .put("MESSAGE", &format!("journald took no messages for a while, some are lost lost={lost}"));
             report.put("LOST", &lost.to_string());
             if !self.send(&report) {
                 self.lost.fetch_add(lost, Ordering::Relaxed);
@@ -108,19 +111,48 @@ impl Entry {
     }
 }
 
-impl Visit for Entry {
-    fn record_str(&mut self, field: &Field, value: &str) {
+/// What `journalctl` shows of an event: its message, then its fields as on stderr.
+#[derive(Default)]
+struct Message {
+    said: String,
+    fields: String,
+}
+
+impl Message {
+    fn text(self) -> String {
+        self.said + &self.fields
+    }
+}
+
+/// Takes the fields of an event, each for the entry and for the message.
+struct Fields<'a> {
+    entry: &'a mut Entry,
+    message: &'a mut Message,
+}
+
+impl Fields<'_> {
+    /// `shown` is what of it the message has.
+    fn take(&mut self, name: &str, value: &str, shown: &str) {
+        match name {
+            "message" => return value.clone_into(&mut self.message.said),
+            "message_id" => {}
+            // Writing to a string cannot fail.
+            _ => drop(write!(self.message.fields, " {name}={shown}")),
+        }
         // journald takes letters, digits and underscores, and for itself what begins with one.
-        let name: String =
-            field.name().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-        self.put(name.trim_start_matches('_'), value);
+        let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        self.entry.put(name.trim_start_matches('_'), value);
+    }
+}
+
+impl Visit for Fields<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.take(field.name(), value, &format!("{value:?}"));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        let mut text = String::new();
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{value:?}");
-        self.record_str(field, &text);
+        let text = format!("{value:?}");
+        self.take(field.name(), &text, &text);
     }
 }
 
@@ -156,9 +188,14 @@ mod tests {
             let report = received(&journald);
             assert!(report.contains(&(10_000 - before).to_string()) && report.contains("LOST\n"), "{report}");
             let message = received(&journald);
-            for part in
-                ["PRIORITY\n\u{1}\0", "MESSAGE\n", "said\n", "MESSAGE_ID\n", "NUMBER\n", "two\nlines\n"]
-            {
+            for part in [
+                "PRIORITY\n\u{1}\0",
+                "MESSAGE\n",
+                "said number=7 text=\"two\\nlines\"\n",
+                "MESSAGE_ID\n",
+                "NUMBER\n",
+                "two\nlines\n",
+            ] {
                 assert!(message.contains(part), "{part:?} in {message:?}");
             }
         });

@@ -155,9 +155,23 @@ fn wait(descriptor: &impl AsFd) -> Result<(), rustix::io::Errno> {
     }
 }
 
+/// The programs that do not run, those with the same reason together: `accept_exact, accept_reader: not permitted; udp_send: ...`.
+fn failures<'a>(failures: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (name, reason) in failures {
+        match reasons.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, names)) => names.push(name),
+            None => reasons.push((reason, vec![name])),
+        }
+    }
+    let lines = reasons.iter().map(|(reason, names)| format!("{}: {reason}", names.join(", ")));
+    lines.collect::<Vec<_>>().join("; ")
+}
+
 fn hand_on(handle: &Handle, probe: Probe) -> Result<(), SourceError> {
-    for (name, reason) in probe.report.failures() {
-        tracing::info!(program = name, reason, "a BPF program does not run, going on without");
+    let failures = failures(probe.report.failures());
+    if !failures.is_empty() {
+        tracing::info!(programs = failures, "BPF programs do not run, going on without them");
     }
     tracing::info!(accept = probe.report.accept().name(), "flows get their owners by BPF");
     handle.send_blocking(Command::Attribute(Box::new(probe))).map_err(|_| SourceError::Tracker)

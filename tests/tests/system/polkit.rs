@@ -7,6 +7,10 @@ use flowbus_tests::booted::{MEMBER, STRANGER, control};
 use flowbus_tests::inject::tuple;
 use flowbus_tests::process::wait_for;
 use flowbus_tests::{Machine, SystemBus, conntrack, inject};
+use serde_json::Value;
+
+/// What entries of the journal about changes have.
+const TABLE_CHANGED: &str = "MESSAGE_ID=4a1f6d0b7b0d4d5c9a2e3f8f52c7d641";
 
 const BOTH: [SystemBus; 2] = [SystemBus::Daemon, SystemBus::Broker];
 
@@ -19,6 +23,13 @@ const METHODS: [(&str, &str, &[&str]); 6] = [
     ("ListExpectations", "list-expectations", &["a{sv}", "0"]),
     ("DeleteExpectations", "delete-expectations", &["a{sv}a{sv}", "1", "helper", "s", "ftp", "0"]),
 ];
+
+/// The journal's entries about deleted flows.
+fn deletions(machine: &Machine) -> Vec<Value> {
+    let mut told = machine.journal(&["--identifier=flowbus-control", TABLE_CHANGED]);
+    told.retain(|entry| entry["MESSAGE"].as_str().unwrap().starts_with("flows deleted "));
+    told
+}
 
 #[test]
 fn root_may_change_the_table_and_it_is_logged() {
@@ -43,8 +54,10 @@ fn root_may_change_the_table_and_it_is_logged() {
         let error = machine.call(STRANGER, control("GetCpuStatistics"), &[]).unwrap_err();
         assert_eq!(error.name, "org.freedesktop.DBus.Error.AccessDenied");
 
-        let told = machine.journal(&["--identifier=flowbus-control", "MESSAGE=flows deleted"]);
+        let told = deletions(&machine);
         assert_eq!((told.len(), &told[0]["CALLER"], &told[0]["DELETED"]), (1, &"0".into(), &"30".into()));
+        let message = told[0]["MESSAGE"].as_str().unwrap();
+        assert!(message.starts_with("flows deleted caller=0 matched=30 deleted=30 "), "{message}");
         let all = machine.journal(&["--identifier=flowbus-control"]);
         assert!(all.iter().all(|entry| !entry.to_string().contains("198.18.")), "{all:?}");
     }
@@ -87,7 +100,7 @@ END"
             }
         }
         assert_eq!(conntrack::list(machine.namespace()).len(), 0);
-        let told = machine.journal(&["--identifier=flowbus-control", "MESSAGE=flows deleted"]);
+        let told = deletions(&machine);
         assert_eq!((&told[0]["CALLER"], &told[0]["DELETED"]), (&uid.trim().into(), &"30".into()));
     }
 }

@@ -334,6 +334,27 @@ fn the_journal_has_fields_and_no_address() {
         let entries = machine.journal(&["--identifier=flowbusd"]);
         entries.iter().any(|entry| entry["MESSAGE"] == "configuration reloaded").then_some(())
     });
+    let synchronized =
+        entries.iter().rfind(|entry| entry["MESSAGE"].as_str().unwrap().starts_with("table sync"));
+    let synchronized = synchronized.unwrap();
+    let message = synchronized["MESSAGE"].as_str().unwrap();
+    let [lost, added] = ["LOST", "ADDED"].map(|name| synchronized[name].as_str().unwrap());
+    assert!(message.starts_with("table synchronized reason="), "{message}");
+    assert!(message.contains(&format!(" lost={lost} added={added} closed=")), "{message}");
+    // Each MESSAGE_ID is explained.
+    let explained = machine.run(&format!(
+        "journalctl --catalog --no-pager --identifier=flowbusd MESSAGE_ID={}",
+        synchronized["MESSAGE_ID"].as_str().unwrap()
+    ));
+    assert!(explained.contains("Subject: The table of flowbusd agrees with the kernel's"), "{explained}");
+    assert!(explained.contains(&format!("It added {added} flows")), "{explained}");
+    let catalog = machine.run("journalctl --dump-catalog --no-pager");
+    let ids = include_str!("../../../../logging/src/message_id.rs");
+    let ids: Vec<&str> = ids.lines().filter_map(|line| line.split('"').nth(1)).collect();
+    assert!(ids.len() > 5, "{ids:?}");
+    for id in ids {
+        assert!(catalog.contains(&format!("-- {id}")), "{id}");
+    }
     for entry in &entries {
         assert!(entry["CODE_FILE"].is_string() && entry["TARGET"].is_string(), "{entry}");
         let text = entry.to_string();
