@@ -5,11 +5,13 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use flowbus_interfaces::{BusAddress, Mark, ReportOptions, parse_number};
+use jiff::Zoned;
 
 use crate::change::{Changed, MaskedMark, masked_mark};
 use crate::expect::Expect;
 use crate::format::Output;
 use crate::json::{Json, Tabled};
+use crate::moment;
 use crate::query::Query;
 use crate::sort::Sort;
 
@@ -173,9 +175,8 @@ pub(crate) struct Connections {
     /// Only this network namespace: its inode number, as in /proc/PID/ns/net
     #[arg(short = 'N', long = "netns", value_name = "INODE", value_parser = inode)]
     pub(crate) network_namespace: Option<u32>,
-    /// Print one JSON object a line
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) json: Json,
     /// Print the source of the BPF programs that tell flowbusd, and exit
     #[arg(long)]
     pub(crate) print_program: bool,
@@ -212,15 +213,21 @@ pub(crate) struct Reported {
     /// List no flows: totals alone
     #[arg(long)]
     totals: bool,
+    /// Pass over connections that ended earlier
+    ///
+    /// Takes how long ago it was, such as 10m, or a time, as `flowctl closed --since` does.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    since: Option<u64>,
 }
 
 impl Reported {
-    pub(crate) const fn options(self) -> ReportOptions {
+    pub(crate) fn options(self) -> ReportOptions {
         ReportOptions {
             max_bytes: self.max_bytes,
             redact: !self.no_redact,
             processes: self.processes,
             flows: !self.totals,
+            since: self.since.unwrap_or(0),
         }
     }
 }
@@ -308,6 +315,10 @@ fn report_bytes(text: &str) -> Result<usize, String> {
     let (number, unit) = text.strip_suffix(['K', 'k']).map_or((text, 1), |number| (number, 1024));
     let bytes = number.parse().ok().and_then(|number: usize| number.checked_mul(unit));
     bytes.filter(|bytes| range.contains(bytes)).ok_or_else(wrong)
+}
+
+fn time(text: &str) -> Result<u64, String> {
+    moment::parse(text, &Zoned::now()).ok_or_else(|| format!("takes {}", moment::TAKES))
 }
 
 fn flow_id(text: &str) -> Result<u64, String> {

@@ -11,7 +11,7 @@ use crate::arguments::Connections;
 use crate::cell;
 use crate::daemon::Daemon;
 use crate::error::Error;
-use crate::output::{self, stdout};
+use crate::output::stdout;
 
 /// The BPF programs' source, in the order in which it is read.
 const PROGRAM: [(&str, &str); 12] = [
@@ -54,7 +54,7 @@ pub(crate) async fn connections(daemon: &Daemon, asked: &Connections) -> Result<
     }
     let mut lines = Lines { asked, first_nsec: None };
     let mut out = stdout();
-    if !asked.json {
+    if !asked.json.is_on() {
         lines.header(&mut out)?;
     }
     out.flush()?;
@@ -122,8 +122,8 @@ impl Lines<'_> {
 
     fn print(&mut self, out: &mut dyn Write, connection: &OwnedConnection) -> std::io::Result<()> {
         let Connections { verbose, timestamp, network_namespace, json, .. } = *self.asked;
-        if json {
-            return output::json_line(out, connection);
+        if json.is_on() {
+            return json.print(out, connection);
         }
         let first = *self.first_nsec.get_or_insert(connection.monotonic_nsec);
         let passed = connection.monotonic_nsec.saturating_sub(first);
@@ -163,11 +163,11 @@ impl Lines<'_> {
     }
 
     fn gap(&self, out: &mut dyn Write, [first, last, lost]: [u64; 3], reason: &str) -> std::io::Result<()> {
-        if self.asked.json {
+        if self.asked.json.is_on() {
             let gap = json!({
                 "type": "connection-gap", "first": first, "last": last, "lost": lost, "reason": reason,
             });
-            return writeln!(out, "{gap}");
+            return self.asked.json.print(out, &gap);
         }
         out.flush()?;
         let lost = cell::counted(lost, "event");

@@ -35,7 +35,7 @@ async fn ask(
 ) -> Result<String, Error> {
     let daemon = daemon.await?;
     // No option that the daemon would take without being told.
-    let ReportOptions { max_bytes, redact, processes, flows } = options;
+    let ReportOptions { max_bytes, redact, processes, flows, since } = options;
     let mut map = QueryMap::new();
     if max_bytes != ReportOptions::MOST {
         map.insert("max_bytes", u64::try_from(max_bytes).unwrap_or(u64::MAX).into());
@@ -48,6 +48,9 @@ async fn ask(
     }
     if !flows {
         map.insert("flows", false.into());
+    }
+    if since > 0 {
+        map.insert("since", since.into());
     }
     daemon.monitor.get_report(&map).await.map_err(|error| daemon.refused(error))
 }

@@ -114,14 +114,23 @@ impl Status {
                 ),
             ),
             ("signals", self.signals()),
-            ("counters", switch(self.accounting, "nf_conntrack_acct")),
-            ("timestamps", switch(self.timestamping, "nf_conntrack_timestamp")),
+            ("counters", self.switch("kernel_acct", "nf_conntrack_acct")),
+            ("timestamps", self.switch("kernel_timestamp", "nf_conntrack_timestamp")),
             ("processes", self.attribution.clone()),
             ("epoch", format!("{}, at change {}", self.epoch, self.sequence)),
         ];
         lines.iter().try_for_each(|(name, value)| writeln!(out, "{name:12}  {value}"))?;
         let silence = silence::reasons(&self.statistics, &self.texts);
         silence.iter().try_for_each(|reason| writeln!(out, "{:12}  {reason}", "silent flows"))
+    }
+
+    /// Whether a setting of the kernel is on.
+    fn switch(&self, statistic: &str, setting: &str) -> String {
+        match self.statistics.get(statistic) {
+            Some(0) => format!("off; for new flows: sysctl -w net.netfilter.{setting}=1"),
+            Some(_) => "on".to_owned(),
+            None => format!("not known: flowbusd could not read {setting}"),
+        }
     }
 
     fn signals(&self) -> String {
@@ -134,14 +143,6 @@ impl Status {
                 format!("{sent} sent; limited, so {} left out (streams have all)", counted(lost, "change"))
             }
         }
-    }
-}
-
-fn switch(on: bool, name: &str) -> String {
-    if on {
-        "on".to_owned()
-    } else {
-        format!("not known to be on; for new flows: sysctl -w net.netfilter.{name}=1")
     }
 }
 
@@ -164,7 +165,12 @@ mod tests {
             resyncs: 1,
             accounting: true,
             timestamping: false,
-            statistics: Statistics::from([("kernel_count".into(), 3), ("kernel_max".into(), 262_144)]),
+            statistics: Statistics::from([
+                ("kernel_count".into(), 3),
+                ("kernel_max".into(), 262_144),
+                ("kernel_acct".into(), 1),
+                ("kernel_timestamp".into(), 0),
+            ]),
             texts: Texts::new(),
         }
     }
@@ -181,11 +187,20 @@ closed        1 remembered, at most 20000
 events        12 received, 0 lost, 1 resync
 signals       unknown sent
 counters      on
-timestamps    not known to be on; for new flows: sysctl -w net.netfilter.nf_conntrack_timestamp=1
+timestamps    off; for new flows: sysctl -w net.netfilter.nf_conntrack_timestamp=1
 processes     none
 epoch         00ff, at change 9
 ";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
+        let mut early = example();
+        early.statistics.clear();
+        let mut out = Vec::new();
+        early.print(&mut out, "the system bus").unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(
+            text.contains("counters      not known: flowbusd could not read nf_conntrack_acct\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use zbus::Variant;
 /// How a statistic moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatisticKind {
-    /// It only grows, from 0 at the begin of an epoch or of a run of the daemon.
+    /// It only grows, from 0 at the begin of an epoch, of a run of the daemon or, where the kernel counts, at boot.
     Counter,
     /// It goes up and down.
     Gauge,
@@ -95,6 +95,21 @@ statistics! {
     Gauge silent: u32,
     /// nf_conntrack_events, absent where it cannot be read.
     Gauge kernel_events: u32,
+    /// nf_conntrack_acct, 1 where new flows count packets and bytes; absent where it cannot be read.
+    Gauge kernel_acct: u32,
+    /// nf_conntrack_timestamp, 1 where new flows note when they start and end; absent where it cannot be read.
+    Gauge kernel_timestamp: u32,
+    /// Flows that the kernel evicted to make room for new ones. This counter and the next four are of all CPUs since boot, and
+    /// absent where they cannot be read.
+    Counter kernel_early_drop: u64,
+    /// Packets that the kernel dropped because it could make no flow: its table is full.
+    Counter kernel_drop: u64,
+    /// Flows that the kernel did not insert because their tuple was taken meanwhile.
+    Counter kernel_insert_failed: u64,
+    /// Insertions of one tuple at once that the kernel resolved.
+    Counter kernel_clash_resolve: u64,
+    /// Flows that the kernel did not insert because a hash chain was too long.
+    Counter kernel_chain_toolong: u64,
     /// Size of the receive buffer as the kernel counts it, in bytes.
     Gauge buffer_bytes: u64,
     /// Approximate number of events that the receive buffer holds.

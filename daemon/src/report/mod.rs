@@ -83,6 +83,9 @@ impl Report {
 
     /// Adds a closed flow. They come in the order of ListClosed: the latest first.
     pub(crate) fn add_closed(&mut self, flow: &Flow<'_>) {
+        if flow.end.is_some_and(|end| end.usec < self.options.since) {
+            return;
+        }
         self.totals.add(flow, self.options.processes);
         self.closed.seen += 1;
         if self.closed.lines.len() < self.most_lines() {
@@ -126,6 +129,9 @@ impl Report {
         let DaemonState { kernel, .. } = state;
         let mut out = String::from("flowbus report\n");
         let _ = writeln!(out, "time: {}", utc(self.now_usec));
+        if self.options.since > 0 {
+            let _ = writeln!(out, "flows since: {}", utc(self.options.since));
+        }
         if self.options.redact {
             let _ = writeln!(
                 out,

@@ -27,7 +27,7 @@ fn state() -> DaemonState {
             events: Some(2),
             early_drop: Some(2),
             insert_failed: None,
-            event_masks: None,
+            ..KernelState::default()
         },
     }
 }
@@ -266,8 +266,10 @@ fn forms(address: IpAddr) -> Vec<String> {
 fn a_report_is_cut_from_the_oldest_on_and_says_so() {
     for max_bytes in [ReportOptions::LEAST, 10_000, ReportOptions::MOST] {
         for redact in [true, false] {
-            let mut report =
-                Report::new(ReportOptions { max_bytes, redact, processes: true, flows: true }, NOW);
+            let mut report = Report::new(
+                ReportOptions { max_bytes, redact, processes: true, ..ReportOptions::default() },
+                NOW,
+            );
             for id in 0..20_000_u32 {
                 let address =
                     IpAddr::from((0x2001_0002_u128 << 96 | u128::from(id)).to_be_bytes()).to_string();
@@ -336,4 +338,20 @@ fn totals_alone_list_no_flow_and_count_all() {
     assert!(text.contains("\n  source CHROME: 1000, 1000\n"), "{text}");
     assert!(!text.contains("IPv4") && !text.contains(":443") && !text.contains("latest last"), "{text}");
     assert!(text.ends_with("1000 active and 1000 closed flows, which were not asked for.\n"), "{text}");
+}
+
+#[test]
+fn flows_that_ended_earlier_are_passed_over() {
+    let ended = |usec| Flow {
+        end: Some(Time { usec, source: TimeSource::Event }),
+        ..closed(1, "198.18.0.1", "198.18.0.2")
+    };
+    let mut report = Report::new(ReportOptions { since: NOW - 10, ..ReportOptions::default() }, NOW);
+    report.add_active(&flow(2, "198.18.0.1", "198.18.0.2"));
+    for usec in [NOW - 11, NOW - 10, NOW] {
+        report.add_closed(&ended(usec));
+    }
+    let text = finished(&report);
+    assert!(text.contains("\nflows since: 2023-11-14T22:13:19Z\n"), "{text}");
+    assert!(text.contains("1 active and 2 closed flows, of which 0 and 0 are left out"), "{text}");
 }

@@ -39,8 +39,14 @@ pub struct KernelState {
     pub events: Option<u8>,
     /// [`ctnetlink::KernelState::early_drop`].
     pub early_drop: Option<u64>,
+    /// [`ctnetlink::KernelState::drop`].
+    pub drop: Option<u64>,
     /// [`ctnetlink::KernelState::insert_failed`].
     pub insert_failed: Option<u64>,
+    /// [`ctnetlink::KernelState::clash_resolve`].
+    pub clash_resolve: Option<u64>,
+    /// [`ctnetlink::KernelState::chain_toolong`].
+    pub chain_toolong: Option<u64>,
     /// Where rules choose which events flows send (`ct event set`, `-j CT --ctevents`), as in "table m, chain p".
     pub event_masks: Option<String>,
 }
@@ -62,10 +68,25 @@ impl From<ctnetlink::KernelState> for KernelState {
             timestamping,
             events,
             early_drop,
+            drop,
             insert_failed,
+            clash_resolve,
+            chain_toolong,
             event_masks,
         } = state;
-        Self { count, maximum, accounting, timestamping, events, early_drop, insert_failed, event_masks }
+        Self {
+            count,
+            maximum,
+            accounting,
+            timestamping,
+            events,
+            early_drop,
+            drop,
+            insert_failed,
+            clash_resolve,
+            chain_toolong,
+            event_masks,
+        }
     }
 }
 

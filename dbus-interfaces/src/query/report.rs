@@ -1,7 +1,7 @@
 //! What a report is asked for.
 
 use super::parse::{self, one};
-use super::{QueryError, RawQuery};
+use super::{QueryError, QueryKey, RawQuery};
 
 /// The options of `GetReport`, checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,12 +14,14 @@ pub struct ReportOptions {
     pub processes: bool,
     /// Whether flows are listed. The totals count them in any case.
     pub flows: bool,
+    /// Flows that ended earlier are passed over, in the totals too. Microseconds since 1970; 0 for all that are remembered.
+    pub since: u64,
 }
 
 /// As long as may be, redacted, with flows, without processes.
 impl Default for ReportOptions {
     fn default() -> Self {
-        Self { max_bytes: Self::MOST, redact: true, processes: false, flows: true }
+        Self { max_bytes: Self::MOST, redact: true, processes: false, flows: true, since: 0 }
     }
 }
 
@@ -29,18 +31,19 @@ impl ReportOptions {
     /// The greatest value of `max_bytes`, which is the default.
     pub const MOST: usize = 512 * 1024;
 
-    /// Checks options: `max_bytes`, `redact`, `processes` and `flows`.
+    /// Checks options: `max_bytes`, `redact`, `processes`, `flows` and `since`.
     ///
     /// # Errors
     /// For a key that is unknown or repeated, and for a value of the wrong type or range.
     pub fn parse(raw: &RawQuery) -> Result<Self, QueryError> {
         let mut options = Self::default();
-        for (key, value) in raw.option_pairs(&["max_bytes", "redact", "processes", "flows"])? {
+        for (key, value) in raw.option_pairs(&["max_bytes", "redact", "processes", "flows", "since"])? {
             let flag = || one(key, "true or false", value, parse::boolean);
             match key {
                 "redact" => options.redact = flag()?,
                 "processes" => options.processes = flag()?,
                 "flows" => options.flows = flag()?,
+                "since" => options.since = one(key, QueryKey::Since.takes(), value, parse::integer)?,
                 _ => {
                     let takes = format!("an integer from {} to {}", Self::LEAST, Self::MOST);
                     options.max_bytes = one(key, &takes, value, parse::within(Self::LEAST..=Self::MOST))?;

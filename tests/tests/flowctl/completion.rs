@@ -38,6 +38,11 @@ fn bash_completes_commands_options_and_values() {
     assert_eq!(bash(&["flowctl", "list", "--interface", "l"]), ["lo"]);
     assert_eq!(bash(&["flowctl", "list", "routing_t"]), ["routing_table="]);
     assert_eq!(bash(&["flowctl", "list", "--source", "nothing"]), [""; 0]);
+    assert_eq!(bash(&["flowctl", "list", "state", "=", "est"]), ["established"]);
+    let states = bash(&["flowctl", "list", "state", "="]);
+    for state in ["ESTABLISHED", "UNREPLIED", "TIME_WAIT"] {
+        assert!(states.contains(&state.to_owned()), "{states:?}");
+    }
     assert!(bash(&["flowctl", "list", "status", "="]).contains(&"seen-reply".to_owned()));
     assert!(bash(&["flowctl", "completion", ""]).starts_with(&["bash", "zsh", "fish"].map(str::to_owned)));
 }

@@ -105,6 +105,21 @@ fn the_statistics_are_those_of_the_vocabulary_and_of_the_kernel() {
     assert_eq!(stats.as_object().unwrap().keys().map(String::as_str).collect::<BTreeSet<_>>(), known);
     let count = network.router.run("conntrack -C").trim().parse::<u64>().unwrap();
     assert_eq!(stats["kernel_count"], count, "conntrack -C");
+    let cpus = network.router.run("conntrack -S");
+    let sum = |name: &str| -> u64 {
+        let words = cpus.split_whitespace().filter_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+        words.map(|number| number.parse::<u64>().unwrap()).sum()
+    };
+    for (ours, theirs) in [
+        ("kernel_early_drop", "early_drop"),
+        ("kernel_drop", "drop"),
+        ("kernel_insert_failed", "insert_failed"),
+        ("kernel_clash_resolve", "clash_resolve"),
+        ("kernel_chain_toolong", "chaintoolong"),
+    ] {
+        assert!(cpus.contains(theirs), "conntrack -S: {cpus}");
+        assert_eq!(stats[ours], sum(theirs), "{ours}: {cpus}");
+    }
     let text = output_of(&mut flowctl(&bus, &["stats"]));
     assert!(text.starts_with("The kernel's table is 0.0 % full: "), "{text}");
     assert!(known.iter().all(|name| text.contains(name)), "{text}");
@@ -136,7 +151,7 @@ fn prometheus_text_has_the_type_and_the_help_of_each_sample() {
     let text = output_of(&mut flowctl(&bus, &["stats", "--prometheus"]));
     let parsed = output_with_input(Command::new("/usr/bin/python3").args(["-c", PARSE_TEXT]), &text);
     let samples: BTreeMap<String, [String; 2]> = serde_json::from_str(&parsed).unwrap();
-    assert!(samples.len() > 20, "{text}");
+    assert!(samples.len() > 20 && samples.contains_key("flowbus_kernel_early_drop_total"), "{text}");
     for (name, [kind, help]) in &samples {
         let expected = if name.ends_with("_total") { "counter" } else { "gauge" };
         assert!(kind == expected && !help.is_empty(), "{name} is a {kind}: {help:?}");
