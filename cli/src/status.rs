@@ -114,8 +114,8 @@ impl Status {
                 ),
             ),
             ("signals", self.signals()),
-            ("counters", self.switch("kernel_acct", "nf_conntrack_acct")),
-            ("timestamps", self.switch("kernel_timestamp", "nf_conntrack_timestamp")),
+            ("counters", self.switch(self.accounting, "kernel_acct", "nf_conntrack_acct")),
+            ("timestamps", self.switch(self.timestamping, "kernel_timestamp", "nf_conntrack_timestamp")),
             ("processes", self.attribution.clone()),
             ("epoch", format!("{}, at change {}", self.epoch, self.sequence)),
         ];
@@ -124,11 +124,11 @@ impl Status {
         silence.iter().try_for_each(|reason| writeln!(out, "{:12}  {reason}", "silent flows"))
     }
 
-    /// Whether a setting of the kernel is on.
-    fn switch(&self, statistic: &str, setting: &str) -> String {
+    /// Whether a setting of the kernel is on. The property is false, too, where it is not known.
+    fn switch(&self, on: bool, statistic: &str, setting: &str) -> String {
         match self.statistics.get(statistic) {
-            Some(0) => format!("off; for new flows: sysctl -w net.netfilter.{setting}=1"),
-            Some(_) => "on".to_owned(),
+            _ if on => "on".to_owned(),
+            Some(_) => format!("off; for new flows: sysctl -w net.netfilter.{setting}=1"),
             None => format!("not known: flowbusd could not read {setting}"),
         }
     }
@@ -194,6 +194,7 @@ epoch         00ff, at change 9
         assert_eq!(String::from_utf8(out).unwrap(), expected);
         let mut early = example();
         early.statistics.clear();
+        early.accounting = false;
         let mut out = Vec::new();
         early.print(&mut out, "the system bus").unwrap();
         let text = String::from_utf8(out).unwrap();
