@@ -80,6 +80,13 @@ fn ids_and_the_sources_that_a_configuration_names_come_from_the_daemon() {
         offered.sort();
         (offered == ids).then_some(())
     });
+    // fish shows what each id stands for.
+    let line = format!("flowctl completion fish | source; complete -C 'flowctl --bus {address} show '");
+    wait_for("the flows of the ids to be offered", || {
+        let offered = output_of(shell("fish").args(["--no-config", "-c", &line]));
+        let has_flow = |id: &String| offered.contains(&format!("{id}\tudp 198.18.0.1 to 198.18.0.2 53"));
+        ids.iter().all(has_flow).then_some(())
+    });
     wait_for("the source to be offered", || {
         (on_the_bus(&["list", "--source", "ba"]) == ["backup"]).then_some(())
     });
