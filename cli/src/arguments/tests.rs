@@ -92,7 +92,7 @@ fn a_report_is_redacted_unless_asked_otherwise() {
     };
     assert_eq!(options("flowctl report"), ReportOptions::default());
     let all = options("flowctl report --max-bytes 4096 --processes --no-redact");
-    assert_eq!(all, ReportOptions { max_bytes: 4096, redact: false, processes: true, flows: true });
+    assert_eq!(all, ReportOptions { max_bytes: 4096, redact: false, processes: true, flows: true, since: 0 });
     for wrong in ["4095", "524289", "4x", "1K"] {
         assert!(Arguments::try_parse_from(["flowctl", "report", "--max-bytes", wrong]).is_err(), "{wrong}");
     }

@@ -3,7 +3,7 @@
 use flowbus_interfaces::{Key, OwnedFlow};
 
 use super::message::Snapshot;
-use super::tally::Row;
+use super::tally::TallyRow;
 use super::traffic::Traffic;
 use super::view::{Grouping, Order, View};
 use crate::cell::{self, Cells};

@@ -299,20 +299,21 @@ fn a_report_takes_its_options() {
     assert_eq!(parse(&[]).unwrap(), ReportOptions::default());
     assert_eq!(
         ReportOptions::default(),
-        ReportOptions { max_bytes: 524_288, redact: true, processes: false, flows: true }
+        ReportOptions { max_bytes: 524_288, redact: true, processes: false, flows: true, since: 0 }
     );
     let all = parse(&[
         ("max_bytes", 4096_u32.into()),
         ("redact", false.into()),
         ("processes", true.into()),
         ("flows", false.into()),
+        ("since", 1_u64.into()),
     ])
     .unwrap();
-    assert_eq!(all, ReportOptions { max_bytes: 4096, redact: false, processes: true, flows: false });
+    assert_eq!(all, ReportOptions { max_bytes: 4096, redact: false, processes: true, flows: false, since: 1 });
     for (key, value, text) in [
         ("max_bytes", Variant::from(4095_u32), "max_bytes takes an integer from 4096 to 524288, not 4095"),
         ("redact", "no".into(), "redact takes true or false, not \"no\""),
-        ("limit", 1_u8.into(), "unknown key \"limit\"; there are max_bytes, redact, processes, flows"),
+        ("limit", 1_u8.into(), "unknown key \"limit\"; there are max_bytes, redact, processes, flows, since"),
     ] {
         assert_eq!(parse(&[(key, value)]).unwrap_err().to_string(), text);
     }
