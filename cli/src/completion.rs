@@ -124,11 +124,11 @@ fn known(key: QueryKey) -> Vec<(String, Option<String>)> {
         QueryKey::Helper => distinct(Key::Helper),
         QueryKey::Unit => {
             let mut units: Vec<_> = live(&[Key::Initiator, Key::Responder], |flow| {
-                let unit = |owner| match flow.get(owner) {
-                    Some(OwnedValue::Dictionary(owner)) => owner.get("unit").map(ToString::to_string),
+                let unit = |owner| match flow.get(owner)? {
+                    OwnedValue::Dictionary(owner) => Some((owner.get("unit")?.to_string(), None)),
                     _ => None,
                 };
-                unit(Key::Initiator).or_else(|| unit(Key::Responder)).map(|unit| (unit, None))
+                [Key::Initiator, Key::Responder].map(unit).into_iter().flatten()
             });
             units.sort();
             units.dedup();
@@ -150,7 +150,15 @@ fn known(key: QueryKey) -> Vec<(String, Option<String>)> {
 }
 
 fn fixed(values: &[&str]) -> Vec<(String, Option<String>)> {
-    values.iter().map(|value| ((*value).to_owned(), None)).collect()
+    let mut known = Vec::new();
+    for &value in values {
+        let value = (value.to_owned(), None);
+        // Several protocols have a state of the same name.
+        if !known.contains(&value) {
+            known.push(value);
+        }
+    }
+    known
 }
 
 /// The values of a field that flows have.
@@ -171,13 +179,16 @@ fn interfaces() -> Vec<(String, Option<String>)> {
 }
 
 /// What one page of flows has to offer; nothing where the daemon cannot be asked, because a shell cannot show why.
-fn live<T: Send>(fields: &[Key], offer: impl Fn(&OwnedFlow) -> Option<T> + Send) -> Vec<T> {
+fn live<T: Send, Offered: IntoIterator<Item = T>>(
+    fields: &[Key],
+    offer: impl Fn(&OwnedFlow) -> Offered + Send,
+) -> Vec<T> {
     let ask = async {
         let daemon = Daemon::connect(&bus().ok()?).await.ok()?;
         let names: Vec<_> = fields.iter().map(|key| key.name()).collect();
         let query = QueryMap::from([("fields", names.into()), ("limit", 1000_u32.into())]);
         let (flows, _) = daemon.monitor.list_active(&query).await.ok()?;
-        Some(flows.iter().filter_map(offer).collect())
+        Some(flows.iter().flat_map(offer).collect())
     };
     // clap asks from within main's runtime: this one needs a thread of its own.
     let answer = std::thread::scope(|scope| {

@@ -309,7 +309,10 @@ fn a_report_takes_its_options() {
         ("since", 1_u64.into()),
     ])
     .unwrap();
-    assert_eq!(all, ReportOptions { max_bytes: 4096, redact: false, processes: true, flows: false, since: 1 });
+    assert_eq!(
+        all,
+        ReportOptions { max_bytes: 4096, redact: false, processes: true, flows: false, since: 1 }
+    );
     for (key, value, text) in [
         ("max_bytes", Variant::from(4095_u32), "max_bytes takes an integer from 4096 to 524288, not 4095"),
         ("redact", "no".into(), "redact takes true or false, not \"no\""),

@@ -162,22 +162,32 @@ fn flowctl_prints_the_lines_of_tcptracer() {
     };
     let (mut table, mut lines) = flowctl(&[]);
     let (mut json, mut objects) = flowctl(&["--json"]);
+    let (mut pretty, mut lines_of_objects) = flowctl(&["--json=pretty"]);
     let header = lines.next().unwrap();
     assert_eq!(
         header.split_whitespace().collect::<Vec<_>>(),
         ["T", "PID", "COMM", "IP", "SADDR", "DADDR", "SPORT", "DPORT", "DETAILS"]
     );
     // The header comes when the stream is open; that of JSON has none, so its first line is waited for.
-    let first = std::thread::scope(|scope| {
-        let waiting = scope.spawn(move || (objects.next().unwrap(), objects));
+    let texts = std::thread::scope(|scope| {
+        let until_brace = |line: &String| line != "}";
+        let waiting = scope.spawn(move || {
+            let object = objects.next().unwrap();
+            let pretty: Vec<_> = lines_of_objects.by_ref().take_while(until_brace).collect();
+            // Nobody stops reading: flowctl would end.
+            (object, format!("{}\n}}", pretty.join("\n")), objects, lines_of_objects)
+        });
         while !waiting.is_finished() {
             let _ = converse(&namespace, "127.0.0.1:0");
         }
-        let (first, _) = waiting.join().unwrap();
-        first
+        let (object, pretty, ..) = waiting.join().unwrap();
+        [object, pretty]
     });
-    let object: Value = serde_json::from_str(&first).unwrap();
-    assert!(["connect", "accept", "close"].contains(&object["type"].as_str().unwrap()), "{object:#}");
+    assert!(texts[1].starts_with("{\n  \"type\": "), "{}", texts[1]);
+    for text in texts {
+        let object: Value = serde_json::from_str(&text).unwrap();
+        assert!(["connect", "accept", "close"].contains(&object["type"].as_str().unwrap()), "{object:#}");
+    }
     let line = lines.next().unwrap();
     let words: Vec<_> = line.split_whitespace().collect();
     assert_eq!(
@@ -185,7 +195,7 @@ fn flowctl_prints_the_lines_of_tcptracer() {
         ("C", &*pid, "4", "127.0.0.1"),
         "{line}"
     );
-    for child in [&mut table, &mut json] {
+    for child in [&mut table, &mut json, &mut pretty] {
         child.kill().unwrap();
         child.wait().unwrap();
     }

@@ -302,6 +302,21 @@ fn an_empty_list_says_why() {
 }
 
 #[test]
+fn it_waits_for_a_flowbusd_that_is_just_being_started() {
+    let (namespace, bus) = (Namespace::tracked("host"), Bus::start());
+    // On a busy machine flowbusd may take longer than flowctl waits: then the next one is tried.
+    wait_for("a list", || {
+        let mut listing = flowctl_command(&bus, &["status", "--json"]);
+        let listing = listing.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        assert!(bus.property("Version").is_err(), "flowctl is the first");
+        let daemon = Daemon::start(&namespace, &bus);
+        let answered = listing.wait_with_output().unwrap();
+        daemon.stop();
+        answered.status.success().then_some(())
+    });
+}
+
+#[test]
 fn mistakes_and_failures_have_their_own_exit_statuses() {
     let namespace = Namespace::tracked("host");
     let mut bus = Bus::start();
