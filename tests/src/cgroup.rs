@@ -1,4 +1,5 @@
-//! A control group of its own for a booted machine: two that share one would take each other's processes for theirs.
+//! Control groups: one for each booted machine, since two that share one would take each other's processes for theirs; and one that
+//! a unit of systemd's would have.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +7,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use crate::process::unique;
+use crate::process::{unique, wait_for};
 
 /// Where the hierarchies that systemd uses may be mounted, together or alone.
 const HIERARCHIES: [&str; 3] = ["/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
@@ -53,6 +54,43 @@ impl Drop for ControlGroup {
                 thread::sleep(Duration::from_millis(20));
             }
         }
+    }
+}
+
+/// A group in cgroup2 that a unit of systemd's would have, gone with its owner.
+#[derive(Debug)]
+pub struct UnitGroup(PathBuf);
+
+impl UnitGroup {
+    /// Makes it.
+    ///
+    /// # Panics
+    /// Without the privilege, or without cgroup2.
+    #[must_use]
+    pub fn new(unit: &str) -> Self {
+        let mut roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(PathBuf::from).into_iter();
+        let root = roots.find(|root| root.join("cgroup.controllers").exists()).expect("a cgroup2");
+        let path = root.join(unit);
+        fs::create_dir(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        Self(path)
+    }
+
+    /// What a shell runs to be in it.
+    #[must_use]
+    pub fn entering(&self) -> String {
+        format!("echo $$ >{}/cgroup.procs", self.0.display())
+    }
+
+    /// The unit's name.
+    #[must_use]
+    pub fn unit(&self) -> String {
+        self.0.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+}
+
+impl Drop for UnitGroup {
+    fn drop(&mut self) {
+        wait_for("the group to be empty", || fs::remove_dir(&self.0).ok());
     }
 }
 

@@ -32,6 +32,7 @@ pub mod traffic;
 
 pub use booted::{Machine, SystemBus};
 pub use bus::{Bus, CallError};
+pub use cgroup::UnitGroup;
 pub use client::Client;
 pub use daemon::Daemon;
 pub use helper::Helper;

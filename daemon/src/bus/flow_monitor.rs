@@ -160,9 +160,10 @@ impl FlowMonitor {
     /// A text about the table for a feedback report: the daemon and the kernel, totals, then flows, the latest last.
     ///
     /// `options` takes `max_bytes` (4096 to 524288, which is the default: the most recent flows are kept), `flows` (b,
-    /// true: list them; the totals are there in any case), `processes` (b, false: names of processes) and `redact` (b,
-    /// true). Redacted, addresses are tokens such as "(IPv4 private 10: 1)" or "(IPv4: 2)", the same for the same
-    /// address in one report; ports from 32768 up are EPH, byte counts are rounded. Only root gets a report that is not.
+    /// true: list them; the totals are there in any case), `since` (t, microseconds since 1970: flows that ended earlier
+    /// are passed over, in the totals too), `processes` (b, false: names of processes) and `redact` (b, true). Redacted,
+    /// addresses are tokens such as "(IPv4 private 10: 1)" or "(IPv4: 2)", the same for the same address in one report;
+    /// ports from 32768 up are EPH, byte counts are rounded. Only root gets a report that is not.
     /// The report says its time in UTC, to which its other times are relative.
     ///
     /// Errors: org.flowbus.Error.InvalidArgument, NotAuthorized, LimitExceeded, Unavailable.

@@ -1,60 +1,36 @@
 //! Processes that are gone before anybody could ask who they were.
 
-use std::fs;
-use std::path::PathBuf;
 use std::thread;
 
 use flowbus_attribution::{Event, Kind, unit_of};
 use flowbus_tests::process::{output_of, unique, wait_for};
 use flowbus_tests::sockets::by;
-use flowbus_tests::{Namespace, Sockets};
+use flowbus_tests::{Namespace, Sockets, UnitGroup};
 
 use super::{listen, of};
-
-/// A group in cgroup2 that a unit of systemd's would have.
-struct Group(PathBuf);
-
-impl Group {
-    fn new(name: &str) -> Self {
-        let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(PathBuf::from);
-        let root =
-            roots.into_iter().find(|root| root.join("cgroup.controllers").exists()).expect("a cgroup2");
-        let path = root.join(name);
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        wait_for("the group to be empty", || fs::remove_dir(&self.0).ok());
-    }
-}
 
 #[test]
 fn a_thousand_one_shot_processes_are_told_with_user_and_unit() {
     const COUNT: usize = 1000;
     const USER: u32 = 4242;
     let namespace = Namespace::new("oneshot");
-    let old = Group::new(&format!("{}.service", unique("old")));
+    let old = UnitGroup::new(&format!("{}.service", unique("old")));
     let mut sockets = Sockets::watch();
-    let new = Group::new(&format!("{}.scope", unique("new")));
+    let new = UnitGroup::new(&format!("{}.scope", unique("new")));
     let listener = listen(&namespace, "127.0.0.1:0");
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || (0..COUNT).for_each(|_| drop(listener.accept().unwrap())));
-    let run = |group: &Group| {
+    let run = |group: &UnitGroup| {
         // Each turn is a process of its own, which connects and is gone.
         let script = format!(
             "for i in {{1..{}}}; do (exec 3<>/dev/tcp/127.0.0.1/{port}; echo $BASHPID); done",
             COUNT / 2
         );
-        let enter = format!(
-            "echo $$ >{}/cgroup.procs; exec setpriv --reuid={USER} --clear-groups bash -c '{script}'",
-            group.0.display()
-        );
+        let enter =
+            format!("{}; exec setpriv --reuid={USER} --clear-groups bash -c '{script}'", group.entering());
         let pids = output_of(namespace.command("bash").args(["-c", &enter]));
-        let unit = group.0.file_name().unwrap().to_str().unwrap();
-        pids.lines().map(|pid| (pid.parse::<u32>().unwrap(), unit.to_owned())).collect::<Vec<_>>()
+        let unit = group.unit();
+        pids.lines().map(|pid| (pid.parse::<u32>().unwrap(), unit.clone())).collect::<Vec<_>>()
     };
     // Read meanwhile: the ring is the whole machine's.
     let (expected, events) = thread::scope(|scope| {

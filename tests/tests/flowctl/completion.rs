@@ -1,10 +1,10 @@
 //! Completion in real shells.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use flowbus_tests::daemon::binary;
-use flowbus_tests::process::{Directory, output_of, wait_for};
-use flowbus_tests::{Bus, Daemon, Namespace};
+use flowbus_tests::process::{Directory, output_of, unique, wait_for};
+use flowbus_tests::{Bus, Daemon, Namespace, UnitGroup};
 
 /// A shell that finds flowctl.
 fn shell(name: &str) -> Command {
@@ -90,6 +90,38 @@ fn ids_and_the_sources_that_a_configuration_names_come_from_the_daemon() {
     wait_for("the source to be offered", || {
         (on_the_bus(&["list", "--source", "ba"]) == ["backup"]).then_some(())
     });
+    daemon.stop();
+}
+
+#[test]
+fn the_units_of_both_ends_come_from_the_daemon() {
+    const SERVER: &str = "import socket; kept = socket.create_server(('127.0.0.1', 7000)).accept(); input()";
+    const CLIENT: &str = "until exec 3<>/dev/tcp/127.0.0.1/7000; do sleep 0.1; done; read";
+    let (namespace, bus) = (Namespace::tracked("host"), Bus::start());
+    let daemon = Daemon::start_attributed(&namespace, &bus);
+    let [asks, answers] = ["asks", "answers"].map(|end| UnitGroup::new(&format!("{}.service", unique(end))));
+    let run = |group: &UnitGroup, program: &str, text: &str| {
+        let mut command = namespace.command("bash");
+        let script = format!("{}; exec \"$@\"", group.entering());
+        command.args(["-c", &script, "bash", program, "-c", text]).stdin(Stdio::piped()).spawn().unwrap()
+    };
+    let ends = [run(&answers, "python3", SERVER), run(&asks, "bash", CLIENT)];
+    let line = format!(
+        "flowctl completion fish | source; complete -C 'flowctl --bus {} list unit=fl'",
+        bus.address()
+    );
+    // A shell is not kept waiting for a daemon that has no time.
+    wait_for("the units to be offered", || {
+        let offered = output_of(shell("fish").args(["--no-config", "-c", &line]));
+        let is_offered =
+            |group: &UnitGroup| offered.lines().any(|line| line == format!("unit={}", group.unit()));
+        (is_offered(&asks) && is_offered(&answers)).then_some(())
+    });
+    // Their input ends.
+    for mut end in ends {
+        drop(end.stdin.take());
+        end.wait().unwrap();
+    }
     daemon.stop();
 }
 
