@@ -3,7 +3,7 @@
 use std::thread;
 
 use flowbus_attribution::{Event, Kind, unit_of};
-use flowbus_tests::process::{output_of, unique, wait_for};
+use flowbus_tests::process::{output_of, unique};
 use flowbus_tests::sockets::by;
 use flowbus_tests::{Namespace, Sockets, UnitGroup};
 
