@@ -7,7 +7,6 @@ use std::os::fd::OwnedFd;
 use flowbus_attribution::{Confidence, Event, Kind};
 use flowbus_tests::sockets::by;
 use flowbus_tests::{Namespace, Sockets};
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, ipproto, socket_with, sockopt};
 
@@ -18,19 +17,19 @@ fn is_failure(kind: Kind) -> bool {
 }
 
 /// All that was told in this namespace until now: up to the port that is taken here.
-fn all(sockets: &mut Sockets, namespace: &Namespace) -> Vec<Event> {
+pub(super) fn all(sockets: &mut Sockets, namespace: &Namespace) -> Vec<Event> {
     let last = namespace.enter(|| UdpSocket::bind("127.0.0.1:0").unwrap());
     let port = last.local_addr().unwrap().port();
     let is_last = |event: &Event| event.kind == Kind::Bind && event.local.port() == port;
     sockets.events_until(namespace, |events| events.iter().any(is_last))
 }
 
-fn failures(sockets: &mut Sockets, namespace: &Namespace) -> Vec<Event> {
+pub(super) fn failures(sockets: &mut Sockets, namespace: &Namespace) -> Vec<Event> {
     of(&all(sockets, namespace), is_failure)
 }
 
 /// The only failure so far, which is of this process.
-fn failure(sockets: &mut Sockets, namespace: &Namespace) -> (SocketAddr, i32) {
+pub(super) fn failure(sockets: &mut Sockets, namespace: &Namespace) -> (SocketAddr, i32) {
     let failed = failures(sockets, namespace);
     let [event] = failed[..] else { panic!("one failure: {failed:#?}, {:?}", sockets.statistics()) };
     let process = by(&event);
@@ -40,7 +39,7 @@ fn failure(sockets: &mut Sockets, namespace: &Namespace) -> (SocketAddr, i32) {
 }
 
 /// A namespace in which nothing but the loopback has a route, and these destinations a way to fail.
-fn dead_end() -> Namespace {
+pub(super) fn dead_end() -> Namespace {
     let namespace = Namespace::new("deadend");
     for (kind, number) in [("unreachable", 1), ("blackhole", 2), ("prohibit", 3)] {
         namespace.run(&format!("ip route add {kind} 198.18.{number}.0/24"));
@@ -60,7 +59,7 @@ const DEAD_ENDS: [(&str, Errno); 8] = [
     ("[2001:2:0:3::1]:443", Errno::ACCESS),
 ];
 
-fn socket(of: SocketAddr, kind: SocketType, flags: SocketFlags) -> OwnedFd {
+pub(super) fn socket(of: SocketAddr, kind: SocketType, flags: SocketFlags) -> OwnedFd {
     let family = if of.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     socket_with(family, kind, flags | SocketFlags::CLOEXEC, None).unwrap()
 }
@@ -75,31 +74,6 @@ fn a_destination_without_a_way_is_told_with_the_error_of_connect() {
         assert_eq!(error.raw_os_error(), Some(expected.raw_os_error()), "{to}");
         assert_eq!(failure(&mut sockets, &namespace), (to, expected.raw_os_error()), "{to}");
     }
-}
-
-#[test]
-fn a_connect_that_does_not_wait_is_told_as_one_that_does() {
-    let to: SocketAddr = "198.18.0.1:443".parse().unwrap();
-    let namespace = dead_end();
-    let mut sockets = Sockets::watch();
-    let error = namespace.enter(|| connect(socket(to, SocketType::STREAM, SocketFlags::NONBLOCK), &to));
-    assert_eq!(error, Err(Errno::NETUNREACH));
-    assert_eq!(failure(&mut sockets, &namespace), (to, Errno::NETUNREACH.raw_os_error()));
-}
-
-#[test]
-fn a_refusal_that_comes_later_is_told_once_however_the_process_learns_of_it() {
-    let to: SocketAddr = "127.0.0.1:1".parse().unwrap();
-    let namespace = Namespace::new("later");
-    let mut sockets = Sockets::watch();
-    let again = namespace.enter(|| {
-        let client = socket(to, SocketType::STREAM, SocketFlags::NONBLOCK);
-        assert_eq!(connect(&client, &to), Err(Errno::INPROGRESS));
-        // It hands out the error of before.
-        connect(&client, &to)
-    });
-    assert_eq!(again, Err(Errno::CONNREFUSED));
-    assert_eq!(failure(&mut sockets, &namespace), (to, Errno::CONNREFUSED.raw_os_error()));
 }
 
 #[test]
@@ -135,66 +109,6 @@ fn a_reject_among_the_rules_of_this_machine_is_a_refusal() {
 }
 
 #[test]
-fn a_socket_that_is_closed_while_it_connects_fails_without_an_error() {
-    let namespace = Namespace::new("gaveup");
-    namespace.nft(
-        "table inet filter { chain output { type filter hook output priority 0; tcp dport 81 drop; }; }",
-    );
-    let to: SocketAddr = "127.0.0.1:81".parse().unwrap();
-    let mut sockets = Sockets::watch();
-    namespace.enter(|| {
-        let client = socket(to, SocketType::STREAM, SocketFlags::NONBLOCK);
-        assert_eq!(connect(&client, &to), Err(Errno::INPROGRESS));
-    });
-    assert_eq!(failure(&mut sockets, &namespace), (to, 0));
-}
-
-/// As where the kernel skips the program, for the rest of the test.
-fn let_changes_of_state_pass_unseen(sockets: &mut Sockets, namespace: &Namespace) {
-    sockets.detach("inet_sock_set_state");
-    loop {
-        let port = listen(namespace, "127.0.0.1:0").local_addr().unwrap().port();
-        let seen = |event: &Event| event.kind == Kind::Listen && event.local.port() == port;
-        if !all(sockets, namespace).iter().any(seen) {
-            break;
-        }
-    }
-}
-
-#[test]
-fn a_failure_that_no_change_of_state_told_is_told_by_the_call_or_at_the_release() {
-    let to: SocketAddr = "127.0.0.1:81".parse().unwrap();
-    for asks_again in [true, false] {
-        let namespace = Namespace::new("unseen");
-        namespace.nft(
-            "table inet filter { chain output { type filter hook output priority 0; tcp dport 81 drop; }; }",
-        );
-        let mut sockets = Sockets::watch();
-        let client = namespace.enter(|| {
-            let client = socket(to, SocketType::STREAM, SocketFlags::NONBLOCK);
-            assert_eq!(connect(&client, &to), Err(Errno::INPROGRESS));
-            assert_eq!(connect(&client, &to), Err(Errno::ALREADY));
-            client
-        });
-        let_changes_of_state_pass_unseen(&mut sockets, &namespace);
-        assert_eq!(failures(&mut sockets, &namespace), []);
-        namespace.nft(
-            "flush chain inet filter output; add rule inet filter output tcp dport 81 reject with tcp reset;",
-        );
-        poll(&mut [PollFd::new(&client, PollFlags::OUT)], None).unwrap();
-        let mut errno = 0;
-        if asks_again {
-            errno = Errno::CONNREFUSED.raw_os_error();
-            assert_eq!(connect(&client, &to), Err(Errno::CONNREFUSED));
-            assert_eq!(failures(&mut sockets, &namespace).len(), 1, "it does not wait for the release");
-        }
-        drop(client);
-        assert_eq!(failure(&mut sockets, &namespace), (to, errno));
-        assert_ne!(failures(&mut sockets, &namespace)[0].local.port(), 0);
-    }
-}
-
-#[test]
 fn a_socket_that_failed_connects_anew_and_each_attempt_is_told() {
     let namespace = dead_end();
     let listener = listen(&namespace, "127.0.0.1:0");
@@ -222,9 +136,6 @@ fn a_socket_that_failed_connects_anew_and_each_attempt_is_told() {
 #[test]
 fn fast_open_is_told_of_as_other_connects_are() {
     let namespace = dead_end();
-    namespace.nft(
-        "table inet filter { chain output { type filter hook output priority 0; tcp dport 81 reject with icmpx port-unreachable; }; }",
-    );
     let dead: SocketAddr = "198.18.0.1:443".parse().unwrap();
     let mut sockets = Sockets::watch();
     let sent = namespace.enter(|| {

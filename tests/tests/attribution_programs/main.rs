@@ -3,6 +3,7 @@
 
 mod failures;
 mod loading;
+mod pending;
 mod processes;
 
 use std::fs;

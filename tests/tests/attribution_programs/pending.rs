@@ -1,0 +1,167 @@
+//! Connects whose end comes after the call has returned, or without one: each is told once.
+
+use std::io::Read;
+use std::net::SocketAddr;
+use std::process::Stdio;
+
+use flowbus_attribution::{Event, Kind};
+use flowbus_tests::{Namespace, Sockets};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, SocketType, connect};
+
+use super::failures::{all, dead_end, failure, failures, socket};
+use super::listen;
+
+#[test]
+fn a_connect_that_does_not_wait_is_told_as_one_that_does() {
+    let to: SocketAddr = "198.18.0.1:443".parse().unwrap();
+    let namespace = dead_end();
+    let mut sockets = Sockets::watch();
+    let error = namespace.enter(|| connect(socket(to, SocketType::STREAM, SocketFlags::NONBLOCK), &to));
+    assert_eq!(error, Err(Errno::NETUNREACH));
+    assert_eq!(failure(&mut sockets, &namespace), (to, Errno::NETUNREACH.raw_os_error()));
+}
+
+#[test]
+fn a_refusal_that_comes_later_is_told_once_however_the_process_learns_of_it() {
+    let to: SocketAddr = "127.0.0.1:1".parse().unwrap();
+    let namespace = Namespace::new("later");
+    let mut sockets = Sockets::watch();
+    let again = namespace.enter(|| {
+        let client = socket(to, SocketType::STREAM, SocketFlags::NONBLOCK);
+        assert_eq!(connect(&client, &to), Err(Errno::INPROGRESS));
+        // It hands out the error of before.
+        connect(&client, &to)
+    });
+    assert_eq!(again, Err(Errno::CONNREFUSED));
+    assert_eq!(failure(&mut sockets, &namespace), (to, Errno::CONNREFUSED.raw_os_error()));
+}
+
+#[test]
+fn a_socket_that_is_closed_while_it_connects_fails_without_an_error() {
+    let namespace = Namespace::new("gaveup");
+    namespace.nft(
+        "table inet filter { chain output { type filter hook output priority 0; tcp dport 81 drop; }; }",
+    );
+    let to: SocketAddr = "127.0.0.1:81".parse().unwrap();
+    let mut sockets = Sockets::watch();
+    namespace.enter(|| {
+        let client = socket(to, SocketType::STREAM, SocketFlags::NONBLOCK);
+        assert_eq!(connect(&client, &to), Err(Errno::INPROGRESS));
+    });
+    assert_eq!(failure(&mut sockets, &namespace), (to, 0));
+}
+
+/// As where the kernel skips the program, for the rest of the test.
+fn let_changes_of_state_pass_unseen(sockets: &mut Sockets, namespace: &Namespace) {
+    sockets.detach("inet_sock_set_state");
+    loop {
+        let port = listen(namespace, "127.0.0.1:0").local_addr().unwrap().port();
+        let seen = |event: &Event| event.kind == Kind::Listen && event.local.port() == port;
+        if !all(sockets, namespace).iter().any(seen) {
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_failure_that_no_change_of_state_told_is_told_by_the_call_or_at_the_release() {
+    let to: SocketAddr = "127.0.0.1:81".parse().unwrap();
+    for asks_again in [true, false] {
+        let namespace = Namespace::new("unseen");
+        namespace.nft(
+            "table inet filter { chain output { type filter hook output priority 0; tcp dport 81 drop; }; }",
+        );
+        let mut sockets = Sockets::watch();
+        let client = namespace.enter(|| {
+            let client = socket(to, SocketType::STREAM, SocketFlags::NONBLOCK);
+            assert_eq!(connect(&client, &to), Err(Errno::INPROGRESS));
+            assert_eq!(connect(&client, &to), Err(Errno::ALREADY));
+            client
+        });
+        let_changes_of_state_pass_unseen(&mut sockets, &namespace);
+        assert_eq!(failures(&mut sockets, &namespace), []);
+        namespace.nft(
+            "flush chain inet filter output; add rule inet filter output tcp dport 81 reject with tcp reset;",
+        );
+        poll(&mut [PollFd::new(&client, PollFlags::OUT)], None).unwrap();
+        let mut errno = 0;
+        if asks_again {
+            errno = Errno::CONNREFUSED.raw_os_error();
+            assert_eq!(connect(&client, &to), Err(Errno::CONNREFUSED));
+            assert_eq!(failures(&mut sockets, &namespace).len(), 1, "it does not wait for the release");
+        }
+        drop(client);
+        assert_eq!(failure(&mut sockets, &namespace), (to, errno));
+        assert_ne!(failures(&mut sockets, &namespace)[0].local.port(), 0);
+    }
+}
+
+/// With TCP_FASTOPEN_CONNECT (30) connect() succeeds, and what is sent first asks for the connection.
+#[test]
+fn a_connect_that_waits_for_data_is_told_with_the_error_of_sending() {
+    let namespace = dead_end();
+    namespace.sysctl("net.ipv4.tcp_fastopen", "5");
+    let mut sockets = Sockets::watch();
+    let script = "
+import errno, socket
+for host, expected in ('127.0.0.1', errno.ECONNREFUSED), ('198.18.0.1', errno.ENETUNREACH):
+    client = socket.socket()
+    client.setsockopt(socket.IPPROTO_TCP, 30, 1)
+    try:
+        client.connect((host, 1))
+        print('asked for with the first data')
+        client.send(b'x')
+    except OSError as error:
+        assert error.errno == expected, error
+    else:
+        assert False, host
+";
+    let client = namespace.command("python3").args(["-c", script]).output().unwrap();
+    assert_eq!(String::from_utf8(client.stdout).unwrap(), "asked for with the first data\n");
+    assert!(client.status.success(), "{}", String::from_utf8_lossy(&client.stderr));
+    let failed = failures(&mut sockets, &namespace);
+    let told: Vec<_> = failed.iter().map(|event| (event.remote.to_string(), event.kind)).collect();
+    let with = |error: Errno| Kind::ConnectFailed { errno: error.raw_os_error() };
+    assert_eq!(
+        told,
+        [
+            ("127.0.0.1:1".to_owned(), with(Errno::CONNREFUSED)),
+            ("198.18.0.1:1".to_owned(), with(Errno::NETUNREACH)),
+        ]
+    );
+}
+
+#[test]
+fn a_connect_that_a_signal_interrupts_has_failed_nothing() {
+    let namespace = Namespace::new("signal");
+    namespace.nft(
+        "table inet filter { chain output { type filter hook output priority 0; tcp dport 81 drop; }; }",
+    );
+    let mut sockets = Sockets::watch();
+    let script = "
+import signal, socket, sys
+def interrupt(*_): raise InterruptedError
+signal.signal(signal.SIGALRM, interrupt)
+signal.setitimer(signal.ITIMER_REAL, 0.1)
+client = socket.socket()
+try:
+    client.connect(('127.0.0.1', 81))
+except InterruptedError:
+    print('interrupted', flush=True)
+sys.stdin.read()
+";
+    let mut client = namespace.command("python3");
+    let mut client =
+        client.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = [0; 12];
+    client.stdout.take().unwrap().read_exact(&mut said).unwrap();
+    assert_eq!(&said, b"interrupted\n");
+    assert_eq!(failures(&mut sockets, &namespace), []);
+    drop(client.stdin.take());
+    assert!(client.wait().unwrap().success());
+    let failed = failures(&mut sockets, &namespace);
+    let told: Vec<_> = failed.iter().map(|event| (event.remote.port(), event.kind)).collect();
+    assert_eq!(told, [(81, Kind::ConnectFailed { errno: 0 })], "the process closed it");
+}
