@@ -104,21 +104,19 @@ fn a_connect_that_waits_for_data_is_told_with_the_error_of_sending() {
     let namespace = dead_end();
     namespace.sysctl("net.ipv4.tcp_fastopen", "5");
     let mut sockets = Sockets::watch();
-    let script = "
-import errno, socket
-for host, expected in ('127.0.0.1', errno.ECONNREFUSED), ('198.18.0.1', errno.ENETUNREACH):
-    client = socket.socket()
-    client.setsockopt(socket.IPPROTO_TCP, 30, 1)
-    try:
-        client.connect((host, 1))
-        print('asked for with the first data')
-        client.send(b'x')
-    except OSError as error:
-        assert error.errno == expected, error
-    else:
-        assert False, host
-";
-    let client = namespace.command("python3").args(["-c", script]).output().unwrap();
+    let script = r#"
+use Socket qw(:DEFAULT IPPROTO_TCP); use Errno qw(ECONNREFUSED ENETUNREACH);
+$| = 1; $SIG{PIPE} = 'IGNORE';
+for (['127.0.0.1', ECONNREFUSED], ['198.18.0.1', ENETUNREACH]) {
+    my ($host, $expected) = @$_;
+    socket(my $client, PF_INET, SOCK_STREAM, 0) or die $!;
+    setsockopt($client, IPPROTO_TCP, 30, 1) or die $!;
+    my $connected = connect($client, pack_sockaddr_in(1, inet_aton($host)));
+    print "asked for with the first data\n" if $connected;
+    !($connected && defined(send($client, 'x', 0))) && $! == $expected or die "$host: $!";
+}
+"#;
+    let client = namespace.command("perl").args(["-e", script]).output().unwrap();
     assert_eq!(String::from_utf8(client.stdout).unwrap(), "asked for with the first data\n");
     assert!(client.status.success(), "{}", String::from_utf8_lossy(&client.stderr));
     let failed = failures(&mut sockets, &namespace);
@@ -140,21 +138,18 @@ fn a_connect_that_a_signal_interrupts_has_failed_nothing() {
         "table inet filter { chain output { type filter hook output priority 0; tcp dport 81 drop; }; }",
     );
     let mut sockets = Sockets::watch();
-    let script = "
-import signal, socket, sys
-def interrupt(*_): raise InterruptedError
-signal.signal(signal.SIGALRM, interrupt)
-signal.setitimer(signal.ITIMER_REAL, 0.1)
-client = socket.socket()
-try:
-    client.connect(('127.0.0.1', 81))
-except InterruptedError:
-    print('interrupted', flush=True)
-sys.stdin.read()
-";
-    let mut client = namespace.command("python3");
+    let script = r#"
+use Socket; use Errno qw(EINTR);
+$| = 1; $SIG{ALRM} = sub {};
+socket(my $client, PF_INET, SOCK_STREAM, 0) or die $!;
+alarm 1;
+!connect($client, pack_sockaddr_in(81, inet_aton('127.0.0.1'))) && $! == EINTR or die $!;
+print "interrupted\n";
+<STDIN>;
+"#;
+    let mut client = namespace.command("perl");
     let mut client =
-        client.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        client.args(["-e", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut said = [0; 12];
     client.stdout.take().unwrap().read_exact(&mut said).unwrap();
     assert_eq!(&said, b"interrupted\n");
