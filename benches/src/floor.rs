@@ -13,8 +13,8 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::BUFFER;
 use crate::cpu::own_sleeps;
+use crate::size::BUFFER;
 
 /// How a floor waits for events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,6 +17,7 @@ mod floor;
 mod load;
 mod measure;
 mod plot;
+mod size;
 mod soak;
 mod world;
 
@@ -28,9 +29,7 @@ use clap::{Parser, Subcommand};
 
 use document::Section;
 use measure::MEASURES;
-
-/// The receive buffer of every reader that takes one: as large as a flowbusd of the default configuration has.
-const BUFFER: usize = 32 * 1024 * 1024;
+use size::Size;
 
 /// Measures flowbus and writes docs/performance.md.
 #[derive(Debug, Parser)]
@@ -63,19 +62,6 @@ enum Task {
         #[arg(long, default_value_t = 9_000)]
         rate: u32,
     },
-}
-
-/// How much is measured.
-#[derive(Clone, Copy, Debug)]
-struct Size {
-    /// The flows of a full table.
-    flows: u32,
-    /// How often what is compared takes turns.
-    rounds: usize,
-    /// The largest table that memory is measured with.
-    largest: u32,
-    /// How long the longer of the measures take.
-    time: Duration,
 }
 
 fn main() -> ExitCode {

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use flowbus_interfaces::{
-    Argument, Query as Checked, QueryError, QueryKey, QueryMap, QueryPart, RawQuery, SourceNames,
+    Argument, Query as ParsedQuery, QueryError, QueryKey, QueryMap, QueryPart, RawQuery, SourceNames,
 };
 use jiff::Zoned;
 use strsim::levenshtein;
@@ -83,7 +83,7 @@ impl Query {
                 None => add_word(&mut query.raw, word, &now).map_err(wrong)?,
             }
         }
-        match Checked::parse(&query.raw, &SourceNames::default()) {
+        match ParsedQuery::parse(&query.raw, &SourceNames::default()) {
             // The daemon's configuration may name more sources: it has the last word.
             Err(QueryError::Value { key, .. }) if key == QueryKey::Source.name() => Ok(query),
             // Both are times: they are told as such, and not as the microseconds that they became.
@@ -270,8 +270,8 @@ mod tests {
         Line::try_parse_from(line.split(' ')).unwrap().query
     }
 
-    fn checked(line: &str) -> Checked {
-        Checked::parse(&query(line).raw, &SourceNames::default()).unwrap()
+    fn checked(line: &str) -> ParsedQuery {
+        ParsedQuery::parse(&query(line).raw, &SourceNames::default()).unwrap()
     }
 
     fn refusal(line: &str) -> String {

@@ -57,3 +57,13 @@ pub enum DecodeError {
         within: &'static str,
     },
 }
+
+/// An attribute that a message has to have.
+#[inline]
+pub(crate) fn present<T>(
+    value: Option<T>,
+    within: &'static str,
+    attribute: &'static str,
+) -> Result<T, DecodeError> {
+    value.ok_or(DecodeError::Missing { within, attribute })
+}

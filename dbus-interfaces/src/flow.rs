@@ -311,7 +311,7 @@ impl<F: FnMut(Key, Value<'_>)> Show<F> {
     }
 }
 
-const fn ports(tuple: &Tuple) -> Option<(u16, u16)> {
+pub(crate) const fn ports(tuple: &Tuple) -> Option<(u16, u16)> {
     match tuple.layer4 {
         Layer4::Ports { src, dst } => Some((src, dst)),
         _ => None,

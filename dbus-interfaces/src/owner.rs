@@ -1,7 +1,5 @@
 //! The process at one end of a connection.
 
-use crate::Value;
-
 /// The process at one end of a connection. It borrows, as [`Flow`](crate::Flow) does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Owner<'a> {
@@ -29,29 +27,4 @@ pub struct Owner<'a> {
     pub opened: Option<bool>,
     /// How sure this is.
     pub confidence: Option<&'static str>,
-}
-
-impl Owner<'_> {
-    /// Hands every field that has a value to `sink`, by name.
-    pub fn visit(&self, mut sink: impl FnMut(&'static str, Value<'_>)) {
-        let values = [
-            ("pid", self.pid.map(Value::U32)),
-            ("comm", self.comm.map(Value::Text)),
-            ("leader_comm", self.leader_comm.map(Value::Text)),
-            ("uid", self.uid.map(Value::U32)),
-            ("unit", self.unit.map(Value::Text)),
-            ("cgroup", self.cgroup.map(Value::Text)),
-            ("container", self.container.map(Value::Text)),
-            ("pod", self.pod.map(Value::Text)),
-            ("exe", self.exe.map(Value::Text)),
-            ("network_namespace", self.network_namespace.map(Value::U32)),
-            ("opened", self.opened.map(Value::Bool)),
-            ("confidence", self.confidence.map(Value::Text)),
-        ];
-        for (name, value) in values {
-            if let Some(value) = value {
-                sink(name, value);
-            }
-        }
-    }
 }

@@ -21,7 +21,7 @@ pub enum TimeSource {
     Event = 1,
     /// When the flow was first seen: it may have started earlier.
     Observed = 2,
-    /// Somewhen since the flow was last seen.
+    /// At some time since the flow was last seen.
     Estimated = 3,
 }
 

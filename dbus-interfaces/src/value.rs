@@ -49,6 +49,31 @@ impl Value<'_> {
     }
 }
 
+impl Owner<'_> {
+    /// Hands every field that has a value to `sink`, by name.
+    pub fn visit(&self, mut sink: impl FnMut(&'static str, Value<'_>)) {
+        let values = [
+            ("pid", self.pid.map(Value::U32)),
+            ("comm", self.comm.map(Value::Text)),
+            ("leader_comm", self.leader_comm.map(Value::Text)),
+            ("uid", self.uid.map(Value::U32)),
+            ("unit", self.unit.map(Value::Text)),
+            ("cgroup", self.cgroup.map(Value::Text)),
+            ("container", self.container.map(Value::Text)),
+            ("pod", self.pod.map(Value::Text)),
+            ("exe", self.exe.map(Value::Text)),
+            ("network_namespace", self.network_namespace.map(Value::U32)),
+            ("opened", self.opened.map(Value::Bool)),
+            ("confidence", self.confidence.map(Value::Text)),
+        ];
+        for (name, value) in values {
+            if let Some(value) = value {
+                sink(name, value);
+            }
+        }
+    }
+}
+
 /// As a part of an answer that is put together at run time. It allocates, which listings do not.
 impl From<Value<'_>> for Variant<'static> {
     fn from(value: Value<'_>) -> Self {

@@ -12,9 +12,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::Size;
 use crate::document::Section;
 use crate::figure::{Bar, Figure};
+use crate::size::Size;
 
 /// Connections of a sample.
 const CONNECTIONS: u32 = 1000;

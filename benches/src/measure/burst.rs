@@ -10,11 +10,12 @@ use flowbus_tests::{Bus, Daemon, Namespace, burst};
 use rustix::process::Signal;
 
 use crate::client::Client;
+use crate::cpu;
 use crate::document::{Chart, Section};
 use crate::figure::{Bar, Figure};
 use crate::floor::{Done, Floor, Reader};
+use crate::size::Size;
 use crate::world::{flush, namespace, wait_for_listener};
-use crate::{Size, cpu};
 
 /// The CPU per event that is allowed, as a part of the blocking floor's.
 const OF_FLOOR: f64 = 0.8;

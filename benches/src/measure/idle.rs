@@ -2,10 +2,11 @@
 
 use std::thread::sleep;
 
+use crate::cpu;
 use crate::document::Section;
 use crate::figure::{Bar, Figure};
+use crate::size::Size;
 use crate::world::World;
-use crate::{Size, cpu};
 
 /// MB that nobody else has: what the daemon costs the machine.
 const PRIVATE_BAR: f64 = 1.5;

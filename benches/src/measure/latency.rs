@@ -5,10 +5,10 @@ use std::time::Instant;
 use flowbus_interfaces::QueryMap;
 use flowbus_tests::RawConnection;
 
-use crate::Size;
 use crate::document::{Chart, Section};
 use crate::figure::{Bar, Figure, percentile};
 use crate::load;
+use crate::size::Size;
 use crate::world::World;
 
 /// Milliseconds.

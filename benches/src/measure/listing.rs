@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use flowbus_interfaces::QueryMap;
 
-use crate::Size;
 use crate::client::Client;
 use crate::document::{Chart, Section};
 use crate::figure::{Bar, Figure};
+use crate::size::Size;
 use crate::world::World;
 
 /// Of conntrack's time.

@@ -2,10 +2,11 @@
 
 use flowbus_tests::burst;
 
+use crate::cpu;
 use crate::document::{Chart, Section};
 use crate::figure::{Bar, Figure};
+use crate::size::Size;
 use crate::world::{Raised, World};
-use crate::{Size, cpu};
 
 /// At 200,000 flows, bytes.
 const BAR: f64 = 200.0;

@@ -10,8 +10,8 @@ mod restart;
 mod start;
 mod steady;
 
-use crate::Size;
 use crate::document::Section;
+use crate::size::Size;
 
 /// A measure.
 type Measure = fn(Size) -> Section;

@@ -9,8 +9,9 @@ use rustix::process::Signal;
 use crate::client::Client;
 use crate::document::Section;
 use crate::figure::{Bar, Figure};
+use crate::load;
+use crate::size::{BUFFER, Size};
 use crate::world::namespace;
-use crate::{BUFFER, Size, load};
 
 /// Events a second.
 const RATE: u32 = 20_000;

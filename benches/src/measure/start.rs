@@ -7,10 +7,10 @@ use flowbus_tests::{Bus, Daemon, Namespace, burst};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal;
 
-use crate::Size;
 use crate::client::Client;
 use crate::document::{Chart, Section};
 use crate::figure::{Bar, Figure};
+use crate::size::Size;
 use crate::world::{World, flush, namespace};
 
 /// Of the raw dump's time.

@@ -7,12 +7,12 @@ use ctnetlink::Socket;
 use flowbus_tests::burst::Sender;
 
 use super::burst::{Outcome, PEERS, run};
-use crate::Size;
 use crate::document::{Chart, Section};
 use crate::figure::Figure;
 use crate::floor::Floor;
 use crate::load::delete;
 use crate::measure::burst::Peer;
+use crate::size::Size;
 use crate::world::namespace;
 
 /// Events a second.

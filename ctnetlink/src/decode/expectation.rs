@@ -2,6 +2,7 @@
 //! are numbered apart from those of flows.
 
 use crate::attribute::{Attribute, Attributes, Unknown};
+use crate::error::present;
 use crate::expectation::{
     CTA_EXPECT_CLASS, CTA_EXPECT_FLAGS, CTA_EXPECT_FN, CTA_EXPECT_HELP_NAME, CTA_EXPECT_ID, CTA_EXPECT_MASK,
     CTA_EXPECT_MASTER, CTA_EXPECT_NAT, CTA_EXPECT_TIMEOUT, CTA_EXPECT_TUPLE, CTA_EXPECT_ZONE,
@@ -58,12 +59,4 @@ fn decode_nat(attribute: Attribute<'_>, unknown: &mut Unknown) -> Result<Expecta
     }
     let tuple = present(translated, "CTA_EXPECT_NAT", "CTA_EXPECT_NAT_TUPLE")?;
     Ok(ExpectationNat { reply: direction != 0, tuple })
-}
-
-fn present(
-    tuple: Option<Tuple>,
-    within: &'static str,
-    attribute: &'static str,
-) -> Result<Tuple, DecodeError> {
-    tuple.ok_or(DecodeError::Missing { within, attribute })
 }

@@ -1,6 +1,7 @@
 //! One flow: the attributes of `IPCTNL_MSG_CT_NEW` and `IPCTNL_MSG_CT_DELETE` (`enum ctattr_type`).
 
 use crate::attribute::{Attribute, Attributes, Unknown};
+use crate::error::present;
 use crate::flow::{
     CTA_COUNTERS_ORIG, CTA_COUNTERS_REPLY, CTA_FILTER, CTA_HELP, CTA_ID, CTA_LABELS, CTA_LABELS_MASK,
     CTA_MARK, CTA_MARK_MASK, CTA_NAT_DST, CTA_NAT_SRC, CTA_PROTOINFO, CTA_SECCTX, CTA_SECMARK,
@@ -65,8 +66,8 @@ pub(super) fn decode(mut attributes: Attributes<'_>) -> Result<Flow<'_>, DecodeE
             kind => unknown.skip(kind),
         }
     }
-    flow.original = present(original, "CTA_TUPLE_ORIG")?;
-    flow.reply = present(reply, "CTA_TUPLE_REPLY")?;
+    flow.original = present(original, "message", "CTA_TUPLE_ORIG")?;
+    flow.reply = present(reply, "message", "CTA_TUPLE_REPLY")?;
     if flow.original.family() != flow.reply.family() {
         return Err(DecodeError::MixedFamilies { within: "message" });
     }
@@ -205,8 +206,4 @@ fn decode_u32_triple(
         }
     }
     Ok(values)
-}
-
-fn present(tuple: Option<Tuple>, attribute: &'static str) -> Result<Tuple, DecodeError> {
-    tuple.ok_or(DecodeError::Missing { within: "message", attribute })
 }

@@ -1,6 +1,7 @@
 //! `CTA_PROTOINFO`.
 
 use crate::attribute::{Attributes, Unknown};
+use crate::error::present;
 use crate::{DccpInfo, DecodeError, ProtocolInfo, SctpInfo, TcpInfo};
 
 /// `enum ctattr_protoinfo`.
@@ -116,9 +117,4 @@ fn sctp(mut attributes: Attributes<'_>, unknown: &mut Unknown) -> Result<SctpInf
     }
     let state = present(state, "CTA_PROTOINFO_SCTP", "CTA_PROTOINFO_SCTP_STATE")?;
     Ok(SctpInfo { state, vtag_original, vtag_reply })
-}
-
-/// A state that is not there is not `NONE`.
-fn present(state: Option<u8>, within: &'static str, attribute: &'static str) -> Result<u8, DecodeError> {
-    state.ok_or(DecodeError::Missing { within, attribute })
 }

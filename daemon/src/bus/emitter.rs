@@ -11,10 +11,10 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use zbus::object_server::SignalEmitter;
 use zbus::wire::Variant;
 
-use super::BusCounters;
 use super::batch::{Batch, ChangeBatch, ConnectionBatch};
 use super::flow_events::FlowEvents;
 use super::outlet::Outlet;
+use super::services::BusCounters;
 use crate::change::Change;
 use crate::config::Config;
 use crate::connection::ConnectionEvent;

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use flowbus_interfaces::ReportOptions;
 
-use super::{Services, VERSION};
+use super::services::{Services, VERSION};
 use crate::clock::Now;
 use crate::dictionary::Item;
 use crate::fit::fit;

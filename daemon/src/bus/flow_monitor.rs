@@ -12,8 +12,8 @@ use zbus::{Connection, interface};
 
 use super::feedback;
 use super::listing::{self, FlowPage};
+use super::services::{BusCounters, Services, VERSION};
 use super::statistics::{self, Dictionary};
-use super::{BusCounters, Services, VERSION};
 use crate::dictionary::{DecodedMark, Listing, Single};
 use crate::handle::AskError;
 use crate::streams::OpenError;

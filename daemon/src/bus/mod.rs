@@ -8,11 +8,11 @@ mod flow_events;
 mod flow_monitor;
 mod listing;
 mod outlet;
+mod services;
 mod statistics;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{oneshot, watch};
 use zbus::Connection;
@@ -26,51 +26,20 @@ use flowbus_interfaces::{
 use crate::change::Change;
 use crate::config::Config;
 use crate::connection::ConnectionEvent;
-use crate::dictionary::FlowNames;
 use crate::handle::Handle;
-use crate::kernel_state::Kernel;
 use crate::published::Properties;
-use crate::streams::Streams;
 use crate::{confinement, systemd};
 use emitter::{Emitter, Pace};
 use flow_events::FlowEvents;
 use flow_monitor::FlowMonitor;
 use outlet::Outlet;
+use services::BusCounters;
 
 pub(crate) use flowbus_guard::BusError;
-
-/// The version of the daemon.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(crate) use services::Services;
 
 /// What callers may have in flight. Root looks after the machine: there is room for its calls whatever members do.
 const LIMITS: Limits = Limits { sender: 16, user: 32, all: 64, reserved: [0; 2], descriptor: false };
-
-/// What the methods answer from.
-#[derive(Clone, Debug)]
-pub(crate) struct Services {
-    pub(crate) handle: Handle,
-    pub(crate) names: FlowNames,
-    pub(crate) streams: Streams,
-    pub(crate) kernel: Kernel,
-}
-
-/// Counters of the bus side, as GetStatistics names them.
-#[derive(Debug, Default)]
-pub(crate) struct BusCounters {
-    signals_sent: AtomicU64,
-    signals_lost: AtomicU64,
-    connection_events_lost: AtomicU64,
-}
-
-impl BusCounters {
-    fn add(counter: &AtomicU64, count: u64) {
-        counter.fetch_add(count, Ordering::Relaxed);
-    }
-
-    fn value(counter: &AtomicU64) -> u64 {
-        counter.load(Ordering::Relaxed)
-    }
-}
 
 /// Serves the table on the bus, again after the bus went away; ends with an error when the first attempt fails, or when another
 /// process takes the name for methods. `connection` shows the methods' connection to those who call others.

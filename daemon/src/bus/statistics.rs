@@ -6,7 +6,7 @@ use flowbus_guard::Guard;
 use flowbus_interfaces::Statistics;
 use zbus::wire::Variant;
 
-use super::{BusCounters, Services};
+use super::services::{BusCounters, Services};
 use crate::counters::ResyncReason;
 use crate::published::Summary;
 

@@ -12,17 +12,12 @@ use flowbus_interfaces::{EndReason, TimeSource};
 
 pub(crate) use closed::{ClosedFlow, ClosedLimits};
 pub(crate) use extra::{Extra, NameNumber};
-pub(crate) use key::{Key, inverted};
+pub(crate) use key::{Key, TCP, UDP, inverted};
 pub(crate) use owners::{OwnerNumber, Owners, ProcessNumber};
 pub(crate) use process::{Identity, ProcessEntry, ProcessText, ProcessTexts};
 #[cfg(test)]
 pub(crate) use record::present_bits;
 pub(crate) use record::{NO_EXTRA, Record, Silence, Start, time_source};
-
-/// `IPPROTO_TCP`.
-pub(crate) const TCP: u8 = 6;
-/// `IPPROTO_UDP`.
-pub(crate) const UDP: u8 = 17;
 
 /// The layouts of all types here that lie in the restart state, for its tests.
 #[cfg(test)]

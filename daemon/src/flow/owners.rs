@@ -21,7 +21,7 @@ pub(crate) struct Owners {
 #[repr(transparent)]
 pub(crate) struct OwnerNumber(u32);
 
-/// The place of a process in the state, and in the bits above how often the place was used before: a number that
+/// The slot of a process in the state, and in the bits above how often the slot was used before: a number that
 /// outlives its process is told from the next one's. See `owners/processes.rs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ProcessNumber(u32);
@@ -57,20 +57,20 @@ const fn confidence_of(number: u32) -> Option<Confidence> {
 }
 
 impl ProcessNumber {
-    /// Bits of the place.
-    const PLACE: u32 = 18;
-    /// Bits of the place and of the uses before.
+    /// Bits of the slot.
+    const SLOT: u32 = 18;
+    /// Bits of the slot and of the uses before.
     const BITS: u32 = 27;
-    /// So many places can be numbered.
-    pub(crate) const PLACES: usize = 1 << Self::PLACE;
+    /// So many slots can be numbered.
+    pub(crate) const SLOTS: usize = 1 << Self::SLOT;
 
-    /// The number of the process that took this place after so many others.
-    pub(crate) fn new(place: u32, uses: u16) -> Self {
-        Self((u32::from(uses) << Self::PLACE | place) & ((1 << Self::BITS) - 1))
+    /// The number of the process that took this slot after so many others.
+    pub(crate) fn new(slot: u32, uses: u16) -> Self {
+        Self((u32::from(uses) << Self::SLOT | slot) & ((1 << Self::BITS) - 1))
     }
 
-    pub(crate) fn place(self) -> usize {
-        self.0 as usize & (Self::PLACES - 1)
+    pub(crate) fn slot(self) -> usize {
+        self.0 as usize & (Self::SLOTS - 1)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::fit::fit;
 pub(crate) struct ProcessEntry {
     pub(crate) identity: Identity,
     check: u32,
-    /// How many processes had this place before.
+    /// How many processes had this slot before.
     pub(crate) uses: u16,
     path_len: u16,
     /// The path of the control group; a longer one is not kept.
@@ -195,7 +195,7 @@ impl ProcessText {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ProcessTexts(Arc<RwLock<Vec<NumberedText>>>);
 
-/// The process that has a place now.
+/// The process that has a slot now.
 #[derive(Debug)]
 struct NumberedText {
     number: ProcessNumber,
@@ -203,21 +203,21 @@ struct NumberedText {
 }
 
 impl ProcessTexts {
-    /// Shows the process that has a place from now on.
+    /// Shows the process that has a slot from now on.
     pub(crate) fn set(&self, number: ProcessNumber, text: ProcessText) {
-        let place = number.place();
+        let slot = number.slot();
         let text = NumberedText { number, text: Arc::new(text) };
         let mut texts = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        match texts.get_mut(place) {
+        match texts.get_mut(slot) {
             Some(old) => *old = text,
             None => texts.push(text),
         }
     }
 
-    /// The process behind a number, unless its place has been used again.
+    /// The process behind a number, unless its slot has been used again.
     pub(crate) fn get(&self, process: ProcessNumber) -> Option<Arc<ProcessText>> {
         let texts = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let NumberedText { number, text } = texts.get(process.place())?;
+        let NumberedText { number, text } = texts.get(process.slot())?;
         (*number == process).then(|| Arc::clone(text))
     }
 

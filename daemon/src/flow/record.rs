@@ -6,7 +6,7 @@ use ctnetlink::{Counters, Status};
 use flowbus_interfaces::TimeSource;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{Key, TCP};
+use super::key::{Key, TCP};
 use crate::checksum::{Checksummed, layout_of};
 use crate::clock::Now;
 

@@ -11,29 +11,18 @@ mod recent;
 mod sockets;
 mod window;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
 use ctnetlink::Tuple;
 use flowbus_attribution::Process;
 
 use crate::clock::monotonic_nsec;
 use crate::flow::{Identity, OwnerNumber};
-pub(crate) use crate::flow::{TCP, UDP};
 use crate::state::State;
 pub(crate) use begins::{Begins, Reused};
 pub(crate) use probe::{Found, Probe, ProbeError};
 pub(crate) use processes::Processes;
 use recent::Recent;
-pub(crate) use sockets::{Current, Place, Role, Sockets, Touched, direction};
+pub(crate) use sockets::{Current, Place, Role, Sockets, Touched, direction, unspecified};
 pub(crate) use window::{Begin, Window};
-
-/// What a socket that speaks to nobody in particular has as its other end, in the family of an address.
-pub(crate) fn unspecified(like: IpAddr) -> IpAddr {
-    match like {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    }
-}
 
 /// At most this many reports of sockets wait until all events before them have been applied.
 const MAXIMUM_UNSETTLED: usize = 16_384;

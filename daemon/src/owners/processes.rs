@@ -1,8 +1,8 @@
 //! The processes that own sockets and flows, each kept once, in the restart state: owners outlive a restart.
 //!
-//! Nobody counts who refers to a process. When many places are taken, those that no flow and no socket refers to
+//! Nobody counts who refers to a process. When many slots are taken, those that no flow and no socket refers to
 //! are freed ([`Processes::free_unused`]); a number that somebody still holds then, such as a change on its way to a
-//! slow reader, names its process until the place is used again, and nobody after that.
+//! slow reader, names its process until the slot is used again, and nobody after that.
 
 use std::collections::VecDeque;
 
@@ -14,23 +14,23 @@ use zerocopy::IntoBytes;
 use crate::flow::{Identity, ProcessEntry, ProcessNumber, ProcessText, ProcessTexts};
 use crate::state::{MAXIMUM_PROCESSES, State};
 
-/// So many places are taken before unused ones are looked for.
+/// So many slots are taken before unused ones are looked for.
 const ENOUGH: usize = 4096;
 /// Unused ones are looked for no sooner after the last time: every flow is looked at.
 const SPACING_USEC: u64 = 1_000_000;
-/// So many free places wait before the first of them is used again.
+/// So many free slots wait before the first of them is used again.
 const RESTING: usize = 1024;
 
 /// The tracker's side: gives out numbers.
 #[derive(Debug)]
 pub(crate) struct Processes {
-    /// Identity to place.
+    /// Identity to slot.
     index: HashTable<u32>,
     hasher: RandomState,
     /// Places that nobody refers to, those that rest longest first.
     free: VecDeque<u32>,
     texts: ProcessTexts,
-    /// Look for unused places when so many are taken.
+    /// Look for unused slots when so many are taken.
     enough: usize,
     /// And not before this time, in CLOCK_BOOTTIME microseconds.
     not_before: u64,
@@ -47,13 +47,13 @@ impl Processes {
             enough: ENOUGH,
             not_before: 0,
         };
-        for place in 0..state.header.processes {
-            processes.show(state, place);
+        for slot in 0..state.header.processes {
+            processes.show(state, slot);
         }
         processes
     }
 
-    /// The number of a process, a new one at its first sight; `None` when all places are taken. `path` is that of its
+    /// The number of a process, a new one at its first sight; `None` when all slots are taken. `path` is that of its
     /// control group, `exe` that of its program, where they are known.
     pub(crate) fn intern(
         &mut self,
@@ -63,24 +63,24 @@ impl Processes {
         exe: Option<&str>,
     ) -> Option<ProcessNumber> {
         let hash = self.hasher.hash_one(identity.as_bytes());
-        let known = self.index.find(hash, |place| state.process(*place).identity == identity).copied();
-        let place = match known {
-            Some(place) => {
-                let mut entry = *state.process(place);
+        let known = self.index.find(hash, |slot| state.process(*slot).identity == identity).copied();
+        let slot = match known {
+            Some(slot) => {
+                let mut entry = *state.process(slot);
                 if entry.complete(path, exe) {
-                    state.put_process(place, &entry);
-                    self.set_text(state, place);
+                    state.put_process(slot, &entry);
+                    self.set_text(state, slot);
                 }
-                place
+                slot
             }
             None => {
-                let (place, uses) = self.take_place(state)?;
-                state.put_process(place, &ProcessEntry::new(identity, uses, path, exe));
-                self.show(state, place);
-                place
+                let (slot, uses) = self.take_slot(state)?;
+                state.put_process(slot, &ProcessEntry::new(identity, uses, path, exe));
+                self.show(state, slot);
+                slot
             }
         };
-        Some(ProcessNumber::new(place, state.process(place).uses))
+        Some(ProcessNumber::new(slot, state.process(slot).uses))
     }
 
     /// True when it is time to free what is not used; `now` is in CLOCK_BOOTTIME microseconds.
@@ -88,35 +88,35 @@ impl Processes {
         state.header.processes as usize - self.free.len() >= self.enough && now >= self.not_before
     }
 
-    /// Frees the places that are not among `used`.
+    /// Frees the slots that are not among `used`.
     pub(crate) fn free_unused(&mut self, state: &State, now: u64, used: impl Iterator<Item = ProcessNumber>) {
         let mut is_used = vec![false; state.header.processes as usize];
         for process in used {
-            if let Some(is_used) = is_used.get_mut(process.place()) {
+            if let Some(is_used) = is_used.get_mut(process.slot()) {
                 *is_used = true;
             }
         }
-        for place in &self.free {
+        for slot in &self.free {
             // Resting already.
-            is_used[*place as usize] = true;
+            is_used[*slot as usize] = true;
         }
-        for (place, _) in (0_u32..).zip(is_used).filter(|(_, used)| !used) {
-            let hash = self.hasher.hash_one(state.process(place).identity.as_bytes());
-            if let Ok(entry) = self.index.find_entry(hash, |other| *other == place) {
+        for (slot, _) in (0_u32..).zip(is_used).filter(|(_, used)| !used) {
+            let hash = self.hasher.hash_one(state.process(slot).identity.as_bytes());
+            if let Ok(entry) = self.index.find_entry(hash, |other| *other == slot) {
                 entry.remove();
             }
-            self.free.push_back(place);
+            self.free.push_back(slot);
         }
         let taken = state.header.processes as usize - self.free.len();
         self.enough = (2 * taken).clamp(ENOUGH, MAXIMUM_PROCESSES);
         self.not_before = now + SPACING_USEC;
     }
 
-    /// The number that the kernel gave a process, unless its place has been used again.
+    /// The number that the kernel gave a process, unless its slot has been used again.
     pub(crate) fn pid(&self, state: &State, process: ProcessNumber) -> Option<u32> {
-        let place = u32::try_from(process.place()).ok().filter(|place| *place < state.header.processes)?;
-        let entry = state.process(place);
-        (ProcessNumber::new(place, entry.uses) == process).then_some(entry.identity.pid)
+        let slot = u32::try_from(process.slot()).ok().filter(|slot| *slot < state.header.processes)?;
+        let entry = state.process(slot);
+        (ProcessNumber::new(slot, entry.uses) == process).then_some(entry.identity.pid)
     }
 
     /// The side to share.
@@ -124,25 +124,25 @@ impl Processes {
         self.texts.clone()
     }
 
-    /// A place for another process, and how many had it before.
-    fn take_place(&mut self, state: &State) -> Option<(u32, u16)> {
+    /// A slot for another process, and how many had it before.
+    fn take_slot(&mut self, state: &State) -> Option<(u32, u16)> {
         let new = state.header.processes;
         if self.free.len() <= RESTING && (new as usize) < MAXIMUM_PROCESSES {
             return Some((new, 0));
         }
-        let place = self.free.pop_front()?;
-        Some((place, state.process(place).uses.wrapping_add(1)))
+        let slot = self.free.pop_front()?;
+        Some((slot, state.process(slot).uses.wrapping_add(1)))
     }
 
-    fn show(&mut self, state: &State, place: u32) {
+    fn show(&mut self, state: &State, slot: u32) {
         let Self { index, hasher, .. } = self;
-        let hash_of = |place: &u32| hasher.hash_one(state.process(*place).identity.as_bytes());
-        index.insert_unique(hash_of(&place), place, hash_of);
-        self.set_text(state, place);
+        let hash_of = |slot: &u32| hasher.hash_one(state.process(*slot).identity.as_bytes());
+        index.insert_unique(hash_of(&slot), slot, hash_of);
+        self.set_text(state, slot);
     }
 
-    fn set_text(&self, state: &State, place: u32) {
-        let entry = state.process(place);
-        self.texts.set(ProcessNumber::new(place, entry.uses), ProcessText::new(entry));
+    fn set_text(&self, state: &State, slot: u32) {
+        let entry = state.process(slot);
+        self.texts.set(ProcessNumber::new(slot, entry.uses), ProcessText::new(entry));
     }
 }

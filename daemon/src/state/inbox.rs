@@ -46,12 +46,12 @@ impl Inbox {
     }
 
     fn find_pending(&mut self, applied: u64) {
-        let (mut place, mut last) = (0, None);
-        while let Some((number, message)) = self.message_at(place)
+        let (mut offset, mut last) = (0, None);
+        while let Some((number, message)) = self.message_at(offset)
             && last.is_none_or(|last| number == last + 1)
         {
             last = Some(number);
-            place = next_place(&message);
+            offset = next_offset(&message);
             if number > applied {
                 self.messages.push(message);
                 self.number = number;
@@ -60,11 +60,11 @@ impl Inbox {
     }
 
     /// The number of what stands here, and where its message is; `None` where there is none.
-    fn message_at(&self, place: usize) -> Option<(u64, Range<usize>)> {
-        let (number, rest) = self.map.get(place..)?.split_first_chunk()?;
+    fn message_at(&self, offset: usize) -> Option<(u64, Range<usize>)> {
+        let (number, rest) = self.map.get(offset..)?.split_first_chunk()?;
         let length = u32::from_ne_bytes(*rest.first_chunk()?) as usize;
         let is_one = length > 0 && length <= rest.len();
-        let begin = place + NUMBER;
+        let begin = offset + NUMBER;
         is_one.then(|| (u64::from_ne_bytes(*number), begin..begin + length))
     }
 
@@ -79,24 +79,24 @@ impl Inbox {
         self.messages.clear();
     }
 
-    /// The cleared place for the next message of the batch, if there is room for one.
+    /// The cleared room for the next message of the batch; `None` where the inbox is full.
     pub(crate) fn prepare(&mut self) -> Option<&mut [u8]> {
-        let place = self.end();
-        if self.map.len() < place + NUMBER + LONGEST {
+        let offset = self.end();
+        if self.map.len() < offset + NUMBER + LONGEST {
             return None;
         }
         // The length goes first: a number without a message means nothing, an old message with a new number a lot.
-        self.clear_length(place);
-        self.map[place..place + NUMBER].copy_from_slice(&(self.number + 1).to_ne_bytes());
+        self.clear_length(offset);
+        self.map[offset..offset + NUMBER].copy_from_slice(&(self.number + 1).to_ne_bytes());
         compiler_fence(Ordering::SeqCst);
-        Some(&mut self.map[place + NUMBER..])
+        Some(&mut self.map[offset + NUMBER..])
     }
 
-    /// Keeps the message that was received into the prepared place.
+    /// Keeps the message that was received into the prepared room.
     pub(crate) fn keep(&mut self, length: usize) {
         let begin = self.end() + NUMBER;
         let message = begin..(begin + length).min(self.map.len());
-        self.clear_length(next_place(&message));
+        self.clear_length(next_offset(&message));
         self.messages.push(message);
         self.number += 1;
     }
@@ -107,14 +107,14 @@ impl Inbox {
         self.clear_length(self.end());
     }
 
-    /// The place behind the messages of the batch.
+    /// The offset behind the messages of the batch.
     fn end(&self) -> usize {
-        self.messages.last().map_or(0, next_place)
+        self.messages.last().map_or(0, next_offset)
     }
 
-    /// Ends the batch at a place.
-    fn clear_length(&mut self, place: usize) {
-        let length = place + NUMBER..place + NUMBER + LENGTH;
+    /// Ends the batch at an offset.
+    fn clear_length(&mut self, offset: usize) {
+        let length = offset + NUMBER..offset + NUMBER + LENGTH;
         if let Some(length) = self.map.get_mut(length) {
             length.fill(0);
         }
@@ -123,6 +123,6 @@ impl Inbox {
 }
 
 /// Where the number of the message behind this one stands.
-fn next_place(message: &Range<usize>) -> usize {
+fn next_offset(message: &Range<usize>) -> usize {
     message.end.next_multiple_of(NUMBER)
 }

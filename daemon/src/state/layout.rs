@@ -29,15 +29,15 @@ pub(super) const NAMES_COUNT: usize = 4096;
 pub(super) const RECORDS: usize = 16 * MIB;
 pub(super) const RECORDS_COUNT: usize = 1 << 24;
 pub(super) const EXTRAS: usize = RECORDS + RECORDS_COUNT * size_of::<Record>();
-/// Two places for the closed flows: when their capacity changes they move from one to the other.
+/// Where the closed flows lie, one of two: when their capacity changes they move from one to the other.
 pub(super) const CLOSED: [usize; 2] =
     [EXTRAS + RECORDS_COUNT * size_of::<Extra>(), EXTRAS + RECORDS_COUNT * size_of::<Extra>() + CLOSED_BYTES];
 pub(super) const CLOSED_COUNT: usize = 1 << 20;
-/// So many places more than there are closed flows: the next ones are written beside those that a kill would leave.
+/// Spare slots of the ring of closed flows: the next ones are written beside those that a kill would leave.
 pub(super) const CLOSED_SPARE: usize = BATCH;
 pub(super) const CLOSED_BYTES: usize =
     ((CLOSED_COUNT + CLOSED_SPARE) * size_of::<ClosedFlow>()).next_multiple_of(PAGE);
-/// The owners of the flow in the same place of `RECORDS`; not touched while no flow has one.
+/// The owners of the flow in the same slot of `RECORDS`; not touched while no flow has one.
 pub(super) const OWNERS: usize = CLOSED[1] + CLOSED_BYTES;
 pub(super) const PROCESSES: usize = OWNERS + RECORDS_COUNT * size_of::<OwnersEntry>();
 pub(super) const PROCESSES_COUNT: usize = 1 << 17;
@@ -47,7 +47,7 @@ const _: () = assert!(size_of::<Header>() <= UNDO - HEADER);
 const _: () = assert!(NAMES + NAMES_COUNT * size_of::<NameEntry>() <= RECORDS);
 const _: () = assert!(ClosedLimits::MAXIMUM_CAPACITY as usize <= CLOSED_COUNT);
 const _: () = assert!(TOTAL.is_multiple_of(PAGE));
-const _: () = assert!(PROCESSES_COUNT <= ProcessNumber::PLACES);
+const _: () = assert!(PROCESSES_COUNT <= ProcessNumber::SLOTS);
 
 /// Everything that is not a flow. It is written with every change.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -100,7 +100,7 @@ impl State {
         self.write(RECORDS + slot as usize * size_of::<Record>(), record);
     }
 
-    /// Fills a place that was free at the last commit, or one behind all that were ever used.
+    /// Fills a slot that was free at the last commit, or one behind all that were ever used.
     pub(crate) fn add_record(&mut self, slot: u32, record: &Record) {
         let offset = RECORDS + slot as usize * size_of::<Record>();
         if slot < self.header.records {
@@ -112,7 +112,7 @@ impl State {
         self.put(offset, record);
     }
 
-    /// Makes the place of a record free: no flow has the id 0.
+    /// Makes the slot of a record free: no flow has the id 0.
     pub(crate) fn clear_record(&mut self, slot: u32) {
         let id = RECORDS + slot as usize * size_of::<Record>() + Record::ID_OFFSET;
         self.save(id, size_of::<u64>());
@@ -123,13 +123,13 @@ impl State {
         self.read(EXTRAS + slot as usize * size_of::<Extra>())
     }
 
-    /// Fills or replaces an extra part; a place is free when no record names it.
+    /// Fills or replaces an extra part; a slot is free when no record names it.
     pub(crate) fn put_extra(&mut self, slot: u32, extra: &Extra) {
         self.header.extras = self.header.extras.max(slot + 1);
         self.write(EXTRAS + slot as usize * size_of::<Extra>(), extra);
     }
 
-    /// The owners of the flow in this place, which its record says to have some.
+    /// The owners of the flow in this slot, which its record says to have some.
     pub(crate) fn owners(&self, slot: u32) -> Owners {
         self.owners_entry(slot).owners
     }
@@ -142,14 +142,14 @@ impl State {
         self.write(OWNERS + slot as usize * size_of::<OwnersEntry>(), &OwnersEntry::new(owners));
     }
 
-    /// The process in this place.
-    pub(crate) fn process(&self, place: u32) -> &ProcessEntry {
-        self.read(PROCESSES + place as usize * size_of::<ProcessEntry>())
+    /// The process in this slot.
+    pub(crate) fn process(&self, slot: u32) -> &ProcessEntry {
+        self.read(PROCESSES + slot as usize * size_of::<ProcessEntry>())
     }
 
-    pub(crate) fn put_process(&mut self, place: u32, process: &ProcessEntry) {
-        self.header.processes = self.header.processes.max(place + 1);
-        self.write(PROCESSES + place as usize * size_of::<ProcessEntry>(), process);
+    pub(crate) fn put_process(&mut self, slot: u32, process: &ProcessEntry) {
+        self.header.processes = self.header.processes.max(slot + 1);
+        self.write(PROCESSES + slot as usize * size_of::<ProcessEntry>(), process);
     }
 
     /// The closed flow with this number, counted from the first that ever ended.

@@ -161,7 +161,7 @@ impl State {
         if !(0..header.names as usize).all(|index| self.name(index).checksum_holds()) {
             return Err(Refused::Checksum { what: "a name" });
         }
-        if !(0..header.processes).all(|place| self.process(place).checksum_holds()) {
+        if !(0..header.processes).all(|slot| self.process(slot).checksum_holds()) {
             return Err(Refused::Checksum { what: "a process" });
         }
         Ok(())

@@ -44,8 +44,7 @@ impl Merged {
 impl Table {
     /// From here on every flow that is seen counts as alive, until [`Table::end_dump`].
     pub(crate) fn begin_dump(&mut self) {
-        self.state.header.stamp += 1;
-        self.commit();
+        self.change().header().stamp += 1;
         self.dump = Some(Dump {
             stamp: self.state.header.stamp,
             tombstones: HashSet::with_hasher(self.hasher.clone()),
@@ -67,8 +66,7 @@ impl Table {
         let unseen: Vec<u32> = self.order.all().filter(gone).collect();
         let closed = fit(unseen.len());
         for slot in unseen {
-            self.close_unseen(slot, EndReason::Resync, now, changes);
-            self.commit();
+            self.change().table().close_unseen(slot, EndReason::Resync, now, changes);
         }
         Merged { added: dump.added, changed: dump.changed, closed }
     }

@@ -103,7 +103,7 @@ impl Table {
             other_tuples: OtherTuples::default(),
         };
         table.build_indexes();
-        table.commit();
+        table.change().commit();
         table
     }
 
@@ -126,12 +126,6 @@ impl Table {
         for (_, slot) in ids {
             self.order.push(slot);
         }
-    }
-
-    /// Makes the changes since the last commit what the next life finds.
-    fn commit(&mut self) {
-        self.state.commit();
-        self.free_records.append(&mut self.released_records);
     }
 
     /// The state behind the table.
@@ -192,11 +186,12 @@ impl Table {
         if masked && !self.masked {
             let telling = |slot: &u32| !self.state.record(*slot).is_silent();
             for slot in self.order.all().filter(telling).collect::<Vec<_>>() {
-                let mut record = *self.state.record(slot);
+                let mut change = self.change();
+                let table = change.table();
+                let mut record = *table.state.record(slot);
                 record.set_silence(Silence::Masked);
-                self.state.put_record(slot, &record);
-                self.silent += 1;
-                self.commit();
+                table.state.put_record(slot, &record);
+                table.silent += 1;
             }
         }
         self.masked = masked;
@@ -213,8 +208,9 @@ impl Table {
 
     /// Forgets the closed flows that are too old.
     pub(crate) fn expire_closed(&mut self, now: Now) {
-        self.closed.expire(&mut self.state, now);
-        self.commit();
+        let mut change = self.change();
+        let table = change.table();
+        table.closed.expire(&mut table.state, now);
     }
 
     /// Looks up the flows of messages that are about to be applied, step by step: in each step the look-ups do not depend
@@ -228,7 +224,7 @@ impl Table {
         let slots: Vec<u32> = hashes.iter().filter_map(|hash| self.index.find(*hash, |_| true)).collect();
         for slot in slots {
             self.state.record(slot).prefetch();
-            black_box(self.order.place(slot));
+            black_box(self.order.position(slot));
         }
         self.closed.prefetch(events.filter(|(kind, _)| *kind == EventKind::Destroy).count());
     }

@@ -1,7 +1,7 @@
 //! The active flows in ascending order of their ids.
 //!
 //! Ids only grow, so a new flow goes to the end, and one that ends leaves a hole that the next compaction
-//! takes out. Each slot knows its place, so adding and removing cost amortised constant time and look at no flow.
+//! takes out. Each slot knows its position, so adding and removing cost amortised constant time and look at no flow.
 
 use crate::fit::fit;
 
@@ -9,7 +9,7 @@ use crate::fit::fit;
 #[derive(Debug, Default)]
 pub(super) struct Order {
     slots: Vec<u32>,
-    places: Vec<u32>,
+    positions: Vec<u32>,
     /// How many of each [`BLOCK`] of `slots` are no holes: thousands of holes in a row are not looked at one by one.
     filled: Vec<u16>,
     holes: usize,
@@ -23,13 +23,13 @@ const HOLES_KEPT: usize = 1024;
 impl Order {
     /// The id of the flow in this slot is larger than every id before it.
     pub(super) fn push(&mut self, slot: u32) {
-        // There are fewer places than 2^32: at most half of them are holes, and 2^24 are not.
-        let place = fit(self.slots.len());
+        // There are fewer positions than 2^32: at most half of them are holes, and 2^24 are not.
+        let position = fit(self.slots.len());
         let index = slot as usize;
-        if index >= self.places.len() {
-            self.places.resize(index + 1, HOLE);
+        if index >= self.positions.len() {
+            self.positions.resize(index + 1, HOLE);
         }
-        self.places[index] = place;
+        self.positions[index] = position;
         if self.slots.len().is_multiple_of(BLOCK) {
             self.filled.push(0);
         }
@@ -38,9 +38,9 @@ impl Order {
     }
 
     pub(super) fn remove(&mut self, slot: u32) {
-        let Some(place) = self.place(slot) else { return };
-        self.slots[place] = HOLE;
-        self.filled[place / BLOCK] -= 1;
+        let Some(position) = self.position(slot) else { return };
+        self.slots[position] = HOLE;
+        self.filled[position / BLOCK] -= 1;
         self.holes += 1;
         if self.holes > HOLES_KEPT.max(self.slots.len() / 2) {
             self.compact();
@@ -48,9 +48,9 @@ impl Order {
     }
 
     /// Where a slot that is in use stands.
-    pub(super) fn place(&self, slot: u32) -> Option<usize> {
-        let place = *self.places.get(slot as usize)? as usize;
-        (*self.slots.get(place)? == slot).then_some(place)
+    pub(super) fn position(&self, slot: u32) -> Option<usize> {
+        let position = *self.positions.get(slot as usize)? as usize;
+        (*self.slots.get(position)? == slot).then_some(position)
     }
 
     /// The slot of the flow with this id; `id_of` tells the id of the flow in a slot.
@@ -66,20 +66,20 @@ impl Order {
             let middle = low + (high - low) / 2;
             // A hole has the id of the flow behind it.
             match self.filled_from(middle) {
-                place if place < high && id_of(self.slots[place]) < first => low = place + 1,
+                position if position < high && id_of(self.slots[position]) < first => low = position + 1,
                 _ => high = middle,
             }
         }
         self.slots[low..].iter().copied().filter(|slot| *slot != HOLE)
     }
 
-    /// The first place from here on that is no hole, or the end.
-    fn filled_from(&self, mut place: usize) -> usize {
-        while place < self.slots.len() && self.slots[place] == HOLE {
-            let block = place / BLOCK;
-            place = if self.filled[block] == 0 { (block + 1) * BLOCK } else { place + 1 };
+    /// The first position from here on that is no hole, or the end.
+    fn filled_from(&self, mut position: usize) -> usize {
+        while position < self.slots.len() && self.slots[position] == HOLE {
+            let block = position / BLOCK;
+            position = if self.filled[block] == 0 { (block + 1) * BLOCK } else { position + 1 };
         }
-        place.min(self.slots.len())
+        position.min(self.slots.len())
     }
 
     /// All slots in use, in the order of the ids.
@@ -89,8 +89,8 @@ impl Order {
 
     fn compact(&mut self) {
         self.slots.retain(|slot| *slot != HOLE);
-        for (place, slot) in (0..).zip(&self.slots) {
-            self.places[*slot as usize] = place;
+        for (position, slot) in (0..).zip(&self.slots) {
+            self.positions[*slot as usize] = position;
         }
         let blocks = self.slots.chunks(BLOCK).map(|block| fit(block.len()));
         self.filled = blocks.collect();
@@ -127,7 +127,7 @@ mod tests {
             prop_assert_eq!(order.all().collect::<Vec<_>>(), map.values().copied().collect::<Vec<_>>());
             prop_assert_eq!(order.slot(first, id_of), map.get(&first).copied());
             for slot in 0..2500 {
-                prop_assert_eq!(order.place(slot).is_some(), map.contains_key(&id_of(slot)));
+                prop_assert_eq!(order.position(slot).is_some(), map.contains_key(&id_of(slot)));
             }
         }
     }

@@ -63,6 +63,8 @@ impl Transaction<'_> {
 
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
-        self.0.commit();
+        let table = &mut *self.0;
+        table.state.commit();
+        table.free_records.append(&mut table.released_records);
     }
 }

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use ctnetlink::{DecodeError, Message, NLM_F_DUMP_INTR, Received, Socket, SocketError, dump_request};
+use ctnetlink::{
+    DecodeError, EventKind, Flow, Message, NLM_F_DUMP_INTR, Received, Socket, SocketError, dump_request,
+};
 
-use super::flow_of;
 use crate::change::Change;
 use crate::clock::Now;
 use crate::dump_requests::DumpRequest;
@@ -307,4 +308,14 @@ fn random_sequence() -> u32 {
     // The kernel's generator is ready long before services start.
     let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK);
     u32::from_ne_bytes(bytes)
+}
+
+/// What a message tells of a flow.
+pub(super) fn flow_of<'a>(
+    message: &'a Result<Message<'a>, DecodeError>,
+) -> Option<(EventKind, &'a Flow<'a>)> {
+    match message {
+        Ok(Message::Flow(_, kind, flow)) => Some((*kind, flow)),
+        _ => None,
+    }
 }

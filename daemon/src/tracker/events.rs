@@ -3,7 +3,8 @@
 use ctnetlink::{DecodeError, EventKind, Message, Received};
 use flowbus_logging::message_id;
 
-use super::{Tracker, TrackerError, flow_of};
+use super::dump::flow_of;
+use super::{Tracker, TrackerError};
 use crate::change::Change;
 use crate::clock::{Now, monotonic_nsec};
 use crate::counters::ResyncReason;

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use ctnetlink::{DecodeError, EventKind, Flow, Message, Socket, SocketError, Tuple};
+use ctnetlink::{Socket, SocketError, Tuple};
 use flowbus_logging::message_id;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::OwnedFd;
@@ -40,10 +40,10 @@ use events::Reading;
 use sockets::RingReader;
 use sweep::Sweeps;
 
-/// After a read that found events, the next one waits so long: a burst's events are then read together.
+/// The pause between a read that found events and the next one: a burst's events are then read together.
 const NAP: Duration = Duration::from_millis(2);
-/// The same after sockets told something: their programs wake us for the first word after all was read, and that is what
-/// their cost is made of.
+/// The pause after a read that found socket events. Their programs wake us for the first event after everything was read, and waking
+/// is most of their cost.
 const SOCKETS_NAP: Duration = Duration::from_millis(5);
 /// The kernel's dump datagrams have up to 32 KiB.
 const DUMP_BUFFER: usize = 64 * 1024;
@@ -362,12 +362,4 @@ fn take_over(table: &mut Table, events: &Socket, refused: Option<&Refused>) -> R
         change.commit();
     }
     Ok(())
-}
-
-/// What a message tells of a flow.
-fn flow_of<'a>(message: &'a Result<Message<'a>, DecodeError>) -> Option<(EventKind, &'a Flow<'a>)> {
-    match message {
-        Ok(Message::Flow(_, kind, flow)) => Some((*kind, flow)),
-        _ => None,
-    }
 }

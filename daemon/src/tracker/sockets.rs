@@ -6,7 +6,8 @@ use flowbus_attribution::{Counters, Event, Kind, Message, Programs, Ring, Snapsh
 
 use crate::clock::{Now, monotonic_nsec};
 use crate::connection::ConnectionEvent;
-use crate::owners::{Attribution, Probe, TCP, direction};
+use crate::flow::TCP;
+use crate::owners::{Attribution, Probe, direction};
 use crate::table::Table;
 
 /// So many connection events wait for their flow; then they are told without it.

@@ -1,8 +1,9 @@
 //! An expectation as the bus and streams show it.
 
-use ctnetlink::{ExpectationFlags, Family, Layer4, Tuple};
+use ctnetlink::{ExpectationFlags, Family, Tuple};
 use zbus::{DeserializeDict, SerializeDict, Type};
 
+use crate::flow::ports;
 use crate::owned::OwnedValue;
 use crate::{Flow, protocol_name};
 
@@ -184,13 +185,6 @@ impl<'a> Flow<'a> {
 
 fn protocol(tuple: &Tuple) -> String {
     protocol_name(tuple.protocol).map_or_else(|| tuple.protocol.to_string(), str::to_owned)
-}
-
-const fn ports(tuple: &Tuple) -> Option<(u16, u16)> {
-    match tuple.layer4 {
-        Layer4::Ports { src, dst } => Some((src, dst)),
-        _ => None,
-    }
 }
 
 fn flag_names(flags: ExpectationFlags) -> Vec<String> {

@@ -6,19 +6,20 @@ use zbus::wire::{LE, to_bytes};
 use zbus::{Structure, Variant};
 
 use super::*;
+use crate::Error;
 use crate::{Connection, ConnectionKind, Key, Owner};
 
 fn from_the_wire(pairs: &[(&str, Variant<'_>)]) -> Result<RawQuery, zbus::wire::Error> {
-    struct Pairs<'a>(&'a [(&'a str, Variant<'a>)]);
-    impl serde::Serialize for Pairs<'_> {
+    struct Written<'a>(&'a [(&'a str, Variant<'a>)]);
+    impl serde::Serialize for Written<'_> {
         fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
             serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
         }
     }
-    impl zbus::Type for Pairs<'_> {
+    impl zbus::Type for Written<'_> {
         const SIGNATURE: &'static zbus::Signature = <HashMap<&str, Variant<'_>>>::SIGNATURE;
     }
-    let data: Data<'_, '_> = to_bytes(Context::new(LE, 0), &Pairs(pairs)).unwrap();
+    let data: Data<'_, '_> = to_bytes(Context::new(LE, 0), &Written(pairs)).unwrap();
     let (raw, length) = data.deserialize()?;
     assert_eq!(length, data.len());
     Ok(raw)

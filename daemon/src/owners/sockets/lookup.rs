@@ -7,11 +7,11 @@ use ctnetlink::Tuple;
 use flowbus_attribution::Confidence;
 use foldhash::fast::RandomState;
 
-use super::place::{Place, key};
+use super::place::{Place, key, unspecified};
 use super::{Current, Role, Sockets, UdpSocket};
-use crate::flow::{Key, OwnerNumber};
+use crate::flow::{Key, OwnerNumber, TCP, UDP};
 use crate::owners::claims::{Candidates, Claim, Claims};
-use crate::owners::{Begin, TCP, UDP, Window, unspecified};
+use crate::owners::window::{Begin, Window};
 
 /// At most this many addresses are tried for a socket that has none of its own.
 const ADDRESSES_TRIED: usize = 64;

@@ -14,12 +14,12 @@ use flowbus_attribution::{Confidence, Event, Kind};
 use foldhash::fast::RandomState;
 
 use super::claims::{Claim, Claims, ProcessId};
-use super::{TCP, UDP, Window, unspecified};
+use super::window::Window;
 use crate::counters::Counters;
-use crate::flow::{Key, OwnerNumber};
+use crate::flow::{Key, OwnerNumber, TCP, UDP};
 use ending::forget_udp;
 use place::key;
-pub(crate) use place::{Place, direction};
+pub(crate) use place::{Place, direction, unspecified};
 
 /// At most this many directions are kept.
 const MAXIMUM: usize = 1 << 17;

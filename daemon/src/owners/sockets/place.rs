@@ -1,11 +1,18 @@
 //! The ends of a socket, as directions and keys.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ctnetlink::{Layer4, Tuple};
 
-use crate::flow::Key;
-use crate::owners::{TCP, UDP, unspecified};
+use crate::flow::{Key, TCP, UDP};
+
+/// What a socket that speaks to nobody in particular has as its other end, in the family of an address.
+pub(crate) fn unspecified(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
 
 /// The ends of a direction, seen from the socket that sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

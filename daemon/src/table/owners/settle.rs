@@ -7,7 +7,8 @@ use super::directions::Direction;
 use crate::change::Change;
 use crate::clock::Now;
 use crate::flow::OwnerNumber;
-use crate::owners::{Attribution, Current, Reused, Touched, UDP};
+use crate::flow::UDP;
+use crate::owners::{Attribution, Current, Reused, Touched};
 use crate::table::Table;
 use crate::table::ports::PortSet;
 
@@ -73,9 +74,10 @@ impl Table {
             let flow = self.snapshot(*slot);
             let owners = self.finished_owners(&flow, *begin, to);
             if owners != flow.owners {
-                self.put_owners(*slot, owners);
-                self.push_update(*slot, flow.prior(), changes);
-                self.commit();
+                let mut change = self.change();
+                let table = change.table();
+                table.put_owners(*slot, owners);
+                table.push_update(*slot, flow.prior(), changes);
             }
             !flow.record.is_finished()
         });
@@ -130,10 +132,11 @@ impl Table {
         let owner = direction.owner(&mut owners);
         if self.gives_way(*owner, current, &sent) {
             *owner = current.owner;
-            self.put_owners(slot, owners);
-            self.change_usec = Now::read().realtime_usec;
-            self.push_update(slot, flow.prior(), changes);
-            self.commit();
+            let mut change = self.change();
+            let table = change.table();
+            table.put_owners(slot, owners);
+            table.change_usec = Now::read().realtime_usec;
+            table.push_update(slot, flow.prior(), changes);
         }
     }
 

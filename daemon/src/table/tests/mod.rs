@@ -52,7 +52,7 @@ impl World {
 
     fn apply(&mut self, kind: EventKind, flow: &Flow<'_>) -> Outcome {
         let outcome = self.table.apply(kind, flow, NOW, &mut self.changes);
-        self.table.commit();
+        self.table.change().commit();
         outcome
     }
 

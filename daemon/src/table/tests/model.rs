@@ -49,7 +49,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// The kernel's table, the queue of events and a dump on its way.
-struct Kernel {
+struct ModelKernel {
     live: BTreeMap<u16, Flow<'static>>,
     events: VecDeque<(EventKind, Flow<'static>)>,
     last: Option<(EventKind, Flow<'static>)>,
@@ -60,7 +60,7 @@ struct Kernel {
     dump: Option<(u16, VecDeque<Flow<'static>>)>,
 }
 
-impl Kernel {
+impl ModelKernel {
     fn send(&mut self, kind: EventKind, flow: Flow<'static>) {
         self.last = Some((kind, flow.clone()));
         self.events.push_back((kind, flow));
@@ -101,9 +101,9 @@ impl Kernel {
 }
 
 /// Runs the steps, then lets everything arrive, with one more dump where events were lost.
-fn converge(steps: Vec<Step>, same_id: bool, repeats: bool) -> (World, Kernel, bool) {
+fn converge(steps: Vec<Step>, same_id: bool, repeats: bool) -> (World, ModelKernel, bool) {
     let mut world = World::new();
-    let mut kernel = Kernel {
+    let mut kernel = ModelKernel {
         live: BTreeMap::new(),
         events: VecDeque::new(),
         last: None,
@@ -112,16 +112,16 @@ fn converge(steps: Vec<Step>, same_id: bool, repeats: bool) -> (World, Kernel, b
         dump: None,
     };
     let (mut lost, mut lost_ever) = (false, false);
-    let read = |world: &mut World, kernel: &mut Kernel, count: usize| {
+    let read = |world: &mut World, kernel: &mut ModelKernel, count: usize| {
         let batch: Vec<_> = kernel.events.drain(..count.min(kernel.events.len())).collect();
         world.apply_batch(batch.iter());
-        world.table.commit();
+        world.table.change().commit();
     };
-    let read_dump = |world: &mut World, kernel: &mut Kernel, count: usize| -> bool {
+    let read_dump = |world: &mut World, kernel: &mut ModelKernel, count: usize| -> bool {
         let Some((position, shown)) = &mut kernel.dump else { return false };
         let batch: Vec<_> = shown.drain(..count.min(shown.len())).collect();
         world.merge_batch(batch.iter());
-        world.table.commit();
+        world.table.change().commit();
         if batch.len() == count || *position <= 12 {
             return false;
         }

@@ -15,13 +15,13 @@ fn syn(namespace: u32, pid: u32) -> Event {
     in_namespace(namespace, socket(Kind::Syn, TCP, CLIENT, SERVER, process(pid, "client")))
 }
 
-fn ambiguous(world: &World) -> u64 {
+fn ambiguous(world: &OwnersWorld) -> u64 {
     world.table.header().counters.owners_ambiguous
 }
 
 #[test]
 fn a_flow_that_passes_through_has_the_process_of_the_only_namespace_with_its_ends() {
-    let mut world = World::with_addresses(&[ROUTER]);
+    let mut world = OwnersWorld::with_addresses(&[ROUTER]);
     world.report(&syn(OTHER, 7));
     world.born(&plain(TCP, CLIENT, SERVER));
     world.tell(&in_namespace(THIRD, socket(Kind::Accept, TCP, SERVER, CLIENT, process(8, "server"))));
@@ -34,7 +34,7 @@ fn a_flow_that_passes_through_has_the_process_of_the_only_namespace_with_its_end
 
 #[test]
 fn of_two_namespaces_with_its_ends_none_is_named() {
-    let mut world = World::with_addresses(&[ROUTER]);
+    let mut world = OwnersWorld::with_addresses(&[ROUTER]);
     world.report(&syn(OTHER, 7));
     world.report(&syn(THIRD, 8));
     world.born(&plain(TCP, CLIENT, SERVER));
@@ -45,7 +45,7 @@ fn of_two_namespaces_with_its_ends_none_is_named() {
 
 #[test]
 fn a_socket_that_comes_when_its_flow_is_there_gives_neither_that_flow_nor_the_next_an_owner() {
-    let mut world = World::with_addresses(&[ROUTER]);
+    let mut world = OwnersWorld::with_addresses(&[ROUTER]);
     // What the namespace itself translates comes from no socket that is known, with ends that one gets afterwards.
     world.born(&plain(TCP, CLIENT, SERVER));
     world.settle();
@@ -61,7 +61,7 @@ fn a_socket_that_comes_when_its_flow_is_there_gives_neither_that_flow_nor_the_ne
 
 #[test]
 fn a_twin_in_another_zone_is_not_taken_for_the_one_whose_flow_was_first() {
-    let mut world = World::with_addresses(&[ROUTER]);
+    let mut world = OwnersWorld::with_addresses(&[ROUTER]);
     world.report(&syn(OTHER, 7));
     world.born(&in_zone(1, plain(TCP, CLIENT, SERVER)));
     world.tell(&in_namespace(OTHER, socket(Kind::Connect, TCP, CLIENT, SERVER, process(7, "client"))));
@@ -75,17 +75,17 @@ fn a_twin_in_another_zone_is_not_taken_for_the_one_whose_flow_was_first() {
 
 #[test]
 fn what_begins_at_an_address_of_ours_is_no_socket_of_another_namespace() {
-    let mut world = World::with_addresses(&["198.18.0.1"]);
+    let mut world = OwnersWorld::with_addresses(&["198.18.0.1"]);
     world.report(&syn(OTHER, 7));
     world.born(&plain(TCP, CLIENT, SERVER));
     world.settle();
     assert_eq!(world.owners(), [None, None]);
-    assert!(!World::new().table.attribution().unwrap().is_elsewhere(&tuple(TCP, CLIENT, SERVER)));
+    assert!(!OwnersWorld::new().table.attribution().unwrap().is_elsewhere(&tuple(TCP, CLIENT, SERVER)));
 }
 
 #[test]
 fn a_datagram_is_its_sockets_until_another_namespace_sends_by_these_ends() {
-    let mut world = World::with_addresses(&[ROUTER]);
+    let mut world = OwnersWorld::with_addresses(&[ROUTER]);
     let send = |namespace, pid| {
         in_namespace(namespace, socket(Kind::Send, UDP, CLIENT, SERVER, process(pid, "client")))
     };

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn what_was_open_before_is_found_for_flows_that_are_known_already() {
-    let mut world = World::with_addresses(&["198.18.0.1"]);
+    let mut world = OwnersWorld::with_addresses(&["198.18.0.1"]);
     let live = Process { confidence: Confidence::Snapshot, ..process(7, "old") };
     world.born(&plain(TCP, CLIENT, SERVER));
     world.born(&plain(UDP, "198.18.0.1:4000", "198.18.0.2:53"));
@@ -28,7 +28,7 @@ fn what_was_open_before_is_found_for_flows_that_are_known_already() {
 #[test]
 fn after_a_dump_the_flows_that_it_added_are_looked_at_and_no_others() {
     for ends_well in [true, false] {
-        let mut world = World::new();
+        let mut world = OwnersWorld::new();
         let old = Process { confidence: Confidence::Snapshot, ..process(7, "old") };
         let known = plain(TCP, CLIENT, SERVER);
         world.born(&known);
@@ -57,7 +57,7 @@ fn after_a_dump_the_flows_that_it_added_are_looked_at_and_no_others() {
 
 #[test]
 fn servers_that_change_at_many_ports_at_once_have_the_flows_at_theirs() {
-    let mut world = World::new();
+    let mut world = OwnersWorld::new();
     let server = |port: u16| format!("198.18.0.2:{port}");
     let bind = |kind, port, process| socket(kind, UDP, &server(port), "0.0.0.0:0", process);
     let pid = |port: u16| u32::from(port);
@@ -90,7 +90,7 @@ fn servers_that_change_at_many_ports_at_once_have_the_flows_at_theirs() {
 
 #[test]
 fn owners_are_found_by_the_next_life() {
-    let mut world = World::new();
+    let mut world = OwnersWorld::new();
     world.table.attribution_mut().unwrap().set_path(77, "/system.slice/a.service");
     world.tell(&socket(Kind::Syn, TCP, CLIENT, SERVER, process(7, "curl")));
     world.born(&plain(TCP, CLIENT, SERVER));
@@ -101,7 +101,7 @@ fn owners_are_found_by_the_next_life() {
     drop(world);
     let (state, refused) = State::open(memfd).unwrap();
     assert!(refused.is_none());
-    let mut world = World::over(state, 1000);
+    let mut world = OwnersWorld::over(state, 1000);
     assert_eq!(world.owners(), [Some(7), None]);
     let closed = world.table.flow(2, world.now).unwrap();
     assert_eq!(world.owners_of(&closed), [Some(8), None]);
@@ -116,7 +116,7 @@ fn owners_are_found_by_the_next_life() {
 
 #[test]
 fn a_path_that_comes_late_is_shown_from_then_on() {
-    let mut world = World::new();
+    let mut world = OwnersWorld::new();
     world.tell(&socket(Kind::Syn, TCP, CLIENT, SERVER, process(7, "curl")));
     world.born(&plain(TCP, CLIENT, SERVER));
     world.table.attribution_mut().unwrap().set_path(77, "/user.slice/b.scope");
@@ -128,7 +128,7 @@ fn a_path_that_comes_late_is_shown_from_then_on() {
 
 #[test]
 fn processes_that_nobody_refers_to_make_room_and_are_never_taken_for_others() {
-    let mut world = World::over(State::create().unwrap(), 10);
+    let mut world = OwnersWorld::over(State::create().unwrap(), 10);
     let mut first = None;
     for pid in 1..=30_000 {
         world.tell(&socket(Kind::Syn, TCP, CLIENT, SERVER, process(pid, "one-shot")));

@@ -10,13 +10,13 @@ use flowbus_attribution::{Confidence, Event, Kind, Process};
 
 use crate::state::State;
 use world::{
-    CLIENT, CLOSED, NAMESPACE, SERVER, TCP, UDP, World, answered, in_zone, plain, process, socket,
+    CLIENT, CLOSED, NAMESPACE, OwnersWorld, SERVER, TCP, UDP, answered, in_zone, plain, process, socket,
     translated, tuple,
 };
 
 #[test]
 fn a_flow_is_born_with_the_owner_of_the_socket_that_was_told_before() {
-    let mut world = World::new();
+    let mut world = OwnersWorld::new();
     world.tell(&socket(Kind::Syn, TCP, CLIENT, SERVER, process(7, "curl")));
     assert_eq!(world.table.attribution().unwrap().sockets.pending(), 1);
     world.born(&plain(TCP, CLIENT, SERVER));
@@ -27,7 +27,7 @@ fn a_flow_is_born_with_the_owner_of_the_socket_that_was_told_before() {
 
 #[test]
 fn an_owner_that_comes_late_is_an_update_of_the_flow() {
-    let mut world = World::new();
+    let mut world = OwnersWorld::new();
     world.born(&plain(TCP, CLIENT, SERVER));
     world.tell(&socket(Kind::Syn, TCP, CLIENT, SERVER, process(7, "curl")));
     world.tell(&socket(Kind::Connect, TCP, CLIENT, SERVER, process(7, "curl")));
@@ -45,12 +45,12 @@ fn translations_are_seen_through_in_either_order() {
     let flow = || translated((CLIENT, SERVER), ("198.18.5.5:8080", "198.18.6.6:1024"));
     let client = socket(Kind::Connect, TCP, CLIENT, SERVER, process(7, "curl"));
     let server = socket(Kind::Accept, TCP, "198.18.5.5:8080", "198.18.6.6:1024", process(8, "nginx"));
-    let mut early = World::new();
+    let mut early = OwnersWorld::new();
     early.tell(&client);
     early.tell(&server);
     early.born(&answered(flow()));
     assert_eq!(early.owners(), [Some(7), Some(8)]);
-    let mut late = World::new();
+    let mut late = OwnersWorld::new();
     late.born(&flow());
     late.tell(&server);
     late.tell(&client);
@@ -63,7 +63,7 @@ fn translations_are_seen_through_in_either_order() {
 
 #[test]
 fn the_reply_of_a_translated_flow_is_not_the_inverted_original() {
-    let mut world = World::new();
+    let mut world = OwnersWorld::new();
     world.born(&translated((CLIENT, SERVER), ("198.18.5.5:8080", CLIENT)));
     world.tell(&socket(Kind::Accept, TCP, SERVER, CLIENT, process(8, "nginx")));
     assert_eq!(world.owners(), [None, None]);
@@ -72,7 +72,7 @@ fn the_reply_of_a_translated_flow_is_not_the_inverted_original() {
 #[test]
 fn a_socket_owns_its_flows_in_every_zone() {
     for early in [true, false] {
-        let mut world = World::new();
+        let mut world = OwnersWorld::new();
         let client = socket(Kind::Connect, TCP, CLIENT, SERVER, process(7, "curl"));
         let server = socket(Kind::Accept, TCP, SERVER, CLIENT, process(8, "nginx"));
         if early {
@@ -93,7 +93,7 @@ fn a_socket_owns_its_flows_in_every_zone() {
 #[test]
 fn a_server_without_an_address_of_its_own_has_the_flows_to_this_machine() {
     for (bound, nobody) in [("0.0.0.0:53", "0.0.0.0:0"), ("[::]:53", "[::]:0")] {
-        let mut world = World::with_addresses(&["198.18.0.2"]);
+        let mut world = OwnersWorld::with_addresses(&["198.18.0.2"]);
         world.tell(&socket(Kind::Bind, UDP, bound, nobody, process(8, "dns")));
         world.born(&plain(UDP, "198.18.0.1:4000", "198.18.0.2:53"));
         assert_eq!(world.owners(), [None, Some(8)], "{bound}");
@@ -112,7 +112,7 @@ fn a_server_without_an_address_of_its_own_has_the_flows_to_this_machine() {
 
 #[test]
 fn the_answer_of_a_server_names_it_where_the_addresses_are_not_known() {
-    let mut world = World::new();
+    let mut world = OwnersWorld::new();
     let flow = plain(UDP, "198.18.0.1:4000", "198.18.0.2:53");
     world.tell(&socket(Kind::Bind, UDP, "0.0.0.0:53", "0.0.0.0:0", process(8, "dns")));
     world.born(&flow);
@@ -125,7 +125,7 @@ fn the_answer_of_a_server_names_it_where_the_addresses_are_not_known() {
 
 #[test]
 fn a_datagram_has_its_sender() {
-    let mut world = World::with_addresses(&["198.18.0.1"]);
+    let mut world = OwnersWorld::with_addresses(&["198.18.0.1"]);
     world.tell(&socket(Kind::Send, UDP, "0.0.0.0:4000", "198.18.0.2:53", process(7, "dig")));
     world.born(&plain(UDP, "198.18.7.7:4000", "198.18.0.2:53"));
     assert_eq!(world.owners(), [None, None], "another machine's, with the same ports");
@@ -136,7 +136,7 @@ fn a_datagram_has_its_sender() {
 
 #[test]
 fn the_same_ends_in_another_namespace_are_another_socket() {
-    let mut world = World::new();
+    let mut world = OwnersWorld::new();
     let mut event = socket(Kind::Syn, TCP, CLIENT, SERVER, process(7, "curl"));
     event.network_namespace = NAMESPACE + 1;
     world.tell(&event);
@@ -147,7 +147,7 @@ fn the_same_ends_in_another_namespace_are_another_socket() {
 
 #[test]
 fn a_number_used_again_by_another_process_is_another_owner() {
-    let mut world = World::new();
+    let mut world = OwnersWorld::new();
     let first = process(7, "curl");
     let second = Process { start_boottime_ns: 2_000, uid: 0, ..process(7, "curl") };
     world.tell(&socket(Kind::Syn, TCP, CLIENT, SERVER, first));
@@ -166,7 +166,7 @@ fn a_number_used_again_by_another_process_is_another_owner() {
 
 #[test]
 fn the_newest_socket_of_a_tuple_owns_its_next_flow_and_the_flow_before_keeps_its_own() {
-    let mut world = World::new();
+    let mut world = OwnersWorld::new();
     let flow = plain(TCP, CLIENT, SERVER);
     world.tell(&socket(Kind::Syn, TCP, CLIENT, SERVER, process(7, "first")));
     world.born(&flow);
@@ -185,7 +185,7 @@ fn the_newest_socket_of_a_tuple_owns_its_next_flow_and_the_flow_before_keeps_its
 
 #[test]
 fn who_accepts_a_connection_takes_the_place_of_the_listeners_owner() {
-    let mut world = World::new();
+    let mut world = OwnersWorld::new();
     world.born(&plain(TCP, CLIENT, SERVER));
     let parent = Process { confidence: Confidence::Inherited, ..process(8, "systemd") };
     let mut incoming = socket(Kind::Incoming, TCP, SERVER, CLIENT, parent);
@@ -205,7 +205,7 @@ fn who_accepts_a_connection_takes_the_place_of_the_listeners_owner() {
 
 #[test]
 fn a_socket_that_ended_owns_the_flow_that_is_told_late_and_no_later_one() {
-    let mut world = World::new();
+    let mut world = OwnersWorld::new();
     world.tell(&socket(Kind::Syn, TCP, CLIENT, SERVER, process(7, "curl")));
     world.tell(&socket(CLOSED, TCP, CLIENT, SERVER, process(7, "curl")));
     world.born(&plain(TCP, CLIENT, SERVER));
@@ -221,7 +221,7 @@ fn a_socket_that_ended_owns_the_flow_that_is_told_late_and_no_later_one() {
 
 #[test]
 fn sockets_and_flows_that_do_not_meet_are_counted() {
-    let mut world = World::new();
+    let mut world = OwnersWorld::new();
     world.tell(&socket(Kind::Syn, TCP, CLIENT, SERVER, process(7, "curl")));
     world.tell(&socket(Kind::ConnectFailed { errno: 111 }, TCP, CLIENT, SERVER, process(7, "curl")));
     world.pass(3);

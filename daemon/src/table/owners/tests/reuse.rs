@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn where_two_processes_had_the_ends_meanwhile_nobody_owns_the_flow_until_it_is_known_who_has_it() {
-    let mut world = World::new();
+    let mut world = OwnersWorld::new();
     let flow = plain(TCP, CLIENT, SERVER);
     let [first, second] = [process(7, "first"), process(8, "second")];
     // All of it is read before the events of the two flows.
@@ -34,7 +34,7 @@ fn where_two_processes_had_the_ends_meanwhile_nobody_owns_the_flow_until_it_is_k
 
 #[test]
 fn what_passed_in_a_flow_that_has_ended_gives_the_next_one_no_owner() {
-    let mut world = World::new();
+    let mut world = OwnersWorld::new();
     let flow = plain(TCP, CLIENT, SERVER);
     world.born(&flow);
     world.report(&socket(Kind::Connect, TCP, CLIENT, SERVER, process(7, "first")));
@@ -48,7 +48,7 @@ fn what_passed_in_a_flow_that_has_ended_gives_the_next_one_no_owner() {
 }
 
 /// A connection from end to end, as the programs report it; the sockets have these cookies.
-fn connection(world: &mut World, [client, server]: [Process; 2], cookies: [u64; 2]) {
+fn connection(world: &mut OwnersWorld, [client, server]: [Process; 2], cookies: [u64; 2]) {
     let client = |kind| Event { cookie: cookies[0], ..socket(kind, TCP, CLIENT, SERVER, client) };
     let server = |kind| Event { cookie: cookies[1], ..socket(kind, TCP, SERVER, CLIENT, server) };
     for event in [client(Kind::Syn), client(Kind::Connect), server(Kind::Accept)] {
@@ -62,7 +62,7 @@ fn connection(world: &mut World, [client, server]: [Process; 2], cookies: [u64; 
 /// The same flow twice, all events of which are read after all reports of sockets, which gives these owners to the flow
 /// that has ended and to the one that is there.
 fn owners_of_reused_ends(connections: &[[u32; 2]], state: u8) -> [[Option<u32>; 2]; 2] {
-    let mut world = World::new();
+    let mut world = OwnersWorld::new();
     world.tick();
     world.settle();
     for (number, pids) in (1..).zip(connections) {
@@ -105,7 +105,7 @@ fn where_one_process_had_all_sockets_of_ends_that_were_used_again_it_owns_the_fl
 
 #[test]
 fn where_reports_of_sockets_were_lost_only_what_is_reported_since_gives_owners() {
-    let mut world = World::new();
+    let mut world = OwnersWorld::new();
     world.report(&socket(Kind::Syn, TCP, CLIENT, SERVER, process(7, "known")));
     let (at, now) = (world.tick(), world.now.boottime_usec);
     world.table.attribution_mut().unwrap().sockets.note_loss(at, now);
@@ -118,7 +118,7 @@ fn where_reports_of_sockets_were_lost_only_what_is_reported_since_gives_owners()
 
 #[test]
 fn a_connection_that_nobody_accepted_but_the_kernel_has_no_responder() {
-    let mut world = World::new();
+    let mut world = OwnersWorld::new();
     world.born(&plain(TCP, CLIENT, SERVER));
     let parent = Process { confidence: Confidence::Inherited, ..process(8, "rpc.nfsd") };
     world.report(&Event { cookie: 5, ..socket(Kind::Incoming, TCP, SERVER, CLIENT, parent) });
@@ -129,7 +129,7 @@ fn a_connection_that_nobody_accepted_but_the_kernel_has_no_responder() {
 
 #[test]
 fn a_connection_that_was_refused_has_no_responder_though_the_next_one_is_accepted_in_the_same_window() {
-    let mut world = World::new();
+    let mut world = OwnersWorld::new();
     let flow = plain(TCP, CLIENT, SERVER);
     world.report(&Event { cookie: 1, ..socket(Kind::Syn, TCP, CLIENT, SERVER, process(7, "client")) });
     world.report(&Event { cookie: 2, ..socket(Kind::Connect, TCP, CLIENT, SERVER, process(7, "client")) });
@@ -149,7 +149,7 @@ fn a_connection_that_was_refused_has_no_responder_though_the_next_one_is_accepte
 
 #[test]
 fn a_datagram_to_nobody_has_no_responder_though_a_server_begins_in_the_same_window() {
-    let mut world = World::new();
+    let mut world = OwnersWorld::new();
     let flow = plain(UDP, CLIENT, SERVER);
     world.report(&socket(Kind::Bind, UDP, SERVER, "0.0.0.0:0", process(8, "server")));
     world.report(&socket(Kind::Send, UDP, SERVER, CLIENT, process(8, "server")));
@@ -165,7 +165,7 @@ fn a_datagram_to_nobody_has_no_responder_though_a_server_begins_in_the_same_wind
 
 #[test]
 fn a_server_that_began_in_the_window_of_a_flow_and_never_answers_has_it_once_all_events_are_applied() {
-    let mut world = World::new();
+    let mut world = OwnersWorld::new();
     world.report(&socket(Kind::Bind, UDP, SERVER, "0.0.0.0:0", process(8, "server")));
     world.born(&plain(UDP, CLIENT, SERVER));
     assert_eq!(world.owners(), [None, None]);
@@ -180,7 +180,7 @@ fn a_server_that_began_in_the_window_of_a_flow_and_never_answers_has_it_once_all
 
 #[test]
 fn a_flow_that_is_older_than_its_first_event_is_not_of_a_socket_of_that_time() {
-    let mut world = World::new();
+    let mut world = OwnersWorld::new();
     let flow = answered(plain(TCP, CLIENT, SERVER));
     // The flow is of a connection before, and ends just now.
     for kind in [Kind::Syn, Kind::Connect] {
@@ -201,7 +201,7 @@ fn a_flow_that_is_older_than_its_first_event_is_not_of_a_socket_of_that_time() {
 fn where_events_were_lost_a_flow_keeps_the_owners_whose_sockets_were_there_all_the_time() {
     // A dump, an update or the end is the first message after the loss.
     for message in ["dump", "update", "destroy"] {
-        let mut world = World::new();
+        let mut world = OwnersWorld::new();
         let flow = plain(TCP, CLIENT, SERVER);
         for kind in [Kind::Syn, Kind::Connect] {
             world.report(&socket(kind, TCP, CLIENT, SERVER, process(7, "first")));
@@ -232,7 +232,7 @@ fn where_events_were_lost_a_flow_keeps_the_owners_whose_sockets_were_there_all_t
 
 #[test]
 fn where_events_were_lost_a_flow_with_the_start_that_the_kernel_gave_it_keeps_its_owners() {
-    let mut world = World::new();
+    let mut world = OwnersWorld::new();
     let flow = Flow { start_nsec: Some(1_000_000_000), ..plain(TCP, CLIENT, SERVER) };
     world.report(&socket(Kind::Syn, TCP, CLIENT, SERVER, process(7, "client")));
     world.born(&flow);

@@ -85,7 +85,7 @@ pub(super) fn in_zone(zone: u16, mut flow: Flow<'static>) -> Flow<'static> {
 }
 
 /// A table that receives events of sockets and flows, on a clock that the test advances.
-pub(super) struct World {
+pub(super) struct OwnersWorld {
     pub(super) table: Table,
     pub(super) changes: Vec<Change>,
     pub(super) now: Now,
@@ -93,7 +93,7 @@ pub(super) struct World {
     pub(super) at: u64,
 }
 
-impl World {
+impl OwnersWorld {
     pub(super) fn new() -> Self {
         Self::over(State::create().unwrap(), 1000)
     }
@@ -121,7 +121,7 @@ impl World {
     pub(super) fn report(&mut self, event: &Event) {
         let event = Event { monotonic_ns: self.tick(), ..*event };
         self.table.apply_socket(&event, self.now);
-        self.table.commit();
+        self.table.change().commit();
     }
 
     /// All events have been applied that were sent until now.
@@ -145,7 +145,7 @@ impl World {
     pub(super) fn apply(&mut self, kind: EventKind, flow: &Flow<'_>) {
         self.tick();
         self.table.apply(kind, flow, self.now, &mut self.changes);
-        self.table.commit();
+        self.table.change().commit();
     }
 
     pub(super) fn born(&mut self, flow: &Flow<'_>) {
