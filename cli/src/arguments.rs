@@ -9,7 +9,7 @@ use jiff::Zoned;
 
 use crate::change::{Changed, MaskedMark, masked_mark};
 use crate::expect::Expect;
-use crate::format::Output;
+use crate::format::{Format, Output};
 use crate::json::{Json, Tabled};
 use crate::moment;
 use crate::query::Query;
@@ -53,6 +53,7 @@ pub(crate) enum Command {
     /// List the connections that ended, latest first
     Closed(Listed),
     /// Show all that is known of one connection
+    #[command(mut_arg("resolve", |arg| arg.hide(true)))]
     Show {
         /// Its number, the first column of a list
         #[arg(value_parser = flow_id)]
@@ -301,6 +302,10 @@ impl Arguments {
             Command::Monitor(Monitored { query, output, .. }) => (query, output),
             _ => return Ok(()),
         };
+        if output.resolve() && *output.format() != Format::Table {
+            let message = "--resolve goes with tables: programs get addresses";
+            return Err(clap::Error::raw(ErrorKind::ArgumentConflict, message));
+        }
         if query.fields().is_empty() || output.format().takes_fields() {
             return Ok(());
         }

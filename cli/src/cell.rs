@@ -6,7 +6,7 @@ use flowbus_interfaces::{Key, OwnedValue, Span, protocol_title};
 use jiff::{Timestamp, tz::TimeZone};
 
 use crate::fields::Fields;
-use crate::names;
+use crate::{names, resolve};
 
 /// Text or a number as it is; empty where the flow does not have it.
 pub(crate) fn plain(flow: &dyn Fields, key: Key) -> String {
@@ -20,11 +20,6 @@ pub(crate) fn plain(flow: &dyn Fields, key: Key) -> String {
 /// What a terminal would take for a command, or would reorder, is shown and not sent: a process can call itself anything.
 pub(crate) fn clean(text: Cow<'_, str>) -> Cow<'_, str> {
     flowbus_interfaces::printing(text)
-}
-
-/// An address of a flow with its port; empty without an address.
-fn endpoint(flow: &dyn Fields, address: Key, port: Key) -> String {
-    flow.text(address).map(|address| address_and_port(&address, flow.number(port))).unwrap_or_default()
 }
 
 /// `198.18.0.2:443`, `[2001:2::1]:443`, or the address alone.
@@ -102,11 +97,13 @@ pub(crate) fn short_bytes(bytes: u64) -> String {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cells {
     pub(crate) numeric: bool,
+    /// Addresses have names, which are cut to this many characters; absent where they are shown as they are.
+    pub(crate) resolve: Option<usize>,
 }
 
 impl Cells {
     /// With names, units and times of the calendar.
-    pub(crate) const FOR_PEOPLE: Self = Self { numeric: false };
+    pub(crate) const FOR_PEOPLE: Self = Self { numeric: false, resolve: None };
 
     /// The protocol by name or number.
     pub(crate) fn protocol(self, flow: &dyn Fields) -> String {
@@ -118,9 +115,21 @@ impl Cells {
         text.parse().ok().and_then(protocol_title).map_or(text, str::to_owned)
     }
 
+    /// An address, or its name where that is asked for and known by now.
+    pub(crate) fn address(self, address: Cow<'_, str>) -> Cow<'_, str> {
+        let name = self.resolve.and_then(|most| Some(resolve::shortened(&resolve::name(&address)?, most)));
+        name.map_or(address, Cow::Owned)
+    }
+
+    /// An address of a flow with its port; empty without an address.
+    fn endpoint(self, flow: &dyn Fields, address: Key, port: Key) -> String {
+        let end = |address| address_and_port(&self.address(address), flow.number(port));
+        flow.text(address).map(end).unwrap_or_default()
+    }
+
     /// Address and port that the connection was opened from.
     pub(crate) fn source_end(self, flow: &dyn Fields) -> String {
-        endpoint(flow, Key::Src, Key::Sport)
+        self.endpoint(flow, Key::Src, Key::Sport)
     }
 
     /// Address and port that the connection was opened to, the port by the name of its service.
@@ -134,14 +143,14 @@ impl Cells {
             names::service(port.try_into().ok()?, protocol.try_into().ok()?)
         };
         match (flow.text(address), if self.numeric { None } else { service() }) {
-            (Some(address), Some(service)) => address_and(&address, service),
-            _ => endpoint(flow, address, port),
+            (Some(address), Some(service)) => address_and(&self.address(address), service),
+            _ => self.endpoint(flow, address, port),
         }
     }
 
     /// What translation makes of the endpoints; empty without it.
     pub(crate) fn translation(self, flow: &dyn Fields) -> String {
-        let mut source = endpoint(flow, Key::NatSrc, Key::NatSport);
+        let mut source = self.endpoint(flow, Key::NatSrc, Key::NatSport);
         let destination = self.service_end(flow, Key::NatDst, Key::NatDport);
         // Of ICMP the identifier is translated as a port is.
         if let (false, Some(id)) = (source.is_empty(), flow.number(Key::ReplyIcmpId)) {
@@ -289,11 +298,11 @@ mod tests {
     #[test]
     fn endpoints_put_brackets_around_ipv6() {
         let v4 = flow(r#"{"src":"198.18.0.2","sport":443,"dst":"198.18.0.3"}"#);
-        assert_eq!(endpoint(&v4, Key::Src, Key::Sport), "198.18.0.2:443");
-        assert_eq!(endpoint(&v4, Key::Dst, Key::Dport), "198.18.0.3");
+        assert_eq!(CELLS.endpoint(&v4, Key::Src, Key::Sport), "198.18.0.2:443");
+        assert_eq!(CELLS.endpoint(&v4, Key::Dst, Key::Dport), "198.18.0.3");
         let v6 = flow(r#"{"src":"2001:2::1","sport":443}"#);
-        assert_eq!(endpoint(&v6, Key::Src, Key::Sport), "[2001:2::1]:443");
-        assert_eq!(endpoint(&v6, Key::Dst, Key::Dport), "");
+        assert_eq!(CELLS.endpoint(&v6, Key::Src, Key::Sport), "[2001:2::1]:443");
+        assert_eq!(CELLS.endpoint(&v6, Key::Dst, Key::Dport), "");
     }
 
     #[test]

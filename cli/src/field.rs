@@ -258,7 +258,7 @@ mod tests {
         .unwrap();
         let moment = Moment { event: Some(EventKind::New), now: 9 };
         for numeric in [false, true] {
-            let cells = Cells { numeric };
+            let cells = Cells { numeric, resolve: None };
             for title in Title::ALL {
                 let keys = title.keys(numeric);
                 let asked: OwnedFlow = flow

@@ -9,7 +9,7 @@ use crate::cell;
 use crate::daemon::{Daemon, Statistics};
 use crate::error::Error;
 use crate::flows::Listing;
-use crate::format::{Kind, Printer};
+use crate::format::{Kind, Printer, late_names};
 use crate::screen::Screen;
 use crate::silence;
 use crate::sort::{Sort, Sorted};
@@ -42,6 +42,7 @@ pub(crate) async fn list(
     };
     // What came of a list that was cut off is shown as well.
     printer.end(&mut screen)?;
+    late_names(&listed.output, &mut screen).await?;
     screen.close()?;
     let found = printed?;
     if !found && listed.query.is_for_all() {
@@ -138,6 +139,7 @@ pub(crate) async fn closed(daemon: &Daemon, listed: &Listed, paged: bool) -> Res
         (flows, page) = daemon.monitor.list_closed(&query).await.map_err(refused)?;
     }
     printer.end(&mut screen)?;
+    late_names(&listed.output, &mut screen).await?;
     Ok(screen.close()?)
 }
 

@@ -25,6 +25,7 @@ mod openmetrics;
 mod output;
 mod query;
 mod report;
+mod resolve;
 mod screen;
 mod show;
 mod silence;

@@ -20,6 +20,8 @@ pub(crate) struct Look {
     pub(crate) colors: bool,
     /// Numbers in place of names and of what is rounded for people.
     pub(crate) numeric: bool,
+    /// Names in place of addresses, as they become known.
+    pub(crate) resolve: bool,
     /// Titles above the columns, and what is to be said below them.
     pub(crate) legend: bool,
 }
@@ -27,12 +29,13 @@ pub(crate) struct Look {
 impl Look {
     /// For files.
     #[cfg(test)]
-    pub(crate) const PLAIN: Self = Self { width: None, colors: false, numeric: false, legend: true };
+    pub(crate) const PLAIN: Self =
+        Self { width: None, colors: false, numeric: false, resolve: false, legend: true };
 
     /// As standard output has it: colours are for terminals without NO_COLOR.
     pub(crate) fn new(numeric: bool) -> Self {
         let colors = anstream::AutoStream::choice(&io::stdout()) != ColorChoice::Never;
-        Self { width: terminal_width(), colors, numeric, legend: true }
+        Self { width: terminal_width(), colors, numeric, resolve: false, legend: true }
     }
 }
 

@@ -17,7 +17,7 @@ pub(crate) async fn show(daemon: &Daemon, id: u64, output: &Output, paged: bool)
     let flow = daemon.monitor.get_flow(id).await.map_err(|error| daemon.refused(error))?;
     let mut screen = Screen::open(paged && *output.format() != Format::Json)?;
     if *output.format() == Format::Table {
-        details(&mut screen, &flow, Cells { numeric: output.look().numeric })?;
+        details(&mut screen, &flow, Cells { numeric: output.look().numeric, ..Cells::FOR_PEOPLE })?;
         return Ok(screen.close()?);
     }
     let kind = if flow.get(Key::EndUsec).is_some() { Kind::Closed } else { Kind::Active };

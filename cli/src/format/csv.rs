@@ -37,7 +37,9 @@ pub(super) fn line(
             },
             (Field::Part(..), _) => value(out, field.part(flow).as_ref())?,
             // A column is for people, but what reads CSV wants numbers.
-            (Field::Title(_), _) => cell(out, field.cell(flow, Cells { numeric: true }, moment).into())?,
+            (Field::Title(_), _) => {
+                cell(out, field.cell(flow, Cells { numeric: true, resolve: None }, moment).into())?
+            }
         }
     }
     writeln!(out)

@@ -20,6 +20,7 @@ use crate::field::{Field, Moment};
 use crate::fields::Fields;
 use crate::json::{Layout, Tabled};
 use crate::query::Query;
+use crate::resolve;
 use crate::screen::Look;
 use labels::LabelNames;
 use shown::Modifiers;
@@ -156,6 +157,13 @@ pub(crate) struct Output {
     #[arg(long)]
     numeric: bool,
 
+    /// Show names of addresses, as systemd-resolved knows them
+    ///
+    /// It is asked in the background: an address is a number until its name is known. Below a list stand the names that came
+    /// after their lines.
+    #[arg(long, conflicts_with_all = ["numeric", "layout"])]
+    resolve: bool,
+
     /// Show every column of a table, also where the terminal is too narrow for all
     #[arg(short, long)]
     wide: bool,
@@ -179,7 +187,13 @@ impl Output {
     /// What a table looks like.
     pub(crate) fn look(&self) -> Look {
         let look = Look::new(self.numeric);
-        Look { width: look.width.filter(|_| !self.wide), legend: self.tabled.legend(), ..look }
+        let width = look.width.filter(|_| !self.wide);
+        Look { width, resolve: self.resolve, legend: self.tabled.legend(), ..look }
+    }
+
+    /// Whether names are asked for, which tables alone have.
+    pub(crate) const fn resolve(&self) -> bool {
+        self.resolve
     }
 }
 
@@ -288,6 +302,22 @@ impl Printer {
             _ => Ok(()),
         }
     }
+}
+
+/// Writes the names that came after their lines, where names are asked for.
+pub(crate) async fn late_names(output: &Output, out: &mut dyn Write) -> io::Result<()> {
+    if !output.resolve {
+        return Ok(());
+    }
+    // What is there is read meanwhile.
+    out.flush()?;
+    for (address, name) in resolve::late().await {
+        writeln!(out, "{address} is {name}")?;
+    }
+    if let Some(failure) = resolve::failure() {
+        anstream::eprintln!("flowctl: {failure}");
+    }
+    Ok(())
 }
 
 /// The flow's object as the daemon wrote it; of an event with what happened, as the signals have it.

@@ -8,6 +8,7 @@ use flowbus_interfaces::EventKind;
 use crate::cell::Cells;
 use crate::field::{Field, Moment, Title};
 use crate::fields::Fields;
+use crate::resolve;
 use crate::screen::Look;
 use crate::table::{Column, Row, Table};
 
@@ -114,7 +115,12 @@ impl FlowTable {
             )
         };
         let table = Table::new(shown, look.width).colored(look.colors).legend(look.legend);
-        let cells = Cells { numeric: look.numeric };
+        // Two names of this length and the rest of an event have a place at 80 columns.
+        let longest = if look.width.is_some() { 24 } else { usize::MAX };
+        let cells = Cells { numeric: look.numeric, resolve: look.resolve.then_some(longest) };
+        if look.resolve {
+            resolve::start();
+        }
         Self { columns, cells, table, rows: Vec::new(), legend: look.legend }
     }
 

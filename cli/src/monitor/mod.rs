@@ -30,6 +30,7 @@ pub(crate) async fn monitor(daemon: &Daemon, monitored: &Monitored) -> Result<()
         quiet: monitored.quiet,
         totals: session::Totals::default(),
         place: None,
+        told_nameless: false,
     };
     session.begin()?;
     let query = asked(monitored);

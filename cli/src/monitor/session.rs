@@ -8,6 +8,7 @@ use flowbus_interfaces::{EventKind, FlowStream, Key, StreamItem};
 use super::notice::{Notice, Notices};
 use crate::error::Error;
 use crate::format::Printer;
+use crate::resolve;
 use crate::screen::Screen;
 
 /// Where the printing of streams is.
@@ -19,6 +20,8 @@ pub(super) struct Session {
     pub(super) quiet: bool,
     pub(super) totals: Totals,
     pub(super) place: Option<Place>,
+    /// It was said why addresses have no names.
+    pub(super) told_nameless: bool,
 }
 
 /// A place among the daemon's changes.
@@ -75,6 +78,12 @@ impl Session {
             if !stream.has_line() {
                 self.printer.flush(&mut self.screen)?;
                 self.screen.flush()?;
+                if !self.told_nameless
+                    && let Some(failure) = resolve::failure()
+                {
+                    self.told_nameless = true;
+                    anstream::eprintln!("flowctl: {failure}");
+                }
             }
         }
         Ok(if stopping { Ended::Stopped } else { Ended::Closed })

@@ -15,7 +15,7 @@ use super::view::{Grouping, View};
 use super::{Top, table};
 use crate::cell::{self, Cells};
 use crate::error::Error;
-use crate::json::Tabled;
+use crate::resolve;
 use crate::screen::{Look, Screen};
 use crate::table as text;
 
@@ -24,12 +24,18 @@ pub(super) async fn batch(mut feed: Feed, view: &View, top: &Top) -> Result<(), 
     let mut out = Screen::direct()?;
     let mut told = Vec::new();
     let mut begun = Instant::now();
-    feed.snapshot(view).await?;
+    let first = feed.snapshot(view).await?;
+    if top.resolve {
+        resolve::start();
+        // So that the first picture has names.
+        table::cells(&first, Some(0)).for_each(drop);
+    }
     for number in 0..top.iterations.unwrap_or(u64::MAX) {
         tokio::time::sleep(feed.rest(begun.elapsed())).await;
         begun = Instant::now();
         let snapshot = feed.snapshot(view).await?;
-        let notices = snapshot.notices();
+        let mut notices = snapshot.notices();
+        notices.extend(resolve::failure().map(str::to_owned));
         for notice in notices.iter().filter(|notice| !told.contains(*notice)) {
             anstream::eprintln!("flowctl: {notice}");
         }
@@ -40,7 +46,7 @@ pub(super) async fn batch(mut feed: Feed, view: &View, top: &Top) -> Result<(), 
             if number > 0 && top.tabled.legend() {
                 writeln!(out)?;
             }
-            print(&mut out, &snapshot, top.tabled)?;
+            print(&mut out, &snapshot, top)?;
         }
         out.flush()?;
     }
@@ -48,8 +54,8 @@ pub(super) async fn batch(mut feed: Feed, view: &View, top: &Top) -> Result<(), 
 }
 
 /// A line that sums up, and every column of every row.
-fn print(out: &mut dyn Write, snapshot: &Snapshot, tabled: Tabled) -> io::Result<()> {
-    let counted = &snapshot.counted;
+fn print(out: &mut dyn Write, snapshot: &Snapshot, top: &Top) -> io::Result<()> {
+    let (counted, tabled) = (&snapshot.counted, top.tabled);
     if tabled.legend() {
         write!(out, "{}  {} flows", Cells::FOR_PEOPLE.time_of_day(snapshot.now), counted.flows)?;
         if snapshot.view.grouping != Grouping::Flow {
@@ -63,7 +69,8 @@ fn print(out: &mut dyn Write, snapshot: &Snapshot, tabled: Tabled) -> io::Result
         writeln!(out)?;
     }
     let columns = table::titles(&snapshot.view).map(|title| text::Column::new(title, 0)).collect();
-    let rows: Vec<_> = table::cells(snapshot).map(|cells| text::Row { cells, style: Style::new() }).collect();
+    let cells = table::cells(snapshot, top.resolve.then_some(usize::MAX));
+    let rows: Vec<_> = cells.map(|cells| text::Row { cells, style: Style::new() }).collect();
     let colors = Look::new(false).colors;
     text::Table::new(columns, None).colored(colors).legend(tabled.legend()).print(out, &rows)?;
     let hidden = snapshot.hidden();

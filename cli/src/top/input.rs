@@ -11,6 +11,7 @@ Keys:
   Enter      all that is known of the chosen connection, or the flows of the group
   g, G       group by source, process, remote address, interface,
              container; G goes back
+  n          names of addresses, asked of systemd-resolved
   s          sort by rate, bytes, latest begin, age
   /          filter as you type: KEY=VALUE words, dport=80,443 source=CHROME;
              Enter keeps it, Esc takes it back
@@ -60,6 +61,7 @@ pub(super) fn press(model: &mut Model, key: KeyEvent) -> bool {
         KeyCode::Char(letter) if matches!(model.pane, Pane::Table) => match letter {
             'g' => model.group_by(model.grouping.next()),
             'G' => model.group_by(model.grouping.previous()),
+            'n' => model.toggle_names(),
             's' => model.choose_next_order(),
             '/' => model.begin_edit(),
             _ => {}

@@ -55,6 +55,11 @@ pub(crate) struct Top {
     /// Print NUMBER pictures and end
     #[arg(short = 'n', long, value_name = "NUMBER", requires = "batch")]
     iterations: Option<u64>,
+    /// Show names of addresses, as systemd-resolved knows them
+    ///
+    /// It is asked in the background: an address is a number until its name is known.
+    #[arg(long, conflicts_with = "layout")]
+    resolve: bool,
     #[command(flatten)]
     tabled: Tabled,
 }
@@ -81,6 +86,9 @@ async fn screen(feed: Feed, top: &Top) -> Result<(), Error> {
     // Who cannot ask is told so on the terminal as it is.
     feed.check().await?;
     let mut model = Model::new(top.query.words(), top.group, top.sort);
+    if top.resolve {
+        model.toggle_names();
+    }
     let (wish, wishes) = watch::channel(model.wish());
     let (sender, mut reports) = mpsc::channel(4);
     let feed = tokio::spawn(feed::feed(feed, wishes, sender));

@@ -9,6 +9,7 @@ use super::group::condition;
 use super::message::{Report, Snapshot, Wish};
 use super::tally::{Sample, TallyRow, sort};
 use super::view::{Grouping, Order, View, parse_filter, with_condition};
+use crate::resolve;
 
 /// The widest sparkline.
 const HISTORY: usize = 512;
@@ -31,6 +32,8 @@ pub(super) struct Model {
     /// Why the last question had no answer.
     pub(super) failure: Option<String>,
     pub(super) paused: bool,
+    /// Addresses have names.
+    pub(super) resolve: bool,
     pub(super) pane: Pane,
     pub(super) snapshot: Option<Box<Snapshot>>,
     pub(super) history: VecDeque<Sample>,
@@ -70,6 +73,7 @@ impl Model {
             mistake: None,
             failure: None,
             paused: false,
+            resolve: false,
             pane: Pane::Table,
             snapshot: None,
             history: VecDeque::new(),
@@ -173,6 +177,13 @@ impl Model {
         // Of those that are here; the feed brings the first ones of all.
         self.sort(order);
         self.selected = 0;
+    }
+
+    pub(super) fn toggle_names(&mut self) {
+        self.resolve = !self.resolve;
+        if self.resolve {
+            resolve::start();
+        }
     }
 
     pub(super) fn group_by(&mut self, grouping: Grouping) {

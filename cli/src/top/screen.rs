@@ -12,6 +12,7 @@ use super::table::{self, ScreenRows};
 use super::tally::Sample;
 use super::view::Grouping;
 use crate::cell::{self, Cells};
+use crate::resolve;
 
 const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
 const BAR: Style = Style::new().add_modifier(Modifier::REVERSED);
@@ -120,13 +121,14 @@ fn message(model: &Model) -> Text<'static> {
     let mistake = model.mistake.as_ref().filter(|_| model.edit.is_some());
     lines.extend(mistake.or(model.failure.as_ref()).map(|text| Line::styled(text.clone(), MISTAKE)));
     let notices = model.snapshot.as_ref().map(|snapshot| snapshot.notices()).unwrap_or_default();
-    lines.extend(notices.into_iter().map(|text| Line::styled(text, NOTICE)));
+    let nameless = resolve::failure().filter(|_| model.resolve).map(str::to_owned);
+    lines.extend(notices.into_iter().chain(nameless).map(|text| Line::styled(text, NOTICE)));
     Text::from(lines)
 }
 
 fn rows_of(frame: &mut Frame<'_>, area: Rect, model: &Model) {
     let width = usize::from(area.width);
-    let table = ScreenRows::new(&model.wish().view, model.snapshot.as_deref(), width);
+    let table = ScreenRows::new(&model.wish().view, model.snapshot.as_deref(), width, model.resolve);
     let mut lines = vec![Line::styled(table.header(), BOLD)];
     let first = model.selected.saturating_sub(model.page - 1);
     if model.snapshot.is_some() {
@@ -172,9 +174,9 @@ fn help(model: &Model) -> &'static str {
             "Enter keep  Esc take back  Ctrl-U empty   e.g. source=CHROME dport=80,443 src=10.0.0.0/8"
         }
         (None, Pane::Table) if model.grouping == Grouping::Flow => {
-            "q quit  / filter  g group  s sort  p pause  Enter details  ? keys"
+            "q quit  / filter  g group  s sort  n names  p pause  Enter details  ? keys"
         }
-        (None, Pane::Table) => "q quit  / filter  g group  s sort  p pause  Enter its flows  ? keys",
+        (None, Pane::Table) => "q quit  / filter  g group  s sort  n names  p pause  Enter its flows  ? keys",
         (None, Pane::Help) => "Esc back  q quit",
         (None, Pane::Detail(_)) => "Esc back  Up, Down scroll  p pause  q quit",
     }

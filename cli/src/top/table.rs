@@ -97,10 +97,13 @@ pub(super) struct ScreenRows {
 }
 
 impl ScreenRows {
-    /// In a screen of this width, as the view has them.
-    pub(super) fn new(view: &View, snapshot: Option<&Snapshot>, width: usize) -> Self {
+    /// In a screen of this width, as the view has them; with names of addresses, or without.
+    pub(super) fn new(view: &View, snapshot: Option<&Snapshot>, width: usize, resolve: bool) -> Self {
         let columns = columns(view.grouping);
-        let cells: Vec<_> = snapshot.into_iter().flat_map(cells).collect();
+        // Of an end's column the name leaves the port its place.
+        let longest = 15 + width.saturating_sub(80) / 2;
+        let resolve = resolve.then_some(longest);
+        let cells: Vec<_> = snapshot.into_iter().flat_map(|snapshot| cells(snapshot, resolve)).collect();
         let shown = fit(columns, &cells, width);
         let shown_of = |cells: Vec<String>| {
             cells.into_iter().zip(&shown).filter_map(|(cell, shown)| shown.then_some(cell)).collect()
@@ -172,11 +175,12 @@ pub(super) fn titles(view: &View) -> impl Iterator<Item = &'static str> {
 }
 
 /// The cells of every row, in every column.
-pub(super) fn cells(snapshot: &Snapshot) -> impl Iterator<Item = Vec<String>> {
-    snapshot.counted.rows.iter().map(|row| cells_of(snapshot, row))
+pub(super) fn cells(snapshot: &Snapshot, resolve: Option<usize>) -> impl Iterator<Item = Vec<String>> {
+    let cells = Cells { resolve, ..Cells::FOR_PEOPLE };
+    snapshot.counted.rows.iter().map(move |row| cells_of(snapshot, row, cells))
 }
 
-fn cells_of(snapshot: &Snapshot, row: &TallyRow) -> Vec<String> {
+fn cells_of(snapshot: &Snapshot, row: &TallyRow, form: Cells) -> Vec<String> {
     let grouping = snapshot.view.grouping;
     let short = |bytes: Option<u64>| bytes.map(cell::short_bytes).unwrap_or_default();
     let rate = |direction: fn(Traffic) -> u64| short(row.rate.map(direction));
@@ -185,13 +189,12 @@ fn cells_of(snapshot: &Snapshot, row: &TallyRow) -> Vec<String> {
     if grouping == Grouping::Flow {
         let ended = OwnedFlow::default();
         let flow = snapshot.shown.get(&row.id).unwrap_or(&ended);
-        let cells_of = Cells::FOR_PEOPLE;
         cells.extend([
-            cells_of.age(flow, snapshot.now),
-            cells_of.protocol(flow),
-            cells_of.source(flow),
-            cells_of.source_end(flow),
-            cells_of.destination_end(flow),
+            form.age(flow, snapshot.now),
+            form.protocol(flow),
+            form.source(flow),
+            form.source_end(flow),
+            form.destination_end(flow),
             cell::state(flow),
             process(flow),
         ]);
@@ -199,7 +202,9 @@ fn cells_of(snapshot: &Snapshot, row: &TallyRow) -> Vec<String> {
         let new = snapshot.counted.sample.map(|sample| a_second(row.new, sample.interval.as_secs_f64()));
         let age = row.start.map(|start| cell::duration(snapshot.now.saturating_sub(start)));
         cells.extend([row.flows.to_string(), new.unwrap_or_default(), age.unwrap_or_default()]);
-        cells.push(cell::clean(name(grouping, &row.name).into()).into_owned());
+        let name = cell::clean(name(grouping, &row.name).into());
+        let name = if grouping == Grouping::Remote { form.address(name) } else { name };
+        cells.push(name.into_owned());
     }
     cells
 }
@@ -248,7 +253,7 @@ mod tests {
         let columns =
             FLOWS.iter().zip(&shown).filter_map(|(column, shown)| shown.then_some(column)).collect();
         let row =
-            cells[0].iter().zip(&shown).filter_map(|(cell, shown)| shown.then(|| cell.clone())).collect();
+            cells[0].iter().zip(&shown).filter(|(_, shown)| **shown).map(|(cell, _)| cell.clone()).collect();
         let lines = ScreenRows { columns, cells: vec![row], order: Order::Rate, width };
         [lines.header(), lines.line(0)]
     }
@@ -291,7 +296,7 @@ mod tests {
 
     #[test]
     fn the_title_of_the_order_has_a_star() {
-        let header = |order| ScreenRows::new(&view(Grouping::Source, order), None, 80).header();
+        let header = |order| ScreenRows::new(&view(Grouping::Source, order), None, 80, false).header();
         assert!(header(Order::Bytes).starts_with("   UP  DOWN *BYTES"));
         assert!(header(Order::New).contains("*NEW/s"));
     }

@@ -9,6 +9,7 @@ mod conntrack_output;
 mod demo;
 mod names;
 mod programmers;
+mod resolve;
 mod stats;
 mod terminal;
 mod top;
