@@ -7,12 +7,14 @@ use anstyle::Style;
 use flowbus_interfaces::OwnedFlow;
 use serde::Serialize;
 
+use super::asked::Top;
 use super::feed::Feed;
 use super::message::Snapshot;
+use super::table;
 use super::tally::{Sample, TallyRow};
 use super::traffic::Traffic;
 use super::view::{Grouping, View};
-use super::{Top, table};
+
 use crate::cell::{self, Cells};
 use crate::error::Error;
 use crate::resolve;

@@ -4,6 +4,7 @@
 //! thread. They tell each other by two channels: the latest wish, and reports. Nothing is kept of flows that are not
 //! on the screen but the number, the bytes and the rate.
 
+mod asked;
 mod batch;
 mod feed;
 mod group;
@@ -18,9 +19,8 @@ mod view;
 
 use std::io::{self, IsTerminal};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use clap::Args;
 use ratatui::crossterm::event::{self, Event};
 use ratatui::style::Color;
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,48 +28,11 @@ use tokio::sync::{mpsc, watch};
 
 use crate::daemon::Daemon;
 use crate::error::Error;
-use crate::json::Tabled;
-use crate::query::Query;
+pub(crate) use asked::Top;
 use feed::Feed;
 pub(crate) use input::KEYS;
 use model::Model;
-use view::{Grouping, Order, View};
-
-/// What is shown, and how.
-#[derive(Args, Clone, Debug)]
-pub(crate) struct Top {
-    #[command(flatten)]
-    query: Query,
-    /// What a row stands for
-    #[arg(long, value_enum, ignore_case = true, default_value = "flow")]
-    group: Grouping,
-    /// Which rows come first; without it those with the highest rate, or where nothing is counted the latest
-    #[arg(long, value_enum, ignore_case = true)]
-    sort: Option<Order>,
-    /// Seconds between two pictures, at least 1: flowbusd reads counters no more often
-    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
-    interval: Duration,
-    /// Print pictures one after the other, without a terminal: the first after the first interval, all columns, at most 256 rows
-    #[arg(short, long)]
-    batch: bool,
-    /// Print NUMBER pictures and end
-    #[arg(short = 'n', long, value_name = "NUMBER", requires = "batch")]
-    iterations: Option<u64>,
-    /// Show names of addresses, as systemd-resolved knows them
-    ///
-    /// It is asked in the background: an address is a number until its name is known.
-    #[arg(long, conflicts_with = "layout")]
-    resolve: bool,
-    #[command(flatten)]
-    tabled: Tabled,
-}
-
-fn interval(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse().ok().filter(|seconds: &f64| (1.0..=86_400.0).contains(seconds));
-    seconds
-        .map(Duration::from_secs_f64)
-        .ok_or_else(|| "takes 1 to 86400, also fractions such as 2.5".to_owned())
-}
+use view::{Order, View};
 
 /// Shows the screen until someone leaves it, or prints pictures.
 pub(crate) async fn top(daemon: Daemon, top: &Top) -> Result<(), Error> {
