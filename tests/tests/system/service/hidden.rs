@@ -50,3 +50,21 @@ fn what_hides_flows_is_noticed_while_the_table_is_empty_and_the_flows_are_found(
         journal_has(&machine, "no rule masks events any more");
     }
 }
+
+#[test]
+fn a_table_with_hidden_flows_that_cannot_be_compared_is_not_synchronized_and_says_why() {
+    for bus in BOTH {
+        let machine = Machine::installed(bus);
+        machine.namespace().nft(
+            "table inet masking {\nchain mask {\ntype filter hook output priority mangle\nct state new ct event set new\n}\n}\n",
+        );
+        inject::udp(machine.namespace(), 53, 5);
+        journal_has(&machine, "table masking, chain mask");
+        machine.run("systemctl mask --now flowbus-control");
+        let reason = wait_for("a reason", || statistics(&machine).get("not_synchronized").cloned());
+        assert_eq!(machine.property("Synchronized").unwrap(), false, "{reason}");
+        machine.run("systemctl unmask flowbus-control");
+        machine.wait_until_synchronized();
+        wait_for("no reason", || statistics(&machine).get("not_synchronized").is_none().then_some(()));
+    }
+}
