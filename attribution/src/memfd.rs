@@ -22,12 +22,12 @@ pub(crate) fn write(name: &str, text: &str) -> std::io::Result<OwnedFd> {
 /// The text of a memfd, from its beginning, if it is no longer; the descriptor's position stays.
 pub(crate) fn read(memfd: &OwnedFd, maximum_bytes: usize) -> std::io::Result<String> {
     let file = File::from(memfd.try_clone()?);
-    let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
-    if length > maximum_bytes {
+    let length = file.metadata()?.len();
+    let Some(length) = usize::try_from(length).ok().filter(|length| *length <= maximum_bytes) else {
         return Err(std::io::Error::other(format!(
             "a text of {length} bytes, at most {maximum_bytes} are read"
         )));
-    }
+    };
     let mut bytes = vec![0; length];
     file.read_exact_at(&mut bytes, 0)?;
     String::from_utf8(bytes).map_err(std::io::Error::other)

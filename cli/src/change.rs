@@ -5,7 +5,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use clap::Args;
 use flowbus_interfaces::{
     ChangeOptions, Changes, Error as FlowError, FLOW_CONTROL_NAME, Filter, FlowControlProxy, QueryMap,
-    Subject, parse_number,
+    Subject, fit, parse_number,
 };
 use zbus::fdo;
 
@@ -109,7 +109,7 @@ pub(crate) async fn change(daemon: &Daemon, changed: &Changed, change: Change) -
         flows.iter().try_for_each(|flow| printer.flow(&mut out, flow, None))?;
         printer.end(&mut out)?;
         out.flush()?;
-        let hidden = seen.matched.saturating_sub(u32::try_from(flows.len()).unwrap_or(u32::MAX));
+        let hidden = seen.matched.saturating_sub(fit(flows.len()));
         if hidden > 0 {
             anstream::eprintln!("... and {hidden} more.");
         }
@@ -181,7 +181,7 @@ impl How {
 
     /// The most that shall change.
     pub(crate) fn limit(self) -> usize {
-        usize::try_from(self.limit).unwrap_or(usize::MAX)
+        fit(self.limit)
     }
 
     /// Whether somebody is to be asked.

@@ -1,7 +1,7 @@
 //! Flows that a condition of flowbusd's table chooses, such as a process, for the helper, which knows the kernel's alone: they
 //! are listed, and then meant one by one, by tuple and by the kernel's number.
 
-use flowbus_interfaces::{Changes, Key, OwnedFlow, QueryMap, StreamItem};
+use flowbus_interfaces::{Changes, Key, OwnedFlow, QueryMap, StreamItem, fit};
 use zbus::Variant;
 
 use crate::daemon::Daemon;
@@ -73,7 +73,7 @@ impl Chosen {
     pub(crate) fn sum(&self, answers: &[Changes]) -> Changes {
         let total = |part: fn(&Changes) -> u32| answers.iter().map(part).sum::<u32>();
         let number = |part: fn(&Changes) -> Option<u32>| answers.iter().map(part).sum::<Option<u32>>();
-        let matched = u32::try_from(self.flows.len()).unwrap_or(u32::MAX);
+        let matched = fit(self.flows.len());
         Changes {
             matched,
             deleted: number(|answer| answer.deleted),

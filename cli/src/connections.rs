@@ -4,7 +4,6 @@ use std::io::Write;
 use std::net::IpAddr;
 
 use flowbus_interfaces::{ConnectionKind, OwnedConnection, StreamError, StreamItem};
-use serde_json::json;
 use tokio::signal::ctrl_c;
 
 use crate::arguments::Connections;
@@ -164,9 +163,7 @@ impl Lines<'_> {
 
     fn gap(&self, out: &mut dyn Write, [first, last, lost]: [u64; 3], reason: &str) -> std::io::Result<()> {
         if self.asked.json.is_on() {
-            let gap = json!({
-                "type": "connection-gap", "first": first, "last": last, "lost": lost, "reason": reason,
-            });
+            let gap = StreamItem::ConnectionGap { first, last, lost, reason: reason.into() };
             return self.asked.json.print(out, &gap);
         }
         out.flush()?;
@@ -202,6 +199,8 @@ fn address(address: IpAddr) -> String {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+
+    use serde_json::json;
 
     use super::*;
     use crate::arguments::{Arguments, Command};

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io::Write as _;
 use std::time::Duration;
 
-use flowbus_interfaces::{QueryMap, ReportOptions};
+use flowbus_interfaces::{QueryMap, ReportOptions, fit};
 
 use crate::daemon::Daemon;
 use crate::error::Error;
@@ -38,7 +38,7 @@ async fn ask(
     let ReportOptions { max_bytes, redact, processes, flows, since } = options;
     let mut map = QueryMap::new();
     if max_bytes != ReportOptions::MOST {
-        map.insert("max_bytes", u64::try_from(max_bytes).unwrap_or(u64::MAX).into());
+        map.insert("max_bytes", fit::<usize, u64>(max_bytes).into());
     }
     if !redact {
         map.insert("redact", false.into());

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use anstyle::Style;
-use flowbus_interfaces::{FlowRef, Key};
+use flowbus_interfaces::{FlowRef, Key, fit};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
@@ -104,7 +104,7 @@ async fn read(daemon: &Daemon) -> Result<Reading, Error> {
 
 /// The flows that ended after a reading, with their last counters.
 async fn ended_since(daemon: &Daemon, reading: &Reading) -> Result<HashMap<u64, CountedFlow>, Error> {
-    let late = u64::try_from(LATE.as_micros()).unwrap_or(u64::MAX);
+    let late: u64 = fit(LATE.as_micros());
     let since = reading.begun.saturating_sub(late);
     let mut ended = HashMap::new();
     flows::ended_since(daemon, since, &FIELDS, |flow| {

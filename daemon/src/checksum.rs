@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::fit::fit;
+use flowbus_interfaces::fit;
 
 /// A function for tests that shows name, offset and size of every field of a stored type. One that is left out does not
 /// compile.

@@ -2,7 +2,7 @@
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::fit::fit;
+use flowbus_interfaces::fit;
 
 /// One instant on both clocks.
 #[derive(Clone, Copy, Debug)]

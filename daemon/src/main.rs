@@ -16,7 +16,6 @@ mod descriptors;
 mod dictionary;
 mod dump_requests;
 mod expectation;
-mod fit;
 mod flow;
 mod handle;
 mod instructions;

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::fit::fit;
 use crate::flow::NameNumber;
 use crate::state::{MAXIMUM_NAMES, State};
+use flowbus_interfaces::fit;
 
 /// The tracker's side: gives out numbers, in the state's order.
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! How many bytes of replies a user gets.
 
+use flowbus_interfaces::fit;
 use std::collections::HashMap;
 
 use tokio::time::Instant;
@@ -24,7 +25,7 @@ struct Spent {
 impl Spent {
     fn at(self, now: Instant) -> u64 {
         let passed = now.saturating_duration_since(self.at).as_micros();
-        let forgiven = u64::try_from(passed).unwrap_or(u64::MAX).saturating_mul(PER_SECOND) / 1_000_000;
+        let forgiven = fit::<u128, u64>(passed).saturating_mul(PER_SECOND) / 1_000_000;
         self.bytes.saturating_sub(forgiven)
     }
 }

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Style};
-use serde_json::{Value, json};
+use flowbus_interfaces::StreamItem;
 
 use crate::cell;
 use crate::format::Format;
@@ -68,14 +68,14 @@ impl Notice {
     }
 
     /// As a stream has it; `None` of what is not for programs.
-    fn object(&self) -> Option<Value> {
-        match self {
-            Self::Gap { first, last, lost, reason } => {
-                Some(json!({"type": "gap", "first": first, "last": last, "lost": lost, "reason": reason}))
+    fn object(&self) -> Option<StreamItem<'_>> {
+        match *self {
+            Self::Gap { first, last, lost, ref reason } => {
+                Some(StreamItem::Gap { first, last, lost, reason: reason.into() })
             }
-            Self::Resync { reason, lost, closed, added } => Some(
-                json!({"type": "resync", "reason": reason, "lost": lost, "closed": closed, "added": added}),
-            ),
+            Self::Resync { ref reason, lost, closed, added } => {
+                Some(StreamItem::Resync { reason: reason.into(), lost, closed, added })
+            }
             _ => None,
         }
     }
@@ -136,7 +136,7 @@ mod tests {
     fn a_loss_is_told_in_the_form_of_the_rest() {
         let gap = Notice::Gap { first: 3, last: 14, lost: 12, reason: "slow-reader".into() };
         assert_eq!(told(&Format::Table, &gap), "-- 12 changes missing here: this reader was too slow\n");
-        let object = "{\"first\":3,\"last\":14,\"lost\":12,\"reason\":\"slow-reader\",\"type\":\"gap\"}\n";
+        let object = "{\"type\":\"gap\",\"first\":3,\"last\":14,\"lost\":12,\"reason\":\"slow-reader\"}\n";
         assert_eq!(told(&Format::Json, &gap), object);
         assert_eq!(told(&Format::Awk, &gap), "");
         assert!(Notices::new(&Format::Table, true).print(&mut Vec::new(), &gap).is_ok());

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::time::Instant;
 
 use anstyle::Style;
-use flowbus_interfaces::OwnedFlow;
+use flowbus_interfaces::{OwnedFlow, fit};
 use serde::Serialize;
 
 use super::asked::Top;
@@ -143,7 +143,7 @@ impl RateJson {
 impl<'a> PictureJson<'a> {
     fn new(snapshot: &'a Snapshot) -> Self {
         let counted = &snapshot.counted;
-        let usec = |sample: Sample| u64::try_from(sample.interval.as_micros()).unwrap_or(u64::MAX);
+        let usec = |sample: Sample| fit::<u128, u64>(sample.interval.as_micros());
         Self {
             usec: snapshot.now,
             interval_usec: counted.sample.map(usec),

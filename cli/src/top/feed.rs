@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use flowbus_interfaces::{FlowStream, Key, OwnedFlow, QueryKey, StreamError, StreamItem};
+use flowbus_interfaces::{FlowStream, Key, OwnedFlow, QueryKey, StreamError, StreamItem, fit};
 use tokio::runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -154,7 +154,7 @@ impl Feed {
         }
         let ids: Vec<u64> = counted.rows.iter().map(|row| row.id).collect();
         let fields: Vec<&str> = super::table::FIELDS.iter().map(|field| field.name()).collect();
-        let limit = u32::try_from(ROWS).unwrap_or(u32::MAX);
+        let limit: u32 = fit(ROWS);
         let query = HashMap::from([
             (QueryKey::Id.name(), ids.into()),
             (QueryKey::Fields.name(), fields.into()),

@@ -1,5 +1,6 @@
 //! What keys do.
 
+use flowbus_interfaces::fit;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::model::{Model, Pane};
@@ -73,7 +74,7 @@ pub(super) fn press(model: &mut Model, key: KeyEvent) -> bool {
 
 /// How far a key moves.
 fn distance(code: KeyCode, page: usize) -> Option<isize> {
-    let page = isize::try_from(page.max(1)).unwrap_or(isize::MAX);
+    let page: isize = fit(page.max(1));
     match code {
         KeyCode::Up | KeyCode::Char('k') => Some(-1),
         KeyCode::Down | KeyCode::Char('j') => Some(1),

@@ -1,5 +1,6 @@
 //! Draws the screen. It fits 80 columns and 24 lines; more of both shows more.
 
+use flowbus_interfaces::fit;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Position, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -23,7 +24,7 @@ const NOTICE: Style = Style::new().fg(Color::Yellow);
 /// Draws all of it; ratatui sends what differs from before.
 pub(super) fn draw(frame: &mut Frame<'_>, model: &mut Model) {
     let message = message(model);
-    let lines = u16::try_from(message.lines.len()).unwrap_or(0);
+    let lines = fit(message.lines.len());
     let rows = [1, 1, 1, 1, 1, lines].map(Constraint::Length);
     let layout = Layout::vertical(rows.into_iter().chain([Constraint::Min(0), Constraint::Length(1)]));
     let areas = layout.split(frame.area());
@@ -70,7 +71,7 @@ fn head(model: &Model) -> Line<'static> {
 /// Tenths, which a graph can show, and the text.
 fn a_second(count: u64, sample: Sample) -> (u64, String) {
     let seconds = sample.interval.as_secs_f64();
-    let milliseconds = u64::try_from(sample.interval.as_millis()).unwrap_or(u64::MAX).max(1);
+    let milliseconds = fit::<u128, u64>(sample.interval.as_millis()).max(1);
     (count.saturating_mul(10_000) / milliseconds, table::a_second(count, seconds))
 }
 

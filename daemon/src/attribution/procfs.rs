@@ -18,10 +18,10 @@ use ctnetlink::Tuple;
 use flowbus_attribution::{Confidence, Event, Kind, Process};
 
 use crate::clock::monotonic_nsec;
-use crate::fit::fit;
 use crate::flow::{TCP, UDP};
 use crate::handle::{Command, Handle};
 use crate::owners::{Found, Place, unspecified};
+use flowbus_interfaces::fit;
 
 /// So many directions of flows wait to be looked up; what comes faster is not.
 const WAITING: usize = 256;

@@ -7,9 +7,9 @@ use flowbus_interfaces::ReportOptions;
 use super::services::{Services, VERSION};
 use crate::clock::Now;
 use crate::dictionary::Item;
-use crate::fit::fit;
 use crate::handle::{AskError, Preselection};
 use crate::report::{DaemonState, Report};
+use flowbus_interfaces::fit;
 
 /// The table is read in pieces of so many flows.
 const CHUNK: usize = 2048;

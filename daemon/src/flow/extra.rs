@@ -5,7 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::key::{Addresses, Shape};
 use crate::checksum::{Checksummed, layout_of};
-use crate::fit::fit;
+use flowbus_interfaces::fit;
 
 /// What few flows have: a translated reply, labels, a helper, a security context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{OwnerNumber, ProcessNumber};
 use crate::checksum::{Checksummed, layout_of};
-use crate::fit::fit;
+use flowbus_interfaces::fit;
 
 /// A process as the state holds it.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -4,8 +4,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::checksum::{Checksummed, layout_of};
 use crate::counters::Counters;
-use crate::fit::fit;
 use crate::flow::{ClosedFlow, ClosedLimits, Extra, Owners, ProcessEntry, ProcessNumber, Record};
+use flowbus_interfaces::fit;
 
 /// Grows with every change of the layout, of the types in it, or of the checksum.
 pub(super) const VERSION: u32 = 4;

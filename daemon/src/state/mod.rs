@@ -26,8 +26,8 @@ use rustix::io::Errno;
 use zerocopy::{FromBytes, FromZeros, Immutable, KnownLayout};
 
 use crate::checksum::Checksummed;
-use crate::fit::fit;
 use crate::flow::{ClosedFlow, Extra, Owners, ProcessEntry, Record};
+use flowbus_interfaces::fit;
 pub(crate) use inbox::Inbox;
 pub(crate) use layout::{BATCH, Header, NameEntry};
 use layout::{

@@ -8,8 +8,8 @@ use super::layout::{
 };
 use super::{State, new_memfd, seal};
 use crate::checksum::Checksummed;
-use crate::fit::fit;
 use crate::flow::NO_EXTRA;
+use flowbus_interfaces::fit;
 use rustix::fs::fstat;
 use rustix::io::Errno;
 use std::os::fd::AsFd;

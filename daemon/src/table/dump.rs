@@ -11,8 +11,8 @@ use foldhash::fast::RandomState;
 use super::Table;
 use crate::change::Change;
 use crate::clock::Now;
-use crate::fit::fit;
 use crate::flow::Key;
+use flowbus_interfaces::fit;
 
 /// A dump that is being merged.
 #[derive(Debug)]

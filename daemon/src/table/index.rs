@@ -2,7 +2,7 @@
 
 use hashbrown::HashTable;
 
-use crate::fit::fit;
+use flowbus_interfaces::fit;
 
 /// Hashes and slots. The hash is kept beside the slot, so that no flow is read to refuse it, to move it when the index
 /// grows, or to take it out.

@@ -3,7 +3,7 @@
 //! Ids only grow, so a new flow goes to the end, and one that ends leaves a hole that the next compaction
 //! takes out. Each slot knows its position, so adding and removing cost amortised constant time and look at no flow.
 
-use crate::fit::fit;
+use flowbus_interfaces::fit;
 
 /// The slots of the flows by their ids, and where each slot stands there.
 #[derive(Debug, Default)]

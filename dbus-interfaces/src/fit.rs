@@ -1,15 +1,16 @@
-//! Numbers that fit into a smaller type, as their places say.
+//! Numbers that are known to fit into a smaller type.
 
 use std::fmt::Debug;
 
 /// A type with a largest value.
-pub(crate) trait Largest {
+pub trait Largest {
+    /// It.
     const LARGEST: Self;
 }
 
 /// The number as another type. The caller knows that it fits: where it does not we are wrong, which ends a debug build, and
 /// so a test; a daemon goes on with the largest value.
-pub(crate) fn fit<N: Copy + Debug, T: TryFrom<N> + Largest>(number: N) -> T {
+pub fn fit<N: Copy + Debug, T: TryFrom<N> + Largest>(number: N) -> T {
     T::try_from(number).unwrap_or_else(|_| {
         debug_assert!(false, "{number:?} does not fit into {}", std::any::type_name::<T>());
         T::LARGEST
@@ -23,7 +24,7 @@ macro_rules! largest {
         })*
     };
 }
-largest!(u8 u16 u32 u64 usize);
+largest!(u8 u16 u32 u64 usize isize);
 
 #[cfg(test)]
 mod tests {
