@@ -86,8 +86,9 @@ impl FlowControl {
     ///
     /// Keys: `count` u and `maximum` u (flows in the table), `accounting` b and `timestamping` b (new flows count
     /// packets, note their time), `events` y (nf_conntrack_events: 0 none, 1 all flows, 2 those made while somebody
-    /// listens), `early_drop` t and `insert_failed` t (flows evicted to make room, and not inserted, since boot),
-    /// `event_masks` s (where a rule masks events). What is not known is absent, as is `event_masks` where no rule does.
+    /// listens), `early_drop`, `drop`, `insert_failed`, `clash_resolve` and `chain_toolong` t (as GetCpuStatistics counts
+    /// them since boot, of all CPUs), `event_masks` s (where a rule masks events). What is not known is absent, as is
+    /// `event_masks` where no rule does.
     #[zbus(out_args("state"))]
     async fn get_kernel_state(
         &self,
