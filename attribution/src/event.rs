@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 /// One thing that the programs tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message<'ring> {
-    /// Of a socket.
+    /// What happened to a socket.
     Event(Event),
     /// A control group was made.
     Cgroup {
@@ -43,8 +43,8 @@ pub struct Event {
     pub process: Option<Process>,
     /// Whether this end opened the connection; `None` where that is not known, and for UDP.
     pub opened: Option<bool>,
-    /// Of a connection that this end opened, when it is established and when it ends: microseconds from the SYN to its
-    /// establishment, where known.
+    /// Microseconds from the SYN to the establishment of a connection that this end opened, when it is established and when it
+    /// ends, where known.
     pub connect_usec: Option<u32>,
 }
 

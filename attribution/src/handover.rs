@@ -30,7 +30,7 @@ pub const LISTENER: &str = "bpf-handover";
 
 const SNAPSHOT: &str = "bpf-snapshot";
 const CGROUPS: &str = "bpf-cgroups";
-/// Of all programs there are 2 descriptors, and 5 more.
+/// The most descriptors of a hand-over: each program has 2, and there are 5 more.
 const MAXIMUM_DESCRIPTORS: usize = 64;
 const MAXIMUM_NAMES_BYTES: usize = 2048;
 const ROOT: u32 = 0;

@@ -114,7 +114,7 @@ pub struct Ring {
     /// piece, but that counts twice in the process's memory.
     writers: Mapping,
     page: usize,
-    /// Of the data; a power of two.
+    /// Bytes of the data; a power of two.
     size: usize,
     bytes: Vec<u8>,
     text: String,

@@ -72,7 +72,7 @@ pub(crate) enum Error {
     Output(#[from] io::Error),
 }
 
-/// Of this program.
+/// This program's version.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// How `bus` would be given on the command line.

@@ -77,7 +77,7 @@ impl Layout {
     }
 }
 
-/// The same JSON, a member a line, its numbers and order untouched.
+/// Writes JSON anew with a line for each member, its numbers and order untouched.
 fn indented(text: &str) -> String {
     let mut lines = String::with_capacity(text.len() * 2);
     let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);

@@ -47,7 +47,7 @@ impl Query {
         &self.fields
     }
 
-    /// The same as words, `dport=80,443 source=CHROME`.
+    /// The conditions as words, `dport=80,443 source=CHROME`.
     #[cfg(feature = "top")]
     pub(crate) fn words(&self) -> String {
         let text = |argument: &Argument| match argument {

@@ -147,7 +147,7 @@ fn add(sums: &mut Counters, counters: Counters) {
     }
 }
 
-/// So much a second, rounded.
+/// A count as a rate a second, rounded.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

@@ -55,7 +55,7 @@ impl Permitted {
         Err(caller.refused(format!("only the user {} may call this", self.name)))
     }
 
-    /// Those who may read the table: root and the daemon's group.
+    /// Passes those who may read the table: root and the daemon's group.
     pub(crate) fn check_reader(&self, caller: &Caller) -> Result<(), Error> {
         if caller.uid == 0 || caller.groups.contains(&self.gid) {
             return Ok(());

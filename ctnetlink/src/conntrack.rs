@@ -40,11 +40,11 @@ pub enum RequestError {
 pub struct Deleted {
     /// Flows of the table that matched.
     pub matched: u32,
-    /// Those that this call ended.
+    /// Flows that this call ended.
     pub deleted: u32,
-    /// Those that had ended already, or whose tuple belonged to a flow with another id by then, which was left alone.
+    /// Flows that had ended already, or whose tuple belonged to a flow with another id by then, which was left alone.
     pub gone: u32,
-    /// Those that the kernel would not end.
+    /// Flows that the kernel would not end.
     pub failed: u32,
 }
 

@@ -47,7 +47,7 @@ pub(crate) struct EventOptions {
 pub(crate) struct ClosedOptions {
     /// At most so many are kept.
     pub(crate) capacity: u32,
-    /// And none that ended longer ago.
+    /// How long ago the kept ones ended at most, in seconds.
     pub(crate) maximum_age_sec: u64,
 }
 
@@ -55,13 +55,13 @@ pub(crate) struct ClosedOptions {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct SignalOptions {
-    /// A batch closes so long after its first event.
+    /// How long after its first event a batch closes.
     pub(crate) batch_msec: u64,
-    /// Or with so many events.
+    /// How many events close it earlier.
     pub(crate) batch_events: usize,
-    /// Or with so many bytes.
+    /// How many bytes close it earlier.
     pub(crate) batch_bytes: usize,
-    /// At most so many signals a second.
+    /// The most signals a second.
     pub(crate) per_second: u32,
 }
 

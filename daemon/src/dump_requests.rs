@@ -10,7 +10,7 @@ use zbus::Connection;
 
 use crate::handle::{Command, Handle};
 
-/// The helper has so long to start and to send.
+/// How long the helper has to start and to send.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One dump to ask for.

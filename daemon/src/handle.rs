@@ -22,7 +22,7 @@ use crate::published::{Properties, Published, Resync, Session, Summary};
 /// At most so many commands wait for the tracker; the calls in flight are fewer.
 pub(crate) const COMMANDS: usize = 256;
 
-/// So many expectation events wait for a follower that is late.
+/// The most expectation events that wait for a follower that is late.
 const EXPECTATIONS: usize = 1024;
 
 /// A question to the tracker or an order.
@@ -90,11 +90,11 @@ impl Look {
 pub(crate) enum Preselection {
     /// Every flow.
     All,
-    /// Those with these ids.
+    /// Flows with these ids.
     Ids(Arc<[u64]>),
-    /// Those of which an end has an owner.
+    /// Flows of which an end has an owner.
     Owned,
-    /// Those that have this port at one of their four ends.
+    /// Flows that have this port at one of their four ends.
     Port(u16),
 }
 
@@ -147,7 +147,7 @@ impl Handle {
         self.shared.session.first_sequence
     }
 
-    /// The same of connection events.
+    /// Number of the first connection event of this session.
     pub(crate) fn first_connection(&self) -> u64 {
         self.shared.session.first_connection
     }
@@ -317,7 +317,7 @@ impl Publisher {
 
     /// Publishes the end of a resync, which `summary` counts already.
     pub(crate) fn publish_resync(&self, resync: Resync, summary: Summary) {
-        /// So many are kept for followers that are late.
+        /// The most that are kept for followers that are late.
         const KEPT: usize = 16;
         let mut published = self.shared.published();
         published.summary = summary;

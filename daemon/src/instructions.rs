@@ -20,7 +20,7 @@ use crate::state::{BATCH, State};
 use crate::streams::Lines;
 use crate::table::Table;
 
-/// So many things each of these works on; tools/instructions divides by it.
+/// How many things each of these works on; tools/instructions divides by it.
 const COUNT: u16 = 1000;
 const NOW: Now = Now { realtime_usec: 1_795_319_478_832_236, boottime_usec: 5_000_000 };
 

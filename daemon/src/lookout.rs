@@ -13,7 +13,7 @@ use crate::kernel_state::Kernel;
 
 /// Looks are so far apart: two show a difference, so that its sweep begins within the pace of sweeps.
 const PACE: Duration = Duration::from_secs(5);
-/// The same while there is no flow and nobody gives notice.
+/// The pace while there is no flow and nobody gives notice.
 const IDLE_PACE: Duration = Duration::from_secs(15);
 /// After a notice or the first event. One change of rules sends many messages, and a table may be empty again and again.
 const SETTLING: Duration = Duration::from_secs(1);

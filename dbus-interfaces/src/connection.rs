@@ -89,7 +89,7 @@ impl<'a> Connection<'a> {
         self.visit_rest(sink);
     }
 
-    /// The same without `event`: a stream's line says it with its `type`.
+    /// Hands out all members but `event`, which a stream's line says with its `type`.
     fn visit_rest(&self, mut sink: impl FnMut(&'static str, Value<'_>)) {
         let Self { local, remote, .. } = self;
         sink("sequence", Value::U64(self.sequence));

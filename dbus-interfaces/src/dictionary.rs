@@ -46,7 +46,7 @@ impl<'a> Flow<'a> {
 pub(crate) struct Size(usize);
 
 impl Size {
-    /// Of a dictionary in an array: the length; the first entry begins at a multiple of 8.
+    /// The size of an empty dictionary in an array: its length; the first entry begins at a multiple of 8.
     pub(crate) const fn new() -> Self {
         Self(8)
     }

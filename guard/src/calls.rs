@@ -79,7 +79,7 @@ pub(crate) struct Calls {
     /// By sender and serial number.
     held: HashMap<(String, u32), Call>,
     senders: HashMap<String, Tally>,
-    /// Those of senders whose user is not known yet are of `None`.
+    /// Calls of each user; `None` has those of senders whose user is not known yet.
     users: HashMap<Option<u32>, Tally>,
 }
 

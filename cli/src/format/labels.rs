@@ -10,7 +10,7 @@ const FILE: &str = "/etc/xtables/connlabel.conf";
 pub(crate) struct LabelNames(Vec<(u32, String)>);
 
 impl LabelNames {
-    /// Those of this machine; none where there is no such file.
+    /// This machine's names; none where there is no such file.
     pub(super) fn load() -> Self {
         std::fs::read_to_string(Path::new(FILE)).map(|text| Self::parse(&text)).unwrap_or_default()
     }

@@ -104,7 +104,7 @@ struct PictureJson<'a> {
 /// A row as JSON.
 #[derive(Serialize)]
 struct RowJson<'a> {
-    /// Of a group; absent for what is in none.
+    /// Name of a group; absent for what is in none.
     #[serde(skip_serializing_if = "str::is_empty")]
     name: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -33,7 +33,7 @@ const UNKNOWN: &str = "UNKNOWN";
 
 struct ScreenColumn {
     title: &'static str,
-    /// Of what is aligned to the left, the least width: it takes its part of what the others leave.
+    /// The least width of a column that is aligned to the left: it takes its part of what the others leave.
     width: usize,
     takes_rest: bool,
     /// Which columns go first where the screen is too narrow: the highest. 0 stays.
@@ -90,7 +90,7 @@ const fn columns(grouping: Grouping) -> &'static [ScreenColumn] {
 /// The rows of a snapshot, and the columns that have a place.
 pub(super) struct ScreenRows {
     columns: Vec<&'static ScreenColumn>,
-    /// Of the shown columns, a list a row.
+    /// Cells of the shown columns, a list for each row.
     cells: Vec<Vec<String>>,
     order: Order,
     width: usize,

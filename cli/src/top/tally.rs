@@ -9,9 +9,9 @@ use super::group::group;
 use super::traffic::Traffic;
 use super::view::{Grouping, Order, View};
 
-/// So many rows are kept: the daemon takes as many ids in one question.
+/// The most rows that are kept: the daemon takes as many ids in one question.
 pub(super) const ROWS: usize = 256;
-/// So many groups are told apart; the flows of further ones are one group.
+/// The most groups that are told apart; the flows of further ones are one group.
 const GROUPS: usize = 65_536;
 /// The counters of so many flows are remembered, in 24 MiB; further ones have no rate.
 const REMEMBERED: usize = 524_288;
@@ -22,13 +22,13 @@ const SHORTEST: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Memory {
     epoch: String,
-    /// Of the last change that the snapshot includes.
+    /// Number of the last change that the snapshot includes.
     sequence: u64,
     /// The greatest id: greater ones are of flows that began later.
     highest: u64,
     /// When the counters were brought up to date.
     pub(super) at: Instant,
-    /// Of which flows; of others nothing is known.
+    /// Which flows it has; of others nothing is known.
     pub(super) view: View,
     /// By ascending id, as a stream has them.
     flows: Vec<Remembered>,
@@ -62,9 +62,9 @@ impl Memory {
 /// A row: a flow, or a group of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct TallyRow {
-    /// Of a flow; 0 of a group.
+    /// Id of a flow; 0 for a group.
     pub(super) id: u64,
-    /// Of a group; empty for the flows that are in none.
+    /// Name of a group; empty for the flows that are in none.
     pub(super) name: String,
     /// Bytes a second.
     pub(super) rate: Option<Traffic>,
@@ -101,7 +101,7 @@ pub(super) struct Counted {
     pub(super) sample: Option<Sample>,
     /// How many flows have no rate, because they are too many to remember.
     pub(super) unremembered: u64,
-    /// Those of the first rows of the snapshot before that have ended.
+    /// Ids of flows in the first rows of the snapshot before that have ended.
     pub(super) ended: Vec<u64>,
     /// For the next; absent if the one that there is stays.
     pub(super) memory: Option<Memory>,

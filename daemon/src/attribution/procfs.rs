@@ -23,11 +23,11 @@ use crate::handle::{Command, Handle};
 use crate::owners::{Found, Place, unspecified};
 use flowbus_interfaces::fit;
 
-/// So many directions of flows wait to be looked up; what comes faster is not.
+/// The most directions of flows that wait to be looked up; what comes faster is not looked up.
 const WAITING: usize = 256;
 /// The time between two looks: one takes some milliseconds.
 const PAUSE: Duration = Duration::from_millis(100);
-/// So many looks there are for one direction.
+/// How often one direction is looked up at most.
 const LOOKS: usize = 5;
 
 /// Looks for the owners of what the tracker asks for, until it ends.

@@ -12,7 +12,7 @@ use crate::config::SignalOptions;
 use crate::connection::ConnectionEvent;
 use crate::dictionary::{FlowNames, Item, Listing};
 
-/// So many changes are coalesced to one event at most.
+/// The most changes that are coalesced to one event.
 const REPLACED: usize = 16;
 
 /// A batch that is being filled.

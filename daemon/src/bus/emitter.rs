@@ -23,7 +23,7 @@ use crate::handle::Handle;
 use crate::log::{Log, Numbered};
 use crate::published::{Published, Resync};
 
-/// So many changes are copied out of the log at once.
+/// The most changes that are copied out of the log at once.
 const CHANGES_AT_ONCE: usize = 256;
 
 /// What is sent: the entries of a log, by a signal of their own.

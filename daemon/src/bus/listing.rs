@@ -7,9 +7,9 @@ use flowbus_interfaces::{Lookup, Query};
 use crate::dictionary::{FlowNames, Item, Listing};
 use crate::handle::{AskError, Handle, Page, Preselection};
 
-/// A page is at most so long, however few flows that are: the bus disconnects who sends more than it takes.
+/// The longest page in bytes, however few flows that are: the bus disconnects who sends more than it takes.
 const PAGE_BYTES: usize = 1024 * 1024 - 4096;
-/// So many flows are asked for at once where a filter may refuse most of them.
+/// How many flows are asked for at once where a filter may refuse most of them.
 const CHUNK: usize = 2048;
 
 /// A page for the bus.
@@ -64,7 +64,7 @@ struct Filling<'a> {
     items: Vec<Item>,
     bytes: usize,
     next: Option<u64>,
-    /// Of the first chunk: what came later may be included, or not.
+    /// What the first chunk was answered with: later changes may be included, or not.
     state: Option<(u64, bool)>,
 }
 

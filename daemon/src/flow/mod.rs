@@ -42,10 +42,10 @@ pub(crate) fn layouts() -> [String; 12] {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Snapshot {
     pub(crate) record: Record,
-    /// Of a flow that has one.
+    /// The extra part of a flow that has one.
     pub(crate) extra: Option<Extra>,
     pub(crate) owners: Owners,
-    /// Of a flow that ended.
+    /// The end of a flow that ended.
     pub(crate) end: Option<End>,
 }
 

@@ -61,7 +61,7 @@ impl ProcessNumber {
     const SLOT: u32 = 18;
     /// Bits of the slot and of the uses before.
     const BITS: u32 = 27;
-    /// So many slots can be numbered.
+    /// How many slots can be numbered.
     pub(crate) const SLOTS: usize = 1 << Self::SLOT;
 
     /// The number of the process that took this slot after so many others.
@@ -84,7 +84,7 @@ impl OwnerNumber {
         Self(process.0 | confidence_number(confidence) << Self::CONFIDENCE)
     }
 
-    /// The same owner, known otherwise.
+    /// This owner with another confidence.
     pub(crate) fn with(self, confidence: Confidence) -> Self {
         self.get().map_or(self, |(process, _)| Self::new(process, confidence).with_opened(self.opened()))
     }

@@ -19,7 +19,7 @@ pub(crate) struct Record {
     pub(crate) id: u64,
     /// CLOCK_REALTIME microseconds; `start_source` says what is known of it.
     pub(crate) start_usec: u64,
-    /// The same on CLOCK_BOOTTIME, which does not step.
+    /// The start in microseconds of CLOCK_BOOTTIME, which does not step.
     pub(crate) start_boottime_usec: u64,
     original_counters: RawCounters,
     reply_counters: RawCounters,

@@ -14,11 +14,11 @@ use zerocopy::IntoBytes;
 use crate::flow::{Identity, ProcessEntry, ProcessNumber, ProcessText, ProcessTexts};
 use crate::state::{MAXIMUM_PROCESSES, State};
 
-/// So many slots are taken before unused ones are looked for.
+/// How many slots are taken before unused ones are looked for.
 const ENOUGH: usize = 4096;
 /// Unused ones are looked for no sooner after the last time: every flow is looked at.
 const SPACING_USEC: u64 = 1_000_000;
-/// So many free slots wait before the first of them is used again.
+/// How many free slots wait before the first of them is used again.
 const RESTING: usize = 1024;
 
 /// The tracker's side: gives out numbers.
@@ -32,7 +32,7 @@ pub(crate) struct Processes {
     texts: ProcessTexts,
     /// Look for unused slots when so many are taken.
     enough: usize,
-    /// And not before this time, in CLOCK_BOOTTIME microseconds.
+    /// No look for unused slots before this time, in CLOCK_BOOTTIME microseconds.
     not_before: u64,
 }
 

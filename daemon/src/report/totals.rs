@@ -40,8 +40,8 @@ impl Totals {
         }
     }
 
-    /// Of all sources that fit into half of `max_bytes`, and of the others the kinds with most flows: the shortest report
-    /// has room for them.
+    /// Writes the totals of all sources that fit into half of `max_bytes`, and of the others the kinds with most flows: the
+    /// shortest report has room for them.
     pub(super) fn write(&self, out: &mut String, names: &SourceNames, max_bytes: usize) {
         const MOST: usize = 8;
         out.push_str("\nFlows by source, interface, container, protocol and state (active, closed):\n");

@@ -18,7 +18,7 @@ use super::mapping::Mapping;
 #[derive(Debug)]
 pub(crate) struct Inbox {
     map: Mapping,
-    /// Of the newest message.
+    /// Number of the newest message.
     number: u64,
     /// Where the messages of this batch are.
     messages: Vec<Range<usize>>,

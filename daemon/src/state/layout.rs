@@ -14,7 +14,7 @@ pub(super) const MAGIC: [u8; 8] = *b"flowbus\0";
 const PAGE: usize = 4096;
 const MIB: usize = 1024 * 1024;
 
-/// So many messages are applied as one change, at most.
+/// The most messages that are applied as one change.
 pub(crate) const BATCH: usize = 64;
 
 /// The header, then the undo log: 60 KiB, of which one message takes at most 416 bytes.

@@ -32,7 +32,7 @@ const USER_STREAMS: usize = 16;
 const STREAMS: usize = 64;
 /// A reader wakes less often with a larger pipe; what a user's pipes may take is bounded by the kernel.
 const PIPE_BYTES: usize = 256 * 1024;
-/// When the daemon stops, readers have so long to take the last line.
+/// How long readers have to take the last line when the daemon stops.
 const LAST_LINE: Duration = Duration::from_millis(500);
 
 /// Why a stream was not opened.
@@ -60,7 +60,8 @@ struct Common {
     stopping: watch::Sender<bool>,
 }
 
-/// Leave for one more stream, given back when this is dropped.
+/// Leave for one more stream, given back when this is dropped. A stream is no call: it goes on for hours after the call that
+/// opened it was answered, and has no bytes that wait for the bus.
 #[derive(Debug)]
 struct Permit {
     common: Arc<Common>,

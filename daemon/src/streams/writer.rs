@@ -20,11 +20,11 @@ use crate::expectation::ExpectationEvent;
 use crate::handle::{AskError, Handle, Preselection};
 use crate::published::Resync;
 
-/// So many flows are asked for at once.
+/// How many flows are asked for at once.
 const CHUNK: usize = 1024;
 /// Lines are gathered up to so many bytes.
 const WRITE_BYTES: usize = 128 * 1024;
-/// So many changes wait in the task while a snapshot is written, 4 MiB; the log keeps as many more.
+/// The most changes that wait in the task while a snapshot is written, 4 MiB; the log keeps as many more.
 const WAITING: usize = 16 * 1024;
 
 /// Writes one stream.

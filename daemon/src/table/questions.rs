@@ -10,7 +10,7 @@ impl Table {
         self.slots_after(after).map(|slot| self.snapshot(slot))
     }
 
-    /// Those of them that have this port at one of their ends. A look at every record takes a few nanoseconds, so an
+    /// The active flows that have this port at one of their ends. A look at every record takes a few nanoseconds, so an
     /// index would cost more memory than it saves time.
     pub(crate) fn active_with_port(&self, after: u64, port: u16) -> impl Iterator<Item = Snapshot> + '_ {
         let slots = self.slots_after(after).filter(move |slot| self.has_port_that(*slot, |has| has == port));
@@ -24,13 +24,13 @@ impl Table {
             || record.extra != NO_EXTRA && self.state.extra(record.extra).ports().iter().any(is_wanted)
     }
 
-    /// Those of them of which an end has an owner.
+    /// The active flows of which an end has an owner.
     pub(crate) fn active_with_owner(&self, after: u64) -> impl Iterator<Item = Snapshot> + '_ {
         let is_owned = |slot: &u32| self.state.record(*slot).is_owned();
         self.slots_after(after).filter(is_owned).map(|slot| self.snapshot(slot))
     }
 
-    /// Those of them that have one of these ids.
+    /// The active flows that have one of these ids.
     pub(crate) fn active_of(&self, after: u64, ids: &[u64]) -> impl Iterator<Item = Snapshot> + '_ {
         let mut ids: Vec<u64> = ids.iter().copied().filter(|id| *id > after).collect();
         ids.sort_unstable();

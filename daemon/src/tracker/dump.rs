@@ -19,9 +19,9 @@ use crate::table::{Merged, Table, Transaction};
 const SPACING: Duration = Duration::from_secs(1);
 /// A dump that failed is tried again after [`SPACING`], then after twice as long, up to this.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
-/// Replies to a dump come one after the other: after so long without one there are none.
+/// Replies to a dump come one after the other: when this passes without one, none comes any more.
 const SILENCE: Duration = Duration::from_secs(30);
-/// So many datagrams are merged before events have their turn.
+/// The most datagrams that are merged before events have their turn.
 const DATAGRAMS_AT_ONCE: usize = 16;
 
 /// Who sends the requests, which takes CAP_NET_ADMIN.

@@ -13,7 +13,7 @@ use crate::handle::Publisher;
 use crate::state::BATCH;
 use crate::table::{Outcome, Transaction};
 
-/// So many events are read before dumps and questions have their turn.
+/// The most events that are read before dumps and questions have their turn.
 const EVENTS_AT_ONCE: usize = 1024;
 
 /// How reading events ended.

@@ -101,7 +101,7 @@ pub(crate) struct Tracker {
     look: Option<Look>,
     /// A sweep that was needed has failed, and none was merged since: the table may differ from the kernel's.
     behind: bool,
-    /// Those of the network namespace, once they are known.
+    /// Addresses of the network namespace, once they are known.
     addresses: Option<HashSet<IpAddr>>,
     stop: bool,
 }

@@ -10,7 +10,7 @@ use crate::flow::TCP;
 use crate::owners::{Attribution, Probe, direction};
 use crate::table::Table;
 
-/// So many connection events wait for their flow; then they are told without it.
+/// The most connection events that wait for their flow; further ones are sent without it.
 const WAITING: usize = 4096;
 
 /// The ring's reader.

@@ -84,7 +84,7 @@ impl Sweeps {
         }
     }
 
-    /// Notes a dump that was merged and took so long.
+    /// Notes a dump that was merged, and how long it took.
     pub(super) fn dump_ended(&mut self, merged: Merged, took: Duration, now: Instant) {
         (self.last_dump, self.took) = (now, took);
         let next = if merged.is_empty() { (self.silent_interval * 2).min(LONGEST) } else { SHORTEST };
@@ -141,7 +141,7 @@ impl Sweeps {
         }
     }
 
-    /// A check so long after the last dump, or later where dumps take long.
+    /// A check that comes `wait` after the last dump, or later where dumps take long.
     fn check_after(&self, wait: Duration) -> Check {
         Check { due: self.last_dump + wait.max(self.took * SHARE_OF_CHECKS), wait }
     }

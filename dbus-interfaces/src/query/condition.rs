@@ -18,7 +18,7 @@ pub(super) enum Condition {
     ConntrackIds(Box<[u32]>),
     Families(Box<[Family]>),
     Protocols(Box<[u8]>),
-    /// Of the mark, or of the parts that it is made of.
+    /// Values of the mark, or of the parts that it is made of.
     Marks(Box<[Masked]>),
     Ports(End, Box<[RangeInclusive<u16>]>),
     Addresses(End, Box<[IpNet]>),

@@ -33,7 +33,7 @@ impl QueryKey {
     }
 }
 
-/// Those that are no numbers.
+/// The names that are no numbers.
 fn words(names: impl Iterator<Item = &'static str>) -> Vec<&'static str> {
     names.filter(|name| !name.starts_with("0x")).collect()
 }

@@ -83,7 +83,7 @@ impl Sockets {
         Some(self.answer(&candidates, true))
     }
 
-    /// Those whose TCP socket may be that of a flow that began or was established within the window.
+    /// Processes whose TCP socket may be that of a flow that began or was established within the window.
     fn established(&mut self, place: &Place, window: Window) -> Candidates {
         let mut candidates = Candidates::default();
         // What was established before the window has sent its SYN then.
@@ -91,7 +91,7 @@ impl Sockets {
         candidates
     }
 
-    /// Those that sent UDP in a direction within the window.
+    /// Processes that sent UDP in a direction within the window.
     fn senders(&mut self, place: &Place, window: Window) -> Candidates {
         let mut sent = Candidates::default();
         for key in self.sending_places(place).into_iter().flatten() {
@@ -100,7 +100,7 @@ impl Sockets {
         sent
     }
 
-    /// Those that wait for UDP at the nearest place where there are any within the window.
+    /// Processes that wait for UDP at the nearest place where there are any within the window.
     fn waiting(&mut self, place: &Place, window: Window) -> Option<Candidates> {
         self.waiting_places(place).into_iter().flatten().find_map(|key| {
             let mut waits = Candidates::default();
