@@ -264,6 +264,9 @@ fn a_terminal_has_a_pager_and_a_reader_may_leave() {
         assert!(script(arguments, pager).contains("CHROME"), "{arguments} with {pager:?}");
     }
     assert!(script("list", "true").is_empty(), "a pager that reads nothing is no failure");
+    let id = &json_lines(&good(&bus, &["list", "--json"]))[0]["id"];
+    assert!(script(&format!("show {id}"), "sed s/^/paged:/").starts_with("paged:"));
+    assert!(script(&format!("show {id} --json"), "sed s/^/paged:/").starts_with('{'), "JSON is for programs");
     let line = format!("{} --bus {} list | head -n 1", binary("flowctl").display(), bus.address());
     let output = Command::new("bash").args(["-o", "pipefail", "-c", &line]).output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");

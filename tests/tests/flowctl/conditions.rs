@@ -134,6 +134,10 @@ fn a_list_is_sorted_and_cut_and_printed_without_titles_or_indented() {
     assert_eq!(ids("list --json --sort rate --lines 3").len(), 3);
     assert_eq!(good(&bus, "list --json --sort age --fields id -n 1"), format!("{{\"id\":{}}}\n", all[0]));
     assert_eq!(good(&bus, "list -n 2 --no-legend").lines().count(), 2);
+    let sources = good(&bus, "sources --json=pretty --interval 0.5");
+    assert!(sources.starts_with("{\n  \"") && sources.contains("_per_second"), "{sources}");
+    let report = good(&bus, "report --max-bytes 64K --since 10m");
+    assert!(report.contains("flowbus") && report.len() <= 64 << 10, "{report}");
     conntrack::delete(&namespace, "-p udp");
     wait_for("the ends", || (bus.property("ClosedCount").unwrap() == 5).then_some(()));
     assert_eq!(ids("closed --json -n 3").len(), 3);
