@@ -320,6 +320,26 @@ fn it_waits_for_a_flowbusd_that_is_just_being_started() {
 }
 
 #[test]
+fn the_readmes_recipe_for_a_bus_of_ones_own_works_as_it_stands() {
+    let readme = include_str!("../../../README.md");
+    let recipe = readme.split("```").find(|block| block.contains("dbus-daemon --session")).unwrap();
+    let (namespace, directory) = (Namespace::tracked("host"), Directory::new("recipe"));
+    let recipe = recipe.replace("/tmp/flowbus-bus", &directory.path().join("bus").display().to_string());
+    let path =
+        format!("{}:{}", binary("flowctl").parent().unwrap().display(), std::env::var("PATH").unwrap());
+    wait_for("the recipe to work", || {
+        // What it leaves behind ends with its process namespace.
+        let mut pasted = namespace.command("unshare");
+        pasted.args(["--pid", "--fork", "--kill-child", "bash", "-c", &recipe]).env("PATH", &path);
+        let output = pasted.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        // On a busy machine flowbusd may take longer than flowctl waits.
+        assert!(output.status.success() || said.contains("nobody owns"), "{said}");
+        String::from_utf8_lossy(&output.stdout).contains("synchronized  yes").then_some(())
+    });
+}
+
+#[test]
 fn mistakes_and_failures_have_their_own_exit_statuses() {
     let namespace = Namespace::tracked("host");
     let mut bus = Bus::start();

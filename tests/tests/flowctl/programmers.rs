@@ -88,12 +88,12 @@ fn table(bus: &Bus) -> BTreeSet<String> {
 const POLL: Duration = Duration::from_millis(200);
 
 /// A running example and its lines.
-struct Client {
+struct Example {
     process: Child,
     lines: Receiver<String>,
 }
 
-impl Client {
+impl Example {
     fn start(command: &mut Command) -> Self {
         let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let stdout = BufReader::new(process.stdout.take().unwrap());
@@ -132,7 +132,7 @@ impl Client {
     }
 }
 
-impl Drop for Client {
+impl Drop for Example {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
@@ -143,7 +143,7 @@ impl Drop for Client {
 fn the_example_in_rust_prints_what_is_alive_then_each_event() {
     let (namespace, bus, daemon) = started();
     let flows = bus.list("ListActive", &[]).unwrap();
-    let example = Client::start(Command::new(rust_example()).arg(bus.address()));
+    let example = Example::start(Command::new(rust_example()).arg(bus.address()));
     assert_eq!(example.take(flows.len()), lines("alive", &flows));
     inject::udp(&namespace, 54, 2);
     let born = example.take(2);
@@ -175,10 +175,10 @@ fn the_examples_keep_copies_of_a_crowded_table_over_a_kill_of_flowbusd_and_end_w
     let (namespace, mut bus, mut daemon) = started_with(MANY);
     let mut copies: Vec<_> = programs
         .iter_mut()
-        .map(|program| (Client::start(program.arg(bus.address())), BTreeSet::new()))
+        .map(|program| (Example::start(program.arg(bus.address())), BTreeSet::new()))
         .collect();
     let there = table(&bus);
-    let stream = Client::start(Command::new(rust_example()).arg(bus.address()));
+    let stream = Example::start(Command::new(rust_example()).arg(bus.address()));
     let mut list = Command::new(example("list.sh"));
     list.arg(format!("--address={}", bus.address()));
     let listed = thread::scope(|scope| {
@@ -220,7 +220,7 @@ fn the_examples_keep_copies_of_a_crowded_table_over_a_kill_of_flowbusd_and_end_w
 #[test]
 fn the_example_in_rust_has_each_change_over_a_restart_of_the_bus_and_ends_with_flowbusd() {
     let (namespace, mut bus, mut daemon) = started();
-    let mut example = Client::start(Command::new(rust_example()).arg(bus.address()));
+    let mut example = Example::start(Command::new(rust_example()).arg(bus.address()));
     let mut copy = BTreeSet::new();
     example.becomes(&mut copy, &table(&bus));
     // Its stream is a pipe, which the bus is no part of.
@@ -236,7 +236,7 @@ fn the_example_in_rust_has_each_change_over_a_restart_of_the_bus_and_ends_with_f
 fn what_busctl_monitor_shows_is_a_line_for_each_event_and_an_error_when_the_bus_ends() {
     let (namespace, mut bus, daemon) = started();
     let mut example =
-        Client::start(Command::new(example("monitor.sh")).arg(format!("--address={}", bus.address())));
+        Example::start(Command::new(example("monitor.sh")).arg(format!("--address={}", bus.address())));
     // busctl does not say when it listens: flows come until one is shown.
     let first = wait_for("a line", || {
         inject::udp(&namespace, 55, 1);

@@ -341,6 +341,11 @@ fn the_journal_has_fields_and_no_address() {
     let [lost, added] = ["LOST", "ADDED"].map(|name| synchronized[name].as_str().unwrap());
     assert!(message.starts_with("table synchronized reason="), "{message}");
     assert!(message.contains(&format!(" lost={lost} added={added} closed=")), "{message}");
+    let of_programs = entries.iter().filter(|entry| {
+        entry["_PID"] == synchronized["_PID"]
+            && entry["MESSAGE"].as_str().unwrap().starts_with("BPF programs do not run")
+    });
+    assert!(of_programs.count() <= 1, "one line, however many do not run");
     // Each MESSAGE_ID is explained.
     let explained = machine.run(&format!(
         "journalctl --catalog --no-pager --identifier=flowbusd MESSAGE_ID={}",
