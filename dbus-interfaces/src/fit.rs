@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 /// A type with a largest value.
 pub trait Largest {
-    /// It.
+    /// The largest value.
     const LARGEST: Self;
 }
 

@@ -11,9 +11,9 @@ use super::view::{Grouping, Order, View};
 
 /// The most rows that are kept: the daemon takes as many ids in one question.
 pub(super) const ROWS: usize = 256;
-/// The most groups that are told apart; the flows of further ones are one group.
+/// The most groups that are counted separately; the flows of all others form one group.
 const GROUPS: usize = 65_536;
-/// The counters of so many flows are remembered, in 24 MiB; further ones have no rate.
+/// The most flows whose counters are remembered, in 24 MiB; the others have no rate.
 const REMEMBERED: usize = 524_288;
 /// Counters move by dumps, of which there is one a second: between two, the rates of the last one are as good as any.
 const SHORTEST: Duration = Duration::from_secs(1);

@@ -64,7 +64,7 @@ impl ProcessNumber {
     /// How many slots can be numbered.
     pub(crate) const SLOTS: usize = 1 << Self::SLOT;
 
-    /// The number of the process that took this slot after so many others.
+    /// The number of a process in this slot. `uses`: how many processes had the slot before.
     pub(crate) fn new(slot: u32, uses: u16) -> Self {
         Self((u32::from(uses) << Self::SLOT | slot) & ((1 << Self::BITS) - 1))
     }

@@ -315,7 +315,7 @@ impl Record {
         self.status().contains(sign)
     }
 
-    /// Whether the flow seems to wait for the end that it was opened to, which has not refused it.
+    /// Whether the flow is unanswered and has not been refused.
     pub(crate) fn is_waiting(&self) -> bool {
         !self.is_answered() && self.state() != Some("CLOSE")
     }

@@ -27,10 +27,10 @@ pub(crate) struct Processes {
     /// Identity to slot.
     index: HashTable<u32>,
     hasher: RandomState,
-    /// Places that nobody refers to, those that rest longest first.
+    /// Slots that nobody refers to, those that rest longest first.
     free: VecDeque<u32>,
     texts: ProcessTexts,
-    /// Look for unused slots when so many are taken.
+    /// How many slots are taken before unused ones are looked for; at least [`ENOUGH`].
     enough: usize,
     /// No look for unused slots before this time, in CLOCK_BOOTTIME microseconds.
     not_before: u64,

@@ -310,7 +310,7 @@ fn random_sequence() -> u32 {
     u32::from_ne_bytes(bytes)
 }
 
-/// What a message tells of a flow.
+/// The event and the flow of a message about a flow.
 pub(super) fn flow_of<'a>(
     message: &'a Result<Message<'a>, DecodeError>,
 ) -> Option<(EventKind, &'a Flow<'a>)> {

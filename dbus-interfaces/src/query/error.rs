@@ -49,7 +49,7 @@ pub enum QueryError {
         /// What it was given, quoted.
         value: String,
     },
-    /// A word of a command line is not of the form `key=value`.
+    /// A command-line argument is not of the form `key=value`.
     #[error("{0} is no condition; write KEY=VALUE, such as dport=443")]
     Word(String),
 }
