@@ -21,7 +21,7 @@ const LONGEST: Duration = Duration::from_secs(16);
 const SHARE: u32 = 20;
 const SHARE_OF_CHECKS: u32 = 100;
 /// How long after the last dump the first check comes, the next after twice as long.
-const CHECK: Duration = Duration::from_secs(8);
+const CHECK: Duration = LONGEST;
 /// How long an event of a flow whose birth was not told is a sign that more such flows follow.
 const MEMORY: Duration = Duration::from_secs(300);
 
@@ -285,14 +285,14 @@ mod tests {
         sweeps.looked(look(1), &table, now);
         assert_eq!(sweeps.until_due(&table, now), Some(INTERVAL), "it may be answered at any moment");
         let mut waits = Vec::new();
-        for _ in 0..7 {
+        for _ in 0..6 {
             sweeps.looked(look(1), &table, now);
             let wait = sweeps.until_due(&table, now).unwrap();
             waits.push(wait.as_secs());
             now += wait;
             sweeps.dump_ended(Merged::default(), Duration::ZERO, now);
         }
-        assert_eq!(waits, [8, 16, 32, 64, 128, 256, 300]);
+        assert_eq!(waits, [16, 32, 64, 128, 256, 300]);
         tell(&mut table, EventKind::Destroy, Status::CONFIRMED);
         assert_eq!(sweeps.until_due(&table, now), None, "no flow, no sweep");
     }
