@@ -7,7 +7,7 @@
 struct owner {
 	struct process process;
 	__u32 closed;	    /* its close has been told */
-	__u32 sent_to;	    /* UDP: a digest of the ends of the last datagram that was told */
+	__u32 sent_to;	    /* UDP: a digest of the ends of the last datagram that was reported */
 	__u64 sent_at;	    /* UDP: and when */
 	__u64 syn_at;	    /* TCP: when the SYN was sent */
 	__u32 connect_usec; /* TCP: how long it took to be established */

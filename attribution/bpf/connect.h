@@ -68,7 +68,7 @@ int BPF_PROG(connect_datagram, struct socket *socket, struct sockaddr *address, 
 	return connect_ended(socket->sk, result);
 }
 
-/* Where no tracepoint tells of it (udp.h). */
+/* Where no tracepoint reports it (udp.h). */
 SEC("fexit/tcp_sendmsg_fastopen")
 int BPF_PROG(connect_fastopen, struct sock *sk, struct msghdr *message, int *copied, unsigned long size, void *buffer, int result)
 {

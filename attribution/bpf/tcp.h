@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0 */
 /* TCP: every change of state of a socket. The owner is noted while the process that asks is the one that runs; what happens to
- * the socket later, mostly in whatever process an interrupt meets, is told of that owner. */
+ * the socket later, mostly in whatever process an interrupt meets, is reported for that owner. */
 
 /* Processes that accepted, by the socket's cookie, where the program that saw it cannot reach the socket's own storage. */
 struct {
@@ -165,7 +165,7 @@ static __always_inline void tell_close(struct sock *sk, const struct owner *owne
 	finish(record);
 }
 
-/* A connection ends, which is told once: by the first change of state that shows it. */
+/* A connection ends, which is reported once: by the first change of state that shows it. */
 static __always_inline int closed(struct sock *sk, int old, int state)
 {
 	struct owner *owner = make_owner(sk);
@@ -221,7 +221,7 @@ int BPF_PROG(tcp_state, struct sock *sk, int old, int state)
 		if (owner && owner->opened == OPENED)
 			return connect_failed(sk, owner);
 	}
-	/* Never established, as far as anybody was told. */
+	/* Never established, as far as anything was reported. */
 	if (old == TCP_CLOSE || (old == TCP_SYN_RECV && state == TCP_CLOSE))
 		return 0;
 	return closed(sk, old, state);

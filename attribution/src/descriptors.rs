@@ -24,7 +24,7 @@ pub struct Programs {
     pub(crate) report: OwnedFd,
     /// What keeps each program attached, and so loaded.
     pub(crate) links: Vec<OwnedFd>,
-    /// The programs themselves: the kernel tells of them what they missed.
+    /// The programs themselves: the kernel counts for each what it missed.
     pub(crate) programs: Vec<OwnedFd>,
 }
 

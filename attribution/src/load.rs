@@ -106,8 +106,8 @@ const CONNECT_ENDS: [&str; 2] = ["connect_stream", "connect_syscall"];
 /// Loads and attaches the programs, then takes the snapshot of what was open before. Needs CAP_BPF, CAP_PERFMON and
 /// CAP_NET_ADMIN; what it returns needs nothing. A ring of `ring_bytes`, a power of two and a multiple of the page.
 ///
-/// A program that the kernel does not take costs only what it tells, and is in the [`Report`]; without `tcp_state`
-/// nothing is told.
+/// A program that the kernel refuses costs only what it reports, and is in the [`Report`]; without `tcp_state`
+/// nothing is reported.
 ///
 /// # Errors
 ///

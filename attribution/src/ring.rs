@@ -272,13 +272,13 @@ impl AsFd for Ring {
 pub(crate) struct SharedNumbers(Mapping);
 
 impl SharedNumbers {
-    /// Maps the first so many bytes of an array.
+    /// Maps the first `length` bytes of an array.
     pub(crate) fn map(descriptor: BorrowedFd<'_>, length: usize) -> Result<Self, RingError> {
         let length = length.next_multiple_of(rustix::param::page_size());
         Mapping::new(descriptor, "array of counters", length, ProtFlags::READ, 0).map(Self)
     }
 
-    /// The number so many bytes behind the start.
+    /// The number at `offset` bytes from the start.
     pub(crate) fn at(&self, offset: usize) -> u64 {
         self.0.position(offset).load(Ordering::Relaxed)
     }

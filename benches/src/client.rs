@@ -65,7 +65,7 @@ impl Client {
         self.runtime.block_on(self.monitor.epoch()).expect("the daemon answers")
     }
 
-    /// Waits until so many flows are active.
+    /// Waits until `count` flows are active.
     pub(crate) fn wait_for_active(&self, count: u32) {
         let started = Instant::now();
         while self.active() != count {

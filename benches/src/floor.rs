@@ -64,7 +64,7 @@ impl Reader {
         Self { wanted, done }
     }
 
-    /// Reads until so many events were sent, while `send` sends them.
+    /// Reads until `count` events were sent, while `send` sends them.
     pub(crate) fn during(&self, count: u32, send: impl FnOnce()) -> Done {
         self.wanted.send(count).expect("the reader lives");
         send();

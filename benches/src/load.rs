@@ -1,4 +1,4 @@
-//! A steady load: flows are made by packets and deleted again, so many events a second.
+//! A steady load: flows are made by packets and deleted again, at a rate of events a second.
 
 use std::net::SocketAddrV4;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use flowbus_tests::{Namespace, burst, companion};
 
 /// The load comes in pieces this far apart.
 const TICK: Duration = Duration::from_millis(10);
-/// So many flows of the load are alive at a time.
+/// Flows of the load that are alive at a time.
 const ALIVE: u32 = 5_000;
 
 /// Does `work` while flows come and go, `rate` events a second: half of them NEW, half DESTROY. The flows have numbers from

@@ -55,10 +55,10 @@ struct Arguments {
 enum Task {
     /// Churn for a while: memory stays as it is, and the table ends as the kernel's
     Soak {
-        /// So many minutes
+        /// How many minutes
         #[arg(long, default_value_t = 20)]
         minutes: u64,
-        /// So many events a second
+        /// Events a second
         #[arg(long, default_value_t = 9_000)]
         rate: u32,
     },

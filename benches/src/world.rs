@@ -32,7 +32,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// With so many flows, which the daemon has seen begin.
+    /// With `flows` flows, which the daemon has seen begin.
     pub(crate) fn with_flows(count: u32) -> Self {
         let (namespace, bus) = (namespace(), Bus::start());
         let daemon = Daemon::start(&namespace, &bus);

@@ -47,7 +47,7 @@ pub(crate) async fn connections(daemon: &Daemon, asked: &Connections) -> Result<
     let attribution = daemon.monitor.attribution().await.map_err(|error| daemon.failed(error))?;
     if attribution != "bpf" {
         anstream::eprintln!(
-            "flowctl: flowbusd is told of no connections (Attribution is {attribution}): its BPF programs do not run, \
+            "flowctl: flowbusd receives no connections (Attribution is {attribution}): its BPF programs do not run, \
              which its log tells why; waiting for them"
         );
     }

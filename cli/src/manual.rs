@@ -7,7 +7,7 @@ use flowbus_interfaces::QueryKey;
 
 use crate::arguments::Arguments;
 
-/// Whether an option is a key of a query: those are told once for all commands.
+/// Whether an option is a key of a query: these are described once for all commands.
 fn is_condition(arg: &Arg) -> bool {
     arg.get_help_heading().is_some() && QueryKey::parse(arg.get_id().as_str()).is_some()
 }

@@ -86,7 +86,7 @@ impl Query {
         match ParsedQuery::parse(&query.raw, &SourceNames::default()) {
             // The daemon's configuration may name more sources: it has the last word.
             Err(QueryError::Value { key, .. }) if key == QueryKey::Source.name() => Ok(query),
-            // Both are times: they are told as such, and not as the microseconds that they became.
+            // Both are times: the error shows them as such, and not as the microseconds that they became.
             Err(QueryError::Value { key, .. }) if key == QueryKey::Until.name() => {
                 Err("until is a time before since".to_owned())
             }

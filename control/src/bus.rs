@@ -34,7 +34,7 @@ pub(crate) enum ServeError {
     Signals(std::io::Error),
 }
 
-/// Serves until nobody has called for `idle`, or until it is told to stop.
+/// Serves until nobody has called for `idle`, or until a signal ends it.
 pub(crate) async fn run(
     address: &BusAddress,
     permitted: Permitted,

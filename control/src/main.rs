@@ -34,7 +34,7 @@ struct Arguments {
     /// The user that flowbusd runs as, who alone may ask for dumps; its group may read statistics
     #[arg(long, value_name = "NAME", default_value = "flowbus")]
     user: String,
-    /// Exit after so many seconds without a call
+    /// Seconds without a call after which it exits
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     idle: u64,
 }

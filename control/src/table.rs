@@ -24,7 +24,7 @@ pub(crate) enum Change {
     Delete,
     /// The mask's bits of their mark become those of the value.
     Mark { value: u32, mask: u32 },
-    /// They end after so many seconds without traffic.
+    /// Seconds without traffic after which they end.
     Timeout { seconds: u32 },
 }
 

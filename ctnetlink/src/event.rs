@@ -30,7 +30,7 @@ pub struct Header {
 pub enum Message<'a> {
     /// A flow: an event, or one entry of a dump.
     Flow(Header, EventKind, Flow<'a>),
-    /// An expectation: an event (subsystem 2 tells of new ones and of those that went), or one entry of a dump.
+    /// An expectation: an event (subsystem 2 reports new and removed ones), or one entry of a dump.
     Expectation(Header, EventKind, Expectation<'a>),
     /// `NLMSG_DONE`: the end of a dump; the number is 0 or a negative errno.
     Done(Header, i32),

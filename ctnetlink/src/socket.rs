@@ -30,11 +30,11 @@ bitflags::bitflags! {
 /// What [`Socket::receive`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Received {
-    /// A datagram of so many bytes from the kernel.
+    /// A datagram from the kernel; its length in bytes.
     Datagram(usize),
-    /// A datagram of so many bytes from another process: not to be believed.
+    /// A datagram from another process, not to be believed; its length in bytes.
     Foreign(usize),
-    /// A datagram of so many bytes from the kernel, of which the buffer took the beginning; the rest is gone.
+    /// A datagram from the kernel that was longer than the buffer, whose rest is gone; its whole length in bytes.
     /// The kernel makes none longer than 32 KiB.
     Truncated(usize),
     /// Nothing is waiting.

@@ -45,7 +45,7 @@ pub(crate) struct EventOptions {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ClosedOptions {
-    /// At most so many are kept.
+    /// How many are kept at most.
     pub(crate) capacity: u32,
     /// How long ago the kept ones ended at most, in seconds.
     pub(crate) maximum_age_sec: u64,

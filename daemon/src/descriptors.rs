@@ -117,7 +117,7 @@ const EVENTS: &str = "events";
 const DUMP: &str = "dump";
 const LINKS: &str = "links";
 
-/// The event socket: the one handed over, or one opened in this network namespace with a buffer of so many bytes,
+/// The event socket: the one handed over, or one opened in this network namespace with a buffer of `receive_buffer` bytes,
 /// which needs CAP_NET_ADMIN.
 pub(crate) fn event_socket(handed: Option<OwnedFd>, receive_buffer: u32) -> Result<Socket, DescriptorError> {
     if let Some(descriptor) = handed {
@@ -146,12 +146,12 @@ fn adopt_events(descriptor: OwnedFd) -> Result<Socket, Fault> {
         same_namespace(&Socket::open()?, &socket, "this process")?;
     }
     // An overrun shall not fail the socket unit that watches the descriptor while we are down. The drop counter
-    // tells of it all the same.
+    // reports it all the same.
     socket.set_no_enobufs(true)?;
     Ok(socket)
 }
 
-/// The socket for dumps of what `events` tells of: the one handed over, or one of our own.
+/// The socket for dumps of the table that `events` follows: the one handed over, or one of our own.
 pub(crate) fn dump_socket(handed: Option<OwnedFd>, events: &Socket) -> Result<Socket, DescriptorError> {
     let Some(descriptor) = handed else {
         return Socket::open().map_err(|source| DescriptorError::Missing { name: DUMP, source });
@@ -180,7 +180,7 @@ fn is_isolated() -> bool {
 /// `RTMGRP_LINK`, `RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR`.
 const LINK_GROUPS: u32 = 1 | 0x10 | 0x100;
 
-/// The route socket that was handed over, if it is one and tells of the same network as `events`. Without it interfaces
+/// The route socket that was handed over, if it is one, of the network namespace of `events`. Without it interfaces
 /// have no names, and all else goes on.
 pub(crate) fn handed_links(handed: Option<OwnedFd>, events: &Socket) -> Option<OwnedFd> {
     let descriptor = handed?;

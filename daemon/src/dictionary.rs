@@ -39,7 +39,7 @@ impl FlowNames {
         self.links.name(Mark(mark).interface_index()?)
     }
 
-    /// At most so many bytes the flow takes in a message.
+    /// Upper bound of the bytes that the flow takes in a message.
     pub(crate) fn size_of(&self, flow: &Flow<'_>, fields: FieldSet) -> usize {
         flow.dictionary_size(&self.config().source_names, fields)
     }

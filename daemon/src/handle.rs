@@ -19,7 +19,7 @@ use crate::names::NameStrings;
 use crate::owners::{Found, Probe};
 use crate::published::{Properties, Published, Resync, Session, Summary};
 
-/// At most so many commands wait for the tracker; the calls in flight are fewer.
+/// Commands that wait for the tracker at most; the calls in flight are fewer.
 pub(crate) const COMMANDS: usize = 256;
 
 /// The most expectation events that wait for a follower that is late.
@@ -305,7 +305,7 @@ impl Publisher {
         self.news.send_replace(());
     }
 
-    /// Tells of an expectation, if anybody follows them.
+    /// Publishes a change of an expectation, if anybody follows expectations.
     pub(crate) fn tell_expectation(&self, event: impl FnOnce() -> ExpectationEvent) {
         let expectations = &self.shared.expectations;
         if expectations.receiver_count() > 0 {

@@ -1,4 +1,4 @@
-//! What the service manager is told, and what it keeps for us.
+//! What flowbusd reports to the service manager, and what the manager keeps for it.
 
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -41,7 +41,7 @@ pub(crate) fn forget<'a>(names: impl Iterator<Item = &'a str>) {
     }
 }
 
-/// The names on the bus are ours, and the process is confined: the manager is told.
+/// The names on the bus are ours, and the process is confined: the manager is notified.
 pub(crate) fn ready(handle: &Handle) {
     notify(&[NotifyState::Ready, NotifyState::Status(&status(&handle.published()))]);
 }

@@ -100,7 +100,7 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// A flow as the kernel tells of it, with 0 for our number, which it has not, and without an interface's name.
+    /// A flow as the kernel reports it, with 0 for the id, which is flowbus's own, and without an interface's name.
     pub fn of_kernel(flow: &'a ctnetlink::Flow<'_>) -> Self {
         let text = |bytes: Option<&'a [u8]>| bytes.and_then(|bytes| std::str::from_utf8(bytes).ok());
         let state = flow.protocol_info.as_ref();

@@ -135,7 +135,7 @@ pub(crate) fn measure(size: Size) -> Section {
     section
 }
 
-/// Has this reader read the events of so many flows, all of which `create` makes and `flush` ends.
+/// Has this reader read the events of `flows` flows, all of which `create` makes and `flush` ends.
 pub(super) fn run(
     peer: Peer,
     namespace: &Namespace,
@@ -192,7 +192,8 @@ fn run_flowbusd(namespace: &Namespace, create: &dyn Fn(), flush: &dyn Fn()) -> O
         send();
         let used = cpu::settled(tracker) - before;
         let process = cpu::settled(process) - process_before;
-        let received = u32::try_from(client.events().0 - events_before).expect("there are not so many");
+        let received =
+            u32::try_from(client.events().0 - events_before).expect("a burst has fewer than 2^32 events");
         (Part { received, used }, process)
     };
     let (new, process_new) = all(create);

@@ -66,7 +66,7 @@ pub(crate) fn measure(size: Size) -> Section {
 /// From one event to the next.
 const SPACE: Duration = Duration::from_micros(1_000_000 / RATE as u64);
 
-/// Sends so many, spaced evenly: the sender has a processor of its own, and sleeping is too coarse.
+/// Sends `count`, spaced evenly: the sender has a processor of its own, and sleeping is too coarse.
 fn paced(count: u32, send: impl Fn(u32)) {
     let begin = Instant::now();
     for number in 0..count {

@@ -20,7 +20,7 @@ pub(crate) enum Kind {
     Events,
 }
 
-/// Rows are written so many at once: the columns get wide enough for the first of them.
+/// Rows that are written at once: columns get wide enough for the first of these pieces.
 const ROWS: usize = 500;
 
 /// A column with its least width and which ones go first where the terminal is too narrow: the highest. 0 stays.

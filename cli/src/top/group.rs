@@ -48,7 +48,7 @@ pub(super) fn condition(grouping: Grouping, name: &str) -> Option<String> {
             let (comm, pid) = name.rsplit_once('[').unwrap_or((name, ""));
             match pid.strip_suffix(']') {
                 Some(pid) => Some(format!("pid={pid}")),
-                // A word of the filter line has no blanks.
+                // A condition of the filter line has no blanks.
                 None => (!comm.contains(char::is_whitespace)).then(|| format!("comm={comm}")),
             }
         }

@@ -46,7 +46,7 @@ pub(crate) async fn top(daemon: Daemon, top: &Top) -> Result<(), Error> {
 }
 
 async fn screen(feed: Feed, top: &Top) -> Result<(), Error> {
-    // Who cannot ask is told so on the terminal as it is.
+    // An error at the first question is shown on the terminal as it is, before the screen changes.
     feed.check().await?;
     let mut model = Model::new(top.query.words(), top.group, top.sort);
     if top.resolve {

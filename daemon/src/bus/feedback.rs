@@ -11,7 +11,7 @@ use crate::handle::{AskError, Preselection};
 use crate::report::{DaemonState, Report};
 use flowbus_interfaces::fit;
 
-/// The table is read in pieces of so many flows.
+/// Flows in each piece in which the table is read.
 const CHUNK: usize = 2048;
 
 /// Makes the report of a daemon that serves since `started`.

@@ -37,7 +37,7 @@ impl FlowEvents {
     /// `src` and `sport` are the socket's own end, `dst` and `dport` the other; an IPv4 address on an IPv6 socket is shown
     /// as IPv4. Each has `family`, `protocol`, `monotonic_nsec` (t: CLOCK_MONOTONIC), `time_usec` (t: CLOCK_REALTIME) and,
     /// as far as they are known, `flow` (t: the id of the flow, where it is in the table), `network_namespace` (u: the inode
-    /// of /proc/PID/ns/net; events of all namespaces are told), `pid` (u), `tid` (u), `comm` (s: of the thread),
+    /// of /proc/PID/ns/net; events of all namespaces are sent), `pid` (u), `tid` (u), `comm` (s: of the thread),
     /// `leader_comm` (s: of the process), `uid` (u), `unit` (s), `cgroup` (s), `container` (s), `pod` (s), `confidence` (s: exact, reader, snapshot,
     /// inherited), `opened` (b: this end opened the connection). connect-failed has `error` (s: such as ENETUNREACH, what connect() returned or what came
     /// later; absent where the process gave up by itself, or where the kernel skipped the BPF program at the end of the call, which

@@ -22,7 +22,7 @@ pub(crate) struct Owners {
 pub(crate) struct OwnerNumber(u32);
 
 /// The slot of a process in the state, and in the bits above how often the slot was used before: a number that
-/// outlives its process is told from the next one's. See `owners/processes.rs`.
+/// outlives its process is distinguished from the next process's. See `owners/processes.rs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ProcessNumber(u32);
 

@@ -28,7 +28,7 @@ pub(crate) struct Record {
     conntrack_id: u32,
     timeout: u32,
     use_count: u32,
-    /// The table's stamp when a message last told of this flow; see `Header::stamp`.
+    /// The table's stamp when a message last reported this flow; see `Header::stamp`.
     pub(crate) seen: u32,
     /// Where the flow has an [`Extra`] of its own; [`NO_EXTRA`] where the reply is the plain inversion.
     pub(crate) extra: u32,
@@ -113,7 +113,7 @@ impl Checksummed for Record {
 pub(crate) enum Silence {
     /// It does.
     Tells = 0,
-    /// A dump told of it what no event did: it may be one that sends none, until an event tells of it.
+    /// A dump reported of it what no event did: it may send none, until an event of it arrives.
     Unheard = 1,
     /// It does not, or need not: its events are masked, or a second dump found what no event told.
     Masked = 2,
@@ -170,7 +170,7 @@ impl Record {
         record
     }
 
-    /// Reads a word of each cache line that the record lies in.
+    /// Reads a byte of each cache line that the record lies in.
     pub(crate) fn prefetch(&self) {
         black_box((self.key.words()[0], self.original_counters.packets, self.reply_zone));
     }

@@ -50,7 +50,7 @@ impl Links {
         // For tokio a datagram socket is one like another; its type for descriptors of any kind takes unsafe code.
         let socket = UnixDatagram::from_std(descriptors::link_socket(handed)?.into())?;
         let mut buffer = vec![0; BUFFER];
-        // The socket has joined its groups before the dumps: what is born in between is told.
+        // The socket has joined its groups before the dumps: what appears in between arrives as an event.
         let mut addresses = HashSet::new();
         let mut wanted = vec![RouteDump::Addresses, RouteDump::Links];
         let (mut running, mut asked) = (false, None);
@@ -129,7 +129,7 @@ async fn receive(socket: &UnixDatagram, buffer: &mut [u8]) -> io::Result<usize> 
     Ok(if sender.is_some_and(|sender| sender.pid() == 0) { length.min(buffer.len()) } else { 0 })
 }
 
-/// A tracker that has too much to do is told with the next change.
+/// A tracker whose queue is full receives them with the next change.
 fn tell(tracker: &Handle, addresses: &HashSet<IpAddr>) {
     if let Err(error) = tracker.send(Command::SetAddresses(addresses.clone())) {
         tracing::debug!(%error, "the addresses of this machine are not told");

@@ -27,7 +27,7 @@ pub(crate) use window::{Begin, Window};
 /// At most this many reports of sockets wait until all events before them have been applied.
 const MAXIMUM_UNSETTLED: usize = 16_384;
 
-/// What the table knows of sockets, while it is told of them.
+/// What the table knows of sockets, while BPF programs report them.
 #[derive(Debug)]
 pub(crate) struct Attribution {
     /// The inode of the network namespace whose flows are tracked.

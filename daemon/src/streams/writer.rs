@@ -22,7 +22,7 @@ use crate::published::Resync;
 
 /// How many flows are asked for at once.
 const CHUNK: usize = 1024;
-/// Lines are gathered up to so many bytes.
+/// Bytes of lines that are gathered before they are written.
 const WRITE_BYTES: usize = 128 * 1024;
 /// The most changes that wait in the task while a snapshot is written, 4 MiB; the log keeps as many more.
 const WAITING: usize = 16 * 1024;
@@ -45,7 +45,7 @@ pub(super) struct Writer {
     connections: u64,
     /// The number of the last resync that was written.
     resyncs: u64,
-    /// What is told of expectations; none where nobody asked.
+    /// Changes of expectations, if the reader asked for them.
     expectations: Option<broadcast::Receiver<Arc<ExpectationEvent>>>,
 }
 
@@ -91,7 +91,7 @@ impl Writer {
         }
     }
 
-    /// Writes until the end, counting the gaps that the reader is told of.
+    /// Writes until the end, counting the gaps that the reader receives.
     pub(super) async fn run(mut self, gaps: &AtomicU64) {
         let last = match self.write(gaps).await {
             Ok(()) => Some("complete"),
@@ -167,7 +167,7 @@ impl Writer {
         }
         let sequence = self.join.sequence();
         if self.query.closed && !self.query.follow {
-            // Who does not follow is told here of those that ended before the snapshot came to them.
+            // A reader that does not follow receives here the flows that ended before the snapshot reached them.
             self.write_closed(begin + 1, sequence).await?;
         }
         self.lines.push(&StreamItem::SnapshotEnd { sequence });

@@ -16,7 +16,7 @@ use crate::flow::{Key, NO_EXTRA, Owners, Record, Silence, Snapshot, Start, inver
 pub(crate) enum Outcome {
     /// It told something new.
     Applied,
-    /// It repeated what was known, or told of a flow that has ended.
+    /// It repeated what was known, or was about a flow that has ended.
     Repeated,
 }
 
@@ -77,7 +77,7 @@ impl Table {
         {
             return self.update(slot, flow, changes);
         }
-        // A late word of a flow that has ended; or, where events were lost since it ended, of one that was recreated
+        // A late message about a flow that has ended; or, where events were lost since it ended, of one that was recreated
         // unseen with the same id.
         let ended = self.closed.seen(&self.state, &Key::new(&flow.original), flow.id);
         if ended.is_some_and(|seen| seen >= self.state.header.loss_stamp) {
@@ -120,7 +120,7 @@ impl Table {
         if self.closed.seen(&self.state, &key, flow.id).is_some() {
             return Outcome::Repeated;
         }
-        // Born and ended where we did not see it: it is told once, with what is known.
+        // Born and ended where we did not see it: it is published once, with what is known.
         self.note_unannounced();
         let start = Start { usec, boottime_usec: now.boottime_usec_at(usec), source: TimeSource::Estimated };
         let (record, extra) = self.new_record(flow, start);
@@ -200,7 +200,7 @@ impl Table {
             if dump.tombstones.contains(&tombstone) {
                 return; // It may be about the one before, which had the same id.
             }
-            // An event has told of this flow since the dump began. The entry may be older than that event; should it
+            // An event of this flow has come since the dump began. The entry may be older than that event; should it
             // be newer, its own event is on the way.
             record.merge_counters(flow);
             self.state.put_record(slot, &record);
@@ -217,9 +217,9 @@ impl Table {
         let extra_changed = self.merge_extra(&mut record, flow);
         let changed = record.merge_dumped(flow) || extra_changed;
         // No event tells that a flow enters a flow table, or leaves it.
-        const UNTOLD: Status = Status::OFFLOAD.union(Status::HW_OFFLOAD);
+        const UNREPORTED: Status = Status::OFFLOAD.union(Status::HW_OFFLOAD);
         let told = record.status() ^ before_status;
-        if changed && (told.is_empty() || !UNTOLD.contains(told)) {
+        if changed && (told.is_empty() || !UNREPORTED.contains(told)) {
             self.silent -= u32::from(record.is_silent());
             record.miss();
             self.silent += 1;
@@ -250,7 +250,7 @@ impl Table {
         true
     }
 
-    /// Adds a flow that began before it was seen: an update or a dump's entry is the first word of it.
+    /// Adds a flow that began before it was seen: an update or a dump's entry is the first message about it.
     fn observe(&mut self, flow: &Flow<'_>, silence: Option<Silence>, now: Now, changes: &mut Vec<Change>) {
         let start =
             Start { usec: now.realtime_usec, boottime_usec: now.boottime_usec, source: TimeSource::Observed };

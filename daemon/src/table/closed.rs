@@ -68,7 +68,7 @@ impl Closed {
         self.insert_index(state, number, &flow.record);
     }
 
-    /// Looks up those that are forgotten when so many are added.
+    /// Reads ahead the flows that are forgotten when `count` are added.
     pub(super) fn prefetch(&self, count: usize) {
         for hash in self.hashes.iter().take(count) {
             black_box(self.index.find(*hash, |_| true));

@@ -29,7 +29,7 @@ const DATAGRAMS_AT_ONCE: usize = 16;
 pub(crate) enum Requester {
     /// We do.
     Ourselves,
-    /// The helper does, on our socket; what becomes of it is told with `Command::DumpFailed`, or by the replies.
+    /// The helper does, on our socket; its outcome arrives as `Command::DumpFailed` or as replies.
     Helper(mpsc::Sender<DumpRequest>),
 }
 
@@ -237,7 +237,7 @@ impl DumpReader {
         None
     }
 
-    /// Gives a dump up whose replies do not come: the request, or the word of its failure, was lost.
+    /// Gives a dump up whose replies do not come: the request, or the report of its failure, was lost.
     pub(super) fn give_up_if_silent(&mut self, now: Instant, table: &mut Table) {
         if let Phase::Merging { heard, .. } = self.phase
             && now.saturating_duration_since(heard) >= SILENCE

@@ -64,7 +64,7 @@ pub(crate) struct Setup {
     pub(crate) sweep_interval: Duration,
 }
 
-/// Why the tracker ended before it was told to.
+/// Why the tracker ended before [`Command::Stop`].
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TrackerError {
     #[error(transparent)]
@@ -157,7 +157,7 @@ impl Tracker {
         // What the last life received and did not come to apply: it comes before what was missed since.
         tracker.apply_received(Now::read());
         take_over(&mut tracker.table, &tracker.events, refused.as_ref())?;
-        // Events may have been lost while nobody read them: known before anybody is told that the table is right.
+        // Events may have been lost while nobody read them: counted before the table is announced as synchronized.
         tracker.count_losses()?;
         tracker.publish();
         Ok((tracker, handle))
@@ -167,7 +167,7 @@ impl Tracker {
     pub(crate) fn run(mut self) -> Result<(), TrackerError> {
         let mut buffer = vec![0; DUMP_BUFFER];
         while !self.stop {
-            // Sockets first: the flow of one that was told of is told with its owner.
+            // Sockets first, so that a flow's birth is published with its owner.
             self.told = false;
             self.read_sockets();
             let reading = self.read_events()?;
@@ -230,7 +230,7 @@ impl Tracker {
     }
 
     fn end_dump(&mut self, merged: Merged) {
-        // The changes first: who is told of the resync has been told of what it did.
+        // The changes first: a follower receives the resync after everything that it changed.
         self.publish();
         let now = Instant::now();
         self.sweeps.dump_ended(merged, self.dump.age(now).unwrap_or_default(), now);

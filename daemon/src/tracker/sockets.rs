@@ -82,7 +82,7 @@ impl RingReader {
                         attribution.set_path(id, path);
                     }
                 }
-                // Its number is not used again, and processes that were in it are still told of.
+                // Its number is not used again, and events of processes that were in it still come.
                 Message::CgroupRemoved { .. } => {}
             }
         });

@@ -102,7 +102,7 @@ fn text(argument: &Argument) -> Option<&str> {
     }
 }
 
-/// A name that is kept as it is, of at most so many bytes.
+/// A name that is kept as it is, of at most `maximum` bytes.
 pub(super) fn name(maximum: usize) -> impl Fn(&Argument) -> Option<Box<str>> {
     move |argument| text(argument).filter(|name| (1..=maximum).contains(&name.len())).map(Box::from)
 }

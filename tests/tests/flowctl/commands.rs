@@ -320,9 +320,9 @@ fn it_waits_for_a_flowbusd_that_is_just_being_started() {
 }
 
 #[test]
-fn the_readmes_recipe_for_a_bus_of_ones_own_works_as_it_stands() {
-    let readme = include_str!("../../../README.md");
-    let recipe = readme.split("```").find(|block| block.contains("dbus-daemon --session")).unwrap();
+fn the_recipe_for_a_bus_of_ones_own_works_as_it_stands() {
+    let page = include_str!("../../../docs/install.md");
+    let recipe = page.split("```").find(|block| block.contains("dbus-daemon --session")).unwrap();
     let (namespace, directory) = (Namespace::tracked("host"), Directory::new("recipe"));
     let recipe = recipe.replace("/tmp/flowbus-bus", &directory.path().join("bus").display().to_string());
     let path =

@@ -3,6 +3,7 @@
 
 mod configuration;
 mod interface;
+mod readme;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -130,7 +130,7 @@ fn flows_that_ended_in_between_count_once() {
             BEGIN,
             // Ended before the first snapshot.
             r#"{"type":"closed","id":1,"sequence":9,"source":"USER","orig_bytes":7000}"#,
-            // In the first snapshot; the last of its bytes are told at its end.
+            // In the first snapshot; its end reports the last of its bytes.
             r#"{"type":"closed","id":5,"sequence":11,"source":"USER","orig_bytes":150}"#,
             // Lived and died in between.
             r#"{"type":"closed","id":6,"sequence":12,"source":"CHROME","orig_bytes":30}"#,
