@@ -44,6 +44,11 @@ impl Figure {
         self.unit
     }
 
+    /// The value of the bar, if there is one.
+    pub(crate) fn limit(&self) -> Option<f64> {
+        self.bar.map(|(Bar::AtMost(limit) | Bar::AtLeast(limit))| limit)
+    }
+
     /// Whether the median reaches the bar; `None` without one.
     pub(crate) fn holds(&self) -> Option<bool> {
         self.bar.map(|bar| match bar {

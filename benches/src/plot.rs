@@ -5,51 +5,80 @@ use std::fmt::Write as _;
 use crate::figure::{Figure, show};
 
 const WIDTH: f64 = 760.0;
-/// Where labels end and bars begin.
-const LEFT: f64 = 330.0;
+/// An upper bound of the width of a letter of the labels.
+const LETTER: f64 = 6.8;
 /// Room for the number behind the longest bar.
-const RIGHT: f64 = 90.0;
+const RIGHT: f64 = 110.0;
 const ROW: f64 = 26.0;
 const TOP: f64 = 40.0;
 
-/// Horizontal bars: the median of each figure, a line from its smallest to its largest value. Ours stand out.
+/// Readers and costs that are not flowbus's, by the beginnings of their labels.
+const OTHERS: [&str; 4] = ["floor", "conntrack", "ulogd2", "a dump"];
+
+/// The colours of light pages, then those of dark ones. Each is at least 3 to 1 against its page.
+const STYLE: &str = "\
+<style>
+text{fill:#1f2328} .ours{fill:#0a58ca} .others{fill:#6e7781} .spread,.axis{stroke:#1f2328} .bar{stroke:#b3261e} .line{stroke:#0a58ca} text.bar{fill:#b3261e;stroke:none}
+@media (prefers-color-scheme:dark){
+text{fill:#e6edf3} .ours{fill:#58a6ff} .others{fill:#8b949e} .spread,.axis{stroke:#e6edf3} .bar{stroke:#ff8a80} .line{stroke:#58a6ff} text.bar{fill:#ff8a80;stroke:none}
+}
+</style>
+";
+
+/// Horizontal bars: the median of each figure, a line from its smallest to its largest value, and what it has to reach. Ours
+/// stand out.
 pub(crate) fn bars(title: &str, figures: &[Figure]) -> String {
-    let largest = figures.iter().map(|figure| figure.spread().1).fold(f64::MIN_POSITIVE, f64::max);
-    let scale = |value: f64| value / largest * (WIDTH - LEFT - RIGHT);
+    let largest = figures
+        .iter()
+        .map(|figure| figure.spread().1.max(figure.limit().unwrap_or_default()))
+        .fold(f64::MIN_POSITIVE, f64::max);
+    let longest = figures.iter().map(|figure| figure.what.chars().count()).max().unwrap_or_default();
+    let left = longest as f64 * LETTER + 24.0;
+    let scale = |value: f64| value / largest * (WIDTH - left - RIGHT);
     let mut svg = open(title, TOP + ROW * figures.len() as f64 + 10.0);
     for (row, figure) in figures.iter().enumerate() {
         let middle = TOP + ROW * (row as f64 + 0.5);
         let (low, high) = figure.spread();
-        let ours = figure.what.contains("flowbusd") || figure.what.contains("OpenStream");
-        let colour = if ours { "#2a7ae2" } else { "#9aa5b1" };
+        let class = if OTHERS.iter().any(|other| figure.what.starts_with(other)) { "others" } else { "ours" };
         let median = figure.median();
         let _ = writeln!(
             svg,
-            r#"<text x="{}" y="{}" text-anchor="end">{}</text>"#,
-            LEFT - 8.0,
+            r#"<text x="{:.1}" y="{}" text-anchor="end">{}</text>"#,
+            left - 8.0,
             middle + 4.0,
             escape(&figure.what)
         );
         let _ = writeln!(
             svg,
-            r#"<rect x="{LEFT}" y="{}" width="{:.1}" height="{}" fill="{colour}"/>"#,
+            r#"<rect class="{class}" x="{left:.1}" y="{}" width="{:.1}" height="16"/>"#,
             middle - 8.0,
-            scale(median).max(1.0),
-            16
+            scale(median).max(1.0)
         );
         let _ = writeln!(
             svg,
-            r#"<path d="M{:.1} {middle}H{:.1}" stroke="currentColor" stroke-width="1.5"/>"#,
-            LEFT + scale(low),
-            LEFT + scale(high)
+            r#"<path class="spread" d="M{:.1} {middle}H{:.1}" stroke-width="1.5"/>"#,
+            left + scale(low),
+            left + scale(high)
         );
         let number = format!("{} {}", show(median), figure.unit());
         let _ = writeln!(
             svg,
             r#"<text x="{:.1}" y="{}">{number}</text>"#,
-            LEFT + scale(high.max(median)) + 8.0,
+            left + scale(high.max(median)) + 8.0,
             middle + 4.0
         );
+        if let Some(limit) = figure.limit() {
+            let x = left + scale(limit);
+            let _ = writeln!(
+                svg,
+                r#"<path class="bar" d="M{x:.1} {}V{}" stroke-width="2"/><text class="bar" x="{:.1}" y="{}">bar: {}</text>"#,
+                middle - 12.0,
+                middle + 12.0,
+                x + 6.0,
+                middle + 4.0,
+                show(limit)
+            );
+        }
     }
     svg.push_str("</svg>\n");
     svg
@@ -67,14 +96,11 @@ pub(crate) fn series(title: &str, values: &[f64]) -> String {
     let points: Vec<_> = values.iter().enumerate().map(place).collect();
     let mut svg = open(title, HEIGHT);
     let floor = HEIGHT - 30.0;
+    let _ =
+        writeln!(svg, r#"<path class="axis" d="M{MARGIN} {floor}H{}" stroke-width="0.5"/>"#, WIDTH - MARGIN);
     let _ = writeln!(
         svg,
-        r#"<path d="M{MARGIN} {floor}H{}" stroke="currentColor" stroke-width="0.5"/>"#,
-        WIDTH - MARGIN
-    );
-    let _ = writeln!(
-        svg,
-        r##"<polyline points="{}" fill="none" stroke="#2a7ae2" stroke-width="2"/>"##,
+        r#"<polyline class="line" points="{}" fill="none" stroke-width="2"/>"#,
         points.join(" ")
     );
     let _ = writeln!(svg, r#"<text x="{}" y="{}" text-anchor="end">0</text>"#, MARGIN - 8.0, floor + 4.0);
@@ -93,9 +119,10 @@ fn open(title: &str, height: f64) -> String {
     let mut svg = String::new();
     let _ = writeln!(
         svg,
-        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" role="img" font-family="sans-serif" font-size="13" fill="currentColor" color="#57606a">"##
+        r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" role="img" font-family="sans-serif" font-size="13">"#
     );
     let _ = writeln!(svg, "<title>{}</title>", escape(title));
+    svg.push_str(STYLE);
     let _ = writeln!(svg, r#"<text x="12" y="22" font-weight="bold">{}</text>"#, escape(title));
     svg
 }

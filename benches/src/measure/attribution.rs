@@ -77,8 +77,8 @@ pub(crate) fn measure(size: Size) -> Section {
         let wall = |cost: &Cost| cost.wall;
         let cpu = |cost: &Cost| cost.cpu;
         let figures = &mut section.figures;
-        figures.push(Figure::new(format!("a connection, {name}: without"), "us", part(&without, wall)));
-        figures.push(Figure::new(format!("a connection, {name}: with"), "us", part(&with, wall)));
+        figures.push(Figure::new(format!("a connection, {name}: without"), "µs", part(&without, wall)));
+        figures.push(Figure::new(format!("a connection, {name}: with"), "µs", part(&with, wall)));
         let ratio_wall = Figure::new(format!("with against without, {name}: wall clock"), "x", ratio(wall));
         figures.push(if ends == Ends::TwoProcessors { ratio_wall.bar(Bar::AtMost(BAR)) } else { ratio_wall });
         figures.push(Figure::new(

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use crate::client::Client;
 use crate::cpu;
 use crate::document::{Chart, Section};
-use crate::figure::{Bar, Figure};
+use crate::figure::{Bar, Figure, show};
 use crate::floor::{Done, Floor, Reader};
 use crate::size::Size;
 use crate::world::{flush, namespace, wait_for_listener};
@@ -92,12 +92,12 @@ pub(crate) fn measure(size: Size) -> Section {
             .collect()
     };
     let received = figures("events", &|outcome| f64::from(outcome.all().received));
-    let cost = figures("us", &|outcome| outcome.all().each());
+    let cost = figures("µs", &|outcome| outcome.all().each());
     let mut section = Section::new(
         "Bursts",
         format!(
             "{} UDP flows made by real packets as fast as one core sends them, then flushed: twice as many events.",
-            size.flows
+            show(f64::from(size.flows))
         ),
     );
     for (place, figure) in received.iter().enumerate() {
@@ -111,10 +111,10 @@ pub(crate) fn measure(size: Size) -> Section {
         section.figures.push(figure);
     }
     let of = |part: &dyn Fn(Outcome) -> Part| outcomes[flowbusd].iter().map(|o| part(*o).each()).collect();
-    section.figures.push(Figure::new("CPU a NEW: flowbusd", "us", of(&|outcome| outcome.new)));
-    section.figures.push(Figure::new("CPU a DESTROY: flowbusd", "us", of(&|outcome| outcome.destroy)));
+    section.figures.push(Figure::new("CPU a NEW: flowbusd", "µs", of(&|outcome| outcome.new)));
+    section.figures.push(Figure::new("CPU a DESTROY: flowbusd", "µs", of(&|outcome| outcome.destroy)));
     let whole = of(&|outcome| outcome.process.unwrap_or(outcome.all()));
-    section.figures.push(Figure::new("CPU an event: flowbusd with its bus thread", "us", whole));
+    section.figures.push(Figure::new("CPU an event: flowbusd with its bus thread", "µs", whole));
     let woken = outcomes[0].iter().map(Outcome::events_a_wake).collect();
     section.figures.push(Figure::new("events read by the blocking floor each time it was woken", "", woken));
     // Each round against the floor of the same round.

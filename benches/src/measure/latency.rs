@@ -6,7 +6,7 @@ use flowbus_interfaces::QueryMap;
 use flowbus_tests::RawConnection;
 
 use crate::document::{Chart, Section};
-use crate::figure::{Bar, Figure, percentile};
+use crate::figure::{Bar, Figure, percentile, show};
 use crate::load;
 use crate::size::Size;
 use crate::world::World;
@@ -46,7 +46,7 @@ pub(crate) fn measure(size: Size) -> Section {
         format!(
             "The default page (500 flows) at a random place of {} flows, from the call to the whole reply, by a client on dbus-daemon; \
              one call after the other for {:?}. Of {received} events in all {lost} were lost.",
-            size.flows,
+            show(f64::from(size.flows)),
             size.time / 2
         ),
     );

@@ -9,7 +9,7 @@ use flowbus_interfaces::QueryMap;
 
 use crate::client::Client;
 use crate::document::{Chart, Section};
-use crate::figure::{Bar, Figure};
+use crate::figure::{Bar, Figure, show};
 use crate::size::Size;
 use crate::world::World;
 
@@ -35,7 +35,10 @@ pub(crate) fn measure(size: Size) -> Section {
         names.into_iter().zip(times).map(|(name, times)| Figure::new(name, "s", times)).collect();
     let mut section = Section::new(
         "Listing",
-        format!("All {} flows through a pipe to `wc -l`, from the call to its end.", size.flows),
+        format!(
+            "All {} flows through a pipe to `wc -l`, from the call to its end.",
+            show(f64::from(size.flows))
+        ),
     );
     section.charts.push(Chart::new(
         "listing",

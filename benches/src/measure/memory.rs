@@ -4,7 +4,7 @@ use flowbus_tests::burst;
 
 use crate::cpu;
 use crate::document::{Chart, Section};
-use crate::figure::{Bar, Figure};
+use crate::figure::{Bar, Figure, show};
 use crate::size::Size;
 use crate::world::{Raised, World};
 
@@ -24,7 +24,7 @@ pub(crate) fn measure(size: Size) -> Section {
     let sizes = [10_000, BAR_FLOWS, size.largest];
     let figures = sizes.map(|flows| {
         let samples = (0..size.rounds.min(5)).map(|_| bytes_each(flows)).collect();
-        Figure::new(format!("memory a flow, of {flows}"), "B", samples)
+        Figure::new(format!("memory a flow, of {}", show(f64::from(flows))), "B", samples)
     });
     section.charts.push(Chart::new("memory", "Memory a flow, in bytes", figures.to_vec()));
     let barred = sizes.into_iter().zip(figures);

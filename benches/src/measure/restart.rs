@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use crate::client::Client;
 use crate::document::Section;
-use crate::figure::{Bar, Figure};
+use crate::figure::{Bar, Figure, show};
 use crate::load;
 use crate::size::{BUFFER, Size};
 use crate::world::namespace;
@@ -51,7 +51,7 @@ pub(crate) fn measure(size: Size) -> Section {
         format!(
             "{kills} times SIGKILL while {RATE} events a second arrive, with {} more flows in the table; sockets and memory are kept as \
              PID 1 keeps them. The epoch stayed, and no dump was needed but the first.",
-            size.flows
+            show(f64::from(size.flows))
         ),
     );
     section.figures.push(Figure::new("from the start of the next daemon to Synchronized", "s", times));

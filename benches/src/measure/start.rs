@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use crate::client::Client;
 use crate::document::{Chart, Section};
-use crate::figure::{Bar, Figure};
+use crate::figure::{Bar, Figure, show};
 use crate::size::Size;
 use crate::world::{World, flush, namespace};
 
@@ -36,7 +36,7 @@ pub(crate) fn measure(size: Size) -> Section {
         format!(
             "{} flows are there. A resync follows an overrun: the daemon is stopped, all flows are flushed and made anew, which \
              overflows its buffer, and it goes on; what was received before the overrun is read first.",
-            size.flows
+            show(f64::from(size.flows))
         ),
     );
     section.charts.push(Chart::new("start", "Until the table is the kernel's, in seconds", figures.to_vec()));

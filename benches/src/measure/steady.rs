@@ -8,7 +8,7 @@ use flowbus_tests::burst::Sender;
 
 use super::burst::{Outcome, PEERS, run};
 use crate::document::{Chart, Section};
-use crate::figure::Figure;
+use crate::figure::{Figure, show};
 use crate::floor::Floor;
 use crate::load::delete;
 use crate::measure::burst::Peer;
@@ -37,10 +37,13 @@ pub(crate) fn measure(size: Size) -> Section {
     }
     let mut section = Section::new(
         "Steady events",
-        format!("{flows} UDP flows made by real packets and deleted, one event every {:?}.", SPACE),
+        format!(
+            "{} UDP flows made by real packets and deleted, one event every {SPACE:?}.",
+            show(f64::from(flows))
+        ),
     );
     let cost = PEERS.iter().zip(&outcomes).map(|((name, _), outcomes)| {
-        Figure::new(*name, "us", outcomes.iter().map(|outcome| outcome.all().each()).collect())
+        Figure::new(*name, "µs", outcomes.iter().map(|outcome| outcome.all().each()).collect())
     });
     let cost: Vec<Figure> = cost.collect();
     for figure in &cost {

@@ -36,7 +36,7 @@ fn its_numbers_are_those_of_the_last_measurement() {
         let shown: Vec<_> = row.split('|').skip(2).map(|cell| cell.trim().replace("**", "")).collect();
         for (shown, peer) in shown.iter().zip(["flowbusd", "conntrack -E -b 32M", "ulogd2"]) {
             assert_eq!(
-                shown.trim_end_matches(" us"),
+                shown.trim_end_matches(" µs"),
                 median(&format!("{figure}: {peer}")),
                 "{figure}: {peer}"
             );
