@@ -4,7 +4,7 @@
 use crate::DecodeError;
 
 /// `NLA_HDRLEN`.
-const HEADER: usize = 4;
+pub(crate) const HEADER: usize = 4;
 /// `NLA_TYPE_MASK`: the type without `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER`, which some kernels set and some do not.
 const TYPE_MASK: u16 = 0x3fff;
 

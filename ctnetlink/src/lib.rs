@@ -6,7 +6,7 @@
 //!
 //! - [`messages`] reads a datagram: [`Message`]s, most of which are [`Flow`]s. It allocates nothing and never panics;
 //!   a message that cannot be decoded is one [`DecodeError`] and costs only itself, an attribute that is not known is
-//!   skipped and counted.
+//!   skipped and counted. [`Decoder`] reads the same, faster, for those who read many.
 //! - [`dump_request`], [`delete_request`] and the others are what the kernel can be asked.
 //! - [`Conntrack`] asks it, and reads the answers: lists, gets, makes, changes and ends flows and expectations, for programs that
 //!   want the table and not its bytes. [`FlowFilter`] says which flows are meant.
@@ -65,7 +65,7 @@ pub use change::{
     expectation_dump_request, expectation_flush_request, flush_request, get_request, update_request,
 };
 pub use conntrack::{Conntrack, Deleted, RequestError};
-pub use decode::{Messages, messages};
+pub use decode::{Decoder, Messages, messages};
 pub use error::DecodeError;
 pub use event::{EventKind, Header, Message, NLM_F_DUMP_INTR, NLM_F_MULTI};
 pub use expectation::{Expectation, ExpectationFlags, ExpectationNat};

@@ -1,8 +1,26 @@
-//! Any bytes as a datagram: no panic, an end, and what the decoder promises of what it accepts.
+//! Any bytes as a datagram: no panic, an end, what the decoder promises of what it accepts, and the same from one that
+//! remembers the layouts of the fixtures.
 #![no_main]
 
-use ctnetlink::{DecodeError, Message, messages};
+use std::sync::LazyLock;
+
+use ctnetlink::{DecodeError, Decoder, Message, messages};
 use libfuzzer_sys::fuzz_target;
+
+/// Knows the kinds that the seeds have.
+static DECODER: LazyLock<Decoder> = LazyLock::new(|| {
+    let mut decoder = Decoder::default();
+    for datagram in [
+        &include_bytes!("../../ctnetlink/fixtures/tcp4-events.bin")[..],
+        include_bytes!("../../ctnetlink/fixtures/tcp4-established-dump.bin"),
+        include_bytes!("../../ctnetlink/fixtures/tcp6-udp6-icmp-events.bin"),
+        include_bytes!("../../ctnetlink/fixtures/udp4-plain-events.bin"),
+        include_bytes!("../../ctnetlink/fixtures/zones-events.bin"),
+    ] {
+        decoder.messages(datagram).for_each(drop);
+    }
+    decoder
+});
 
 fuzz_target!(|datagram: &[u8]| {
     let mut at = 0;
@@ -30,4 +48,8 @@ fuzz_target!(|datagram: &[u8]| {
         }
     }
     assert_eq!(at, datagram.len(), "nothing is left over");
+
+    let mut decoder = DECODER.clone();
+    assert!(decoder.messages(datagram).eq(messages(datagram)), "layouts of the fixtures fit");
+    assert!(decoder.messages(datagram).eq(messages(datagram)), "layouts of these messages fit");
 });

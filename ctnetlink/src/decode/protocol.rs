@@ -5,7 +5,7 @@ use crate::error::present;
 use crate::{DccpInfo, DecodeError, ProtocolInfo, SctpInfo, TcpInfo};
 
 /// `enum ctattr_protoinfo`.
-const CTA_PROTOINFO_TCP: u16 = 1;
+pub(super) const CTA_PROTOINFO_TCP: u16 = 1;
 const CTA_PROTOINFO_DCCP: u16 = 2;
 const CTA_PROTOINFO_SCTP: u16 = 3;
 

@@ -6,9 +6,9 @@ use crate::attribute::{Attribute, Attributes, Unknown};
 use crate::{DecodeError, Layer4, Tuple};
 
 /// `enum ctattr_tuple`.
-const CTA_TUPLE_IP: u16 = 1;
-const CTA_TUPLE_PROTO: u16 = 2;
-const CTA_TUPLE_ZONE: u16 = 3;
+pub(super) const CTA_TUPLE_IP: u16 = 1;
+pub(super) const CTA_TUPLE_PROTO: u16 = 2;
+pub(super) const CTA_TUPLE_ZONE: u16 = 3;
 
 /// `enum ctattr_ip`.
 const CTA_IP_V4_SRC: u16 = 1;

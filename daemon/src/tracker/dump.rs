@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use ctnetlink::{
-    DecodeError, EventKind, Flow, Message, NLM_F_DUMP_INTR, Received, Socket, SocketError, dump_request,
+    DecodeError, Decoder, EventKind, Flow, Message, NLM_F_DUMP_INTR, Received, Socket, SocketError,
+    dump_request,
 };
 
 use crate::change::Change;
@@ -143,13 +144,14 @@ impl DumpReader {
         &mut self,
         table: &mut Table,
         changes: &mut Vec<Change>,
+        decoder: &mut Decoder,
         buffer: &mut [u8],
     ) -> Result<(), SocketError> {
         let now = Now::read();
         for _ in 0..DATAGRAMS_AT_ONCE {
             match self.socket.receive(buffer)? {
                 Received::Datagram(length) => {
-                    self.merge(&buffer[..length], now, table, changes)?;
+                    self.merge(decoder.messages(&buffer[..length]), now, table, changes)?;
                 }
                 Received::Foreign(_) => {}
                 Received::Empty => break,
@@ -160,9 +162,9 @@ impl DumpReader {
         Ok(())
     }
 
-    fn merge(
+    fn merge<'a>(
         &mut self,
-        datagram: &[u8],
+        mut messages: impl Iterator<Item = Result<Message<'a>, DecodeError>>,
         now: Now,
         table: &mut Table,
         changes: &mut Vec<Change>,
@@ -170,7 +172,6 @@ impl DumpReader {
         if let Phase::Merging { heard, .. } = &mut self.phase {
             *heard = Instant::now();
         }
-        let mut messages = ctnetlink::messages(datagram);
         // What follows the end of a dump, or comes of one that was given up, tells nothing.
         while matches!(self.phase, Phase::Merging { .. }) {
             let batch: Vec<_> = messages.by_ref().take(BATCH).collect();

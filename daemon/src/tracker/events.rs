@@ -73,12 +73,10 @@ impl Tracker {
 
     /// Applies what was received, as one change for the next life.
     pub(super) fn apply_received(&mut self, now: Now) {
-        let Self { table, changes, publisher, inbox, .. } = self;
+        let Self { table, changes, publisher, inbox, decoder, .. } = self;
         let mut messages = Vec::with_capacity(BATCH);
         for (number, datagram) in inbox.messages() {
-            for message in ctnetlink::messages(datagram) {
-                messages.push((number, message));
-            }
+            messages.extend(decoder.messages(datagram).map(|message| (number, message)));
         }
         table.prefetch(messages.iter().filter_map(|(_, message)| flow_of(message)));
         let mut change = table.change();

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use ctnetlink::{Socket, SocketError, Tuple};
+use ctnetlink::{Decoder, Socket, SocketError, Tuple};
 use flowbus_logging::message_id;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::OwnedFd;
@@ -79,6 +79,7 @@ pub(crate) struct Tracker {
     table: Table,
     events: Socket,
     inbox: Inbox,
+    decoder: Decoder,
     dump: DumpReader,
     sweeps: Sweeps,
     /// While BPF programs tell of sockets.
@@ -136,6 +137,7 @@ impl Tracker {
             table,
             events,
             inbox,
+            decoder: Decoder::default(),
             dump: DumpReader::new(dump, requester),
             sweeps: Sweeps::new(sweep_interval),
             sockets: None,
@@ -204,7 +206,7 @@ impl Tracker {
             self.table.change().header().counters.dumps += 1;
             self.dump.start(&mut self.table)?;
         }
-        self.dump.read(&mut self.table, &mut self.changes, buffer)?;
+        self.dump.read(&mut self.table, &mut self.changes, &mut self.decoder, buffer)?;
         if let Some(reason) = self.dump.take_failure() {
             self.waiting.clear(); // Their answer needs a dump, and there is none.
             self.behind |= self.sweeps.are_needed(&self.table, now);
