@@ -98,6 +98,13 @@ impl Default for ClosedOptions {
     }
 }
 
+impl SignalOptions {
+    /// How far signals are apart at least.
+    pub(crate) fn interval(&self) -> Duration {
+        Duration::from_secs(1) / self.per_second
+    }
+}
+
 impl Default for SignalOptions {
     fn default() -> Self {
         Self { batch_msec: 100, batch_events: 256, batch_bytes: 64 * 1024, per_second: 20 }

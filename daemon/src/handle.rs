@@ -125,6 +125,7 @@ pub(crate) struct Handle {
     wake: Arc<OwnedFd>,
     shared: Arc<Shared>,
     news: watch::Receiver<()>,
+    connection_news: watch::Receiver<()>,
     properties: watch::Receiver<Properties>,
 }
 
@@ -176,6 +177,11 @@ impl Handle {
     /// Wakes when changes or resyncs were published.
     pub(crate) fn news(&self) -> watch::Receiver<()> {
         self.news.clone()
+    }
+
+    /// Wakes when connection events were published.
+    pub(crate) fn connection_news(&self) -> watch::Receiver<()> {
+        self.connection_news.clone()
     }
 
     /// Follows what helpers of the kernel expect, from now on.
@@ -265,6 +271,7 @@ impl Shared {
 pub(crate) struct Publisher {
     shared: Arc<Shared>,
     news: watch::Sender<()>,
+    connection_news: watch::Sender<()>,
     properties: watch::Sender<Properties>,
 }
 
@@ -282,9 +289,15 @@ impl Publisher {
         let expectations = broadcast::Sender::new(EXPECTATIONS);
         let shared = Arc::new(Shared { session, published, expectations, programs: Mutex::new(None) });
         let (news_sender, news) = watch::channel(());
+        let (connection_sender, connection_news) = watch::channel(());
         let (announced, properties) = watch::channel(properties);
-        let publisher = Self { shared: Arc::clone(&shared), news: news_sender, properties: announced };
-        (publisher, Handle { commands, wake, shared, news, properties })
+        let publisher = Self {
+            shared: Arc::clone(&shared),
+            news: news_sender,
+            connection_news: connection_sender,
+            properties: announced,
+        };
+        (publisher, Handle { commands, wake, shared, news, connection_news, properties })
     }
 
     /// Publishes a batch: takes the changes over and tells those who follow.
@@ -299,10 +312,14 @@ impl Publisher {
         if changes.is_empty() && connections.is_empty() {
             return;
         }
+        let has_connections = !connections.is_empty();
         published.log.append(changes);
         published.connections.append(connections);
         drop(published);
         self.news.send_replace(());
+        if has_connections {
+            self.connection_news.send_replace(());
+        }
     }
 
     /// Publishes a change of an expectation, if anybody follows expectations.

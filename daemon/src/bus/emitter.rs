@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until};
 use zbus::object_server::SignalEmitter;
 use zbus::wire::Variant;
 
@@ -33,6 +33,9 @@ pub(super) trait Topic: Numbered {
 
     /// The number of the last entry before this life.
     fn first(handle: &Handle) -> u64;
+
+    /// Wakes when there is something to send, and perhaps when there is not.
+    fn news(handle: &Handle) -> watch::Receiver<()>;
 
     fn log(published: &Published) -> &Log<Self>;
 
@@ -60,6 +63,10 @@ impl Topic for Change {
 
     fn first(handle: &Handle) -> u64 {
         handle.first_sequence()
+    }
+
+    fn news(handle: &Handle) -> watch::Receiver<()> {
+        handle.news()
     }
 
     fn log(published: &Published) -> &Log<Self> {
@@ -94,6 +101,10 @@ impl Topic for ConnectionEvent {
 
     fn first(handle: &Handle) -> u64 {
         handle.first_connection()
+    }
+
+    fn news(handle: &Handle) -> watch::Receiver<()> {
+        handle.connection_news()
     }
 
     fn log(published: &Published) -> &Log<Self> {
@@ -133,11 +144,11 @@ impl Pace {
     }
 
     /// Waits until one more may be sent.
-    async fn turn(&self, per_second: u32) {
+    async fn turn(&self, interval: Duration) {
         let turn = {
             let mut next = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let turn = (*next).max(Instant::now());
-            *next = turn + Duration::from_secs(1) / per_second;
+            *next = turn + interval;
             turn
         };
         sleep_until(turn).await;
@@ -195,14 +206,14 @@ impl<T: Topic> Emitter<T> {
     /// Sends until the connection is stuck or closed.
     pub(super) async fn run(&mut self, outlet: &Outlet) {
         self.skip_backlog();
-        let mut news = self.handle.news();
+        let mut news = T::news(&self.handle);
         loop {
             while !self.has_news() {
                 if news.changed().await.is_err() {
                     return;
                 }
             }
-            let batch = self.collect(&mut news).await;
+            let batch = self.collect().await;
             if self.send(outlet, batch).await.is_err() {
                 return;
             }
@@ -228,16 +239,19 @@ impl<T: Topic> Emitter<T> {
         BusCounters::add(T::lost(&self.counters), count);
     }
 
-    /// Fills a batch until it is full or its time is up; it is empty where only losses or a resync are to be told.
-    async fn collect(&mut self, news: &mut watch::Receiver<()>) -> T::Batch {
-        let deadline = Instant::now() + Duration::from_millis(self.config.borrow().signals.batch_msec);
+    /// Fills a batch until it is full or its time is up; it is empty where only losses or a resync are to be told. The log keeps
+    /// what comes meanwhile, so it is looked at as often as signals may be sent, and not each time that something comes.
+    async fn collect(&mut self) -> T::Batch {
+        let signals = self.config.borrow().signals.clone();
+        let deadline = Instant::now() + Duration::from_millis(signals.batch_msec);
         let mut batch = T::Batch::default();
         loop {
-            news.mark_unchanged();
-            let full = self.fill(&mut batch);
-            if full || batch.is_empty() || timeout_at(deadline, news.changed()).await.is_err() {
+            let is_full = self.fill(&mut batch);
+            let now = Instant::now();
+            if is_full || batch.is_empty() || now >= deadline {
                 return batch;
             }
+            sleep_until(deadline.min(now + signals.interval())).await;
         }
     }
 
@@ -298,8 +312,8 @@ impl<T: Topic> Emitter<T> {
         outlet: &Outlet,
         signal: impl AsyncFnOnce(&SignalEmitter<'_>) -> zbus::Result<()>,
     ) -> Result<(), Broken> {
-        let per_second = self.config.borrow().signals.per_second;
-        self.pace.turn(per_second).await;
+        let interval = self.config.borrow().signals.interval();
+        self.pace.turn(interval).await;
         if let Err(error) = outlet.send(signal).await {
             tracing::debug!(%error, "signals cannot be sent");
             return Err(Broken);
