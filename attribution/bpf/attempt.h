@@ -98,9 +98,9 @@ static __always_inline bool goes_on(__u32 error)
 }
 
 /* A TCP socket in this state connects, whatever a call returned: its state will tell what becomes of that. */
-static __always_inline bool is_connecting(__u32 state)
+static __always_inline bool is_connecting(const struct attempt *attempt, __u32 state)
 {
-	return state == TCP_SYN_SENT || state == TCP_SYN_RECV;
+	return attempt->protocol == IPPROTO_TCP && (state == TCP_SYN_SENT || state == TCP_SYN_RECV);
 }
 
 /* A call that can connect a socket has ended with this result, and left the socket in this state. */
@@ -109,7 +109,7 @@ static __always_inline void end_attempt(__u64 cookie, __u32 network_namespace, _
 	struct attempt *attempt = bpf_map_lookup_elem(&attempts, &cookie);
 	__u32 error = result < 0 ? -result : 0;
 
-	if (!attempt || (attempt->protocol == IPPROTO_TCP && is_connecting(state)))
+	if (!attempt || is_connecting(attempt, state))
 		return;
 	if (goes_on(error))
 		error = 0;
@@ -126,7 +126,7 @@ static __always_inline void end_unseen_attempt(void *context, struct bpf_sock *s
 	struct attempt *attempt = bpf_map_lookup_elem(&attempts, &cookie);
 	bool failed;
 
-	if (!attempt || (attempt->protocol == IPPROTO_TCP && is_connecting(sk->state)))
+	if (!attempt || is_connecting(attempt, sk->state))
 		return;
 	failed = attempt->protocol == IPPROTO_TCP ? sk->state == TCP_CLOSE : sk->dst_port != bpf_htons(attempt->remote_port);
 	if (failed)
@@ -143,8 +143,9 @@ static __always_inline bool is_attempt(struct sock *sk)
 }
 
 /* The port that the kernel chose. */
-static __always_inline void note_local_end(__u64 cookie, const struct socket_record *record)
+static __always_inline void note_local_end(const struct socket_record *record)
 {
+	__u64 cookie = record->cookie;
 	struct attempt *attempt = bpf_map_lookup_elem(&attempts, &cookie);
 
 	if (!attempt)

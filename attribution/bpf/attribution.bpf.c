@@ -3,7 +3,7 @@
  * one by one, and any of them may be missing.
  *
  * Members of kernel structs are read through pointers that the verifier knows the type of. Programs that read kernel memory by
- * address instead (accept_syscall, accept4_syscall, accept_mptcp, connect_syscall, connect_mptcp, connect_io_uring, cgroup_made) do not load under lockdown=confidentiality. Programs of cgroups
+ * address instead (accept_syscall, accept4_syscall, accept_mptcp, connect_syscall, connect_mptcp, connect_io_uring, cgroup_made, udp_send4, udp_send6) do not load under lockdown=confidentiality. Programs of cgroups
  * return 1: anything else would stop the traffic. */
 #include "kernel.h"
 #include <bpf/bpf_helpers.h>
@@ -17,6 +17,7 @@
 #include "reading.h"
 #include "accept.h"
 #include "connect.h"
+#include "addresses.h"
 #include "udp.h"
 #include "cgroup.h"
 #include "snapshot.h"

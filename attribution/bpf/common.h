@@ -88,14 +88,22 @@ static __always_inline void note_current(struct process *process, __u32 confiden
 	__builtin_memcpy(process->leader_comm, task->group_leader->comm, sizeof(process->leader_comm));
 }
 
+static __always_inline void note_namespace(__u64 cookie, __u32 inode)
+{
+	if (!bpf_map_lookup_elem(&namespaces, &cookie))
+		bpf_map_update_elem(&namespaces, &cookie, &inode, BPF_ANY);
+}
+
 /* The inode of the namespace with this cookie: the running process's own as a rule, else one that was seen, else 0. */
 static __always_inline __u32 namespace_of(__u64 cookie)
 {
 	struct net *own = bpf_get_current_task_btf()->nsproxy->net_ns;
 	__u32 *seen;
 
-	if (own->net_cookie == cookie)
+	if (own->net_cookie == cookie) {
+		note_namespace(cookie, own->ns.inum);
 		return own->ns.inum;
+	}
 	seen = bpf_map_lookup_elem(&namespaces, &cookie);
 	return seen ? *seen : 0;
 }
@@ -103,11 +111,8 @@ static __always_inline __u32 namespace_of(__u64 cookie)
 static __always_inline void learn_namespace(struct sock *sk)
 {
 	struct net *net = sk->__sk_common.skc_net.net;
-	__u64 cookie = net->net_cookie;
-	__u32 inode = net->ns.inum;
 
-	if (!bpf_map_lookup_elem(&namespaces, &cookie))
-		bpf_map_update_elem(&namespaces, &cookie, &inode, BPF_ANY);
+	note_namespace(net->net_cookie, net->ns.inum);
 }
 
 static __always_inline struct owner *owner_of(struct sock *sk)

@@ -129,9 +129,32 @@ struct in6_addr {
 struct ns_common {
 	unsigned int inum;
 };
+struct list_head {
+	struct list_head *next;
+};
 struct net {
 	struct ns_common ns;
 	__u64 net_cookie;
+	struct list_head dev_base_head;
+};
+struct in_ifaddr {
+	struct in_ifaddr *ifa_next;
+	__be32 ifa_local;
+};
+struct in_device {
+	struct in_ifaddr *ifa_list;
+};
+struct inet6_ifaddr {
+	struct in6_addr addr;
+	struct list_head if_list;
+};
+struct inet6_dev {
+	struct list_head addr_list;
+};
+struct net_device {
+	struct list_head dev_list;
+	struct in_device *ip_ptr;
+	struct inet6_dev *ip6_ptr;
 };
 typedef struct {
 	struct net *net;

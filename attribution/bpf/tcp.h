@@ -260,7 +260,6 @@ int tcp_connect(struct bpf_sock_ops *ops)
 	struct bpf_sock *sk = ops->sk;
 	struct socket_record *record;
 	struct owner *owner;
-	__u64 cookie;
 
 	if ((ops->op != BPF_SOCK_OPS_TCP_CONNECT_CB && ops->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) || !sk)
 		return 1;
@@ -281,8 +280,7 @@ int tcp_connect(struct bpf_sock_ops *ops)
 	record = begin(KIND_SYN, IPPROTO_TCP, ops->family);
 	if (!record)
 		return 1;
-	cookie = bpf_get_socket_cookie(ops);
-	record->cookie = cookie;
+	record->cookie = bpf_get_socket_cookie(ops);
 	record->network_namespace = namespace_of(bpf_get_netns_cookie(ops));
 	record->process = owner->process;
 	record->local_port = ops->local_port;
@@ -303,7 +301,7 @@ int tcp_connect(struct bpf_sock_ops *ops)
 		remote[2] = ops->remote_ip6[2];
 		remote[3] = ops->remote_ip6[3];
 	}
-	note_local_end(cookie, record);
+	note_local_end(record);
 	finish(record);
 	return 1;
 }

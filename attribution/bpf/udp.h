@@ -42,11 +42,70 @@ static __always_inline void follow(struct bpf_sock *sk, const struct destination
 	__builtin_memcpy(owner->asked, destination->remote, sizeof(owner->asked));
 }
 
-SEC("cgroup/sendmsg4")
-int udp_send4(struct bpf_sock_addr *address)
+/* Reports a datagram from each address that its namespace has; false where these are not all known, or are those of the tracked
+ * namespace, which need no record each. */
+static __always_inline bool tell_from_each4(struct bpf_sock_addr *address, const struct destination *destination)
+{
+	struct net *net = other_namespace(bpf_get_netns_cookie(address));
+	struct addresses4 walk = {};
+	bool told = false;
+
+	if (!net || is_loopback4(*(__be32 *)destination->remote))
+		return false;
+	walk.interfaces = &net->dev_base_head;
+	walk.interface = BPF_CORE_READ(net, dev_base_head.next);
+#pragma clang loop unroll(disable)
+	for (int step = 0; step < ADDRESS_STEPS && !walk.all_read; step++) {
+		__be32 local = next_address4(&walk);
+
+		if (local && !is_loopback4(local)) {
+			struct socket_record *record = begin_send(address, destination, AF_INET);
+
+			if (record) {
+				*(__be32 *)record->local = local;
+				finish(record);
+			}
+			told = true;
+		}
+	}
+	return told && walk.all_read;
+}
+
+static __always_inline bool tell_from_each6(struct bpf_sock_addr *address, const struct destination *destination)
+{
+	struct net *net = other_namespace(bpf_get_netns_cookie(address));
+	const __be32 *remote = (const __be32 *)destination->remote;
+	struct addresses6 walk = {};
+	bool told = false;
+
+	if (!net || is_loopback6(remote))
+		return false;
+	walk.interfaces = &net->dev_base_head;
+	walk.interface = BPF_CORE_READ(net, dev_base_head.next);
+#pragma clang loop unroll(disable)
+	for (int step = 0; step < ADDRESS_STEPS && !walk.all_read; step++) {
+		struct in6_addr local;
+
+		if (next_address6(&walk, &local) && !is_loopback6(local.in6_u.u6_addr32) &&
+		    (!is_link_local6(local.in6_u.u6_addr32) || is_link_local6(remote))) {
+			struct socket_record *record = begin_send(address, destination, AF_INET6);
+
+			if (record) {
+				copy_words(record->local, local.in6_u.u6_addr32, 4);
+				finish(record);
+			}
+			told = true;
+		}
+	}
+	return told && walk.all_read;
+}
+
+/* A datagram of an unconnected socket. `address->msg_src_ip4` is what the socket is bound to, or what this call asks for. */
+static __always_inline int sends4(struct bpf_sock_addr *address, bool by_reading)
 {
 	struct destination destination = {};
 	struct bpf_sock *sk = address->sk;
+	__be32 source = address->msg_src_ip4;
 	struct socket_record *record;
 
 	if (!sk || address->protocol != IPPROTO_UDP)
@@ -56,38 +115,65 @@ int udp_send4(struct bpf_sock_addr *address)
 	if (is_kernel_thread())
 		return 1;
 	follow(sk, &destination, AF_INET);
-	if (told_lately(&destination))
+	if (told_lately(&destination) || (by_reading && !source && tell_from_each4(address, &destination)))
 		return 1;
 	record = begin_send(address, &destination, AF_INET);
 	if (!record)
 		return 1;
-	*(__u32 *)record->local = address->msg_src_ip4 ? address->msg_src_ip4 : sk->src_ip4;
+	*(__be32 *)record->local = source;
 	finish(record);
 	return 1;
 }
 
-SEC("cgroup/sendmsg6")
-int udp_send6(struct bpf_sock_addr *address)
+static __always_inline int sends6(struct bpf_sock_addr *address, bool by_reading)
 {
 	struct destination destination = {};
 	struct bpf_sock *sk = address->sk;
 	struct socket_record *record;
+	__be32 source[4];
 
 	if (!sk || address->protocol != IPPROTO_UDP)
 		return 1;
+	copy_words((__u8 *)source, address->msg_src_ip6, 4);
 	aim(&destination, address, sk);
 	copy_words(destination.remote, address->user_ip6, 4);
 	if (is_kernel_thread())
 		return 1;
 	follow(sk, &destination, AF_INET6);
-	if (told_lately(&destination))
+	if (told_lately(&destination) || (by_reading && !(source[0] | source[1] | source[2] | source[3]) &&
+					  tell_from_each6(address, &destination)))
 		return 1;
 	record = begin_send(address, &destination, AF_INET6);
 	if (!record)
 		return 1;
-	copy_words(record->local, sk->src_ip6, 4);
+	copy_words(record->local, source, 4);
 	finish(record);
 	return 1;
+}
+
+SEC("cgroup/sendmsg4")
+int udp_send4(struct bpf_sock_addr *address)
+{
+	return sends4(address, true);
+}
+
+SEC("cgroup/sendmsg6")
+int udp_send6(struct bpf_sock_addr *address)
+{
+	return sends6(address, true);
+}
+
+/* Where the kernel's memory may not be read. */
+SEC("cgroup/sendmsg4")
+int udp_send4_plain(struct bpf_sock_addr *address)
+{
+	return sends4(address, false);
+}
+
+SEC("cgroup/sendmsg6")
+int udp_send6_plain(struct bpf_sock_addr *address)
+{
+	return sends6(address, false);
 }
 
 /* A digest of a connected socket's ends: to tell of each connect of the same socket. */

@@ -57,7 +57,7 @@ enum Place {
 }
 
 /// The programs, in the order in which they are tried.
-const PROGRAMS: [(&str, Place); 25] = [
+const PROGRAMS: [(&str, Place); 27] = [
     ("tcp_state", Place::Tracepoint("inet_sock_set_state")),
     ("tcp_connect", Place::Cgroup(AttachType::CgroupSockOps)),
     ("accept_exact", Place::FunctionExit("inet_accept")),
@@ -67,6 +67,8 @@ const PROGRAMS: [(&str, Place); 25] = [
     ("accept_reader", Place::Tracepoint("tcp_rcv_space_adjust")),
     ("udp_send4", Place::Cgroup(AttachType::CgroupUdp4Sendmsg)),
     ("udp_send6", Place::Cgroup(AttachType::CgroupUdp6Sendmsg)),
+    ("udp_send4_plain", Place::Cgroup(AttachType::CgroupUdp4Sendmsg)),
+    ("udp_send6_plain", Place::Cgroup(AttachType::CgroupUdp6Sendmsg)),
     ("udp_sent", Place::Tracepoint("sock_send_length")),
     ("udp_sent4", Place::FunctionExit("udp_sendmsg")),
     ("udp_sent6", Place::FunctionExit("udpv6_sendmsg")),
@@ -87,13 +89,15 @@ const PROGRAMS: [(&str, Place); 25] = [
 ];
 
 /// The other ways to the same end: a program is not needed where all of one of them run.
-const INSTEAD: [(&str, &[&[&str]]); 8] = [
+const INSTEAD: [(&str, &[&[&str]]); 10] = [
     ("connect_fastopen", &[&["udp_sent"]]),
     ("connect_syscall", &[&["connect_stream", "connect_datagram"]]),
     ("connect_io_uring", &[&["connect_stream", "connect_datagram"]]),
     ("accept_syscall", &[&["accept_exact"]]),
     ("accept4_syscall", &[&["accept_exact"]]),
     ("accept_reader", &[&["accept_exact"], &["accept_syscall", "accept4_syscall"]]),
+    ("udp_send4_plain", &[&["udp_send4"]]),
+    ("udp_send6_plain", &[&["udp_send6"]]),
     ("udp_sent4", &[&["udp_sent"]]),
     ("udp_sent6", &[&["udp_sent"]]),
 ];
@@ -113,7 +117,8 @@ const CONNECT_ENDS: [&str; 2] = ["connect_stream", "connect_syscall"];
 ///
 /// The kernel has no BTF, makes no maps, or refuses `tcp_state`.
 pub fn load(ring_bytes: u32) -> Result<(Programs, Snapshot), LoadError> {
-    let mut object = Object::open(ring_bytes)?;
+    let network_namespace = network_namespace()?;
+    let mut object = Object::open(ring_bytes, network_namespace)?;
     let (mut links, mut programs, mut tried) = (Vec::new(), Vec::new(), Vec::new());
     for (name, place) in &PROGRAMS {
         let outcome = if !is_needed(name, &tried) {
@@ -134,7 +139,6 @@ pub fn load(ring_bytes: u32) -> Result<(Programs, Snapshot), LoadError> {
     // What the iterator notes must not stand in the way of what the programs note: so it comes last.
     let (snapshot, outcome) = object.snapshot()?;
     tried.push(Program { name: OPEN_SOCKETS.to_owned(), outcome });
-    let network_namespace = network_namespace()?;
     let report =
         Report { layout: LAYOUT, ring_bytes: ring_bytes as usize, network_namespace, programs: tried }
             .to_string();
@@ -150,7 +154,7 @@ pub fn load(ring_bytes: u32) -> Result<(Programs, Snapshot), LoadError> {
 /// As for [`load`].
 pub fn snapshot() -> Result<Snapshot, LoadError> {
     // The maps of this object serve the snapshot alone, and go with it.
-    let (snapshot, outcome) = Object::open(UNUSED_RING_BYTES)?.snapshot()?;
+    let (snapshot, outcome) = Object::open(UNUSED_RING_BYTES, network_namespace()?)?.snapshot()?;
     match outcome {
         Outcome::Failed(reason) => Err(LoadError::NoPrograms(reason)),
         Outcome::Attached | Outcome::NotNeeded => Ok(snapshot),
@@ -170,9 +174,10 @@ fn is_needed(name: &str, tried: &[Program]) -> bool {
 
 fn network_namespace() -> Result<u32, LoadError> {
     use std::os::unix::fs::MetadataExt;
-    let namespace = std::fs::metadata("/proc/self/ns/net").map_err(io("/proc/self/ns/net cannot be read"))?;
+    let namespace =
+        std::fs::metadata("/proc/thread-self/ns/net").map_err(io("the network namespace cannot be read"))?;
     u32::try_from(namespace.ino())
-        .map_err(|error| io("/proc/self/ns/net is odd")(std::io::Error::other(error)))
+        .map_err(|error| io("the number of the network namespace is odd")(std::io::Error::other(error)))
 }
 
 fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> LoadError {
@@ -188,10 +193,11 @@ struct Object {
 }
 
 impl Object {
-    fn open(ring_bytes: u32) -> Result<Self, LoadError> {
+    fn open(ring_bytes: u32, network_namespace: u32) -> Result<Self, LoadError> {
         let btf = Btf::from_sys_fs()?;
         let mut loader = EbpfLoader::new();
         loader.btf(Some(&btf)).map_max_entries("records", ring_bytes);
+        loader.override_global("tracked_namespace", &network_namespace, true);
         let object = loader.load(aya::include_bytes_aligned!(env!("BPF_OBJECT"))).map_err(Box::new)?;
         let root = cgroup::root().map_err(io("there are no control groups"))?;
         let cgroup = File::open(&root).map_err(io("the root of the control groups cannot be opened"))?;

@@ -58,8 +58,7 @@ pub struct Report {
     pub(crate) layout: u32,
     /// The size of the ring.
     pub ring_bytes: usize,
-    /// The network namespace that the loader ran in: the inode of its /proc/self/ns/net. It is the one whose table the
-    /// daemon keeps.
+    /// The inode of the network namespace that the loader ran in. It is the one whose table the daemon keeps.
     pub network_namespace: u32,
     /// Each program, in the order in which they were tried.
     pub programs: Vec<Program>,

@@ -278,6 +278,15 @@ impl Candidates {
         }
     }
 
+    /// Notes a socket of another namespace than the tracked one without an address of its own: it may have been the one that is
+    /// meant, unless the same process of its namespace is anyway.
+    pub(super) fn doubt(&mut self, other: &Claim) {
+        if let Some(newest) = &self.newest {
+            self.several_namespaces |= newest.namespace != other.namespace;
+            self.one_unknown |= newest.process != other.process;
+        }
+    }
+
     /// The owner of the last that is known to have sent.
     pub(super) fn newest_owner(&self) -> OwnerNumber {
         let newest = self.newest.filter(|_| !self.several_namespaces);

@@ -1,6 +1,7 @@
 //! The BPF programs on this kernel: who connects, accepts, closes, sends.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod addresses;
 mod failures;
 mod loading;
 mod pending;

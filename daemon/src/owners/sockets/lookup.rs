@@ -1,7 +1,7 @@
 //! Whose socket sends in a direction: when a flow begins, while it is there, and once it has ended.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use ctnetlink::Tuple;
 use flowbus_attribution::Confidence;
@@ -97,6 +97,7 @@ impl Sockets {
         for key in self.sending_places(place).into_iter().flatten() {
             self.add_beginners(&key, window, 0, &mut sent);
         }
+        self.add_doubts(place.sent_without_address(), window, &mut sent);
         sent
     }
 
@@ -105,6 +106,7 @@ impl Sockets {
         self.waiting_places(place).into_iter().flatten().find_map(|key| {
             let mut waits = Candidates::default();
             self.add_beginners(&key, window, 0, &mut waits);
+            self.add_doubts(place.waiting_without_address(), window, &mut waits);
             (!waits.is_empty()).then_some(waits)
         })
     }
@@ -119,12 +121,15 @@ impl Sockets {
         for key in self.sending_places(&place).into_iter().flatten() {
             self.add_living(&key, at, &mut sent);
         }
+        let window = Window { from: at, to: at };
+        self.add_doubts(place.sent_without_address(), window, &mut sent);
         if !sent.is_empty() {
             return Some(Current { owner: sent.owner(true), sent: true, exact: false, late: false });
         }
         for key in self.waiting_places(&place).into_iter().flatten() {
             let mut waits = Candidates::default();
             self.add_living(&key, at, &mut waits);
+            self.add_doubts(place.waiting_without_address(), window, &mut waits);
             let owner = waits.owner(true);
             // Who sends is reported; of older sockets that is not known.
             let is_old = owner.get().is_some_and(|(_, sure)| sure == Confidence::Snapshot);
@@ -141,6 +146,7 @@ impl Sockets {
                 claims.iter().filter(is_of_flow).for_each(|claim| sent.add_holder(claim));
             }
         }
+        self.add_doubts(place.sent_without_address(), Window { from: 0, to: at }, &mut sent);
         let owner = sent.newest_owner();
         (!owner.is_none()).then_some(Current { owner, sent: true, exact: false, late: false })
     }
@@ -243,6 +249,17 @@ impl Sockets {
         }
     }
 
+    /// Adds what stands at these places of other namespaces than the tracked one, whose addresses are not known: each of the
+    /// sockets may have been the one that is meant.
+    fn add_doubts(&self, places: impl IntoIterator<Item = Key>, window: Window, candidates: &mut Candidates) {
+        if self.elsewhere {
+            let claims = places.into_iter().filter_map(|key| self.claims.get(&key)).flat_map(Claims::iter);
+            claims
+                .filter(|claim| claim.since <= window.to && end_of(&self.udp, claim) >= window.from)
+                .for_each(|claim| candidates.doubt(claim));
+        }
+    }
+
     /// Where those that send UDP in a direction are known: by both ends, and without an address of their own. What only
     /// passes through has the ports of the latter, so the address has to be one of ours.
     fn sending_places(&self, place: &Place) -> [Option<Key>; 2] {
@@ -254,13 +271,11 @@ impl Sockets {
     fn waiting_places(&self, place: &Place) -> [Option<Key>; 3] {
         let nobody = SocketAddr::new(unspecified(place.remote.ip()), 0);
         let own = key(UDP, place.local, nobody);
-        let any = |ip: IpAddr| key(UDP, SocketAddr::new(ip, place.local.port()), SocketAddr::new(ip, 0));
         if !self.is_ours(place.local.ip()) {
             return [Some(own), None, None];
         }
-        let family = unspecified(place.remote.ip());
-        let both = family.is_ipv4().then(|| any(Ipv6Addr::UNSPECIFIED.into()));
-        [Some(own), Some(any(family)), both]
+        let mut any = place.waiting_without_address();
+        [Some(own), any.next(), any.next()]
     }
 
     /// The directions that a datagram to an end can have, whose sender has no address of its own.

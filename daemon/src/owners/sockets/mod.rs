@@ -99,8 +99,9 @@ impl Sockets {
         Self { doubt, ..Self::default() }
     }
 
-    /// The sockets of other namespaces. The set of addresses is empty: which addresses a socket without one of its own
-    /// uses there is unknown, so that such a socket matches no flow.
+    /// The sockets of other namespaces. The set of addresses is empty: a datagram of a socket without an address of its own is
+    /// reported from each address that its namespace has, and where these are not known the socket matches no flow, but casts
+    /// doubt on others ([`Sockets::add_doubts`]).
     pub(crate) fn elsewhere(doubt: u64) -> Self {
         Self { elsewhere: true, addresses: Some(HashSet::new()), ..Self::new(doubt) }
     }
@@ -121,6 +122,7 @@ impl Sockets {
         let (at, is_tcp) = (event.monotonic_ns, event.protocol == TCP);
         let sent = direction(event.protocol, event.local, event.remote);
         let key = Key::new(&sent);
+        let is_anywhere = self.elsewhere && sent.src.is_unspecified();
         let claim = Claim {
             cookie: event.cookie,
             owner,
@@ -129,7 +131,7 @@ impl Sockets {
             sure: at,
             until: u64::MAX,
             forget: u64::MAX,
-            pending: true,
+            pending: !is_anywhere,
             used: false,
             late: false,
             namespace: if self.elsewhere { event.network_namespace } else { 0 },
@@ -160,7 +162,7 @@ impl Sockets {
                 let until = at.saturating_add(REPEAT_NSEC);
                 let claim = Claim { until, forget: now + SENT_USEC, ..claim };
                 self.put_udp(key, claim, None, now, counters);
-                Some(Touched::Direction(sent))
+                (!is_anywhere).then_some(Touched::Direction(sent))
             }
             Kind::Bind => {
                 // Another process than the one that binds may read: it is known when it answers.

@@ -41,6 +41,17 @@ impl Place {
         let any = SocketAddr::new(unspecified(self.remote.ip()), self.local.port());
         (self.protocol == UDP).then(|| key(UDP, any, self.remote))
     }
+
+    /// Where those are that wait for UDP at this port of any address: of one family, and of both.
+    pub(super) fn waiting_without_address(&self) -> impl Iterator<Item = Key> + use<> {
+        let port = self.local.port();
+        let family = unspecified(self.remote.ip());
+        let both = family.is_ipv4().then_some(Ipv6Addr::UNSPECIFIED.into());
+        [Some(family), both]
+            .into_iter()
+            .flatten()
+            .map(move |ip| key(UDP, SocketAddr::new(ip, port), SocketAddr::new(ip, 0)))
+    }
 }
 
 /// The direction from one end to another.

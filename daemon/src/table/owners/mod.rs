@@ -21,16 +21,15 @@ use flowbus_interfaces::TimeSource;
 
 use super::Table;
 use crate::clock::Now;
-use crate::flow::{OwnerNumber, Owners, ProcessNumber, ProcessText, Snapshot};
+use crate::flow::{OwnerNumber, Owners, ProcessNumber, ProcessText, Snapshot, UDP};
 use crate::owners::{Attribution, Begin, Touched, direction};
 use directions::Direction;
 pub(super) use directions::OtherTuples;
 
-/// Whether the flow of this socket of another namespace can be found in our table: what stays within its namespace is not there,
-/// and which addresses the namespace has, of which a socket without one uses any, is not known.
+/// Whether a socket of another namespace can have a flow in our table: what stays within its namespace is not there.
 fn can_be_forwarded(event: &Event) -> bool {
     let [local, remote] = [event.local.ip(), event.remote.ip()];
-    event.kind == Kind::Release || !local.is_unspecified() && !local.is_loopback() && !remote.is_loopback()
+    (event.protocol == UDP || !local.is_unspecified()) && !local.is_loopback() && !remote.is_loopback()
 }
 
 impl Table {
@@ -140,8 +139,14 @@ impl Table {
         if responder.is_none() {
             attribution.touch(window.to, Touched::Direction(reply));
         }
-        self.state.header.counters.owners_ambiguous += attribution.elsewhere.take_ambiguous();
+        self.count_ambiguous();
         Owners { initiator, responder: responder.unwrap_or_default() }
+    }
+
+    fn count_ambiguous(&mut self) {
+        if let Some(attribution) = &mut self.attribution {
+            self.state.header.counters.owners_ambiguous += attribution.elsewhere.take_ambiguous();
+        }
     }
 
     /// Gives a flow its owners that is about to be added to the table.
@@ -185,7 +190,7 @@ impl Table {
         if owners.responder.is_none() {
             let (reply, window) = (flow.reply(), attribution.window);
             owners.responder = attribution.sockets_of_mut(&reply).responder(&reply, window);
-            self.state.header.counters.owners_ambiguous += attribution.elsewhere.take_ambiguous();
+            self.count_ambiguous();
             self.put_owners(slot, owners);
         }
         owners != flow.owners

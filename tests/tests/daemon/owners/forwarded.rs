@@ -1,14 +1,14 @@
 //! Flows that only pass through, and the processes of this machine at their ends: in other network namespaces.
 
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::MetadataExt;
-use std::process::{Command, Stdio};
 
 use flowbus_tests::daemon::UNATTRIBUTED;
 use flowbus_tests::network::{
-    BOTH_NAT, MASQUERADED, PLAIN, REDIRECTED, ROUTER_V4, ROUTER_V6, SERVER_V4, SERVER_V6, socket_address,
+    BOTH_NAT, CHROME, MASQUERADED, PLAIN, REDIRECTED, ROUTER_V4, ROUTER_V6, SERVER_V4, SERVER_V6,
+    socket_address,
 };
-use flowbus_tests::process::wait_for;
+use flowbus_tests::process::{DEADLINE, wait_for};
 use flowbus_tests::{Bus, Daemon, Kept, Namespace, Network};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -16,16 +16,16 @@ use serde_json::Value;
 use super::life::DEFAULT;
 use super::{flows, listen, on_thread, owned, this_process, who};
 
-fn inode(namespace: &Namespace) -> u64 {
+pub(super) fn inode(namespace: &Namespace) -> u64 {
     std::fs::metadata(namespace.path()).unwrap().ino()
 }
 
-fn forwarded(name: &str) -> (u64, String, String) {
+pub(super) fn forwarded(name: &str) -> (u64, String, String) {
     (this_process(), name.to_owned(), "forwarded".to_owned())
 }
 
 /// Both ends of the flow are threads of this process, named client and server, in these namespaces.
-fn assert_between(flow: &Value, client: &Namespace, server: &Namespace) {
+pub(super) fn assert_between(flow: &Value, client: &Namespace, server: &Namespace) {
     assert_eq!(who(&flow["initiator"]), forwarded("client"), "{flow:#}");
     assert_eq!(who(&flow["responder"]), forwarded("server"), "{flow:#}");
     assert_eq!(flow["initiator"]["network_namespace"], inode(client), "{flow:#}");
@@ -67,14 +67,41 @@ fn connections_of_other_namespaces_have_owners_through_every_translation() {
     daemon.stop();
 }
 
+/// A UDP socket in a namespace, bound to this address.
+pub(super) fn udp(namespace: &Namespace, name: &str, address: &str) -> UdpSocket {
+    on_thread(namespace, name, || {
+        let socket = UdpSocket::bind(address).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        socket
+    })
+}
+
+/// The client sends a question to an address by which it comes to the server, which answers to where it came from.
+fn ask(network: &Network, client: &UdpSocket, to: SocketAddr, server: &UdpSocket) {
+    on_thread(&network.client, "client", || client.send_to(b"question", to).unwrap());
+    on_thread(&network.server, "server", || {
+        let mut buffer = [0; 16];
+        let (_, from) = server.recv_from(&mut buffer).unwrap();
+        server.send_to(b"answer", from).unwrap();
+    });
+}
+
+/// The flow to this port of this address, once it has an initiator and the server has answered.
+fn answered(bus: &Bus, address: &str, port: u16) -> Value {
+    wait_for("both owners, the server having answered", || {
+        let mut flows = flows(bus);
+        flows.retain(|flow| flow["dport"] == port && flow["dst"] == address);
+        flows.pop().filter(|flow| {
+            flow["initiator"].is_object() && flow["responder"]["comm"].as_str() == Some("server")
+        })
+    })
+}
+
 #[test]
 fn datagrams_of_other_namespaces_have_owners() {
     let network = Network::new();
     let bus = Bus::start();
     let daemon = Daemon::start_attributed(&network.router, &bus);
-    let udp = |namespace: &Namespace, name: &str, address: &str| {
-        on_thread(namespace, name, || UdpSocket::bind(address).unwrap())
-    };
     for (port, bound, client_bound, to) in [
         (PLAIN, format!("{SERVER_V4}:{PLAIN}"), "198.18.0.2:0", SERVER_V4),
         (MASQUERADED, format!("{SERVER_V4}:{MASQUERADED}"), "198.18.0.2:0", SERVER_V4),
@@ -82,22 +109,42 @@ fn datagrams_of_other_namespaces_have_owners() {
     ] {
         let server = udp(&network.server, "server", &bound);
         let client = udp(&network.client, "client", client_bound);
-        let to = socket_address(to, port);
-        on_thread(&network.client, "client", || client.send_to(b"question", to).unwrap());
-        on_thread(&network.server, "server", || {
-            let mut buffer = [0; 16];
-            let (_, from) = server.recv_from(&mut buffer).unwrap();
-            server.send_to(b"answer", from).unwrap();
-        });
-        let flow = wait_for("both owners, the server having answered", || {
-            let mut flows = flows(&bus);
-            flows.retain(|flow| flow["dport"] == port && flow["dst"] == to.ip().to_string());
-            flows.pop().filter(|flow| {
-                flow["initiator"].is_object() && flow["responder"]["comm"].as_str() == Some("server")
-            })
-        });
-        assert_between(&flow, &network.client, &network.server);
+        ask(&network, &client, socket_address(to, port), &server);
+        assert_between(&answered(&bus, to, port), &network.client, &network.server);
     }
+    daemon.stop();
+}
+
+#[test]
+fn sockets_without_an_address_have_their_datagrams_through_every_translation() {
+    let network = Network::new();
+    let bus = Bus::start();
+    let daemon = Daemon::start_attributed(&network.router, &bus);
+    // The server's namespace has two IPv4 addresses.
+    for (any, server, router) in [("0.0.0.0", SERVER_V4, ROUTER_V4), ("[::]", SERVER_V6, ROUTER_V6)] {
+        let [plain, masqueraded] =
+            [PLAIN, MASQUERADED].map(|port| udp(&network.server, "server", &format!("{any}:{port}")));
+        for (socket, address, port) in [
+            (&plain, server, PLAIN),
+            (&masqueraded, server, MASQUERADED),
+            (&plain, router, REDIRECTED),
+            (&plain, router, BOTH_NAT),
+        ] {
+            let client = udp(&network.client, "client", &format!("{any}:0"));
+            ask(&network, &client, socket_address(address, port), socket);
+            assert_between(&answered(&bus, address, port), &network.client, &network.server);
+        }
+    }
+    // A resolver's client: a socket of both families that was never bound.
+    let server = udp(&network.server, "server", &format!("{SERVER_V4}:{CHROME}"));
+    let client = on_thread(&network.client, "client", || {
+        let socket =
+            rustix::net::socket(rustix::net::AddressFamily::INET6, rustix::net::SocketType::DGRAM, None);
+        UdpSocket::from(socket.unwrap())
+    });
+    let mapped = SERVER_V4.parse::<Ipv4Addr>().unwrap().to_ipv6_mapped();
+    ask(&network, &client, SocketAddr::from((mapped, CHROME)), &server);
+    assert_between(&answered(&bus, SERVER_V4, CHROME), &network.client, &network.server);
     daemon.stop();
 }
 
@@ -175,92 +222,31 @@ fn of_two_namespaces_with_one_address_never_the_wrong_one_is_named() {
             assert_eq!(flow["initiator"]["network_namespace"], inode(twin), "{flow:#}");
         }
     }
-    wait_for("it is counted", || {
-        let statistics = bus.monitor_call("GetStatistics", &[]).unwrap()[0].clone();
-        statistics["owners_ambiguous"].as_u64().filter(|count| *count > 0)
-    });
-    daemon.stop();
-}
+    let ambiguous =
+        || bus.monitor_call("GetStatistics", &[]).unwrap()[0]["owners_ambiguous"].as_u64().unwrap();
+    let before = wait_for("it is counted", || Some(ambiguous()).filter(|count| *count > 0));
 
-/// A program in namespaces of its own, as a container has them.
-fn contained(namespace: &Namespace, script: &str) -> Command {
-    let mut command = namespace.command("unshare");
-    command.args(["--pid", "--cgroup", "--mount", "--fork", "--mount-proc", "sh", "-c", script]);
-    command
-}
-
-#[test]
-fn a_process_in_namespaces_of_its_own_is_known_by_its_number_outside_also_when_it_is_gone() {
-    let network = Network::new();
-    let bus = Bus::start();
-    let daemon = Daemon::start_attributed(&network.router, &bus);
-    let listener = listen(&network.server, &format!("{SERVER_V4}:{PLAIN}"));
-    let script = format!("exec bash -c 'exec 3<>/dev/tcp/{SERVER_V4}/{PLAIN}; cat <&3'");
-    let mut container = contained(&network.client, &script).stdin(Stdio::null()).spawn().unwrap();
-    let accepted = listener.accept().unwrap();
-    let flow = owned(&bus, PLAIN);
-    let pid = flow["initiator"]["pid"].as_u64().unwrap();
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    assert!(
-        status.lines().any(|line| line.starts_with("NSpid:") && line.split_whitespace().count() == 3),
-        "{status}"
-    );
-    assert_eq!(flow["initiator"]["confidence"], "forwarded", "{flow:#}");
-    drop(accepted);
-    container.wait().unwrap();
-    let ended = wait_for("the flow is over", || {
-        flows(&bus).into_iter().find(|flow| flow["dport"] == PLAIN && flow["state"] == "TIME_WAIT")
-    });
-    assert_eq!(ended["initiator"]["pid"].as_u64(), Some(pid), "{ended:#}");
-    daemon.stop();
-}
-
-#[test]
-fn two_namespaces_on_one_bridge_speak_by_the_published_port_of_one() {
-    let router = Namespace::tracked("hairpin");
-    router.run("ip link add br0 type bridge");
-    router.run("ip link set br0 up");
-    router.run("ip address add 198.18.6.1/24 dev br0");
-    let [one, two] = [2, 3].map(|number| {
-        let host = Namespace::new("bridged");
-        router.run(&format!("ip link add port{number} type veth peer name up0 netns {}", host.path()));
-        router.run(&format!("ip link set port{number} master br0 up"));
-        router.run(&format!("ip link set port{number} type bridge_slave hairpin on"));
-        host.run("ip link set up0 up");
-        host.run(&format!("ip address add 198.18.6.{number}/24 dev up0"));
-        host.run("ip route add default via 198.18.6.1");
-        host
-    });
-    router.sysctl("net.ipv4.ip_forward", "1");
-    router.nft(
-        "table ip hairpin {
-           chain destination { type nat hook prerouting priority dstnat; ip daddr 198.18.6.1 tcp dport 8080 dnat to 198.18.6.3:80; };
-           chain output { type nat hook output priority -100; ip daddr 198.18.6.1 tcp dport 8080 dnat to 198.18.6.3:80; };
-           chain source { type nat hook postrouting priority srcnat; ip daddr 198.18.6.3 masquerade; };
-         }",
-    );
-    let bus = Bus::start();
-    let daemon = Daemon::start_attributed(&router, &bus);
-    let listener = listen(&two, "198.18.6.3:80");
-    let to: SocketAddr = "198.18.6.1:8080".parse().unwrap();
-    // From the other one, from itself by way of the router, and from the router's own namespace.
-    for (from, source) in [(&one, "198.18.6.2"), (&two, "198.18.6.3"), (&router, "198.18.6.1")] {
-        let client = on_thread(from, "client", || TcpStream::connect(to).unwrap());
-        let server = on_thread(&two, "server", || listener.accept().unwrap());
-        let flow = wait_for("both owners", || {
-            let mut flows = flows(&bus);
-            flows.retain(|flow| flow["src"] == source && flow["dport"] == 8080);
-            flows.pop().filter(|flow| flow["initiator"].is_object() && flow["responder"].is_object())
-        });
-        if source == "198.18.6.1" {
-            assert_eq!(who(&flow["initiator"]), super::exact("client"), "{flow:#}");
-            assert!(flow["initiator"]["network_namespace"].is_null(), "{flow:#}");
-            assert_eq!(flow["responder"]["network_namespace"], inode(&two), "{flow:#}");
-        } else {
-            assert_between(&flow, from, &two);
-        }
-        drop((client, server));
+    // Datagrams of sockets without an address: by a port of their own, and by the same.
+    for (twin, name) in twins.iter().zip(["one", "two"]) {
+        let client = udp(twin, name, "0.0.0.0:0");
+        on_thread(twin, name, || client.send_to(b"x", to).unwrap());
+        let port = client.local_addr().unwrap().port();
+        let flow = wait_for("the client", || flow(port).pop().filter(|flow| flow["initiator"].is_object()));
+        assert_eq!(who(&flow["initiator"]), forwarded(name), "{flow:#}");
+        assert_eq!(flow["initiator"]["network_namespace"], inode(twin), "{flow:#}");
     }
+    let port = 40_405;
+    let clients = twins.each_ref().map(|twin| udp(twin, "twin", &format!("0.0.0.0:{port}")));
+    for (twin, client) in twins.iter().zip(&clients) {
+        on_thread(twin, "twin", || client.send_to(b"x", to).unwrap());
+    }
+    for flow in wait_for("both flows", || Some(flow(port)).filter(|flows| flows.len() == 2)) {
+        let twin = &twins[usize::from(flow["orig_zone"] == 2)];
+        if flow["initiator"].is_object() {
+            assert_eq!(flow["initiator"]["network_namespace"], inode(twin), "{flow:#}");
+        }
+    }
+    wait_for("these are counted", || (ambiguous() > before).then_some(()));
     daemon.stop();
 }
 

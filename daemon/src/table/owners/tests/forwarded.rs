@@ -101,3 +101,58 @@ fn a_datagram_is_its_sockets_until_another_namespace_sends_by_these_ends() {
     world.tell(&Event { local: end("0.0.0.0:40000"), ..send(OTHER, 9) });
     assert_eq!(world.owners(), [Some(8), None]);
 }
+
+/// A datagram of a socket from an end.
+fn send(namespace: u32, pid: u32, local: &str, remote: &str) -> Event {
+    in_namespace(namespace, socket(Kind::Send, UDP, local, remote, process(pid, "sender")))
+}
+
+#[test]
+fn a_socket_whose_address_is_not_known_casts_doubt_on_those_of_other_namespaces() {
+    let flow = plain(UDP, CLIENT, SERVER);
+    for (namespace, local, owner, count) in [
+        // It has another port.
+        (THIRD, "0.0.0.0:40001", Some(7), 0),
+        (THIRD, "0.0.0.0:40000", None, 1),
+        // Another process of the namespace, which may have been the one that sent.
+        (OTHER, "0.0.0.0:40000", None, 0),
+    ] {
+        let mut world = OwnersWorld::with_addresses(&[ROUTER]);
+        world.report(&send(OTHER, 7, CLIENT, SERVER));
+        world.report(&send(namespace, 8, local, SERVER));
+        world.born(&flow);
+        world.settle();
+        assert_eq!(world.owners(), [owner, None], "{local}");
+        assert_eq!(ambiguous(&world), count, "{local}");
+    }
+    // It is the same process.
+    let mut world = OwnersWorld::with_addresses(&[ROUTER]);
+    world.report(&send(OTHER, 7, CLIENT, SERVER));
+    world.report(&send(OTHER, 7, "0.0.0.0:40000", SERVER));
+    world.born(&flow);
+    assert_eq!(world.owners(), [Some(7), None]);
+}
+
+#[test]
+fn of_servers_in_two_namespaces_the_one_that_answers_is_named_where_the_other_may_have_the_address() {
+    let bind = |namespace, pid, local| {
+        in_namespace(namespace, socket(Kind::Bind, UDP, local, "0.0.0.0:0", process(pid, "server")))
+    };
+    for unaddressed in ["0.0.0.0:80", "[::]:80"] {
+        let mut world = OwnersWorld::with_addresses(&[ROUTER]);
+        world.tell(&bind(OTHER, 7, SERVER));
+        world.tell(&bind(THIRD, 8, unaddressed));
+        world.born(&plain(UDP, CLIENT, SERVER));
+        world.settle();
+        assert_eq!(world.owners(), [None, None], "{unaddressed}");
+        world.report(&send(OTHER, 7, SERVER, CLIENT));
+        world.apply(EventKind::Update, &answered(plain(UDP, CLIENT, SERVER)));
+        assert_eq!(world.owners(), [None, Some(7)], "{unaddressed}");
+    }
+    // One at another port is not meant.
+    let mut world = OwnersWorld::with_addresses(&[ROUTER]);
+    world.tell(&bind(OTHER, 7, SERVER));
+    world.tell(&bind(THIRD, 8, "0.0.0.0:81"));
+    world.born(&plain(UDP, CLIENT, SERVER));
+    assert_eq!(world.owners(), [None, Some(7)]);
+}
