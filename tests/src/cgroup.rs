@@ -14,26 +14,40 @@ const HIERARCHIES: [&str; 3] = ["/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unifie
 
 /// The group in each hierarchy, gone with its owner.
 #[derive(Debug)]
-pub(crate) struct ControlGroup(Vec<PathBuf>);
+pub struct ControlGroup(Vec<PathBuf>);
 
 impl ControlGroup {
     /// Makes it.
     ///
     /// # Panics
     /// Without the privilege, or if systemd's hierarchy is not mounted here.
-    pub(crate) fn new(label: &str) -> Self {
-        let name = unique(label);
+    #[must_use]
+    pub fn new(label: &str) -> Self {
+        Self::named(&unique(label))
+    }
+
+    /// Makes the one that systemd has for a container of nspawn, and its slice where that is missing.
+    ///
+    /// # Panics
+    /// As [`ControlGroup::new`].
+    #[must_use]
+    pub fn of_container(name: &str) -> Self {
+        Self::named(&format!("machine.slice/systemd-nspawn@{name}.service"))
+    }
+
+    fn named(name: &str) -> Self {
         let mounted = HIERARCHIES.iter().map(Path::new).filter(|path| path.join("cgroup.procs").exists());
-        let groups: Vec<_> = mounted.map(|path| path.join(&name)).collect();
+        let groups: Vec<_> = mounted.map(|path| path.join(name)).collect();
         assert!(!groups.is_empty(), "no hierarchy of control groups is mounted at {HIERARCHIES:?}");
         for group in &groups {
-            fs::create_dir(group).unwrap_or_else(|error| panic!("{}: {error}", group.display()));
+            fs::create_dir_all(group).unwrap_or_else(|error| panic!("{}: {error}", group.display()));
         }
         Self(groups)
     }
 
     /// A command that runs a program in it; its process id is the program's own.
-    pub(crate) fn command(&self, program: &str) -> Command {
+    #[must_use]
+    pub fn command(&self, program: &str) -> Command {
         let enter: String =
             self.0.iter().map(|group| format!("echo $$ >{}/cgroup.procs; ", group.display())).collect();
         let mut command = Command::new("sh");

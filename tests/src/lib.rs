@@ -33,7 +33,7 @@ pub mod traffic;
 
 pub use booted::{Machine, SystemBus};
 pub use bus::{Bus, CallError};
-pub use cgroup::UnitGroup;
+pub use cgroup::{ControlGroup, UnitGroup};
 pub use client::Client;
 pub use daemon::Daemon;
 pub use helper::Helper;

@@ -5,13 +5,15 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 
 use flowbus_attribution::{Event, Kind};
+use flowbus_tests::process::output_of;
+use flowbus_tests::sockets::{by, name};
 use flowbus_tests::{Namespace, Sockets};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, SocketType, connect};
 
 use super::failures::{all, dead_end, failure, failures, socket};
-use super::listen;
+use super::{listen, of};
 
 #[test]
 fn a_connect_that_does_not_wait_is_told_as_one_that_does() {
@@ -159,4 +161,56 @@ print "interrupted\n";
     let failed = failures(&mut sockets, &namespace);
     let told: Vec<_> = failed.iter().map(|event| (event.remote.port(), event.kind)).collect();
     assert_eq!(told, [(81, Kind::ConnectFailed { errno: 0 })], "the process closed it");
+}
+
+/// Connects by a ring (io_uring) and prints the error. Memory is written by reading from a pipe.
+const RING: &str = r#"
+use Socket; $| = 1;
+my $parameters = "\0" x 120;
+my $ring = syscall(425, 1, $parameters);
+$ring >= 0 or die "io_uring: $!";
+sub mapped { my $at = syscall(9, 0, 4096, 3, 0x8001, $ring, $_[0]); $at != -1 or die "mmap: $!"; $at }
+my ($submitted, $completed, $entries) = map { mapped($_) } 0, 0x8000000, 0x10000000;
+pipe(my $out, my $in) or die $!;
+sub poke { my ($at, $bytes) = @_; syswrite($in, $bytes); syscall(0, fileno($out), $at, length $bytes) == length $bytes or die $! }
+sub offset { unpack "L", substr($parameters, $_[0], 4) }
+socket(my $client, PF_INET, SOCK_STREAM, 0) or die $!;
+my $to = pack_sockaddr_in($ARGV[1], inet_aton($ARGV[0]));
+my $address = unpack("Q", pack("p", $to));
+poke($entries, pack("CCSlQQLLQ", 16, 0, 0, fileno($client), length($to), $address, 0, 0, 7) . "\0" x 24);
+poke($submitted + offset(64), pack("L", 0));
+poke($submitted + offset(44), pack("L", 1));
+syscall(426, $ring, 1, 1, 1, 0, 0) == 1 or die "enter: $!";
+print -unpack("l", unpack("P4", pack("Q", $completed + offset(100) + 8))), "\n";
+"#;
+
+#[test]
+fn a_connect_by_io_uring_is_told_as_one_by_a_call() {
+    let namespace = dead_end();
+    let mut sockets = Sockets::watch();
+    let listener = listen(&namespace, "127.0.0.1:0");
+    let open = listener.local_addr().unwrap();
+    let ways = [("127.0.0.1:1", Errno::CONNREFUSED), ("198.18.0.1:443", Errno::NETUNREACH)];
+    for (to, error) in ways {
+        let printed = ring(&namespace, to.parse().unwrap());
+        assert_eq!(printed, format!("{}\n", error.raw_os_error()));
+    }
+    assert_eq!(ring(&namespace, open), "0\n");
+    let told: Vec<_> = failures(&mut sockets, &namespace)
+        .iter()
+        .map(|event| (event.remote.to_string(), event.kind))
+        .collect();
+    let expected =
+        ways.map(|(to, error)| (to.to_owned(), Kind::ConnectFailed { errno: error.raw_os_error() }));
+    assert_eq!(told, expected);
+    let connected = of(&all(&mut sockets, &namespace), |kind| kind == Kind::Connect);
+    assert_eq!(
+        (connected.len(), connected[0].remote, name(&by(&connected[0]).comm)),
+        (1, open, "perl".to_owned())
+    );
+}
+
+fn ring(namespace: &Namespace, to: SocketAddr) -> String {
+    let (host, port) = (to.ip().to_string(), to.port().to_string());
+    output_of(namespace.command("perl").args(["-e", RING, &host, &port]))
 }

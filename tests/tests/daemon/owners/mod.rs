@@ -1,6 +1,7 @@
 //! Which process is behind a flow, on the real kernel: through translations, for what is older than the daemon, in bursts,
 //! over a restart.
 
+mod containers;
 mod forwarded;
 mod life;
 mod many;
