@@ -1,10 +1,11 @@
 //! The command line.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use flowbus_interfaces::{BusAddress, Mark, ReportOptions, parse_number};
+use flowbus_interfaces::{BusAddress, EventKind, Mark, ReportOptions, parse_number};
 use jiff::Zoned;
 
 use crate::change::{Changed, MaskedMark, masked_mark};
@@ -246,6 +247,12 @@ pub(crate) struct Monitored {
     /// Show these changes only
     #[arg(long, value_enum, value_delimiter = ',', ignore_case = true, value_name = "EVENT,...")]
     events: Vec<Event>,
+    /// Go on behind the last change that an earlier run showed: its place is kept in this file
+    ///
+    /// What began or ended meanwhile comes first. The file is written once a second, after the output: what was printed since
+    /// is printed again when flowctl was killed. JSON lines then always have `id`.
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub(crate) cursor_file: Option<PathBuf>,
     /// At the end list what is alive and what ended meanwhile, as monitor-conntrack does
     #[arg(long)]
     pub(crate) exit_summary: bool,
@@ -255,6 +262,16 @@ pub(crate) struct Monitored {
 }
 
 impl Monitored {
+    /// Whether changes of this kind are to be shown.
+    pub(crate) fn shows(&self, kind: EventKind) -> bool {
+        let is_kind = |event: &Event| match event {
+            Event::New => kind == EventKind::New,
+            Event::Update => kind == EventKind::Update,
+            Event::Destroy => kind == EventKind::Destroy,
+        };
+        self.events.is_empty() || self.events.iter().any(is_kind)
+    }
+
     /// The names of the changes that are to be shown; none for all.
     pub(crate) fn events(&self) -> Vec<&'static str> {
         let name = |event: &Event| match event {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use flowbus_interfaces::{
-    BusAddress, FLOW_MONITOR_NAME, FlowMonitorProxy, FlowStream, QueryMap, StreamError,
+    BusAddress, Cursor, FLOW_MONITOR_NAME, FlowMonitorProxy, FlowStream, QueryMap, StreamError,
 };
 use zbus::fdo::DBusProxy;
 use zbus::names::{BusName, WellKnownName};
@@ -50,10 +50,19 @@ impl Daemon {
 
     /// Flows and changes as they come.
     pub(crate) async fn stream(&self, query: &QueryMap<'_>) -> Result<FlowStream, Error> {
-        FlowStream::open(&self.monitor, query).await.map_err(|error| match error {
+        FlowStream::open(&self.monitor, query).await.map_err(|error| self.unopened(error))
+    }
+
+    /// Flows and changes from where an earlier stream was.
+    pub(crate) async fn resume(&self, query: QueryMap<'_>, cursor: &Cursor) -> Result<FlowStream, Error> {
+        FlowStream::resume(&self.monitor, query, cursor).await.map_err(|error| self.unopened(error))
+    }
+
+    fn unopened(&self, error: StreamError) -> Error {
+        match error {
             StreamError::Refused(error) => self.refused(error),
             other => Error::Stream(other),
-        })
+        }
     }
 
     /// The daemon's statistics.

@@ -1,6 +1,7 @@
 //! What can go wrong, and what to do next.
 
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use flowbus_interfaces::{Error as FlowError, FLOW_MONITOR_NAME, StreamError};
@@ -62,6 +63,10 @@ pub(crate) enum Error {
     /// A stream failed.
     #[error("{0}")]
     Stream(StreamError),
+
+    /// The place of an earlier run cannot be read or kept.
+    #[error("the cursor file {}: {source}", path.display())]
+    CursorFile { path: PathBuf, source: io::Error },
 
     /// A listing ended before its end.
     #[error("flowbusd stopped in the middle: what was printed is not all. Run flowctl again.")]

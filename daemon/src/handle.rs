@@ -13,7 +13,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 use crate::change::Change;
 use crate::connection::ConnectionEvent;
 use crate::expectation::ExpectationEvent;
-use crate::flow::{ClosedLimits, ProcessTexts, Snapshot};
+use crate::flow::{ClosedLimits, Ends, ProcessTexts, Snapshot};
 use crate::log::Log;
 use crate::names::NameStrings;
 use crate::owners::{Found, Probe};
@@ -39,8 +39,8 @@ pub(crate) enum Command {
     },
     /// The flows that ended before the change numbered `before`, newest first; answered with a [`Page`].
     ListClosed { before: u64, limit: usize, reply: oneshot::Sender<Page> },
-    /// The flows that ended with the change numbered `first` or later, oldest first; answered with a [`Page`].
-    ListClosedFrom { first: u64, limit: usize, reply: oneshot::Sender<Page> },
+    /// The flows that ended with a change numbered `first` to `last`, oldest first.
+    ListClosedFrom { first: u64, last: u64, limit: usize, reply: oneshot::Sender<History> },
     /// One flow, active or closed.
     Flow { id: u64, reply: oneshot::Sender<Option<Snapshot>> },
     /// The configuration was read again.
@@ -107,6 +107,16 @@ pub(crate) struct Page {
     /// All changes up to this one are included, later ones may be.
     pub(crate) sequence: u64,
     pub(crate) synchronized: bool,
+}
+
+/// Flows that ended, oldest end first.
+#[derive(Debug)]
+pub(crate) struct History {
+    pub(crate) flows: Vec<Snapshot>,
+    /// True when more follow after the last flow.
+    pub(crate) more: bool,
+    /// What was asked about and is forgotten: all of it lies before the first flow.
+    pub(crate) forgotten: Option<Ends>,
 }
 
 /// Why a question got no answer.
@@ -211,8 +221,13 @@ impl Handle {
     }
 
     /// Asks for closed flows, oldest first.
-    pub(crate) async fn list_closed_from(&self, first: u64, limit: usize) -> Result<Page, AskError> {
-        self.ask(|reply| Command::ListClosedFrom { first, limit, reply }).await
+    pub(crate) async fn list_closed_from(
+        &self,
+        first: u64,
+        last: u64,
+        limit: usize,
+    ) -> Result<History, AskError> {
+        self.ask(|reply| Command::ListClosedFrom { first, last, limit, reply }).await
     }
 
     /// Asks for one flow.

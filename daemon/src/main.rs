@@ -23,6 +23,7 @@ mod kernel_state;
 mod links;
 mod log;
 mod lookout;
+mod machine;
 mod names;
 mod owners;
 mod published;
@@ -249,7 +250,7 @@ async fn serve(
     tokio::spawn(lookout::watch(kernel.clone(), handle.clone()));
     tokio::spawn(systemd::feed_watchdog(handle.clone()));
     let names = FlowNames::new(&handle, links, config.clone());
-    let streams = Streams::new(handle.clone(), names.clone());
+    let streams = Streams::new(handle.clone(), names.clone(), machine::id());
     let services = bus::Services { handle: handle.clone(), names, streams: streams.clone(), kernel };
     let (loaded, confinable) = oneshot::channel();
     let bus = bus::serve(&arguments.bus, services, connection, Some(confinable), config);

@@ -74,9 +74,9 @@ pub use protocol::{protocol_number, protocol_title};
 pub use proxy::*;
 pub use query::{
     Argument, ChangeOptions, EventSet, Filter, LIMIT_DEFAULT, LIMIT_MAXIMUM, Lookup, Query, QueryError,
-    QueryKey, QueryPart, RawQuery, ReportOptions, StreamQuery, Subject,
+    QueryKey, QueryPart, RawQuery, ReportOptions, Resume, StreamQuery, Subject,
 };
 pub use statistic::{Statistic, StatisticKind, Statistics};
-pub use stream::{FlowRef, FlowStream, StreamError, StreamItem};
+pub use stream::{Cursor, CursorError, FlowRef, FlowStream, StreamError, StreamItem};
 pub use time::{EndReason, Span, Time, TimeSource};
 pub use value::{Value, status_bit, status_names};

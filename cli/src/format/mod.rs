@@ -172,9 +172,15 @@ pub(crate) struct Output {
 impl Output {
     /// A query with the fields that the form needs, where it does not show whatever there is.
     pub(crate) fn query<'a>(&self, query: &'a Query, kind: Kind) -> QueryMap<'a> {
+        self.query_with(query, kind, &[])
+    }
+
+    /// The same, with keys besides those that are printed.
+    pub(crate) fn query_with<'a>(&self, query: &'a Query, kind: Kind, also: &[Key]) -> QueryMap<'a> {
         let mut map = query.to_map();
-        let keys = self.format().keys(query.fields(), kind, self.numeric);
+        let mut keys = self.format().keys(query.fields(), kind, self.numeric);
         if !keys.is_empty() {
+            keys.extend(also);
             map.insert("fields", names_of(&keys).into());
         }
         map

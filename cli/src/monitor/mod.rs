@@ -1,12 +1,13 @@
 //! `flowctl monitor`: flows as they begin, change and end.
 
 mod notice;
+mod place;
 mod session;
 mod summary;
 
 use std::io::Write;
 
-use flowbus_interfaces::QueryMap;
+use flowbus_interfaces::{FlowStream, Key, QueryMap};
 use futures_util::StreamExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -16,6 +17,7 @@ use crate::error::Error;
 use crate::format::{Kind, Printer};
 use crate::screen::{Look, Screen};
 use notice::Notices;
+use place::CursorFile;
 use session::Session;
 
 /// Prints changes until Ctrl-C. When the daemon restarts it goes on with the new one.
@@ -27,14 +29,16 @@ pub(crate) async fn monitor(daemon: &Daemon, monitored: &Monitored) -> Result<()
         printer: Printer::of(&monitored.query, &monitored.output, Kind::Events),
         notices: Notices::new(monitored.output.format(), Look::new(false).colors),
         screen: Screen::direct()?,
-        quiet: monitored.quiet,
+        monitored,
         totals: session::Totals::default(),
         place: None,
+        cursor: monitored.cursor_file.as_deref().map(CursorFile::open).transpose()?,
+        resumed: false,
+        away: false,
         told_nameless: false,
     };
     session.begin()?;
-    let query = asked(monitored);
-    let mut stream = daemon.stream(&query).await?;
+    let mut stream = open(daemon, monitored, &mut session).await?;
     loop {
         let ended = {
             let following = session.follow(&mut stream);
@@ -52,7 +56,7 @@ pub(crate) async fn monitor(daemon: &Daemon, monitored: &Monitored) -> Result<()
         let Some(ended) = ended else { break };
         session.note_end(&ended, daemon.bus())?;
         stream = loop {
-            match daemon.stream(&query).await {
+            match open(daemon, monitored, &mut session).await {
                 Ok(stream) => break stream,
                 // It is waited for, whether it has said goodbye or was killed.
                 Err(Error::NoDaemon { .. } | Error::Failed(_)) => {}
@@ -72,7 +76,7 @@ pub(crate) async fn monitor(daemon: &Daemon, monitored: &Monitored) -> Result<()
 async fn finish(
     daemon: &Daemon,
     monitored: &Monitored,
-    mut session: Session,
+    mut session: Session<'_>,
     daemon_gone: bool,
 ) -> Result<(), Error> {
     session.end()?;
@@ -85,10 +89,28 @@ async fn finish(
     Ok(session.screen.flush()?)
 }
 
+/// Opens the next stream: where there is a place to go on from, there.
+async fn open(
+    daemon: &Daemon,
+    monitored: &Monitored,
+    session: &mut Session<'_>,
+) -> Result<FlowStream, Error> {
+    match session.cursor.as_ref().map(CursorFile::cursor).filter(|cursor| !cursor.is_fresh()) {
+        Some(cursor) => {
+            session.resumed = true;
+            daemon.resume(asked(monitored), cursor).await
+        }
+        None => daemon.stream(&asked(monitored)).await,
+    }
+}
+
 /// What the daemon is asked for.
 fn asked(monitored: &Monitored) -> QueryMap<'_> {
-    let mut query = monitored.output.query(&monitored.query, Kind::Events);
-    query.insert("snapshot", monitored.snapshot.into());
+    let keeps_place = monitored.cursor_file.is_some();
+    let keys: &[Key] = if keeps_place { &[Key::Id] } else { &[] };
+    let mut query = monitored.output.query_with(&monitored.query, Kind::Events, keys);
+    // A place is behind the flows that are alive, shown or not.
+    query.insert("snapshot", (monitored.snapshot || keeps_place).into());
     let events = monitored.events();
     if !events.is_empty() {
         query.insert("events", events.into());

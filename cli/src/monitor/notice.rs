@@ -40,6 +40,10 @@ impl Notice {
                 let why = match reason.as_str() {
                     "slow-reader" => "this reader was too slow",
                     "overrun" => "the kernel's events came too fast for flowbusd",
+                    "forgotten" => {
+                        let ends = cell::counted(*lost, "end");
+                        return format!("up to {ends} missing here: flowbusd remembers no more of them");
+                    }
                     other => other,
                 };
                 format!("{} missing here: {why}", cell::counted(*lost, "change"))
@@ -76,6 +80,8 @@ impl Notice {
             Self::Resync { ref reason, lost, closed, added } => {
                 Some(StreamItem::Resync { reason: reason.into(), lost, closed, added })
             }
+            Self::Stopped { .. } => Some(StreamItem::End { reason: "stopping".into() }),
+            Self::Closed { .. } => Some(StreamItem::End { reason: "cut-off".into() }),
             _ => None,
         }
     }
@@ -104,6 +110,14 @@ impl Notices {
                 Format::Json => NoticeForm::Objects,
                 _ => NoticeForm::Aside,
             },
+        }
+    }
+
+    /// Prints an item that only programs need.
+    pub(super) fn print_item(&self, out: &mut dyn Write, item: &StreamItem<'_>) -> io::Result<()> {
+        match self.form {
+            NoticeForm::Objects => output::json_line(out, item),
+            _ => Ok(()),
         }
     }
 

@@ -3,23 +3,30 @@
 use std::io::{self, Write};
 use std::time::Instant;
 
-use flowbus_interfaces::{EventKind, FlowStream, Key, StreamItem};
+use flowbus_interfaces::{EventKind, FlowRef, FlowStream, Key, StreamItem};
 
 use super::notice::{Notice, Notices};
+use super::place::CursorFile;
+use crate::arguments::Monitored;
 use crate::error::Error;
 use crate::format::Printer;
 use crate::resolve;
 use crate::screen::Screen;
 
 /// Where the printing of streams is.
-pub(super) struct Session {
+pub(super) struct Session<'a> {
+    pub(super) monitored: &'a Monitored,
     pub(super) printer: Printer,
     pub(super) notices: Notices,
     pub(super) screen: Screen,
-    /// Nothing is printed but notices.
-    pub(super) quiet: bool,
     pub(super) totals: Totals,
     pub(super) place: Option<Place>,
+    /// Where another run goes on; `None` where nobody asked to keep it.
+    pub(super) cursor: Option<CursorFile>,
+    /// The stream that is open began where an earlier one was.
+    pub(super) resumed: bool,
+    /// The daemon has left, or closed the stream, since the last one began.
+    pub(super) away: bool,
     /// It was said why addresses have no names.
     pub(super) told_nameless: bool,
 }
@@ -57,11 +64,13 @@ pub(super) enum Ended {
     Stopped,
     /// The stream was closed though the daemon did not say that it stops.
     Closed,
+    /// Changes came faster than they were printed, and another stream has what ended among them.
+    Behind,
 }
 
-impl Session {
+impl Session<'_> {
     pub(super) fn begin(&mut self) -> io::Result<()> {
-        if !self.quiet {
+        if !self.monitored.quiet {
             self.printer.begin(&mut self.screen)?;
         }
         self.screen.flush()
@@ -71,13 +80,27 @@ impl Session {
     pub(super) async fn follow(&mut self, stream: &mut FlowStream) -> Result<Ended, Error> {
         let mut stopping = false;
         while let Some(item) = stream.next().await.map_err(Error::Stream)? {
-            if let StreamItem::End { .. } = item {
-                stopping = true;
+            match &item {
+                StreamItem::End { .. } => stopping = true,
+                StreamItem::Gap { reason, .. } if self.cursor.is_some() && reason == "slow-reader" => {
+                    return Ok(Ended::Behind);
+                }
+                _ => {}
             }
-            self.item(item)?;
+            self.item(&item)?;
+            if let Some(file) = &mut self.cursor {
+                file.advance(&item);
+            }
+            drop(item);
             if !stream.has_line() {
                 self.printer.flush(&mut self.screen)?;
                 self.screen.flush()?;
+                if let Some(file) = &mut self.cursor
+                    && let Some(due) = file.due()
+                    && tokio::time::timeout_at(due, stream.ready()).await.is_err()
+                {
+                    file.write()?;
+                }
                 if !self.told_nameless
                     && let Some(failure) = resolve::failure()
                 {
@@ -89,45 +112,88 @@ impl Session {
         Ok(if stopping { Ended::Stopped } else { Ended::Closed })
     }
 
-    fn item(&mut self, item: StreamItem<'_>) -> io::Result<()> {
+    fn item(&mut self, item: &StreamItem<'_>) -> io::Result<()> {
         match item {
-            StreamItem::Begin { epoch, sequence } => self.enter(epoch.into_owned(), sequence),
-            StreamItem::Flow(flow) if !self.quiet => self.printer.flow(&mut self.screen, &flow, None),
-            StreamItem::SnapshotEnd { sequence } => {
-                self.reach(sequence);
+            StreamItem::Begin { epoch, sequence, .. } => {
+                self.notices.print_item(&mut self.screen, item)?;
+                self.enter(epoch, *sequence)
+            }
+            StreamItem::Closed(flow) => match self.kind_of_ended(flow) {
+                Some(kind) => self.event(flow, kind),
+                None => Ok(()),
+            },
+            StreamItem::Flow(flow) => {
+                if self.resumed && self.monitored.shows(EventKind::New) && !self.has_seen(flow) {
+                    self.event(flow, EventKind::New)
+                } else if self.monitored.snapshot || self.resumed && self.monitored.shows(EventKind::Update) {
+                    self.print(flow, None)
+                } else {
+                    Ok(())
+                }
+            }
+            StreamItem::SnapshotEnd { sequence } | StreamItem::Reached { sequence } => {
+                self.reach(*sequence);
                 Ok(())
             }
             StreamItem::Event { kind, flow, .. } => {
-                match kind {
-                    EventKind::New => self.totals.new += 1,
-                    EventKind::Update => self.totals.update += 1,
-                    EventKind::Destroy => self.totals.destroy += 1,
-                }
                 self.reach(flow.number(Key::Sequence).unwrap_or(0));
-                if self.quiet { Ok(()) } else { self.printer.flow(&mut self.screen, &flow, Some(kind)) }
+                self.event(flow, *kind)
             }
-            StreamItem::Gap { first, last, lost, reason } => {
+            &StreamItem::Gap { first, last, lost, ref reason } => {
                 self.totals.missed += lost;
                 self.reach(last);
-                self.note(&Notice::Gap { first, last, lost, reason: reason.into_owned() })
+                self.note(&Notice::Gap { first, last, lost, reason: reason.to_string() })
             }
-            StreamItem::Resync { reason, lost, closed, added } => {
-                self.note(&Notice::Resync { reason: reason.into_owned(), lost, closed, added })
+            &StreamItem::Resync { ref reason, lost, closed, added } => {
+                self.note(&Notice::Resync { reason: reason.to_string(), lost, closed, added })
             }
             _ => Ok(()),
         }
     }
 
-    /// A stream begins: what happened since the one before it is a gap.
-    fn enter(&mut self, epoch: String, sequence: u64) -> io::Result<()> {
-        let before = self.place.replace(Place { epoch: epoch.clone(), begin: sequence, last: sequence });
+    /// What is shown of a flow that ended before the stream began: its end, or its begin where only begins are shown.
+    fn kind_of_ended(&self, flow: &FlowRef<'_>) -> Option<EventKind> {
+        let is_shown = |kind: &EventKind| match kind {
+            EventKind::New => self.monitored.shows(EventKind::New) && !self.has_seen(flow),
+            kind => self.monitored.shows(*kind),
+        };
+        [EventKind::Destroy, EventKind::New].into_iter().find(is_shown)
+    }
+
+    fn has_seen(&self, flow: &FlowRef<'_>) -> bool {
+        self.cursor.as_ref().is_some_and(|file| file.cursor().has_seen(flow))
+    }
+
+    fn event(&mut self, flow: &FlowRef<'_>, kind: EventKind) -> io::Result<()> {
+        match kind {
+            EventKind::New => self.totals.new += 1,
+            EventKind::Update => self.totals.update += 1,
+            EventKind::Destroy => self.totals.destroy += 1,
+        }
+        self.print(flow, Some(kind))
+    }
+
+    fn print(&mut self, flow: &FlowRef<'_>, kind: Option<EventKind>) -> io::Result<()> {
+        if self.monitored.quiet { Ok(()) } else { self.printer.flow(&mut self.screen, flow, kind) }
+    }
+
+    /// A stream begins: what happened since the one before it is a gap, unless it goes on there.
+    fn enter(&mut self, epoch: &str, sequence: u64) -> io::Result<()> {
+        let place = Place { epoch: epoch.to_owned(), begin: sequence, last: sequence };
+        let before = self.place.replace(place);
+        let away = std::mem::take(&mut self.away);
         match before {
             None => Ok(()),
             Some(before) if before.epoch == epoch => {
                 if let Some(place) = &mut self.place {
                     place.begin = before.begin;
                 }
-                self.note(&Notice::Back)?;
+                if away {
+                    self.note(&Notice::Back)?;
+                }
+                if self.resumed {
+                    return Ok(());
+                }
                 let lost = sequence.saturating_sub(before.last);
                 if lost == 0 {
                     return Ok(());
@@ -149,22 +215,31 @@ impl Session {
     /// Says how a stream ended.
     pub(super) fn note_end(&mut self, ended: &Ended, bus: &str) -> Result<(), Error> {
         let bus = bus.to_owned();
-        self.note(&match ended {
-            Ended::Stopped => Notice::Stopped { bus },
-            Ended::Closed => Notice::Closed { bus },
-        })?;
-        Ok(())
+        self.away = *ended != Ended::Behind;
+        match ended {
+            Ended::Stopped => self.note(&Notice::Stopped { bus })?,
+            Ended::Closed => self.note(&Notice::Closed { bus })?,
+            Ended::Behind => {}
+        }
+        self.keep_place()
+    }
+
+    /// Writes the place down, once all up to it is printed.
+    fn keep_place(&mut self) -> Result<(), Error> {
+        self.printer.flush(&mut self.screen)?;
+        self.screen.flush()?;
+        self.cursor.as_mut().map_or(Ok(()), CursorFile::write)
     }
 
     /// Says what was seen in all.
     pub(super) fn end(&mut self) -> Result<(), Error> {
-        if !self.quiet {
+        if !self.monitored.quiet {
             self.printer.end(&mut self.screen)?;
         }
         let Totals { begun, new, update, destroy, missed } = self.totals;
         let usec = begun.elapsed().as_micros().try_into().unwrap_or(u64::MAX);
         self.note(&Notice::Summary { usec, new, update, destroy, missed })?;
-        Ok(())
+        self.keep_place()
     }
 
     /// In its place among what is printed.

@@ -125,10 +125,19 @@ impl FlowMonitor {
     /// (b, false: what connections do, too), `expectations` (b, false: what becomes of expectations, too) and `events`
     /// (as, all: which of new, update and destroy, or none).
     ///
-    /// The lines are objects with a `type`: `begin` (`epoch`, `sequence`); `closed` flows, oldest end first; `flow` for
+    /// `after` (t: the number of the last change of an earlier stream) and `epoch` (s: its epoch), with `closed` true,
+    /// resume that stream: `closed` begins behind that change. What is forgotten of it is a `gap` with the reason forgotten,
+    /// whose `lost` counts the ends, exactly up to four million changes back and no fewer beyond. In another epoch, or
+    /// where the table has not come to that change, both are ignored, as `begin` shows. A flow that is alive and has
+    /// an `id` above all that were seen has begun since.
+    ///
+    /// The lines are objects with a `type`: `begin` (`epoch`, `sequence`, and `machine`, the id that
+    /// `systemd-id128 machine-id -a ab5ed77833064470ad28e715b1f0e4f7` prints; absent where the machine has
+    /// none); `closed` flows, oldest end first; `flow` for
     /// each that is alive; `snapshot-end` (`sequence`); `new`, `update` and `destroy` with the flow and its
     /// `sequence`, and `matches` false where the flow has left the filter; `gap` (`first`, `last`, `lost`, `reason`
-    /// slow-reader or overrun); `resync` (`reason`, `lost`, `closed`, `added`); with `connections`, `connect`, `accept`,
+    /// slow-reader, overrun or forgotten); `reached` (`sequence`) after thousands of changes of which none passes the
+    /// filter: where to resume; `resync` (`reason`, `lost`, `closed`, `added`); with `connections`, `connect`, `accept`,
     /// `close` and `connect-failed` with the keys of ConnectionEvents, and `connection-gap` as `gap` by their numbers;
     /// with `expectations`, `expectation` with
     /// `event` (new or destroy) and the keys of FlowControl1's ListExpectations, which are those of the connection that

@@ -98,3 +98,11 @@ impl ClosedFlow {
         self.record.key == *key && self.record.conntrack_id() == conntrack_id
     }
 }
+
+/// Ends in a range of changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ends {
+    pub(crate) count: u64,
+    /// The number of the newest; 0 where there is none.
+    pub(crate) last: u64,
+}

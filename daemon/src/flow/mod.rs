@@ -10,7 +10,7 @@ mod record;
 use ctnetlink::Tuple;
 use flowbus_interfaces::{EndReason, TimeSource};
 
-pub(crate) use closed::{ClosedFlow, ClosedLimits};
+pub(crate) use closed::{ClosedFlow, ClosedLimits, Ends};
 pub(crate) use extra::{Extra, NameNumber};
 pub(crate) use key::{Key, TCP, UDP, inverted};
 pub(crate) use owners::{OwnerNumber, Owners, ProcessNumber};

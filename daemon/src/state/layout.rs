@@ -8,7 +8,7 @@ use crate::flow::{ClosedFlow, ClosedLimits, Extra, Owners, ProcessEntry, Process
 use flowbus_interfaces::fit;
 
 /// Grows with every change of the layout, of the types in it, or of the checksum.
-pub(super) const VERSION: u32 = 4;
+pub(super) const VERSION: u32 = 5;
 pub(super) const MAGIC: [u8; 8] = *b"flowbus\0";
 
 const PAGE: usize = 4096;
@@ -26,6 +26,9 @@ pub(super) const INBOX: usize = 16 * PAGE;
 pub(super) const INBOX_END: usize = 32 * PAGE;
 pub(super) const NAMES: usize = MIB;
 pub(super) const NAMES_COUNT: usize = 4096;
+/// A bit for each of the newest changes: whether it was an end.
+pub(super) const ENDS: usize = 2 * MIB;
+pub(super) const ENDS_BYTES: usize = MIB;
 pub(super) const RECORDS: usize = 16 * MIB;
 pub(super) const RECORDS_COUNT: usize = 1 << 24;
 pub(super) const EXTRAS: usize = RECORDS + RECORDS_COUNT * size_of::<Record>();
@@ -44,7 +47,7 @@ pub(super) const PROCESSES_COUNT: usize = 1 << 17;
 pub(super) const TOTAL: usize = PROCESSES + PROCESSES_COUNT * size_of::<ProcessEntry>();
 
 const _: () = assert!(size_of::<Header>() <= UNDO - HEADER);
-const _: () = assert!(NAMES + NAMES_COUNT * size_of::<NameEntry>() <= RECORDS);
+const _: () = assert!(NAMES + NAMES_COUNT * size_of::<NameEntry>() <= ENDS && ENDS + ENDS_BYTES <= RECORDS);
 const _: () = assert!(ClosedLimits::MAXIMUM_CAPACITY as usize <= CLOSED_COUNT);
 const _: () = assert!(TOTAL.is_multiple_of(PAGE));
 const _: () = assert!(PROCESSES_COUNT <= ProcessNumber::SLOTS);

@@ -6,6 +6,7 @@
 //! a log that is not empty rolls it back. A process that is killed has executed a prefix of its program, so the
 //! order of the writes, kept by compiler fences, is all that this takes.
 
+mod ends;
 mod inbox;
 mod layout;
 mod mapping;
@@ -27,6 +28,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, KnownLayout};
 
 use crate::checksum::Checksummed;
 use crate::flow::{ClosedFlow, Extra, Owners, ProcessEntry, Record};
+pub(crate) use ends::KNOWN_ENDS;
 use flowbus_interfaces::fit;
 pub(crate) use inbox::Inbox;
 pub(crate) use layout::{BATCH, Header, NameEntry};

@@ -25,7 +25,7 @@ fn layouts() -> String {
     let mut lines = vec![
         format!("version {VERSION}"),
         format!(
-            "places: header {HEADER:#x} undo {UNDO:#x} inbox {INBOX:#x} names {NAMES:#x} records {RECORDS:#x} extras {EXTRAS:#x} \
+            "places: header {HEADER:#x} undo {UNDO:#x} inbox {INBOX:#x} names {NAMES:#x} ends {ENDS:#x} records {RECORDS:#x} extras {EXTRAS:#x} \
              closed {:#x} {:#x} owners {OWNERS:#x} processes {PROCESSES:#x} total {TOTAL:#x}",
             CLOSED[0], CLOSED[1]
         ),
@@ -140,6 +140,7 @@ fn rows(state: &State) -> String {
     let used = [
         HEADER..UNDO,
         NAMES..NAMES + 4096,
+        ENDS..ENDS + 4096,
         RECORDS..RECORDS + 4096,
         EXTRAS..EXTRAS + 4096,
         CLOSED[0]..CLOSED[0] + 4096,
@@ -186,6 +187,7 @@ fn the_golden_state_is_read_as_what_was_written() {
     assert!(refused.is_none(), "{refused:?}");
     assert_eq!(state.epoch(), format!("{:032x}", u128::from_be_bytes(*b"epoch of example")));
     assert_eq!((state.header.sequence, state.header.last_id, state.header.active), (4, 3, 2));
+    assert_eq!(state.ends(1..=4), crate::flow::Ends { count: 1, last: 4 });
     let mut table = Table::new(state, LIMITS);
     let active: Vec<_> = table.active_after(0).collect();
     let [plain, translated] = &active[..] else { panic!("{active:?}") };

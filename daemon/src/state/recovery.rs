@@ -75,6 +75,7 @@ impl State {
         state.header = header;
         state.check_ranges()?;
         state.check_flows()?;
+        state.clear_ends_after_sequence();
         Ok(state)
     }
 

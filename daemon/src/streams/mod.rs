@@ -54,6 +54,8 @@ pub(crate) struct Streams(Arc<Common>);
 struct Common {
     handle: Handle,
     names: FlowNames,
+    /// The id of the machine, where it has one.
+    machine: Option<String>,
     /// How many each user has open.
     users: Mutex<HashMap<u32, usize>>,
     gaps: AtomicU64,
@@ -69,10 +71,11 @@ struct Permit {
 }
 
 impl Streams {
-    pub(crate) fn new(handle: Handle, names: FlowNames) -> Self {
+    pub(crate) fn new(handle: Handle, names: FlowNames, machine: Option<String>) -> Self {
         Self(Arc::new(Common {
             handle,
             names,
+            machine,
             users: Mutex::default(),
             gaps: AtomicU64::new(0),
             stopping: watch::Sender::new(false),
@@ -88,7 +91,7 @@ impl Streams {
         let sender = pipe::Sender::from_owned_fd(writer)?;
         let Common { handle, names, stopping, .. } = &*self.0;
         let writer = Writer::new(sender, handle.clone(), names.clone(), query, stopping.subscribe());
-        tokio::spawn(async move { writer.run(&permit.common.gaps).await });
+        tokio::spawn(async move { writer.run(permit.common.machine.as_deref(), &permit.common.gaps).await });
         Ok(reader)
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ctnetlink::EventKind;
-use flowbus_interfaces::{Key, StreamItem, StreamQuery};
+use flowbus_interfaces::{Key, Resume, StreamItem, StreamQuery};
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::unix::pipe;
 use tokio::sync::broadcast::{self, error::TryRecvError};
@@ -27,6 +27,9 @@ const WRITE_BYTES: usize = 128 * 1024;
 /// The most changes that wait in the task while a snapshot is written, 4 MiB; the log keeps as many more.
 const WAITING: usize = 16 * 1024;
 
+/// After how many changes without a line the reader learns how far the stream has come.
+const REACHED: u64 = 4096;
+
 /// Writes one stream.
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -41,6 +44,8 @@ pub(super) struct Writer {
     waiting: VecDeque<Change>,
     /// The number of the last change taken, written or skipped.
     cursor: u64,
+    /// The number of the last change that the reader knows the stream to have reached.
+    reached: u64,
     /// The number of the last connection event taken or skipped.
     connections: u64,
     /// The number of the last resync that was written.
@@ -85,6 +90,7 @@ impl Writer {
             join: Join::default(),
             waiting: VecDeque::new(),
             cursor,
+            reached: cursor,
             connections,
             resyncs,
             expectations,
@@ -92,8 +98,8 @@ impl Writer {
     }
 
     /// Writes until the end, counting the gaps that the reader receives.
-    pub(super) async fn run(mut self, gaps: &AtomicU64) {
-        let last = match self.write(gaps).await {
+    pub(super) async fn run(mut self, machine: Option<&str>, gaps: &AtomicU64) {
+        let last = match self.write(machine, gaps).await {
             Ok(()) => Some("complete"),
             Err(Stop::Daemon | Stop::Tracker(_)) => Some("stopping"),
             Err(Stop::Reader(error)) => {
@@ -107,14 +113,15 @@ impl Writer {
         }
     }
 
-    async fn write(&mut self, gaps: &AtomicU64) -> Result<(), Stop> {
+    async fn write(&mut self, machine: Option<&str>, gaps: &AtomicU64) -> Result<(), Stop> {
         let begin = self.cursor;
-        self.lines.push(&StreamItem::Begin { epoch: self.handle.epoch().into(), sequence: begin });
+        let (epoch, machine) = (self.handle.epoch().into(), machine.map(Into::into));
+        self.lines.push(&StreamItem::Begin { epoch, sequence: begin, machine });
         if self.query.closed {
-            self.write_closed(0, begin).await?;
+            self.write_closed(self.resumes_after(begin), begin, gaps).await?;
         }
         if self.query.snapshot {
-            self.write_snapshot(begin).await?;
+            self.write_snapshot(begin, gaps).await?;
         }
         if self.query.follow {
             self.follow(gaps).await?;
@@ -122,17 +129,33 @@ impl Writer {
         Ok(())
     }
 
-    /// The flows whose end has a number from `first` to `last`, oldest first.
-    async fn write_closed(&mut self, mut first: u64, last: u64) -> Result<(), Stop> {
+    /// The change after which the closed flows begin. In another epoch the reader's place means nothing, nor does one that the
+    /// table has not reached.
+    fn resumes_after(&self, begin: u64) -> Option<u64> {
+        let is_ours = |resume: &&Resume| resume.epoch == self.handle.epoch() && resume.after <= begin;
+        self.query.resume.as_ref().filter(is_ours).map(|resume| resume.after)
+    }
+
+    /// The flows that ended with a change above `after` and up to `last`, oldest end first; without `after`, of all that are
+    /// remembered.
+    async fn write_closed(
+        &mut self,
+        mut after: Option<u64>,
+        last: u64,
+        gaps: &AtomicU64,
+    ) -> Result<(), Stop> {
         loop {
-            let page = self.handle.list_closed_from(first, CHUNK).await?;
+            let first = after.map_or(0, |after| after + 1);
+            let page = self.handle.list_closed_from(first, last, CHUNK).await?;
+            // A reader that asks for all that is remembered misses what is forgotten while it reads.
+            if let (Some(after), Some(forgotten)) = (after, page.forgotten) {
+                gaps.fetch_add(1, Ordering::Relaxed);
+                let (first, last, lost) = (after + 1, forgotten.last, forgotten.count);
+                self.lines.push(&StreamItem::Gap { first, last, lost, reason: "forgotten".into() });
+            }
             for flow in page.flows {
                 let item = Item::from(flow);
-                let sequence = item.sequence.unwrap_or(0);
-                if sequence > last {
-                    return self.flush().await;
-                }
-                first = sequence + 1;
+                after = item.sequence.or(after);
                 self.push_flow(&item);
             }
             self.flush_full().await?;
@@ -142,7 +165,7 @@ impl Writer {
         }
     }
 
-    async fn write_snapshot(&mut self, begin: u64) -> Result<(), Stop> {
+    async fn write_snapshot(&mut self, begin: u64, gaps: &AtomicU64) -> Result<(), Stop> {
         let mut after = 0;
         let mut refresh = self.query.refresh;
         loop {
@@ -168,7 +191,7 @@ impl Writer {
         let sequence = self.join.sequence();
         if self.query.closed && !self.query.follow {
             // A reader that does not follow receives here the flows that ended before the snapshot reached them.
-            self.write_closed(begin + 1, sequence).await?;
+            self.write_closed(Some(begin), sequence, gaps).await?;
         }
         self.lines.push(&StreamItem::SnapshotEnd { sequence });
         self.flush().await
@@ -200,6 +223,7 @@ impl Writer {
                 self.flush_full().await?;
             }
             self.push_resyncs(gaps);
+            self.push_reached();
             self.push_expectations(gaps).await?;
             self.push_connections(gaps).await?;
             self.flush().await?;
@@ -259,7 +283,7 @@ impl Writer {
         if included || !events.contains(change.kind) {
             return;
         }
-        let config = names.config();
+        let (config, length) = (names.config(), lines.len());
         let before = || {
             let before = change.flow_before()?;
             Some(names.show(&Item::from(before), |flow| filter.matches(flow)))
@@ -270,6 +294,17 @@ impl Writer {
                 lines.push_event(*flow, &config.source_names, *fields, matches);
             }
         });
+        if lines.len() > length {
+            self.reached = change.sequence;
+        }
+    }
+
+    /// Tells a reader whose filter passes little where it is: it resumes there, and not where the last line was.
+    fn push_reached(&mut self) {
+        if self.cursor.saturating_sub(self.reached) >= REACHED {
+            self.reached = self.cursor;
+            self.lines.push(&StreamItem::Reached { sequence: self.cursor });
+        }
     }
 
     /// Tells what became of expectations since the last time.

@@ -9,8 +9,8 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
 use crate::clock::Now;
-use crate::flow::{ClosedFlow, ClosedLimits, End, Key, Record, Snapshot};
-use crate::state::State;
+use crate::flow::{ClosedFlow, ClosedLimits, End, Ends, Key, Record, Snapshot};
+use crate::state::{KNOWN_ENDS, State};
 
 /// The index of the closed flows, which lie in the state as a ring, each with the number of those before it.
 #[derive(Debug)]
@@ -135,6 +135,28 @@ pub(super) fn before(state: &State, before: u64) -> impl Iterator<Item = Snapsho
 /// The flows that ended with the change numbered `first` or later, oldest first.
 pub(super) fn from(state: &State, first: u64) -> impl Iterator<Item = Snapshot> + '_ {
     (position(state, first)..numbers(state).end).map(|number| state.closed(number).snapshot())
+}
+
+/// What is forgotten of the ends among the changes from `first` to `last`: exactly, where `first` is one of the newest
+/// [`KNOWN_ENDS`] changes, and else no fewer than there were.
+pub(super) fn forgotten(state: &State, first: u64, last: u64) -> Option<Ends> {
+    let newest = state.header.sequence;
+    // All ends before the oldest closed flow are forgotten, and none after it.
+    let remembered = numbers(state).next().map_or(newest + 1, |oldest| state.closed(oldest).sequence);
+    let last = last.min(remembered.saturating_sub(1));
+    if first > last {
+        return None;
+    }
+    let known = newest.saturating_sub(KNOWN_ENDS) + 1;
+    let mut ends = state.ends(first.max(known)..=last);
+    if first < known {
+        let back = last.min(known - 1);
+        let all = state.header.counters.closed_evicted;
+        let unknown = all.saturating_sub(state.ends(known..=remembered.saturating_sub(1)).count);
+        ends.count += unknown.min(back + 1 - first);
+        ends.last = ends.last.max(back);
+    }
+    (ends.count > 0).then_some(ends)
 }
 
 /// The first closed flow whose end has this number or a larger one.

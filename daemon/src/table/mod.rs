@@ -351,8 +351,8 @@ impl Table {
     }
 
     fn push_change(&mut self, kind: EventKind, flow: Snapshot, changes: &mut Vec<Change>) {
-        self.state.header.sequence += 1;
-        let (sequence, time_usec) = (self.state.header.sequence, self.change_usec);
+        let sequence = self.state.number_change(kind == EventKind::Destroy);
+        let time_usec = self.change_usec;
         changes.push(Change { sequence, time_usec, kind, flow, before: None });
     }
 

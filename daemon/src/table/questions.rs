@@ -2,7 +2,7 @@
 
 use super::{Table, closed};
 use crate::clock::Now;
-use crate::flow::{NO_EXTRA, Snapshot};
+use crate::flow::{Ends, NO_EXTRA, Snapshot};
 
 impl Table {
     /// The active flows with an id above `after`, ascending.
@@ -48,6 +48,12 @@ impl Table {
     pub(crate) fn closed_from(&mut self, first: u64, now: Now) -> impl Iterator<Item = Snapshot> + '_ {
         self.expire_closed(now);
         closed::from(&self.state, first)
+    }
+
+    /// What is forgotten of the ends among the changes from `first` to `last`.
+    pub(crate) fn forgotten(&mut self, first: u64, last: u64, now: Now) -> Option<Ends> {
+        self.expire_closed(now);
+        closed::forgotten(&self.state, first, last)
     }
 
     /// A flow by id, active or closed.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Tracker;
 use crate::clock::Now;
 use crate::flow::Snapshot;
-use crate::handle::{COMMANDS, Command, Page, Preselection};
+use crate::handle::{COMMANDS, Command, History, Page, Preselection};
 
 /// A dump that is younger is new enough for a caller who wants counters refreshed.
 const REFRESH_AGE: Duration = Duration::from_secs(1);
@@ -47,9 +47,15 @@ impl Tracker {
                 let flows = self.table.closed_before(before, Now::read()).take(limit + 1).collect();
                 let _ = reply.send(self.page(flows, limit));
             }
-            Command::ListClosedFrom { first, limit, reply } => {
-                let flows = self.table.closed_from(first, Now::read()).take(limit + 1).collect();
-                let _ = reply.send(self.page(flows, limit));
+            Command::ListClosedFrom { first, last, limit, reply } => {
+                let now = Now::read();
+                let forgotten = self.table.forgotten(first, last, now);
+                let is_asked = |flow: &Snapshot| flow.end.is_none_or(|end| end.sequence <= last);
+                let mut flows: Vec<_> =
+                    self.table.closed_from(first, now).take_while(is_asked).take(limit + 1).collect();
+                let more = flows.len() > limit;
+                flows.truncate(limit);
+                let _ = reply.send(History { flows, more, forgotten });
             }
             Command::Flow { id, reply } => {
                 let _ = reply.send(self.table.flow(id, Now::read()));

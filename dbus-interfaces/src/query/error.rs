@@ -20,6 +20,11 @@ pub enum QueryError {
     /// The key is one of a page.
     #[error("{0} is a key of listings; streams have no pages")]
     NotOfStreams(&'static str),
+    /// A stream is to be resumed, and something is missing for that.
+    #[error(
+        "a stream is resumed with after, epoch and closed true: give all three, or neither after nor epoch"
+    )]
+    Resume,
     /// The key says nothing of which flows, or says what only flowbusd's table knows.
     #[error(
         "{0} is not known to the kernel, which is asked here; choose the flows by addresses, ports, mark, zone, state, \

@@ -9,7 +9,7 @@ pub enum QueryPart {
     Filter,
     /// What is shown of them: listings and streams take it.
     Answer,
-    /// Which part of a listing: only listings take it.
+    /// Which part of a listing: only listings take it, but for `after`, with which a stream is resumed.
     Page,
     /// What a stream sends: only streams take it.
     Stream,
@@ -133,12 +133,20 @@ query_keys! {
     Snapshot "snapshot" Stream "true or false" "Send the flows that are alive."
     Follow "follow" Stream "true or false" "Go on with every change."
     Closed "closed" Stream "true or false" "Send the flows that ended first."
+    Epoch "epoch" Stream "the epoch of a stream before, 32 hexadecimal digits"
+        "Resume that stream, with `after`, the number of its last change, and `closed` true: the flows that ended since come \
+         first, and a gap says how many are forgotten. In another epoch, or before that change, both are ignored."
     Connections "connections" Stream "true or false" "Send what sockets do: connect, accept, close, connect-failed."
     Expectations "expectations" Stream "true or false" "Send what becomes of expectations."
     Events "events" Stream "new, update or destroy, or none" "Which changes are sent."
 }
 
 impl QueryKey {
+    /// Whether streams take the key.
+    pub fn is_of_streams(self) -> bool {
+        self == Self::After || self.part() != QueryPart::Page
+    }
+
     /// The keys of a flow's owners.
     pub(super) const OF_OWNERS: [Self; 7] =
         [Self::Pid, Self::Comm, Self::Uid, Self::Unit, Self::Container, Self::Pod, Self::Exe];

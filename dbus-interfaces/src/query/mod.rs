@@ -24,7 +24,7 @@ pub use error::QueryError;
 pub use filter::{Filter, Lookup};
 pub use key::{QueryKey, QueryPart};
 pub use report::ReportOptions;
-pub use stream::{EventSet, StreamQuery};
+pub use stream::{EventSet, Resume, StreamQuery};
 
 use crate::{FieldSet, Key, SourceNames};
 

@@ -125,6 +125,12 @@ pub(super) fn fields(argument: &Argument, known: impl Fn(Key) -> bool) -> Result
     })
 }
 
+/// An epoch, as `begin` has it.
+pub(super) fn epoch(argument: &Argument) -> Option<String> {
+    let is_epoch = |text: &&str| text.len() == 32 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+    text(argument).filter(is_epoch).map(str::to_ascii_lowercase)
+}
+
 const EVENTS: [EventKind; 3] = [EventKind::New, EventKind::Update, EventKind::Destroy];
 
 /// One kind of change, or none.

@@ -3,7 +3,7 @@
 use ctnetlink::EventKind;
 
 use super::parse::{self, each, one};
-use super::{Filter, QueryError, QueryKey, QueryPart, RawQuery};
+use super::{Filter, QueryError, QueryKey, RawQuery};
 use crate::{FieldSet, SourceNames};
 
 /// The query of `OpenStream`, checked.
@@ -27,6 +27,17 @@ pub struct StreamQuery {
     pub expectations: bool,
     /// Which changes are sent.
     pub events: EventSet,
+    /// Where the flows that ended begin; `None` for all that are remembered.
+    pub resume: Option<Resume>,
+}
+
+/// The place in an earlier stream behind which another goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resume {
+    /// The epoch of the earlier stream.
+    pub epoch: String,
+    /// The number of the last change that is known from it.
+    pub after: u64,
 }
 
 /// The flows that are alive, then every change, with all fields.
@@ -42,6 +53,7 @@ impl Default for StreamQuery {
             connections: false,
             expectations: false,
             events: EventSet::ALL,
+            resume: None,
         }
     }
 }
@@ -50,10 +62,12 @@ impl StreamQuery {
     /// Checks a query. `names` are those that `source` knows.
     ///
     /// # Errors
-    /// As [`Query::parse`](super::Query::parse); the keys of a page are refused.
+    /// As [`Query::parse`](super::Query::parse); the keys of a page are refused, but for `after`, which goes with `epoch` and
+    /// `closed`.
     pub fn parse(raw: &RawQuery, names: &SourceNames) -> Result<Self, QueryError> {
         let mut query = Self::default();
-        for (key, value) in raw.query_pairs(|key| key.part() != QueryPart::Page)? {
+        let (mut after, mut epoch) = (None, None);
+        for (key, value) in raw.query_pairs(QueryKey::is_of_streams)? {
             let flag = || one(key.name(), key.takes(), value, parse::boolean);
             match key {
                 QueryKey::Snapshot => query.snapshot = flag()?,
@@ -64,13 +78,20 @@ impl StreamQuery {
                 QueryKey::Events => query.events = each(key.name(), key.takes(), value, parse::event)?,
                 QueryKey::Refresh => query.refresh = flag()?,
                 QueryKey::Fields => query.fields = parse::fields(value, |_| true)?,
+                QueryKey::After => after = Some(one(key.name(), key.takes(), value, parse::integer)?),
+                QueryKey::Epoch => epoch = Some(one(key.name(), key.takes(), value, parse::epoch)?),
                 _ => {
-                    if key.part() == QueryPart::Page || !query.filter.add(key, value, names)? {
+                    if !key.is_of_streams() || !query.filter.add(key, value, names)? {
                         return Err(QueryError::NotOfStreams(key.name()));
                     }
                 }
             }
         }
+        query.resume = match (after, epoch) {
+            (Some(after), Some(epoch)) if query.closed => Some(Resume { epoch, after }),
+            (None, None) => None,
+            _ => return Err(QueryError::Resume),
+        };
         Ok(query)
     }
 }

@@ -241,11 +241,34 @@ fn a_stream_takes_its_own_keys_and_no_page() {
 
     assert!(stream(&[("expectations", true.into())]).unwrap().expectations);
     assert_eq!(stream(&[("limit", 5_u8.into())]).unwrap_err(), QueryError::NotOfStreams("limit"));
-    assert_eq!(stream(&[("after", 5_u8.into())]).unwrap_err(), QueryError::NotOfStreams("after"));
     assert!(stream(&[("snapshot", 1_u8.into())]).unwrap_err().to_string().ends_with("true or false, not 1"));
     assert!(stream(&[("events", "renew".into())]).unwrap_err().to_string().ends_with("not \"renew\""));
     assert!(stream(&[("events", Vec::<&str>::new().into())]).is_err());
     assert!(!stream(&[("events", "none".into())]).unwrap().events.contains(EventKind::New));
+}
+
+#[test]
+fn a_stream_is_resumed_with_three_keys_together() {
+    const EPOCH: &str = "00112233445566778899aabbccddeeff";
+    let upper = EPOCH.to_ascii_uppercase();
+    let query = stream(&[("after", 5_u8.into()), ("epoch", upper.into()), ("closed", true.into())]).unwrap();
+    assert_eq!(query.resume, Some(Resume { epoch: EPOCH.to_owned(), after: 5 }));
+    let missing: [&[(&str, Variant<'_>)]; 4] = [
+        &[("after", 5_u8.into())],
+        &[("after", 5_u8.into()), ("closed", true.into())],
+        &[("epoch", EPOCH.into()), ("closed", true.into())],
+        &[("after", 5_u8.into()), ("epoch", EPOCH.into())],
+    ];
+    for pairs in missing {
+        assert_eq!(stream(pairs).unwrap_err(), QueryError::Resume);
+    }
+    for (key, value) in
+        [("after", "x".into()), ("after", true.into()), ("epoch", 5_u8.into()), ("epoch", "12".into())]
+    {
+        let error = stream(&[(key, value)]).unwrap_err();
+        assert!(error.to_string().starts_with(&format!("{key} takes ")), "{error}");
+    }
+    assert!(stream(&[("bogus", true.into())]).unwrap_err().to_string().contains(", after, "));
 }
 
 #[test]

@@ -18,6 +18,10 @@ pub enum StreamItem<'a> {
         epoch: Cow<'a, str>,
         /// The number of the last change before the stream.
         sequence: u64,
+        /// The machine, by an id that no other program gives it: that of `systemd-id128 machine-id
+        /// -a ab5ed77833064470ad28e715b1f0e4f7`. Absent where it has none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        machine: Option<Cow<'a, str>>,
     },
     /// A flow that had ended when the stream began; oldest end first.
     #[serde(skip)]
@@ -40,6 +44,11 @@ pub enum StreamItem<'a> {
         /// The whole flow after the change, with its `sequence`.
         flow: FlowRef<'a>,
     },
+    /// Every change up to this one was sent, or did not pass the filter. A stream that sends little else has one now and then.
+    Reached {
+        /// The number of the change.
+        sequence: u64,
+    },
     /// Changes that this stream does not have.
     Gap {
         /// The number of the first that is missing, or of the change before the loss.
@@ -48,7 +57,8 @@ pub enum StreamItem<'a> {
         last: u64,
         /// How many.
         lost: u64,
-        /// `slow-reader`, or `overrun` where the kernel dropped events.
+        /// `slow-reader`; `overrun` where the kernel dropped events; `forgotten` where the daemon no longer
+        /// remembers all ended flows that the stream was to begin with: `lost` then counts these ends.
         reason: Cow<'a, str>,
     },
     /// What a connection did: its socket at one end.

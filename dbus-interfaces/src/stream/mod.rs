@@ -1,5 +1,6 @@
 //! The reader of `OpenStream`: flows and changes as they come, one JSON object a line.
 
+mod cursor;
 mod flow_ref;
 mod item;
 
@@ -11,6 +12,7 @@ use tokio::net::unix::pipe;
 
 use crate::{Error, FlowMonitorProxy, QueryMap};
 
+pub use cursor::{Cursor, CursorError};
 pub use flow_ref::FlowRef;
 pub use item::StreamItem;
 
@@ -84,6 +86,45 @@ impl FlowStream {
         Self::from_fd(descriptor.into())
     }
 
+    /// Opens a stream that goes on where an earlier one was: first come the flows that ended since, then those that are alive.
+    ///
+    /// `closed` and `snapshot` of the query are set. Flows that the earlier stream had shown are shown again where they are alive; of
+    /// what has an id [`Cursor::has_seen`] says which these are.
+    ///
+    /// ```no_run
+    /// # async fn example(mut cursor: flowbus_interfaces::Cursor) -> Result<(), Box<dyn std::error::Error>> {
+    /// use flowbus_interfaces::{FlowMonitorProxy, FlowStream, Key, QueryMap, StreamItem};
+    ///
+    /// let bus = zbus::Connection::system().await?;
+    /// let monitor = FlowMonitorProxy::new(&bus).await?;
+    /// let mut stream = FlowStream::resume(&monitor, QueryMap::new(), &cursor).await?;
+    /// while let Some(item) = stream.next().await? {
+    ///     match &item {
+    ///         StreamItem::Flow(flow) if !cursor.has_seen(flow) => println!("{:?} began", flow.number(Key::Id)),
+    ///         StreamItem::Closed(flow) => println!("{:?} ended", flow.number(Key::Id)),
+    ///         StreamItem::Event { kind, flow, .. } => println!("{kind:?} {:?}", flow.number(Key::Id)),
+    ///         _ => {}
+    ///     }
+    ///     cursor.advance(&item);
+    ///     // Once this is written somewhere, another life can parse it and resume.
+    ///     println!("{cursor}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`FlowStream::open`].
+    pub async fn resume<'a>(
+        monitor: &FlowMonitorProxy<'_>,
+        mut query: QueryMap<'a>,
+        cursor: &'a Cursor,
+    ) -> Result<Self, StreamError> {
+        query.extend([("closed", true.into()), ("snapshot", true.into())]);
+        query.extend(cursor.keys());
+        Self::open(monitor, &query).await
+    }
+
     /// Reads from the descriptor that `OpenStream` has answered. Needs a tokio runtime with IO.
     ///
     /// # Errors
@@ -122,6 +163,15 @@ impl FlowStream {
         self.searched += 1;
         self.done = self.searched;
         Ok(Some(&self.buffer[line]))
+    }
+
+    /// Waits until the next item is there, or the end. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// As [`FlowStream::next_line`].
+    pub async fn ready(&mut self) -> Result<(), StreamError> {
+        while !self.has_line() && self.read().await? {}
+        Ok(())
     }
 
     /// Whether the next item is there already: a caller that gathers output flushes it when there is none.

@@ -51,7 +51,15 @@ fn every_kind_of_line_is_an_item() {
     let event = item(r#"{"type":"new","sequence":4,"id":1}"#);
     assert!(matches!(event, StreamItem::Event { kind: EventKind::New, matches: true, .. }), "{event:?}");
     let begin = item(r#"{"type":"begin","epoch":"e","sequence":3}"#);
-    assert!(matches!(&begin, StreamItem::Begin { epoch, sequence: 3 } if epoch == "e"), "{begin:?}");
+    assert!(
+        matches!(&begin, StreamItem::Begin { epoch, sequence: 3, machine: None } if epoch == "e"),
+        "{begin:?}"
+    );
+    let begin = item(r#"{"type":"begin","epoch":"e","sequence":3,"machine":"m"}"#);
+    assert!(
+        matches!(&begin, StreamItem::Begin { machine: Some(machine), .. } if machine == "m"),
+        "{begin:?}"
+    );
     let gap = item(r#"{"type":"gap","first":4,"last":6,"lost":3,"reason":"slow-reader","new":1}"#);
     assert!(matches!(gap, StreamItem::Gap { first: 4, last: 6, lost: 3, .. }), "{gap:?}");
     let resync = item(r#"{"type":"resync","reason":"start","lost":0,"closed":2,"added":1}"#);

@@ -124,7 +124,7 @@ fn monitor_prints_events_as_they_come() {
     let service = network.udp_service(SERVER_V4, CHROME);
     let first = wait_for("flowctl monitor to show a flow", || {
         service.exchange(&network.client, socket_address(SERVER_V4, CHROME), 1);
-        receiver.recv_timeout(Duration::from_millis(500)).ok()
+        receiver.recv_timeout(Duration::from_millis(500)).ok().filter(|line| !line.contains("\"begin\""))
     });
     let event = &json_lines(&first)[0];
     assert_eq!((&event["source"], &event["dport"]), (&Value::from("CHROME"), &Value::from(CHROME)));
@@ -192,12 +192,13 @@ fn monitor_shows_what_is_alive_and_goes_on_after_a_restart() {
     });
     daemon.stop();
     table.wait_for("out", "-- flowbusd has left");
-    json.wait_for("err", "flowbusd has left");
+    json.wait_for("out", "{\"type\":\"end\",\"reason\":\"stopping\"}");
     let daemon = Daemon::start(&network.router, &bus);
     table.wait_for("out", "-- flowbusd is back");
     // Dropped, a daemon is killed: it has no time to end its streams.
     drop(daemon);
     table.wait_for("out", "has cut the stream off");
+    json.wait_for("out", "{\"type\":\"end\",\"reason\":\"cut-off\"}");
     let daemon = Daemon::start(&network.router, &bus);
     wait_for("the second return", || {
         (table.text("out").matches("flowbusd is back").count() == 2).then_some(())
@@ -215,9 +216,11 @@ fn monitor_shows_what_is_alive_and_goes_on_after_a_restart() {
         summary.starts_with("-- ") && summary.contains(" new, ") && summary.contains(" missed"),
         "{summary}"
     );
-    // A stream that is opened before the new daemon has read the table tells when it has.
     let lines = json_lines(&json.interrupt());
-    let events: Vec<_> = lines.iter().filter(|line| line["type"] != "resync").collect();
+    let begins: Vec<_> = lines.iter().filter(|line| line["type"] == "begin").collect();
+    assert_eq!(begins.len(), 3, "{lines:?}");
+    assert_ne!(begins[0]["epoch"], begins[1]["epoch"]);
+    let events: Vec<_> = lines.iter().filter(|line| line["type"].is_null()).collect();
     assert!(!events.is_empty(), "{lines:?}");
     assert!(events.iter().all(|event| event["event"] == "new" && event["dport"] == CHROME), "{events:?}");
     daemon.stop();

@@ -6,6 +6,7 @@ mod commands;
 mod completion;
 mod conditions;
 mod conntrack_output;
+mod cursor;
 mod demo;
 mod names;
 mod programmers;

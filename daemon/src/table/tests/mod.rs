@@ -14,7 +14,7 @@ use super::{Merged, Outcome, Table};
 use crate::change::Change;
 use crate::clock::Now;
 use crate::flow::{ClosedLimits, Snapshot, inverted};
-use crate::state::State;
+use crate::state::{KNOWN_ENDS, State};
 
 const LIMITS: ClosedLimits =
     ClosedLimits { capacity: 50_000, maximum_age: Duration::from_secs(24 * 60 * 60) };
@@ -277,6 +277,44 @@ fn closed_flows_are_bounded_by_count_and_age() {
     assert_eq!(table.closed_before(u64::MAX, NOW).count(), 3);
     let later = Now { boottime_usec: NOW.boottime_usec + 11_000_000, ..NOW };
     assert_eq!(table.closed_before(u64::MAX, later).count(), 0);
+}
+
+#[test]
+fn what_is_forgotten_of_the_ends_is_known_exactly() {
+    let limits = ClosedLimits { capacity: 3, maximum_age: Duration::from_secs(10) };
+    let mut table = Table::new(State::create().unwrap(), limits);
+    let mut changes = Vec::new();
+    for number in 0..5 {
+        table.apply(EventKind::New, &flow(number, 7), NOW, &mut changes);
+        table.apply(EventKind::Destroy, &flow(number, 7), NOW, &mut changes);
+    }
+    // Ends have the numbers 2, 4, 6, 8 and 10, of which the first two are forgotten.
+    let mut forgotten =
+        |first, last, now| table.forgotten(first, last, now).map(|ends| (ends.count, ends.last));
+    assert_eq!(forgotten(1, 10, NOW), Some((2, 4)));
+    assert_eq!(forgotten(3, 10, NOW), Some((1, 4)));
+    assert_eq!(forgotten(1, 3, NOW), Some((1, 2)));
+    assert_eq!([forgotten(3, 3, NOW), forgotten(5, 10, NOW), forgotten(11, 10, NOW)], [None; 3]);
+    let later = Now { boottime_usec: NOW.boottime_usec + 11_000_000, ..NOW };
+    assert_eq!(forgotten(3, 10, later), Some((4, 10)));
+    assert_eq!(forgotten(3, 9, later), Some((3, 8)));
+}
+
+#[test]
+fn no_fewer_ends_are_forgotten_than_there_were_however_long_ago() {
+    let limits = ClosedLimits { capacity: 1, maximum_age: Duration::from_secs(10) };
+    let mut table = Table::new(State::create().unwrap(), limits);
+    let mut changes = Vec::new();
+    for number in 0..3 {
+        table.apply(EventKind::New, &flow(number, 7), NOW, &mut changes);
+        table.apply(EventKind::Destroy, &flow(number, 7), NOW, &mut changes);
+    }
+    table.change().header().sequence += KNOWN_ENDS;
+    let mut forgotten = |first, last| table.forgotten(first, last, NOW).map(|ends| (ends.count, ends.last));
+    assert_eq!(forgotten(1, u64::MAX), Some((2, 5)));
+    assert_eq!(forgotten(2, u64::MAX), Some((2, 5)));
+    assert_eq!(forgotten(5, u64::MAX), Some((1, 5)), "no more than there were changes");
+    assert_eq!(forgotten(6, u64::MAX), None);
 }
 
 #[test]
