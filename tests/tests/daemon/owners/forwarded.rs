@@ -120,10 +120,10 @@ fn sockets_without_an_address_have_their_datagrams_through_every_translation() {
     let network = Network::new();
     let bus = Bus::start();
     let daemon = Daemon::start_attributed(&network.router, &bus);
-    // The server's namespace has two IPv4 addresses.
+    // Servers of both families; their namespace has two IPv4 addresses.
+    let [plain, masqueraded] =
+        [PLAIN, MASQUERADED].map(|port| udp(&network.server, "server", &format!("[::]:{port}")));
     for (any, server, router) in [("0.0.0.0", SERVER_V4, ROUTER_V4), ("[::]", SERVER_V6, ROUTER_V6)] {
-        let [plain, masqueraded] =
-            [PLAIN, MASQUERADED].map(|port| udp(&network.server, "server", &format!("{any}:{port}")));
         for (socket, address, port) in [
             (&plain, server, PLAIN),
             (&masqueraded, server, MASQUERADED),
