@@ -38,7 +38,7 @@ pub enum DescriptorError {
     #[error("the descriptor named {0} is of something else")]
     Kind(&'static str),
     /// One has a name that is not known.
-    #[error("a descriptor is named {0:?}, which is none of a program's")]
+    #[error("a descriptor is named {0:?}, which is not the name of a program's descriptor")]
     Unknown(String),
     /// The report cannot be read.
     #[error("the descriptor named bpf-report cannot be read: {0}")]

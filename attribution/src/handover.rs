@@ -74,7 +74,7 @@ pub enum HandoverError {
     #[error("the other side has closed the connection")]
     Closed,
     /// A message is not one of ours.
-    #[error("a message that is none of ours: {0}")]
+    #[error("unexpected message: {0}")]
     Message(&'static str),
     /// The descriptors are not those of programs.
     #[error(transparent)]

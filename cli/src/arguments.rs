@@ -35,15 +35,15 @@ pub(crate) struct Arguments {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show how flowbusd and the kernel's connection tracking are
+    /// Show the state of flowbusd and of the kernel's connection tracking
     Status {
         #[command(flatten)]
         json: Json,
     },
     /// List the connections that are alive
     ///
-    /// BYTES, of the original and of the reply direction, are those of the last look at the kernel's table, and empty before
-    /// the first: --refresh has another.
+    /// BYTES, of the original and the reply direction, come from the last dump, and are empty before the first; --refresh
+    /// requests a new one.
     List {
         #[command(flatten)]
         listed: Listed,
@@ -64,7 +64,7 @@ pub(crate) enum Command {
     },
     /// Show connections as they begin, change and end, until Ctrl-C
     ///
-    /// Every change is shown, or a line says how many are missing. When flowbusd restarts, monitor goes on with it.
+    /// Every change is shown, or a line says how many are missing. When flowbusd restarts, monitor reconnects.
     Monitor(Monitored),
     /// Show a live screen: which connections, processes or sources move how much; with --batch print it
     #[cfg(feature = "top")]
@@ -75,11 +75,12 @@ pub(crate) enum Command {
     /// Show which process connects, accepts and closes, as tcptracer does, until Ctrl-C
     ///
     /// T is C for connect, A for accept, X for close, F for a connection that failed. SADDR and SPORT are the process's own end.
-    /// Connections of all network namespaces are shown. Conditions on what only a flow has, such as its mark, are met by none.
+    /// Connections of all network namespaces are shown. A condition on a field that only
+    /// flows have, such as the mark, matches none.
     #[command(mut_arg("pid", |arg| arg.short('p')))]
     #[command(mut_arg("fields", |arg| arg.hide(true)), mut_arg("refresh", |arg| arg.hide(true)))]
     Connections(Connections),
-    /// Show what each traffic source has, and how fast it grows
+    /// Show the flows and bytes of each traffic source, and their rates
     Sources {
         /// Seconds between two readings, which rates follow from; 0: no rates
         #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
@@ -89,7 +90,7 @@ pub(crate) enum Command {
     },
     /// Delete connections from the kernel's table
     ///
-    /// Needs root, or what polkit grants. The same for the commands that follow.
+    /// Needs root, or an authorization by polkit, as do the commands that follow.
     #[command(mut_arg("fields", |arg| arg.hide(true)), mut_arg("refresh", |arg| arg.hide(true)))]
     Delete(Changed),
     /// Set the mark of connections
@@ -116,7 +117,7 @@ pub(crate) enum Command {
         #[arg(short, long)]
         yes: bool,
     },
-    /// Show or delete the connections that the kernel's helpers wait for
+    /// Show or delete expected connections (expectations of the kernel's helpers)
     Expect {
         #[command(subcommand)]
         what: Expect,
@@ -128,7 +129,7 @@ pub(crate) enum Command {
         /// The shell
         shell: Shell,
     },
-    /// Print a text for a feedback report: addresses and the like are hidden
+    /// Print a text for a feedback report, with addresses hidden
     ///
     /// It exits with 0 and prints a text within 10 s, even where flowbusd is stopped or cannot be asked: the text then says
     /// why.
@@ -168,7 +169,7 @@ pub(crate) struct Listed {
 pub(crate) struct Connections {
     #[command(flatten)]
     pub(crate) query: Query,
-    /// Words in place of letters, and the network namespace and the error of each
+    /// Print words instead of letters, and each event's network namespace and error
     #[arg(short, long)]
     pub(crate) verbose: bool,
     /// Seconds since the first event; with --verbose nanoseconds
@@ -179,7 +180,7 @@ pub(crate) struct Connections {
     pub(crate) network_namespace: Option<u32>,
     #[command(flatten)]
     pub(crate) json: Json,
-    /// Print the source of the BPF programs that tell flowbusd, and exit
+    /// Print the source of the BPF programs that report to flowbusd, and exit
     #[arg(long)]
     pub(crate) print_program: bool,
 }
@@ -195,7 +196,7 @@ pub(crate) struct Stats {
     /// Print the same for Prometheus's older text format, which node_exporter's textfile collector reads
     #[arg(long, conflicts_with_all = ["layout", "openmetrics"])]
     pub(crate) prometheus: bool,
-    /// Show what each CPU of the kernel has counted, one line a CPU
+    /// Show the kernel's counters per CPU, one line each
     #[arg(long, conflicts_with_all = ["openmetrics", "prometheus"])]
     pub(crate) cpu: bool,
 }
@@ -215,7 +216,7 @@ pub(crate) struct Reported {
     /// List no flows: totals alone
     #[arg(long)]
     totals: bool,
-    /// Pass over connections that ended earlier
+    /// Leave out connections that ended earlier
     ///
     /// Takes how long ago it was, such as 10m, or a time, as `flowctl closed --since` does.
     #[arg(long, value_name = "TIME", value_parser = time)]

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::output::stdout;
 
 /// The BPF programs' source, in the order in which it is read.
-const PROGRAM: [(&str, &str); 12] = [
+const PROGRAM: [(&str, &str); 13] = [
     ("attribution.bpf.c", include_str!("../../attribution/bpf/attribution.bpf.c")),
     ("kernel.h", include_str!("../../attribution/bpf/kernel.h")),
     ("record.h", include_str!("../../attribution/bpf/record.h")),
@@ -23,6 +23,7 @@ const PROGRAM: [(&str, &str); 12] = [
     ("reading.h", include_str!("../../attribution/bpf/reading.h")),
     ("accept.h", include_str!("../../attribution/bpf/accept.h")),
     ("connect.h", include_str!("../../attribution/bpf/connect.h")),
+    ("addresses.h", include_str!("../../attribution/bpf/addresses.h")),
     ("udp.h", include_str!("../../attribution/bpf/udp.h")),
     ("cgroup.h", include_str!("../../attribution/bpf/cgroup.h")),
     ("snapshot.h", include_str!("../../attribution/bpf/snapshot.h")),

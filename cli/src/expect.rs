@@ -18,14 +18,14 @@ use crate::table::{Column, Row};
 /// What to do with expectations.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Expect {
-    /// List them: what is waited for, and for which connection
+    /// List expected connections, each with its master connection
     List {
         #[command(flatten)]
         query: Query,
         #[command(flatten)]
         tabled: Tabled,
     },
-    /// Take them back: what comes then is an ordinary connection
+    /// Delete expectations: a connection that then arrives is an ordinary one
     Delete(Deleted),
 }
 

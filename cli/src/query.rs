@@ -375,7 +375,7 @@ mod tests {
         assert!(refusal("list dprt=443").contains("did you mean dport?"));
         assert!(refusal("list colour=red").contains("unknown key \"colour\"; there are family"));
         assert_eq!(checked("list orig-zone=5"), checked("list orig_zone=5"));
-        assert!(refusal("list 443").contains("\"443\" is no condition"));
+        assert!(refusal("list 443").contains("\"443\" is not a condition"));
         assert!(refusal("list --dport 90-80").contains("dport takes a port from 0 to 65535"));
         assert!(refusal("list --dport 80 dport=443").contains("dport is given twice"));
         let wrong = refusal("list --fields colour");

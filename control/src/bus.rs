@@ -170,6 +170,6 @@ fn confine_system_calls() {
 fn notify(state: NotifyState<'_>) {
     // Without a service manager there is nobody to tell, which is no error.
     if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::warn!(%error, "the service manager could not be told, ignoring");
+        tracing::warn!(%error, "notifying the service manager failed, ignoring");
     }
 }

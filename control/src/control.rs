@@ -115,8 +115,8 @@ impl FlowControl {
         Ok(self.kernel_state())
     }
 
-    /// Ends the flows that match, in the host's network namespace. For those whom polkit grants
-    /// org.flowbus.control.delete, and root.
+    /// Ends the flows that match, in the host's network namespace. For root, and users to whom polkit grants
+    /// org.flowbus.control.delete.
     ///
     /// `query` is a query as ListActive takes it, without the keys that only the daemon knows (`id`, `pid`, `comm`, `uid`,
     /// `unit`, `since`, `until`, `interface`) and those of the answer; `source` takes patchpanel's names and numbers.
@@ -140,11 +140,11 @@ impl FlowControl {
         self.change(connection, &header, Action::Delete, Change::Delete, [&query, &options]).await
     }
 
-    /// Sets bits of the mark of the flows that match: those of `mask` become those of `mark`, the others stay. For those
-    /// whom polkit grants org.flowbus.control.set-mark, and root.
+    /// Sets bits of the mark of the flows that match: those of `mask` become those of `mark`, the others stay. For root,
+    /// and users to whom polkit grants org.flowbus.control.set-mark.
     ///
-    /// `query`, `options` and `result` are as those of DeleteFlows, with `changed` u in the place of `deleted`. A mask of 0, or
-    /// a mark with bits that the mask has not, is InvalidArgument. That a flow still is the one that matched is looked at
+    /// `query`, `options` and `result` are as those of DeleteFlows, with `changed` u in place of `deleted`. InvalidArgument if
+    /// `mask` is 0 or `mark` has bits outside it. flowbus-control checks that a flow still is the one that matched
     /// just before the change: the kernel does not compare the id of a change.
     #[zbus(out_args("result"))]
     async fn set_mark(
@@ -167,8 +167,8 @@ impl FlowControl {
         self.change(connection, &header, Action::SetMark, change, [&query, &options]).await
     }
 
-    /// Sets after how many seconds without traffic the flows that match end; traffic moves the time again. For those whom
-    /// polkit grants org.flowbus.control.set-timeout, and root.
+    /// Sets after how many seconds without traffic the flows that match end; traffic moves the time again. For root, and users to whom
+    /// polkit grants org.flowbus.control.set-timeout.
     ///
     /// `query`, `options` and `result` are as those of SetMark. 0 ends a flow at once, or at the kernel's next round.
     #[zbus(out_args("result"))]
@@ -184,8 +184,8 @@ impl FlowControl {
         self.change(connection, &header, Action::SetTimeout, change, [&query, &options]).await
     }
 
-    /// Ends every flow of the host's network namespace. `confirm` has to be true. For those whom polkit grants
-    /// org.flowbus.control.flush, and root.
+    /// Ends every flow of the host's network namespace. `confirm` must be true. For root, and users to whom polkit grants
+    /// org.flowbus.control.flush.
     async fn flush_flows(
         &self,
         #[zbus(header)] header: Header<'_>,
@@ -202,8 +202,8 @@ impl FlowControl {
     }
 
     /// The expectations of the host's network namespace that match: connections that a helper has read about in another
-    /// one, their master, and that have not come yet. For those whom polkit grants org.flowbus.control.list-expectations,
-    /// and root. More than 10000 are LimitExceeded.
+    /// one, their master, and that have not come yet. For root, and users to whom polkit grants
+    /// org.flowbus.control.list-expectations. More than 10000 are LimitExceeded.
     ///
     /// `query` takes `family`, `protocol`, `src`, `dst`, `sport`, `dport` (of the connection that is waited for), `zone` and
     /// `helper`, as ListActive does; empty, all are listed.
@@ -226,8 +226,8 @@ impl FlowControl {
         self.worker.run(move |_| table::list_expectations(&filter)).await?
     }
 
-    /// Takes back the expectations that match: the connections that were waited for become ordinary ones. For those whom
-    /// polkit grants org.flowbus.control.delete-expectations, and root.
+    /// Deletes the expectations that match: connections that were expected become ordinary ones. For root, and users to whom
+    /// polkit grants org.flowbus.control.delete-expectations.
     ///
     /// `query` is as that of ListExpectations, but an empty one is InvalidArgument; `options` and `result` are as those of
     /// DeleteFlows, but a dry run has no `flows`.

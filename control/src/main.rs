@@ -46,7 +46,7 @@ enum Error {
     User(#[from] UserError),
     #[error(transparent)]
     Serve(#[from] ServeError),
-    #[error("root's powers cannot be given up: {0}")]
+    #[error("dropping capabilities failed: {0}")]
     Powers(rustix::io::Errno),
     #[error("cannot start: {0}")]
     Start(#[from] std::io::Error),

@@ -80,7 +80,7 @@ fn say(now: &KernelState, before: &KernelState) {
     match (&now.event_masks, &before.event_masks) {
         (Some(place), before) if before.as_ref() != Some(place) => tracing::warn!(
             "a rule in {place} masks events (`ct event set`, or `-j CT --ctevents`): flows are compared with the kernel's \
-             table every 2 to 16 s; without the mask they tell by themselves"
+             table every 2 to 16 s; without the mask they send events"
         ),
         (None, Some(_)) => tracing::info!("no rule masks events any more"),
         _ => {}

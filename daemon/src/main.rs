@@ -87,15 +87,15 @@ enum Error {
     Tracker(#[from] TrackerError),
     #[error(transparent)]
     Bus(#[from] BusError),
-    #[error("the memory for the table cannot be had: {0}")]
+    #[error("allocating memory for the table failed: {0}")]
     State(rustix::io::Errno),
-    #[error("root's powers cannot be given up: {0}")]
+    #[error("dropping capabilities failed: {0}")]
     Powers(rustix::io::Errno),
     #[error("cannot start: {0}")]
     Start(#[from] std::io::Error),
-    #[error("the tracker thread ended without a word")]
+    #[error("the tracker thread ended unexpectedly")]
     TrackerGone,
-    #[error("the attribution thread ended without a word")]
+    #[error("the attribution thread ended unexpectedly")]
     AttributionGone,
 }
 

@@ -72,6 +72,6 @@ fn status(published: &Published) -> String {
 /// Without a service manager this does nothing.
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!(%error, "the service manager was not told");
+        tracing::debug!(%error, "notifying the service manager failed");
     }
 }

@@ -16,7 +16,7 @@ pub type QueryMap<'a> = HashMap<&'a str, Variant<'a>>;
     default_path = "/org/flowbus/FlowMonitor1"
 )]
 pub trait FlowMonitor {
-    /// One page of the flows that are alive, by ascending id.
+    /// One page of the active flows, by ascending id.
     fn list_active(&self, query: &QueryMap<'_>) -> Result<(Vec<OwnedFlow>, Page), Error>;
 
     /// One page of the flows that ended, latest end first.

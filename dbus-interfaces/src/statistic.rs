@@ -83,7 +83,7 @@ statistics! {
     Counter events_destroy: u64,
     /// Events that the kernel says it dropped.
     Counter events_lost: u64,
-    /// Events that told nothing new.
+    /// Events that reported nothing new.
     Counter events_repeated: u64,
     /// Messages that could not be decoded.
     Counter events_invalid: u64,
@@ -118,7 +118,7 @@ statistics! {
     Counter dumps: u64,
     /// Dumps after a start or a loss.
     Counter resyncs: u64,
-    /// Dumps that looked for what no event tells.
+    /// Dumps that looked for changes that no event reported.
     Counter sweeps: u64,
     /// Flows beyond what the table has room for.
     Counter flows_refused: u64,
@@ -133,9 +133,9 @@ statistics! {
     Counter calls_refused: u64,
     /// Streams that are open.
     Gauge streams: u64,
-    /// Gaps told to readers of streams.
+    /// Gaps reported to readers of streams.
     Counter stream_gaps: u64,
-    /// Connects, accepts, closes and failed connects that were told.
+    /// Connects, accepts, closes and failed connects that were reported.
     Counter connection_events: u64,
     /// Those left out of signals, which are limited, whether anybody listens or not.
     Counter connection_events_lost: u64,

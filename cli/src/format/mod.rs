@@ -159,8 +159,8 @@ pub(crate) struct Output {
 
     /// Show names of addresses, as systemd-resolved knows them
     ///
-    /// It is asked in the background: an address is a number until its name is known. Below a list stand the names that came
-    /// after their lines.
+    /// Names are looked up in the background: an address is a number until its name is known. Names that arrive too late
+    /// are printed below the list.
     #[arg(long, conflicts_with_all = ["numeric", "layout"])]
     resolve: bool,
 

@@ -19,13 +19,13 @@ pub(crate) struct Top {
     /// Which rows come first; without it those with the highest rate, or where nothing is counted the latest
     #[arg(long, value_enum, ignore_case = true)]
     pub(super) sort: Option<Order>,
-    /// Seconds between two pictures, at least 1: flowbusd reads counters no more often
+    /// Seconds between two iterations, at least 1, because flowbusd reads counters no more often
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
     pub(super) interval: Duration,
-    /// Print pictures one after the other, without a terminal: the first after the first interval, all columns, at most 256 rows
+    /// Print iterations one after the other, without a terminal: the first after one interval, all columns, at most 256 rows
     #[arg(short, long)]
     pub(super) batch: bool,
-    /// Print NUMBER pictures and end
+    /// Print NUMBER iterations, then exit
     #[arg(short = 'n', long, value_name = "NUMBER", requires = "batch")]
     pub(super) iterations: Option<u64>,
     /// Show names of addresses, as systemd-resolved knows them

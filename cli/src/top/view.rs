@@ -22,13 +22,13 @@ pub(crate) enum Grouping {
     Flow,
     /// The connections of a traffic source
     Source,
-    /// Those of a process
+    /// The connections of a process
     Process,
-    /// Those with a remote address
+    /// The connections with a remote address
     Remote,
-    /// Those of an interface
+    /// The connections of an interface
     Interface,
-    /// Those of a container
+    /// The connections of a container
     Container,
 }
 

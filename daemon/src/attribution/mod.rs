@@ -76,7 +76,7 @@ pub(crate) fn start(source: Source, handle: Handle) -> std::io::Result<oneshot::
             (_, Err(error)) => {
                 tracing::warn!(
                     %error,
-                    "BPF is refused: connections are not told, and owners are looked up in /proc, which misses short connections"
+                    "BPF is refused: connections are not reported, and owners are looked up in /proc, which misses short connections"
                 );
                 procfs::run(&handle);
             }
@@ -114,7 +114,7 @@ fn receive(handle: &Handle, listener: Option<OwnedFd>, kept: Vec<(String, OwnedF
             Ok(()) => have = true,
             Err(SourceError::Poll(_) | SourceError::Tracker) => return,
             Err(error) => {
-                tracing::warn!(%error, "flowbus-attribution hands nothing over");
+                tracing::warn!(%error, "receiving BPF programs from flowbus-attribution failed");
                 // What fails again does not keep us busy.
                 thread::sleep(Duration::from_secs(1));
             }

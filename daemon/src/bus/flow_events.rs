@@ -20,7 +20,7 @@ impl FlowEvents {
     ///
     /// Updates of one flow within a batch are merged into the last; new and destroy never are. `lost` counts
     /// the changes before this batch that were dropped because they came faster than signals may be sent; it
-    /// is always told, if need be by an empty batch whose `sequence` is the next one.
+    /// is always reported, if necessary in an empty batch whose `sequence` is the next one.
     #[zbus(signal)]
     pub(super) async fn flow_events(
         emitter: &SignalEmitter<'_>,

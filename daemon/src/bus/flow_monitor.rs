@@ -65,7 +65,7 @@ impl FlowMonitor {
 
 #[interface(name = "org.flowbus.FlowMonitor1")]
 impl FlowMonitor {
-    /// One page of the flows that are alive, by ascending id.
+    /// One page of the active flows, by ascending id.
     ///
     /// `query` takes `after` (the `next` of the page before), `limit` (1 to 1000, 500 if absent), `fields` (as:
     /// which fields each flow shows, all if absent), `refresh` (b: a dump brings counters up to date first, at
@@ -81,7 +81,7 @@ impl FlowMonitor {
     /// (CLOCK_REALTIME microseconds: the flow's time overlaps that interval).
     ///
     /// Integers may be of any D-Bus integer type or decimal strings, names are matched without regard to case.
-    /// Unknown and repeated keys and wrong values are refused by name.
+    /// Unknown keys, repeated keys and wrong values return an error that names them.
     ///
     /// `page` has `sequence` (t: all changes up to it are included, later ones may be), `epoch` (s),
     /// `synchronized` (b) and, unless it is the last, `next` (t). A page has at most 1 MiB. To join a listing
@@ -142,7 +142,7 @@ impl FlowMonitor {
     /// with `expectations`, `expectation` with
     /// `event` (new or destroy) and the keys of FlowControl1's ListExpectations, which are those of the connection that
     /// is waited for and pass the filter as far as it has them, and `expectation-gap` (`lost`, `reason`); and last `end` (`reason` complete or
-    /// stopping). Snapshot and changes join without a hole and without a double. The daemon never waits for a
+    /// stopping). Snapshot and changes join without gaps or duplicates. The daemon never waits for a
     /// reader: what it could not write in time is a gap.
     ///
     /// A user has at most 16 streams, all together 64. Close the descriptor to end a stream.
@@ -172,8 +172,8 @@ impl FlowMonitor {
     /// true: list them; the totals are there in any case), `since` (t, microseconds since 1970: flows that ended earlier
     /// are passed over, in the totals too), `processes` (b, false: names of processes) and `redact` (b, true). Redacted,
     /// addresses are tokens such as "(IPv4 private 10: 1)" or "(IPv4: 2)", the same for the same address in one report;
-    /// ports from 32768 up are EPH, byte counts are rounded. Only root gets a report that is not.
-    /// The report says its time in UTC, to which its other times are relative.
+    /// ports from 32768 up are EPH, byte counts are rounded. Only root may request an unredacted report.
+    /// The report gives its time in UTC; its other times are relative to that.
     ///
     /// Errors: org.flowbus.Error.InvalidArgument, NotAuthorized, LimitExceeded, Unavailable.
     #[zbus(out_args("report"))]
@@ -210,7 +210,7 @@ impl FlowMonitor {
     /// table may differ from the kernel's, absent while `Synchronized` is true) and `bpf_accept` (s: function, syscall, reader
     /// or inherited: how BPF programs learn who accepts). Later versions add more.
     ///
-    /// The way to numbers that move: properties such as `ActiveCount` and `Sequence` are not announced, and a proxy that
+    /// Read changing numbers here: properties such as `ActiveCount` and `Sequence` are not announced, and a proxy that
     /// caches them shows old ones. They are `active` and `sequence` here.
     ///
     /// Errors: org.flowbus.Error.LimitExceeded.

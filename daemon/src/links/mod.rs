@@ -132,7 +132,7 @@ async fn receive(socket: &UnixDatagram, buffer: &mut [u8]) -> io::Result<usize> 
 /// A tracker whose queue is full receives them with the next change.
 fn tell(tracker: &Handle, addresses: &HashSet<IpAddr>) {
     if let Err(error) = tracker.send(Command::SetAddresses(addresses.clone())) {
-        tracing::debug!(%error, "the addresses of this machine are not told");
+        tracing::debug!(%error, "reporting this machine's addresses to the tracker failed");
     }
 }
 

@@ -19,7 +19,7 @@ use super::mapping::Mapping;
 /// Why a state was not taken over.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refused {
-    #[error("it is no memfd")]
+    #[error("it is not a memfd")]
     Kind,
     #[error("it has {found} bytes, not {TOTAL}")]
     Size { found: u64 },

@@ -42,7 +42,7 @@ pub(crate) enum OpenError {
     User,
     #[error("{STREAMS} streams are open, which is the limit for all users together")]
     All,
-    #[error("a pipe cannot be had: {0}")]
+    #[error("creating a pipe failed: {0}")]
     Pipe(#[from] io::Error),
 }
 

@@ -287,7 +287,7 @@ impl DumpReader {
         self.not_before = Some(Instant::now() + self.wait);
         let retry_after_sec = self.wait.as_secs();
         if self.wait == SPACING {
-            tracing::warn!(reason, "dump failed, trying again until it does not");
+            tracing::warn!(reason, "dump failed, retrying with backoff");
         } else {
             tracing::debug!(reason, retry_after_sec, "dump failed");
         }

@@ -225,7 +225,7 @@ impl Tracker {
         self.table.set_masked(look.masked);
         if self.sweeps.looked(look, &self.table, now) {
             tracing::warn!(
-                "events of flows came whose birth was not told: something masks events (`ct event set`, `-j CT --ctevents`, \
+                "received events of flows that no event announced: something masks events (`ct event set`, `-j CT --ctevents`, \
                  Open vSwitch); flows are compared with the kernel's table every 2 to 16 s"
             );
         }

@@ -38,7 +38,7 @@ pub enum QueryError {
     NotOfExpectations(&'static str),
     /// Nothing is asked for where everything cannot be meant.
     #[error(
-        "the query is empty, which is no way to change everything; name at least one key (FlushFlows deletes all flows)"
+        "the query is empty and would change everything; name at least one key (FlushFlows deletes all flows)"
     )]
     Empty,
     /// A key occurs twice.
@@ -55,7 +55,7 @@ pub enum QueryError {
         value: String,
     },
     /// A command-line argument is not of the form `key=value`.
-    #[error("{0} is no condition; write KEY=VALUE, such as dport=443")]
+    #[error("{0} is not a condition; write KEY=VALUE, such as dport=443")]
     Word(String),
 }
 

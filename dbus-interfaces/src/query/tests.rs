@@ -370,7 +370,7 @@ fn words_of_a_command_line_say_the_same_as_a_dictionary() {
     assert_eq!(parse(&sent).unwrap(), from_words);
 
     let refusal = |word: &str| words.clone().add_word(word).unwrap_err().to_string();
-    assert_eq!(refusal("443"), "\"443\" is no condition; write KEY=VALUE, such as dport=443");
+    assert_eq!(refusal("443"), "\"443\" is not a condition; write KEY=VALUE, such as dport=443");
     assert!(refusal("sorce=CHROME").starts_with("unknown key \"sorce\""));
     assert!(refusal("dport=80").starts_with("dport is given twice"));
     words.add_word("dport!=444,445").unwrap();

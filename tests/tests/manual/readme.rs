@@ -30,7 +30,7 @@ fn its_numbers_are_those_of_the_last_measurement() {
     let readme = readme();
     for (row, figure) in [
         ("events received of a burst of 400,000", "events of a burst received"),
-        ("CPU time an event", "CPU an event"),
+        ("CPU time per event", "CPU an event"),
     ] {
         let row = readme.lines().find(|line| line.starts_with(&format!("| {row} |"))).unwrap();
         let shown: Vec<_> = row.split('|').skip(2).map(|cell| cell.trim().replace("**", "")).collect();

@@ -92,7 +92,7 @@ fn the_socket_for_programs_refuses_all_but_root_and_outlives_what_root_sends() {
     }
     let refusals = || {
         let entries = machine.journal(&["--identifier=flowbusd"]);
-        let refused = |text: &str| text.contains("flowbus-attribution hands nothing over");
+        let refused = |text: &str| text.contains("receiving BPF programs from flowbus-attribution failed");
         entries.iter().filter(|entry| entry["MESSAGE"].as_str().is_some_and(refused)).count()
     };
     // A byte, a name without its descriptor, what is no text, too much, and nothing at all.
