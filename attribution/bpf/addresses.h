@@ -6,7 +6,7 @@
 const volatile __u32 tracked_namespace;
 
 /* At most this many interfaces and addresses are read, together. */
-#define ADDRESS_STEPS 32
+#define ADDRESS_STEPS 16
 
 struct addresses4 {
 	struct list_head *interfaces, *interface;

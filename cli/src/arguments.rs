@@ -251,7 +251,8 @@ pub(crate) struct Monitored {
     /// Go on behind the last change that an earlier run showed: its place is kept in this file
     ///
     /// What began or ended meanwhile comes first. The file is written once a second, after the output: what was printed since
-    /// is printed again when flowctl was killed. JSON lines then always have `id`.
+    /// is printed again when flowctl was killed. JSON lines then always have `id`. Only whoever runs flowctl should be able to
+    /// write in the file's directory.
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub(crate) cursor_file: Option<PathBuf>,
     /// At the end list what is alive and what ended meanwhile, as monitor-conntrack does

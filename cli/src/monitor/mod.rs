@@ -6,10 +6,12 @@ mod session;
 mod summary;
 
 use std::io::Write;
+use std::time::Duration;
 
 use flowbus_interfaces::{FlowStream, Key, QueryMap};
 use futures_util::StreamExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
 
 use crate::arguments::Monitored;
 use crate::daemon::Daemon;
@@ -18,7 +20,7 @@ use crate::format::{Kind, Printer};
 use crate::screen::{Look, Screen};
 use notice::Notices;
 use place::CursorFile;
-use session::Session;
+use session::{Ended, Session};
 
 /// Prints changes until Ctrl-C. When the daemon restarts it goes on with the new one.
 pub(crate) async fn monitor(daemon: &Daemon, monitored: &Monitored) -> Result<(), Error> {
@@ -39,6 +41,7 @@ pub(crate) async fn monitor(daemon: &Daemon, monitored: &Monitored) -> Result<()
     };
     session.begin()?;
     let mut stream = open(daemon, monitored, &mut session).await?;
+    let mut pause = Pause::default();
     loop {
         let ended = {
             let following = session.follow(&mut stream);
@@ -55,6 +58,14 @@ pub(crate) async fn monitor(daemon: &Daemon, monitored: &Monitored) -> Result<()
         };
         let Some(ended) = ended else { break };
         session.note_end(&ended, daemon.bus())?;
+        drop(stream);
+        if ended == Ended::Behind {
+            tokio::select! {
+                biased;
+                () = signals.wait() => break,
+                () = pause.wait() => {}
+            }
+        }
         stream = loop {
             match open(daemon, monitored, &mut session).await {
                 Ok(stream) => break stream,
@@ -70,6 +81,28 @@ pub(crate) async fn monitor(daemon: &Daemon, monitored: &Monitored) -> Result<()
         };
     }
     finish(daemon, monitored, session, false).await
+}
+
+/// The time before a stream is resumed that changes were too fast for. Each one begins with the whole table, so that they must not
+/// follow each other at once while the load lasts.
+#[derive(Default)]
+struct Pause {
+    length: Duration,
+    ended: Option<Instant>,
+}
+
+impl Pause {
+    const SHORTEST: Duration = Duration::from_secs(1);
+    const LONGEST: Duration = Duration::from_secs(30);
+
+    /// None the first time, then ever longer while less than [`Self::LONGEST`] lies between one and the next.
+    async fn wait(&mut self) {
+        let again = self.ended.is_some_and(|ended| ended.elapsed() < Self::LONGEST);
+        self.length =
+            if again { (self.length * 2).clamp(Self::SHORTEST, Self::LONGEST) } else { Duration::ZERO };
+        tokio::time::sleep(self.length).await;
+        self.ended = Some(Instant::now());
+    }
 }
 
 /// What is left to say at Ctrl-C.
@@ -109,8 +142,9 @@ fn asked(monitored: &Monitored) -> QueryMap<'_> {
     let keeps_place = monitored.cursor_file.is_some();
     let keys: &[Key] = if keeps_place { &[Key::Id] } else { &[] };
     let mut query = monitored.output.query_with(&monitored.query, Kind::Events, keys);
-    // A place is behind the flows that are alive, shown or not.
+    // A place is behind the flows that are alive, shown or not. What ends while they are read is sent only to who asks for ends.
     query.insert("snapshot", (monitored.snapshot || keeps_place).into());
+    query.insert("closed", keeps_place.into());
     let events = monitored.events();
     if !events.is_empty() {
         query.insert("events", events.into());

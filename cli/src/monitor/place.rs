@@ -1,17 +1,21 @@
 //! Where a monitor is among the daemon's changes, kept in a file from one run to the next.
 
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flowbus_interfaces::{Cursor, StreamItem};
+use nix::fcntl::OFlag;
 use tokio::time::Instant;
 
 use crate::error::Error;
 
 /// How old the file becomes. Each replacement of a file costs its file system a write.
 const PACE: Duration = Duration::from_secs(1);
+/// More than a cursor has, in bytes.
+const LARGEST: u64 = 256;
 
 /// The file and what belongs into it.
 pub(super) struct CursorFile {
@@ -26,11 +30,12 @@ impl CursorFile {
     /// Reads the file, which need not be there.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let failed = |source| Error::CursorFile { path: path.to_owned(), source };
-        let text = match fs::read_to_string(path) {
+        let text = match read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             text => text.map_err(failed)?,
         };
-        let wrong = |error| failed(io::Error::new(io::ErrorKind::InvalidData, error));
+        // Without the text: it may be that of another file, which whoever reads the message may not read.
+        let wrong = |_| failed(io::Error::new(io::ErrorKind::InvalidData, "its text is not a cursor"));
         let cursor: Cursor = text.trim_ascii().parse().map_err(wrong)?;
         Ok(Self { path: path.to_owned(), kept: cursor.clone(), cursor, written: Instant::now() })
     }
@@ -57,7 +62,7 @@ impl CursorFile {
         let mut new = self.path.clone().into_os_string();
         new.push(".new");
         // Readers and kills find the old file or the new one.
-        fs::write(&new, format!("{}\n", self.cursor))
+        replace(Path::new(&new), format!("{}\n", self.cursor).as_bytes())
             .and_then(|()| fs::rename(&new, &self.path))
             .map_err(|source| Error::CursorFile { path: self.path.clone(), source })?;
         self.kept = self.cursor.clone();
@@ -66,8 +71,31 @@ impl CursorFile {
     }
 }
 
+/// The beginning of a file. A link is not followed, and nothing is waited for.
+fn read(path: &Path) -> io::Result<String> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
+    }
+    let mut text = String::new();
+    file.take(LARGEST).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Writes a file in the place of one that a kill left. Whatever else has its name, such as a link, is removed and not written to.
+fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(text)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{MetadataExt as _, symlink};
+
     use super::*;
 
     #[test]
@@ -86,7 +114,28 @@ mod tests {
         assert!(CursorFile::open(&path).unwrap().cursor().is_fresh(), "a file that a crash has left empty");
         fs::write(&path, "s=1;i=2").unwrap();
         let error = CursorFile::open(&path).err().unwrap().to_string();
-        assert!(error.contains("flowctl-cursor") && error.contains("is not a cursor"), "{error}");
+        assert!(error.contains("flowctl-cursor") && error.contains("not a cursor"), "{error}");
+        assert!(!error.contains("s=1"), "{error}");
         fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_link_in_its_place_is_neither_read_nor_written_through() {
+        let path = std::env::temp_dir().join(format!("flowctl-cursor-link-{}", std::process::id()));
+        let (new, other) = (path.with_extension("new"), path.with_extension("other"));
+        fs::write(&other, "of somebody else").unwrap();
+        symlink(&other, &path).unwrap();
+        assert!(CursorFile::open(&path).is_err());
+        fs::remove_file(&path).unwrap();
+        symlink(&other, &new).unwrap();
+        let mut file = CursorFile::open(&path).unwrap();
+        let begin = r#"{"type":"begin","epoch":"00112233445566778899aabbccddeeff","sequence":20}"#;
+        file.advance(&StreamItem::parse(begin.as_bytes()).unwrap());
+        file.write().unwrap();
+        assert_eq!(fs::read_to_string(&other).unwrap(), "of somebody else");
+        let written = fs::symlink_metadata(&path).unwrap();
+        assert!(written.is_file() && written.mode() & 0o777 == 0o600);
+        fs::remove_file(&path).unwrap();
+        fs::remove_file(&other).unwrap();
     }
 }

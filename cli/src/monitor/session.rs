@@ -83,6 +83,10 @@ impl Session<'_> {
             match &item {
                 StreamItem::End { .. } => stopping = true,
                 StreamItem::Gap { reason, .. } if self.cursor.is_some() && reason == "slow-reader" => {
+                    // Begins and ends among them come with the next stream, updates do not.
+                    if self.monitored.shows(EventKind::Update) {
+                        self.item(&item)?;
+                    }
                     return Ok(Ended::Behind);
                 }
                 _ => {}
@@ -97,7 +101,8 @@ impl Session<'_> {
                 self.screen.flush()?;
                 if let Some(file) = &mut self.cursor
                     && let Some(due) = file.due()
-                    && tokio::time::timeout_at(due, stream.ready()).await.is_err()
+                    && (due <= tokio::time::Instant::now()
+                        || tokio::time::timeout_at(due, stream.ready()).await.is_err())
                 {
                     file.write()?;
                 }
@@ -118,7 +123,7 @@ impl Session<'_> {
                 self.notices.print_item(&mut self.screen, item)?;
                 self.enter(epoch, *sequence)
             }
-            StreamItem::Closed(flow) => match self.kind_of_ended(flow) {
+            StreamItem::Closed(flow) => match self.kind_of_ended(flow).filter(|_| self.resumed) {
                 Some(kind) => self.event(flow, kind),
                 None => Ok(()),
             },

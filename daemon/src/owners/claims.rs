@@ -287,6 +287,16 @@ impl Candidates {
         }
     }
 
+    /// Notes the sockets without an address for which there was no room: one may have been the one that is meant.
+    pub(super) fn doubt_dropped(&mut self, claims: &Claims, window: Window) {
+        self.one_unknown |= self.newest.is_some() && claims.dropped > 0 && claims.dropped >= window.from;
+    }
+
+    /// Whether a socket that is not among them may be the one that is meant.
+    pub(super) fn are_doubted(&self) -> bool {
+        self.one_unknown || self.several_namespaces
+    }
+
     /// The owner of the last that is known to have sent.
     pub(super) fn newest_owner(&self) -> OwnerNumber {
         let newest = self.newest.filter(|_| !self.several_namespaces);

@@ -143,7 +143,8 @@ pub(super) fn forgotten(state: &State, first: u64, last: u64) -> Option<Ends> {
     let newest = state.header.sequence;
     // All ends before the oldest closed flow are forgotten, and none after it.
     let remembered = numbers(state).next().map_or(newest + 1, |oldest| state.closed(oldest).sequence);
-    let last = last.min(remembered.saturating_sub(1));
+    let before_remembered = remembered.saturating_sub(1).min(newest);
+    let last = last.min(before_remembered);
     if first > last {
         return None;
     }
@@ -152,7 +153,7 @@ pub(super) fn forgotten(state: &State, first: u64, last: u64) -> Option<Ends> {
     if first < known {
         let back = last.min(known - 1);
         let all = state.header.counters.closed_evicted;
-        let unknown = all.saturating_sub(state.ends(known..=remembered.saturating_sub(1)).count);
+        let unknown = all.saturating_sub(state.ends(known..=before_remembered).count);
         ends.count += unknown.min(back + 1 - first);
         ends.last = ends.last.max(back);
     }

@@ -49,7 +49,8 @@ impl Tracker {
             }
             Command::ListClosedFrom { first, last, limit, reply } => {
                 let now = Now::read();
-                let forgotten = self.table.forgotten(first, last, now);
+                // A reader that begins with what is remembered has missed nothing.
+                let forgotten = if first == 0 { None } else { self.table.forgotten(first, last, now) };
                 let is_asked = |flow: &Snapshot| flow.end.is_none_or(|end| end.sequence <= last);
                 let mut flows: Vec<_> =
                     self.table.closed_from(first, now).take_while(is_asked).take(limit + 1).collect();

@@ -76,11 +76,11 @@ fn a_datagram_is_reported_from_each_address_of_its_namespace() {
 fn where_not_all_addresses_are_known_a_datagram_is_reported_without_one_besides() {
     let mut sockets = Sockets::watch();
     // The loopback interface, and for each of the others two steps: one more than there are.
-    let many: Vec<_> = (1..=16).map(|number| format!("198.18.0.{number}/32")).collect();
+    let many: Vec<_> = (1..=8).map(|number| format!("198.18.0.{number}/32")).collect();
     let namespace = with_addresses(&many);
     let port = namespace.enter(|| send(&UdpSocket::bind("0.0.0.0:0").unwrap(), "198.18.1.1:9"));
     let found = sources(&mut sockets, &namespace, port);
-    assert!(found.contains(&IpAddr::from([0, 0, 0, 0])) && found.len() > 10, "{found:?}");
+    assert!(found.contains(&IpAddr::from([0, 0, 0, 0])) && found.len() > 6, "{found:?}");
 
     // A thread elsewhere sends by a socket of the namespace.
     let namespace = with_addresses(&texts(&["198.18.0.1/32"]));

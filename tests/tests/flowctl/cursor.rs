@@ -72,7 +72,8 @@ impl<'n> World<'n> {
     /// Waits until the newest run has printed the end of the flow to this address.
     fn wait_for_end(&self, dst: &str) {
         wait_for("the last end", || {
-            let is_it = |line: &Value| line["event"] == "destroy" && line["dst"] == dst;
+            let is_it =
+                |line: &Value| line["event"] == "destroy" && line["dst"] == dst && line["dport"] == 5000;
             self.lines(self.runs).iter().any(is_it).then_some(())
         });
     }

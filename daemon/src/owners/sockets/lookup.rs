@@ -79,7 +79,9 @@ impl Sockets {
             return None;
         }
         let sent = self.senders(&place, window);
-        let candidates = sent.of_process_of(&waits).unwrap_or(waits);
+        // An answer in another flow says nothing of who else may wait here.
+        let candidates =
+            if waits.are_doubted() { waits } else { sent.of_process_of(&waits).unwrap_or(waits) };
         Some(self.answer(&candidates, true))
     }
 
@@ -253,10 +255,13 @@ impl Sockets {
     /// sockets may have been the one that is meant.
     fn add_doubts(&self, places: impl IntoIterator<Item = Key>, window: Window, candidates: &mut Candidates) {
         if self.elsewhere {
-            let claims = places.into_iter().filter_map(|key| self.claims.get(&key)).flat_map(Claims::iter);
-            claims
-                .filter(|claim| claim.since <= window.to && end_of(&self.udp, claim) >= window.from)
-                .for_each(|claim| candidates.doubt(claim));
+            for claims in places.into_iter().filter_map(|key| self.claims.get(&key)) {
+                candidates.doubt_dropped(claims, window);
+                claims
+                    .iter()
+                    .filter(|claim| claim.since <= window.to && end_of(&self.udp, claim) >= window.from)
+                    .for_each(|claim| candidates.doubt(claim));
+            }
         }
     }
 
