@@ -106,17 +106,17 @@ impl Sockets {
         let (inode, mut end, mut known) = (inode(namespace), Instant::now() + DEADLINE, 0);
         loop {
             self.drain();
-            // As long as something comes it is worth waiting.
-            if std::mem::replace(&mut known, self.events.len()) < self.events.len() {
-                end = Instant::now() + DEADLINE;
-            }
             let events: Vec<_> =
                 self.events.iter().filter(|event| event.network_namespace == inode).copied().collect();
+            // As long as something comes from there it is worth waiting.
+            if std::mem::replace(&mut known, events.len()) < events.len() {
+                end = Instant::now() + DEADLINE;
+            }
             if enough(&events) {
                 return events;
             }
             let left = end.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "what was waited for is not among {events:#?}");
+            assert!(!left.is_zero(), "what was waited for is not among {events:#?}; {:?}", self.statistics());
             let timeout = Timespec::try_from(left).expect("30 s are not too long");
             poll(&mut [PollFd::new(&self.ring.as_fd(), PollFlags::IN)], Some(&timeout))
                 .expect("a ring can be waited for");
