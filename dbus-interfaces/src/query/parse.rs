@@ -7,6 +7,7 @@ use ctnetlink::{EventKind, Family, PROTOCOLS, Status, state_names};
 use ipnet::{IpNet, Ipv4Net};
 
 use super::{Argument, QueryError, QueryKey};
+use crate::stream::parse_epoch;
 use crate::value::STATUS_NAMES;
 use crate::{FieldSet, Flow, Key, Mark, SourceNames, event_name, parse_number, protocol_number, status_bit};
 
@@ -127,8 +128,7 @@ pub(super) fn fields(argument: &Argument, known: impl Fn(Key) -> bool) -> Result
 
 /// An epoch, as `begin` has it.
 pub(super) fn epoch(argument: &Argument) -> Option<String> {
-    let is_epoch = |text: &&str| text.len() == 32 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
-    text(argument).filter(is_epoch).map(str::to_ascii_lowercase)
+    text(argument).and_then(parse_epoch)
 }
 
 const EVENTS: [EventKind; 3] = [EventKind::New, EventKind::Update, EventKind::Destroy];

@@ -101,20 +101,20 @@ impl FromStr for Cursor {
             let mut parts = text.split(';');
             let mut part = |name: &str| parts.next()?.strip_prefix(name)?.strip_prefix('=');
             let (epoch, sequence, id) = (part("epoch")?, part("sequence")?, part("id")?);
-            let is_epoch = epoch.len() == 32 && epoch.bytes().all(|digit| digit.is_ascii_hexdigit());
-            let (sequence, id) = (sequence.parse().ok()?, id.parse().ok()?);
-            (is_epoch && parts.next().is_none()).then(|| Self {
-                epoch: epoch.to_ascii_lowercase(),
-                sequence,
-                id,
-                begin: 0,
-            })
+            let (epoch, sequence, id) = (parse_epoch(epoch)?, sequence.parse().ok()?, id.parse().ok()?);
+            parts.next().is_none().then_some(Self { epoch, sequence, id, begin: 0 })
         };
         match text {
             "" => Ok(Self::default()),
             text => parse().ok_or_else(|| CursorError(text.chars().take(64).collect())),
         }
     }
+}
+
+/// The epoch that a text is: 32 hexadecimal digits, in lower case.
+pub(crate) fn parse_epoch(text: &str) -> Option<String> {
+    let is_epoch = text.len() == 32 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+    is_epoch.then(|| text.to_ascii_lowercase())
 }
 
 #[cfg(test)]

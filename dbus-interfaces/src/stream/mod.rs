@@ -12,6 +12,7 @@ use tokio::net::unix::pipe;
 
 use crate::{Error, FlowMonitorProxy, QueryMap};
 
+pub(crate) use cursor::parse_epoch;
 pub use cursor::{Cursor, CursorError};
 pub use flow_ref::FlowRef;
 pub use item::StreamItem;
