@@ -84,6 +84,11 @@ pub(super) struct Claims {
 }
 
 impl Claims {
+    /// Whether a claim that lasted until this time or longer was dropped.
+    fn have_dropped_since(&self, from: u64) -> bool {
+        self.dropped > 0 && self.dropped >= from
+    }
+
     pub(super) fn new(claim: Claim) -> Self {
         Self { newest: claim, older: Vec::new(), floor: 0, ended: (0, 0), dropped: 0, ending: false }
     }
@@ -206,7 +211,7 @@ impl Candidates {
         floor: u64,
         end_of: impl Fn(&Claim) -> u64,
     ) {
-        self.one_unknown |= claims.dropped >= window.from && claims.dropped > 0;
+        self.one_unknown |= claims.have_dropped_since(window.from);
         let last_end = claims.floor;
         for claim in claims.iter_mut() {
             let end = end_of(claim);
@@ -243,7 +248,7 @@ impl Candidates {
     /// Adds the connections that a finished flow can have been, which began as `begin` says; the surest comes last. What
     /// passed until `floor` may have been of a flow before it.
     pub(super) fn add_finished(&mut self, claims: &Claims, begin: Begin, to: u64, floor: u64) {
-        self.one_unknown |= claims.dropped >= begin.from && claims.dropped > 0;
+        self.one_unknown |= claims.have_dropped_since(begin.from);
         let mut is_spent = !claims.are_more_since(begin.from, begin.before);
         for claim in claims.iter().filter(|claim| claim.sure <= to && claim.until >= begin.from) {
             self.one_late |= !claims.can_be_of(claim);
@@ -289,7 +294,7 @@ impl Candidates {
 
     /// Notes the sockets without an address for which there was no room: one may have been the one that is meant.
     pub(super) fn doubt_dropped(&mut self, claims: &Claims, window: Window) {
-        self.one_unknown |= self.newest.is_some() && claims.dropped > 0 && claims.dropped >= window.from;
+        self.one_unknown |= self.newest.is_some() && claims.have_dropped_since(window.from);
     }
 
     /// Whether a socket that is not among them may be the one that is meant.
@@ -332,7 +337,7 @@ impl Candidates {
     /// The owner: nobody where it is not known which of several processes it is; shared where all of them may be meant,
     /// because they have a socket together or, if `can_share`, sockets with the same ends.
     pub(super) fn owner(&self, can_share: bool) -> OwnerNumber {
-        let is_known = self.one_unspent && !self.one_unknown && !self.several_namespaces && !self.one_late;
+        let is_known = self.one_unspent && !self.are_doubted() && !self.one_late;
         let Some(newest) = self.newest.filter(|_| is_known) else {
             return OwnerNumber::default();
         };
