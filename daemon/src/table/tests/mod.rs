@@ -264,15 +264,21 @@ fn an_incomplete_dump_closes_nothing() {
     assert_eq!(world.active().len(), 1);
 }
 
+/// A table in which this many flows began and ended, of which it keeps `capacity` for ten seconds.
+fn table_of_ended(count: u16, capacity: u32) -> Table {
+    let limits = ClosedLimits { capacity, maximum_age: Duration::from_secs(10) };
+    let mut table = Table::new(State::create().unwrap(), limits);
+    for number in 0..count {
+        for kind in [EventKind::New, EventKind::Destroy] {
+            table.apply(kind, &flow(number, 7), NOW, &mut Vec::new());
+        }
+    }
+    table
+}
+
 #[test]
 fn closed_flows_are_bounded_by_count_and_age() {
-    let limits = ClosedLimits { capacity: 3, maximum_age: Duration::from_secs(10) };
-    let mut table = Table::new(State::create().unwrap(), limits);
-    let mut changes = Vec::new();
-    for number in 0..5 {
-        table.apply(EventKind::New, &flow(number, 7), NOW, &mut changes);
-        table.apply(EventKind::Destroy, &flow(number, 7), NOW, &mut changes);
-    }
+    let mut table = table_of_ended(5, 3);
     assert_eq!((table.header().closed_count, table.header().counters.closed_evicted), (3, 2));
     assert_eq!(table.closed_before(u64::MAX, NOW).count(), 3);
     let later = Now { boottime_usec: NOW.boottime_usec + 11_000_000, ..NOW };
@@ -281,13 +287,7 @@ fn closed_flows_are_bounded_by_count_and_age() {
 
 #[test]
 fn what_is_forgotten_of_the_ends_is_known_exactly() {
-    let limits = ClosedLimits { capacity: 3, maximum_age: Duration::from_secs(10) };
-    let mut table = Table::new(State::create().unwrap(), limits);
-    let mut changes = Vec::new();
-    for number in 0..5 {
-        table.apply(EventKind::New, &flow(number, 7), NOW, &mut changes);
-        table.apply(EventKind::Destroy, &flow(number, 7), NOW, &mut changes);
-    }
+    let mut table = table_of_ended(5, 3);
     // Ends have the numbers 2, 4, 6, 8 and 10, of which the first two are forgotten.
     let mut forgotten =
         |first, last, now| table.forgotten(first, last, now).map(|ends| (ends.count, ends.last));
@@ -302,13 +302,7 @@ fn what_is_forgotten_of_the_ends_is_known_exactly() {
 
 #[test]
 fn no_fewer_ends_are_forgotten_than_there_were_however_long_ago() {
-    let limits = ClosedLimits { capacity: 1, maximum_age: Duration::from_secs(10) };
-    let mut table = Table::new(State::create().unwrap(), limits);
-    let mut changes = Vec::new();
-    for number in 0..3 {
-        table.apply(EventKind::New, &flow(number, 7), NOW, &mut changes);
-        table.apply(EventKind::Destroy, &flow(number, 7), NOW, &mut changes);
-    }
+    let mut table = table_of_ended(3, 1);
     table.change().header().sequence += KNOWN_ENDS;
     let mut forgotten = |first, last| table.forgotten(first, last, NOW).map(|ends| (ends.count, ends.last));
     assert_eq!(forgotten(1, u64::MAX), Some((2, 5)));
