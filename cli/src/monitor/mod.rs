@@ -1,7 +1,7 @@
 //! `flowctl monitor`: flows as they begin, change and end.
 
+mod cursor_file;
 mod notice;
-mod place;
 mod session;
 mod summary;
 
@@ -18,8 +18,8 @@ use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::format::{Kind, Printer};
 use crate::screen::{Look, Screen};
+use cursor_file::CursorFile;
 use notice::Notices;
-use place::CursorFile;
 use session::{Ended, Session};
 
 /// Prints changes until Ctrl-C. When the daemon restarts it goes on with the new one.
@@ -128,9 +128,9 @@ async fn open(
     monitored: &Monitored,
     session: &mut Session<'_>,
 ) -> Result<FlowStream, Error> {
-    match session.cursor.as_ref().map(CursorFile::cursor).filter(|cursor| !cursor.is_fresh()) {
+    match session.cursor.as_ref().map(CursorFile::cursor) {
         Some(cursor) => {
-            session.resumed = true;
+            session.resumed = !cursor.is_fresh();
             daemon.resume(asked(monitored), cursor).await
         }
         None => daemon.stream(&asked(monitored)).await,
@@ -139,12 +139,10 @@ async fn open(
 
 /// What the daemon is asked for.
 fn asked(monitored: &Monitored) -> QueryMap<'_> {
-    let keeps_place = monitored.cursor_file.is_some();
-    let keys: &[Key] = if keeps_place { &[Key::Id] } else { &[] };
+    // The place in the cursor file is made of ids, too.
+    let keys: &[Key] = if monitored.cursor_file.is_some() { &[Key::Id] } else { &[] };
     let mut query = monitored.output.query_with(&monitored.query, Kind::Events, keys);
-    // A place is behind the flows that are alive, shown or not. What ends while they are read is sent only to who asks for ends.
-    query.insert("snapshot", (monitored.snapshot || keeps_place).into());
-    query.insert("closed", keeps_place.into());
+    query.insert("snapshot", monitored.snapshot.into());
     let events = monitored.events();
     if !events.is_empty() {
         query.insert("events", events.into());

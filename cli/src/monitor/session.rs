@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use flowbus_interfaces::{EventKind, FlowRef, FlowStream, Key, StreamItem};
 
+use super::cursor_file::CursorFile;
 use super::notice::{Notice, Notices};
-use super::place::CursorFile;
 use crate::arguments::Monitored;
 use crate::error::Error;
 use crate::format::Printer;
