@@ -128,8 +128,8 @@ impl FlowMonitor {
     /// `after` (t: the number of the last change of an earlier stream) and `epoch` (s: its epoch), with `closed` true,
     /// resume that stream: `closed` begins behind that change. What is forgotten of it is a `gap` with the reason forgotten,
     /// whose `lost` counts the ends, exactly up to four million changes back and no fewer beyond. In another epoch, or
-    /// where the table has not come to that change, both are ignored, as `begin` shows. A flow that is alive and has
-    /// an `id` above all that were seen has begun since.
+    /// where that change is ahead of the table, both are ignored, as `begin` shows. An active flow with
+    /// an `id` above all that were seen began since.
     ///
     /// The lines are objects with a `type`: `begin` (`epoch`, `sequence`, and `machine`, the id that
     /// `systemd-id128 machine-id -a ab5ed77833064470ad28e715b1f0e4f7` prints; absent where the machine has

@@ -103,6 +103,6 @@ impl ClosedFlow {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ends {
     pub(crate) count: u64,
-    /// The number of the newest; 0 where there is none.
+    /// The number of the newest end, 0 without one.
     pub(crate) last: u64,
 }

@@ -315,7 +315,7 @@ impl Record {
         self.status().contains(sign)
     }
 
-    /// Whether the flow is unanswered and has not been refused.
+    /// Whether the flow is neither answered nor refused.
     pub(crate) fn is_waiting(&self) -> bool {
         !self.is_answered() && self.state() != Some("CLOSE")
     }

@@ -129,8 +129,8 @@ impl Writer {
         Ok(())
     }
 
-    /// The change after which the closed flows begin. In another epoch the reader's place means nothing, nor does one that the
-    /// table has not reached.
+    /// The change after which the closed flows begin. A place in another epoch means nothing, nor does one ahead of
+    /// the table.
     fn resumes_after(&self, begin: u64) -> Option<u64> {
         let is_ours = |resume: &&Resume| resume.epoch == self.handle.epoch() && resume.after <= begin;
         self.query.resume.as_ref().filter(is_ours).map(|resume| resume.after)

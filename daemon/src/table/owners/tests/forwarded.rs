@@ -148,7 +148,7 @@ fn of_servers_in_two_namespaces_the_one_that_answers_is_named_where_the_other_ma
         world.report(&send(OTHER, 7, SERVER, CLIENT));
         world.apply(EventKind::Update, &answered(plain(UDP, CLIENT, SERVER)));
         assert_eq!(world.owners(), [None, Some(7)], "{unaddressed}");
-        // It has not answered here.
+        // It answered in the other zone alone.
         world.born(&in_zone(2, plain(UDP, CLIENT, SERVER)));
         let newest = world.table.active_after(0).last().unwrap();
         assert_eq!(world.owners_of(&newest), [None, None], "{unaddressed}");
