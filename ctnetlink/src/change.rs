@@ -27,15 +27,15 @@ pub struct Update<'a> {
     /// Value and mask: the bits of the mask become those of the value, the others stay.
     pub mark: Option<(u32, u32)>,
     /// Bits that shall be set, such as [`Status::ASSURED`] and [`Status::FIXED_TIMEOUT`]. The kernel answers EBUSY where
-    /// one of EXPECTED, CONFIRMED, DYING would change, or SEEN_REPLY or ASSURED be taken away: give the flow's with more.
+    /// EXPECTED, CONFIRMED or DYING would change, or SEEN_REPLY or ASSURED be cleared: pass the flow's own bits and more.
     pub status: Option<Status>,
     /// Labels and their mask, in native words: the bits of the mask become those of the labels. Needs a rule that used
-    /// labels when the flow was made, else the kernel answers ENOSPC; EOPNOTSUPP if it knows none.
+    /// labels when the flow was made, else the kernel answers ENOSPC; EOPNOTSUPP if it has no labels at all.
     pub labels: Option<(&'a [u8], &'a [u8])>,
     /// The state of the protocol; of TCP the window scales and flags too.
     pub protocol_info: Option<ProtocolInfo>,
-    /// A helper's name; the kernel lets a flow have one that has none, or none ("") that has one. EOPNOTSUPP where it knows no
-    /// such helper.
+    /// The name of a helper, which the kernel gives to a flow that has none; "" takes a flow's helper away. EOPNOTSUPP where the
+    /// kernel knows no such helper.
     pub helper: Option<&'a [u8]>,
 }
 

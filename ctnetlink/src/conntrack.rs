@@ -179,7 +179,7 @@ impl Conntrack {
     /// Shows every expectation, or every one of a family.
     ///
     /// # Errors
-    /// As [`Conntrack::dump`].
+    /// When the kernel refuses, or its answer cannot be read to its end.
     pub fn expectations(
         &mut self,
         family: Option<Family>,
@@ -265,8 +265,8 @@ impl Conntrack {
         // The kernel answers while it is asked: there is nothing to wait for.
         let length = loop {
             let length = self.receive()?;
-            // Any other is what is left of an answer that was given up. nlmsg_seq, which an answer that cannot be
-            // decoded has too.
+            // Another nlmsg_seq is left over from an answer that was given up. It is compared as bytes, because an
+            // answer that cannot be decoded has one as well.
             if self.buffer[..length].get(8..12) == Some(&sequence.to_ne_bytes()) {
                 break length;
             }
@@ -335,8 +335,8 @@ fn header(message: &Message<'_>) -> Option<Header> {
     }
 }
 
-/// What a negative errno means that answers a request about one entry. EINVAL and EOPNOTSUPP are of what was asked for here,
-/// not of a missing module as where the table is dumped.
+/// What a negative errno means in the answer to a request about one entry. EINVAL and EOPNOTSUPP refuse the request itself
+/// here; in the answer to a dump they mean a missing module.
 fn refused(call: &'static str, code: i32) -> RequestError {
     match Errno::from_raw_os_error(code.saturating_neg()) {
         Errno::NOENT => RequestError::NotFound,

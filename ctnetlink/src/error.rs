@@ -25,7 +25,7 @@ pub enum DecodeError {
     /// A payload or a header ends too early.
     #[error("{attribute}: need {need} bytes, got {got}")]
     Truncated {
-        /// Its name in the kernel's headers.
+        /// The attribute, by its name in the kernel's headers.
         attribute: &'static str,
         /// What its type takes.
         need: usize,
@@ -35,7 +35,7 @@ pub enum DecodeError {
     /// A payload is longer than the kernel allows.
     #[error("{attribute}: at most {most} bytes, got {got}")]
     TooLong {
-        /// Its name in the kernel's headers.
+        /// The attribute, by its name in the kernel's headers.
         attribute: &'static str,
         /// What the kernel allows.
         most: usize,

@@ -7,7 +7,7 @@ use crate::{CpuStats, Expectation, Flow, Stats};
 pub enum EventKind {
     /// `IPCTNL_MSG_CT_NEW` with `NLM_F_CREATE | NLM_F_EXCL`.
     New,
-    /// `IPCTNL_MSG_CT_NEW` without them.
+    /// `IPCTNL_MSG_CT_NEW` without `NLM_F_CREATE | NLM_F_EXCL`.
     Update,
     /// `IPCTNL_MSG_CT_DELETE`.
     Destroy,
@@ -40,7 +40,7 @@ pub enum Message<'a> {
     Stats(Header, Stats),
     /// One CPU's part of the answer to [`cpu_stats_request`](crate::cpu_stats_request).
     CpuStats(Header, CpuStats),
-    /// Anything else (`NLMSG_NOOP`, another subsystem): nothing for this crate.
+    /// A message that this crate does not decode (`NLMSG_NOOP`, another subsystem); the number is its `nlmsg_type`.
     Other(Header, u16),
 }
 

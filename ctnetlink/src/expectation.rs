@@ -23,7 +23,7 @@ pub struct Expectation<'a> {
     pub master: Tuple,
     /// `CTA_EXPECT_TUPLE`: what the first packet of the expected flow looks like, where `mask` has ones.
     pub tuple: Tuple,
-    /// `CTA_EXPECT_MASK`: of the source's address and port; the destination has to be as it is.
+    /// `CTA_EXPECT_MASK`: which bits of the source's address and port have to match; the destination has to match whole.
     pub mask: Tuple,
     /// `CTA_EXPECT_TIMEOUT`: seconds until it is given up.
     pub timeout: Option<u32>,
@@ -76,11 +76,11 @@ bitflags::bitflags! {
     /// `NF_CT_EXPECT_*` (linux/netfilter/nf_conntrack_common.h). Bits that this crate does not know are kept.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct ExpectationFlags: u32 {
-        /// It stays when a connection has come.
+        /// The expectation stays when a connection has come.
         const PERMANENT = 1 << 0;
-        /// It does not match yet.
+        /// The expectation does not match yet.
         const INACTIVE = 1 << 1;
-        /// A helper in user space made it.
+        /// A helper in user space made the expectation.
         const USERSPACE = 1 << 2;
 
         const _ = !0;

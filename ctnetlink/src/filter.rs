@@ -54,7 +54,7 @@ impl Network {
         Ok(Self { address, prefix })
     }
 
-    /// Whether the address is one of them; one of the other family is not.
+    /// Whether the network has the address; it has none of the other family.
     pub fn contains(&self, address: IpAddr) -> bool {
         let differs = |a: u128, b: u128, bits: u32| {
             // A shift by all bits is no shift.
@@ -120,7 +120,7 @@ impl End {
     }
 }
 
-/// Conditions on a flow. One that has none matches no flow: nothing is meant by it.
+/// Conditions on a flow, all of which have to hold. A filter without conditions matches no flow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FlowFilter {
     protocol: Option<u8>,
@@ -168,7 +168,7 @@ impl FlowFilter {
         Ok(())
     }
 
-    /// The mark, as far as `mask` goes.
+    /// The mark, compared in the bits of `mask`.
     ///
     /// # Errors
     /// [`FilterError::Repeated`].
@@ -176,7 +176,7 @@ impl FlowFilter {
         once(&mut self.mark, (value, mask), "the mark")
     }
 
-    /// Status bits that are set, and bits that are not.
+    /// Status bits that have to be set, and bits that must not be.
     ///
     /// # Errors
     /// [`FilterError::Repeated`].
@@ -192,7 +192,7 @@ impl FlowFilter {
         once(&mut self.zone, zone, "the zone")
     }
 
-    /// Labels that are set, label 0 being the lowest bit.
+    /// Labels that have to be set, label 0 being the lowest bit.
     ///
     /// # Errors
     /// [`FilterError::Repeated`].

@@ -126,9 +126,9 @@ pub struct Counters {
 pub struct SequenceAdjust {
     /// Sequence number from which `offset_after` applies.
     pub correction_position: u32,
-    /// Offset before that position.
+    /// Offset before `correction_position`.
     pub offset_before: u32,
-    /// Offset after it.
+    /// Offset after `correction_position`.
     pub offset_after: u32,
 }
 

@@ -32,7 +32,7 @@ pub struct KernelState {
 }
 
 impl KernelState {
-    /// Reads it all. `masks` has what the last call learned of the rules.
+    /// Asks the kernel for all of it. `masks` keeps what one call learns of the rules for the next.
     pub fn read(masks: &mut EventMasks) -> Self {
         let counters = counters().ok().flatten();
         // Rules that cannot be read just now are taken to be as they were.

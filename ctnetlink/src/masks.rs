@@ -1,7 +1,7 @@
 //! Rules that choose which events a flow sends: `ct event set` of nftables, and the CT target of iptables-nft.
 //!
-//! Such a mask lies in the flow, where no message shows it. So the rules are looked at: of nftables, which iptables-nft
-//! writes as well. What iptables-legacy and Open vSwitch do is not seen here.
+//! The mask lies in the flow, where no message shows it. So the rules are read instead: those of nftables, which iptables-nft
+//! writes as well. Masks that iptables-legacy and Open vSwitch set are not seen here.
 
 use netlink_packet_core::NLM_F_DUMP;
 

@@ -22,7 +22,7 @@ pub struct Notices {
 }
 
 impl Notices {
-    /// Opens them; needs CAP_NET_ADMIN, inotify and the file.
+    /// Opens the descriptors; needs CAP_NET_ADMIN, inotify and the setting's file.
     ///
     /// # Errors
     /// When the kernel refuses, or connection tracking is not loaded.
@@ -43,7 +43,7 @@ impl Notices {
         Ok([self.setting.try_clone()?, self.rules.try_clone()?])
     }
 
-    /// Reads what has arrived and discards it: it says less than a look at the settings and rules does.
+    /// Reads what has arrived and discards it: the settings and rules themselves say more.
     pub fn discard(&self) {
         for descriptor in [&self.setting, &self.rules] {
             while rustix::io::read(descriptor, &mut [0; 4096]).is_ok_and(|length| length > 0) {}

@@ -1,6 +1,6 @@
 //! The protocols by name, and `CTA_PROTOINFO`: what the kernel knows of a TCP, SCTP or DCCP connection.
 
-/// The protocol's part of a flow.
+/// `CTA_PROTOINFO`: what a flow has of its protocol's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProtocolInfo {
     /// `CTA_PROTOINFO_TCP`.
@@ -11,7 +11,7 @@ pub enum ProtocolInfo {
     Sctp(SctpInfo),
 }
 
-/// TCP. A DESTROY carries the state alone.
+/// `CTA_PROTOINFO_TCP`. A DESTROY carries the state alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpInfo {
     /// `enum tcp_conntrack`; [`state_name`] names it.
@@ -26,7 +26,7 @@ pub struct TcpInfo {
     pub flags_reply: Option<(u8, u8)>,
 }
 
-/// DCCP.
+/// `CTA_PROTOINFO_DCCP`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DccpInfo {
     /// `enum ct_dccp_states`; [`state_name`] names it.
@@ -37,7 +37,7 @@ pub struct DccpInfo {
     pub handshake_sequence: Option<u64>,
 }
 
-/// SCTP.
+/// `CTA_PROTOINFO_SCTP`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SctpInfo {
     /// `enum sctp_conntrack`; [`state_name`] names it.

@@ -39,7 +39,7 @@ pub enum Received {
     Truncated(usize),
     /// Nothing is waiting.
     Empty,
-    /// Messages were dropped because the receive buffer was full (ENOBUFS, told once a time);
+    /// Messages were dropped because the receive buffer was full (ENOBUFS, reported once for each overrun);
     /// [`Socket::drops`] says how many.
     Overrun,
 }
@@ -48,7 +48,7 @@ pub enum Received {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SocketError {
-    /// The caller, or whoever opened the socket, may not.
+    /// The caller, or the process that opened the socket, lacks the privilege.
     #[error("{call}: {errno}: conntrack's netlink interface needs CAP_NET_ADMIN in this network namespace")]
     PermissionDenied {
         /// The system call or request.
@@ -63,7 +63,7 @@ pub enum SocketError {
     NotSupported {
         /// The system call or request.
         call: &'static str,
-        /// What it answered.
+        /// The error number that it failed with.
         errno: Errno,
     },
     /// A passed descriptor is another kind of socket.
@@ -76,12 +76,12 @@ pub enum SocketError {
         /// `SO_PROTOCOL`.
         protocol: u32,
     },
-    /// Any other failure.
+    /// The call or request failed for another reason.
     #[error("{call}: {errno}")]
     System {
         /// The system call or request.
         call: &'static str,
-        /// What it answered.
+        /// The error number that it failed with.
         errno: Errno,
     },
 }
@@ -173,8 +173,8 @@ impl Socket {
         Ok(())
     }
 
-    /// Joins the group that hears of each change of nftables' rules, for [`EventMasks`](crate::EventMasks). The messages
-    /// are of no other use: that one came is what they tell.
+    /// Joins the group that receives a message for each change of nftables' rules, for [`EventMasks`](crate::EventMasks).
+    /// Only that a message came matters, not what it says.
     ///
     /// # Errors
     /// Without CAP_NET_ADMIN.
@@ -259,7 +259,7 @@ impl Socket {
         sockopt::socket_cookie(&self.fd).map_err(SocketError::of("getsockopt(SO_COOKIE)"))
     }
 
-    /// The groups that the socket has joined, of those that are conntrack's.
+    /// The groups of conntrack that the socket has joined.
     ///
     /// # Errors
     /// [`SocketError::System`] when the kernel does not tell.
@@ -302,7 +302,7 @@ impl Socket {
         Ok(address.pid())
     }
 
-    /// `NETLINK_NO_ENOBUFS`: with it an overrun is not told ([`Received::Overrun`]); [`Socket::drops`] counts on.
+    /// `NETLINK_NO_ENOBUFS`: overruns are not reported ([`Received::Overrun`]); [`Socket::drops`] counts on.
     pub fn set_no_enobufs(&self, on: bool) -> Result<(), SocketError> {
         self.set_netlink_option(libc::NETLINK_NO_ENOBUFS, on.into(), "setsockopt(NETLINK_NO_ENOBUFS)")
     }
@@ -362,7 +362,7 @@ impl From<Socket> for OwnedFd {
     }
 }
 
-/// asm-generic/socket.h; the machines that have another number are none of ours.
+/// asm-generic/socket.h; flowbus runs on no machine that has another number.
 const SO_NETNS_COOKIE: libc::c_int = 71;
 
 /// `SK_MEMINFO_VARS` (linux/sock_diag.h), and the place of the drop counter.

@@ -10,7 +10,7 @@ bitflags::bitflags! {
         const SEEN_REPLY = 1 << 1;
         /// Not to be dropped early when the table is full.
         const ASSURED = 1 << 2;
-        /// Its first packet left the machine: the flow is in the hash table.
+        /// The first packet left the machine: the flow is in the hash table.
         const CONFIRMED = 1 << 3;
         /// Needs source translation in the original direction.
         const SRC_NAT = 1 << 4;
@@ -24,7 +24,7 @@ bitflags::bitflags! {
         const DST_NAT_DONE = 1 << 8;
         /// Removed from the hash table.
         const DYING = 1 << 9;
-        /// Its timeout does not move with traffic.
+        /// The timeout does not move with traffic.
         const FIXED_TIMEOUT = 1 << 10;
         /// A template of a `CT` target, not a flow.
         const TEMPLATE = 1 << 11;

@@ -7,11 +7,11 @@ use super::{HEADER, NFGENMSG, decode, messages};
 
 /// How many layouts are remembered.
 const SLOTS: usize = 32;
-/// A layout is in one of this many slots, from that on which the hash of its headers chooses.
+/// A layout is in one of this many slots, the first of which the hash of its headers chooses.
 const CHOICE: usize = 4;
 
-/// A slot is used for another layout after this many messages that it could have had and did not help with. So kinds that take
-/// turns are not learned again and again, and one that comes no more does not stay.
+/// A slot gets another layout after this many messages that its layout could have read and did not. Kinds that alternate are
+/// thus not learned again and again, and a kind that has stopped coming does not stay.
 const PATIENCE: u8 = 32;
 
 /// Reads what [`messages`] reads, to the same messages and errors, for readers of many datagrams.
@@ -55,8 +55,8 @@ impl Decoder {
         self.miss(message)
     }
 
-    /// Decodes a message that no layout fits, and learns its layout in time. A kind that cannot be learned takes a slot as well,
-    /// lest it is tried with each message.
+    /// Decodes a message that no layout fits, and learns its layout in time. A kind that cannot be learned takes a slot as well, so
+    /// that it is not tried again with each message.
     #[inline(never)]
     fn miss<'a>(&mut self, message: &'a [u8]) -> Result<Message<'a>, DecodeError> {
         let decoded = decode(message);
@@ -76,7 +76,7 @@ impl Decoder {
 /// The layout of a decoded message, if it reads this message and others, with other values, as the decoder does.
 #[cold]
 fn learn(message: &[u8], decoded: &Message<'_>) -> Option<Layout> {
-    /// How many others.
+    /// How many messages with other values the layout has to read.
     const SAMPLES: usize = 4;
     let layout = Layout::of(message)?;
     // The generator of Numerical Recipes: any numbers will do that differ from each other.

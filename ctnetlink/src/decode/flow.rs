@@ -60,7 +60,7 @@ pub(super) fn decode(mut attributes: Attributes<'_>) -> Result<Flow<'_>, DecodeE
             CTA_LABELS => flow.labels = Some(decode_labels(attribute)?),
             CTA_SYNPROXY => flow.synproxy = Some(decode_synproxy(attribute, &mut unknown)?),
             CTA_TIMESTAMP_EVENT => flow.event_nsec = Some(attribute.u64("CTA_TIMESTAMP_EVENT")?),
-            // Of requests, or (CTA_SECMARK) of kernels before 2.6.37: nothing that describes a flow.
+            // Sent in requests alone, or (CTA_SECMARK) by kernels before 2.6.37: none of them describes a flow.
             CTA_NAT_SRC | CTA_NAT_DST | CTA_SECMARK | CTA_MARK_MASK | CTA_LABELS_MASK | CTA_FILTER
             | CTA_STATUS_MASK => {}
             kind => unknown.skip(kind),

@@ -35,12 +35,12 @@ pub(crate) fn fixture(name: &str) -> &'static [u8] {
     FIXTURES.iter().find(|(known, _)| *known == name).expect("a fixture of that name").1
 }
 
-/// Its messages, all of which decode.
+/// The messages of a fixture, all of which decode.
 pub(crate) fn messages(bytes: &[u8]) -> Vec<Message<'_>> {
     ctnetlink::messages(bytes).map(|message| message.expect("decodes")).collect()
 }
 
-/// The flows among them.
+/// The flows among the messages of a fixture.
 pub(crate) fn flows(bytes: &[u8]) -> Vec<(EventKind, Flow<'_>)> {
     messages(bytes)
         .into_iter()
