@@ -8,14 +8,14 @@ use zbus::connection::Builder;
 /// The system bus, or a bus at an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BusAddress {
-    /// The system's, or where DBUS_SYSTEM_BUS_ADDRESS points.
+    /// The system bus, which DBUS_SYSTEM_BUS_ADDRESS can place elsewhere.
     System,
-    /// Such as `unix:path=/tmp/bus`.
+    /// A bus at an address such as `unix:path=/tmp/bus`.
     Address(Box<zbus::Address>),
 }
 
 impl BusAddress {
-    /// The builder of a connection to it.
+    /// The builder of a connection to this bus.
     pub fn connect(&self) -> Builder<'static> {
         match self {
             Self::System => Builder::system(),

@@ -1,4 +1,4 @@
-//! What a socket did, as the bus tells it.
+//! What a socket did, as the bus reports it.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -18,18 +18,18 @@ use crate::{Owner, Value, protocol_name};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, SerializeStruct, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ConnectionKind {
-    /// It was opened here, and is established.
+    /// The connection was opened here, and is established.
     Connect,
-    /// A process here accepted it.
+    /// A process here accepted the connection.
     Accept,
-    /// It ended, by the process or by the other side.
+    /// The connection ended, by the process or by the other side.
     Close,
-    /// It was not established.
+    /// The connection was not established.
     ConnectFailed,
 }
 
 impl ConnectionKind {
-    /// The word for it.
+    /// The name, as `event` shows it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Connect => "connect",
@@ -62,13 +62,13 @@ pub struct Connection<'a> {
     pub monotonic_nsec: u64,
     /// CLOCK_REALTIME microseconds.
     pub time_usec: u64,
-    /// The process: of a close by the other side the one that had the connection.
+    /// The process; where the other side closed the connection, the one that had it.
     pub owner: Option<Owner<'a>>,
-    /// Its thread.
+    /// Number of the owner's thread.
     pub tid: Option<u32>,
-    /// Why it failed, by the name of the error.
+    /// Why the connection failed, by the name of the error.
     pub error: Option<&'a str>,
-    /// Whether the other side, or the network, ended it.
+    /// Whether the other side, or the network, ended the connection.
     pub reset: Option<bool>,
     /// Bytes of payload that the other end acknowledged and, where the process closed, those still on their way.
     pub sent_bytes: Option<u64>,
@@ -236,7 +236,7 @@ pub struct OwnedConnection {
     /// Why the connection failed, by the name of the error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Whether the other side, or the network, ended it.
+    /// Whether the other side, or the network, ended the connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reset: Option<bool>,
     /// Bytes of payload that the other end acknowledged and, where the process closed, those still on their way.

@@ -11,13 +11,13 @@ use crate::{EndReason, FieldSet, Key, Mark, Owner, SourceNames, Time, TimeSource
 /// follows from other fields (NAT, the mark's parts, names) is computed by [`Flow::visit`].
 #[derive(Clone, Copy, Debug)]
 pub struct Flow<'a> {
-    /// Our number, never reused within an epoch.
+    /// flowbus's own number, never reused within an epoch.
     pub id: u64,
-    /// What happened, of an event.
+    /// What happened; in events alone.
     pub event: Option<EventKind>,
-    /// The change's number, of an event; the end's number, of a closed flow.
+    /// The number of the change in an event, of the end in a closed flow.
     pub sequence: Option<u64>,
-    /// When the change was, microseconds since 1970; only of events.
+    /// When the change was, microseconds since 1970; in events alone.
     pub event_usec: Option<u64>,
     /// `CTA_ID`.
     pub conntrack_id: Option<u32>,
@@ -29,7 +29,7 @@ pub struct Flow<'a> {
     pub state: Option<&'static str>,
     /// `CTA_STATUS`.
     pub status: Option<Status>,
-    /// Seconds.
+    /// Seconds until the flow ends without traffic.
     pub timeout: Option<u32>,
     /// The kernel's reference count.
     pub use_count: Option<u32>,
@@ -54,11 +54,11 @@ pub struct Flow<'a> {
     pub end: Option<Time>,
     /// Microseconds from start to end, by a clock that does not step.
     pub duration_usec: Option<u64>,
-    /// Why it ended.
+    /// Why the flow ended.
     pub end_reason: Option<EndReason>,
     /// The local process that opened the connection.
     pub initiator: Option<&'a Owner<'a>>,
-    /// The local process that accepted it.
+    /// The local process that accepted the connection.
     pub responder: Option<&'a Owner<'a>>,
 }
 
@@ -188,7 +188,7 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// What is translated. Of ICMP the identifier counts as the source's port.
+    /// Which ends are translated. The identifier of ICMP counts as the source's port.
     pub(crate) fn translated(&self) -> Translated {
         let (original, reply) = (&self.original, &self.reply);
         let (source, destination) = match (original.layer4, reply.layer4) {

@@ -99,7 +99,7 @@ keys! {
 }
 
 impl Key {
-    /// Whether flows of a listing can have it: what happened and when is for events alone.
+    /// Whether flows of a listing can have the key: what happened and when is for events alone.
     pub(crate) const fn is_of_listings(self) -> bool {
         !matches!(self, Self::Event | Self::EventUsec)
     }

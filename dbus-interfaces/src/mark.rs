@@ -38,17 +38,17 @@ impl Mark {
         self.0 & 1 != 0
     }
 
-    /// Bits 5-7.
+    /// The QoS category, bits 5-7.
     pub const fn qos(self) -> Qos {
         Qos((self.0 >> 5 & 0x7) as u8)
     }
 
-    /// Bits 8-13; [`SourceNames`] names it.
+    /// The traffic source, bits 8-13; [`SourceNames`] names it.
     pub const fn source_id(self) -> u8 {
         (self.0 >> 8 & 0x3f) as u8
     }
 
-    /// Bits 14 and 15: none, route, bypass or route+bypass.
+    /// The VPN intent, bits 14 and 15: none, route, bypass or route+bypass.
     pub const fn vpn(self) -> &'static str {
         match self.0 >> 14 & 0x3 {
             0 => "none",
@@ -58,13 +58,13 @@ impl Mark {
         }
     }
 
-    /// Bits 16-31, a routing table; below 1000 it is no interface's and `None`.
+    /// The routing table, bits 16-31; below 1000 it belongs to no interface and is `None`.
     pub const fn routing_table(self) -> Option<u16> {
         let table = (self.0 >> 16) as u16;
         if table >= TABLE_BASE { Some(table) } else { None }
     }
 
-    /// The index of the interface whose routing table that is; table 1000 would be index 0, which no interface has.
+    /// The index of the interface that the routing table belongs to; table 1000 would be index 0, which no interface has.
     pub const fn interface_index(self) -> Option<u32> {
         match self.routing_table() {
             Some(table) if table > TABLE_BASE => Some((table - TABLE_BASE) as u32),
@@ -137,16 +137,16 @@ pub struct SourceNames {
 /// Why a traffic source cannot be named so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SourceNameError {
-    /// The mark has six bits for the source.
+    /// The number is not 1 to 63: the mark has six bits for the source.
     #[error("traffic source {0:#x} ({1:?}) is out of range: 0x1 to 0x3f")]
     OutOfRange(u8, String),
-    /// patchpanel or an earlier entry has named it.
+    /// patchpanel or an earlier entry has named the source.
     #[error("traffic source {0:#04x} is already called {1}; give {2:?} another number")]
     NumberTaken(u8, String, String),
-    /// Names tell sources apart.
+    /// Another source has the name.
     #[error("the name {0:?} already belongs to traffic source {1:#04x}")]
     NameTaken(String, u8),
-    /// What a script could mistake for something else.
+    /// A script could mistake the name for something else.
     #[error("{0:?} is not a name: one to 32 letters, digits, '_' and '-', the first a letter")]
     NotAName(String),
 }
@@ -178,7 +178,7 @@ impl SourceNames {
     /// Names a source that has no name yet.
     ///
     /// # Errors
-    /// When the number is 0, above 63 or named already, or when the name is taken or is none.
+    /// When the number is 0, above 63 or named already, or when the name is taken or is not a name.
     pub fn add(&mut self, source: u8, name: &str) -> Result<(), SourceNameError> {
         if source == 0 || source >= COUNT {
             return Err(SourceNameError::OutOfRange(source, name.into()));
@@ -206,7 +206,7 @@ impl SourceNames {
     }
 }
 
-/// patchpanel's names.
+/// The names that patchpanel uses.
 impl Default for SourceNames {
     fn default() -> Self {
         let mut names: Box<[Box<str>]> = (0..COUNT).map(|source| format!("{source:#04x}").into()).collect();
@@ -217,7 +217,7 @@ impl Default for SourceNames {
     }
 }
 
-/// As a mark is written: `0x040c0100`.
+/// Eight hexadecimal digits: `0x040c0100`.
 impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#010x}", self.0)

@@ -133,7 +133,7 @@ impl From<Value<'_>> for OwnedValue {
     }
 }
 
-/// As a person reads it: names with commas between, bytes hexadecimal.
+/// The value for people to read: names with commas between, bytes hexadecimal.
 impl fmt::Display for OwnedValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -207,7 +207,7 @@ impl<'de> Visitor<'de> for DictionaryVisitor {
     }
 }
 
-/// `None` for a type that no field has.
+/// The value in a variant; `None` for a type that no field has.
 pub(crate) fn from_variant(value: Variant<'_>) -> Option<OwnedValue> {
     Some(match value {
         Variant::Bool(value) => OwnedValue::Bool(value),

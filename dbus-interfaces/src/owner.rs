@@ -25,6 +25,6 @@ pub struct Owner<'a> {
     pub network_namespace: Option<u32>,
     /// Whether this end opened the connection.
     pub opened: Option<bool>,
-    /// How sure this is.
+    /// How surely the process is the one.
     pub confidence: Option<&'static str>,
 }

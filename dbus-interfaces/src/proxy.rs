@@ -41,7 +41,7 @@ pub trait FlowMonitor {
     #[zbus(property(emits_changed_signal = "const"))]
     fn version(&self) -> zbus::Result<String>;
 
-    /// Ids and sequences of another epoch mean nothing in this one.
+    /// The table's epoch: ids and sequences of another one mean nothing in it.
     #[zbus(property)]
     fn epoch(&self) -> zbus::Result<String>;
 
@@ -104,7 +104,7 @@ pub trait FlowEvents {
     #[zbus(signal)]
     fn flow_events(&self, sequence: u64, events: Vec<OwnedFlow>, lost: u64) -> zbus::Result<()>;
 
-    /// What TCP connections did, numbered apart from the changes of flows; `lost` as of `flow_events`.
+    /// What TCP connections did, numbered apart from the changes of flows; `lost` counts events before them that were dropped.
     #[zbus(signal)]
     fn connection_events(&self, sequence: u64, events: Vec<OwnedConnection>, lost: u64) -> zbus::Result<()>;
 

@@ -5,9 +5,9 @@ use zbus::Variant;
 /// How a statistic moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatisticKind {
-    /// It only grows, from 0 at the begin of an epoch, of a run of the daemon or, where the kernel counts, at boot.
+    /// The value only grows, from 0 at the begin of an epoch, of a run of the daemon or, where the kernel counts, at boot.
     Counter,
-    /// It goes up and down.
+    /// The value goes up and down.
     Gauge,
 }
 
@@ -17,9 +17,9 @@ pub enum StatisticKind {
 pub struct Statistic {
     /// The name on the wire, snake_case.
     pub name: &'static str,
-    /// How it moves.
+    /// Whether it only grows.
     pub kind: StatisticKind,
-    /// What it counts, in one sentence.
+    /// What is counted, in one sentence.
     pub description: &'static str,
 }
 

@@ -41,9 +41,9 @@ impl TimeSource {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum EndReason {
-    /// The kernel said so.
+    /// The kernel reported the end.
     Destroyed = 0,
-    /// A dump no longer had it.
+    /// A dump no longer had the flow.
     Resync = 1,
     /// The kernel made another flow of the same tuple.
     Replaced = 2,

@@ -74,7 +74,7 @@ impl Owner<'_> {
     }
 }
 
-/// As a part of an answer that is put together at run time. It allocates, which listings do not.
+/// The value in an answer that is put together at run time. This allocates, which listings do not.
 impl From<Value<'_>> for Variant<'static> {
     fn from(value: Value<'_>) -> Self {
         match value {

@@ -24,11 +24,11 @@ pub struct Expectation {
     pub protocol_number: u8,
     /// Source of the first packet, where the mask has ones.
     pub src: String,
-    /// Its port, where the mask has ones.
+    /// Source port of the first packet, where the mask has ones.
     pub sport: Option<u16>,
     /// Destination of the first packet.
     pub dst: String,
-    /// Its port.
+    /// Destination port of the first packet.
     pub dport: Option<u16>,
     /// Which bits of the source have to be so.
     pub mask_src: String,
@@ -42,15 +42,15 @@ pub struct Expectation {
     pub master_protocol: String,
     /// The master's original source.
     pub master_src: String,
-    /// Its port.
+    /// The master's original source port.
     pub master_sport: Option<u16>,
     /// The master's original destination.
     pub master_dst: String,
-    /// Its port.
+    /// The master's original destination port.
     pub master_dport: Option<u16>,
     /// Conntrack zone; absent for the default one.
     pub zone: Option<u16>,
-    /// Seconds until it is given up.
+    /// Seconds until the expectation is given up.
     pub timeout: Option<u32>,
     /// The master's helper.
     pub helper: Option<String>,
@@ -60,7 +60,7 @@ pub struct Expectation {
     pub class: Option<u32>,
     /// What the kernel calls when the connection comes.
     pub function: Option<String>,
-    /// Where its translation was prepared: original, or reply where the connection goes against the master's direction.
+    /// The connection's direction, where its translation was prepared: original, or reply where it goes against the master's.
     pub nat_direction: Option<String>,
     /// The address before translation; absent where the helper follows the master, as FTP's does.
     pub nat_src: Option<String>,
@@ -118,7 +118,7 @@ impl Expectation {
         reader.end().map(|()| expectation)
     }
 
-    /// As a JSON object, which is how streams have it.
+    /// The expectation as a JSON object, as streams write it.
     pub fn to_json(&self) -> serde_json::Value {
         let json = |value| -> serde_json::Value {
             match value {

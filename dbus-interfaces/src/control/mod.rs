@@ -109,7 +109,7 @@ pub trait FlowControl {
     /// The state of the kernel's connection tracking.
     fn get_kernel_state(&self) -> Result<KernelState, Error>;
 
-    /// The same state, once flows may exist that no event reports, and after some minutes at the latest.
+    /// The state of the kernel's connection tracking once flows may exist that no event reports, after some minutes at the latest.
     fn await_kernel_state(&self) -> Result<KernelState, Error>;
 
     /// Ends the flows that match.

@@ -11,17 +11,17 @@ use crate::OwnedFlow;
 pub struct Changes {
     /// Entries that matched, up to the limit.
     pub matched: u32,
-    /// Those that this call deleted; absent where it changes.
+    /// Entries that this call deleted; absent where it changes entries.
     pub deleted: Option<u32>,
-    /// Those that this call changed; absent where it deletes.
+    /// Entries that this call changed; absent where it deletes entries.
     pub changed: Option<u32>,
-    /// Those that had ended by then, or whose tuple belonged to another flow.
+    /// Entries that had ended by then, or whose tuple belonged to another flow.
     pub gone: u32,
-    /// Those that the kernel refused to delete or change.
+    /// Entries that the kernel refused to delete or change.
     pub failed: u32,
     /// True where more matched than the limit let through; else absent.
     pub more: Option<bool>,
-    /// Of a dry run of flows: those that matched, without `id`, at most [`LIMIT_MAXIMUM`](crate::LIMIT_MAXIMUM).
+    /// The flows that matched, in a dry run: without `id`, at most [`LIMIT_MAXIMUM`](crate::LIMIT_MAXIMUM).
     pub flows: Option<Vec<OwnedFlow>>,
 }
 

@@ -33,7 +33,7 @@ pub enum Argument {
     Unsigned(u64),
     /// `s`, `o` or `g`
     Text(String),
-    /// An array of one of these.
+    /// An array of values.
     List(Vec<Argument>),
     /// Another type, or a list of too many elements: valid for no key. What it is, in words.
     Other(&'static str),
@@ -78,7 +78,7 @@ impl Type for RawQuery {
     const SIGNATURE: &'static Signature = DICTIONARY;
 }
 
-/// As an error message quotes it, cut after 64 characters.
+/// The value as error messages quote it, cut after 64 characters.
 impl fmt::Display for Argument {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -141,7 +141,7 @@ impl<'de> Visitor<'de> for VariantVisitor<'_> {
     }
 }
 
-/// A value of this signature, one of as many as are left.
+/// A value of this signature, and how many more values the query may have.
 #[derive(Clone, Copy)]
 struct Plain<'a>(&'a Signature, &'a Cell<usize>);
 

@@ -145,7 +145,7 @@ impl Condition {
         Ok(Some(condition))
     }
 
-    /// How long it takes to ask, roughly: what is asked first should be quick and refuse much.
+    /// A rough cost of asking for this: what is asked first should be quick and refuse much.
     pub(super) const fn cost(&self) -> u8 {
         match self {
             Self::Ids(_) | Self::ConntrackIds(_) => 0,

@@ -31,7 +31,7 @@ pub enum Subject {
 
 impl Filter {
     /// Reads the query of `DeleteFlows`, `SetMark` or `SetTimeout` (flows), `DeleteExpectations` or, where it may be empty,
-    /// `ListExpectations`. Of sources patchpanel's names are known, and numbers.
+    /// `ListExpectations`. Sources are known by patchpanel's names and by number.
     ///
     /// # Errors
     /// For a key that is unknown, repeated, not one of a filter or not known to the kernel, and for a value of the wrong
@@ -58,10 +58,10 @@ impl Filter {
         Ok(filter)
     }
 
-    /// As [`Filter::of_kernel`], for what changes something: an empty query is no way to say "all".
+    /// Reads the query of a call that changes something, where an empty query is no way to say "all".
     ///
     /// # Errors
-    /// As [`Filter::of_kernel`], and for an empty query.
+    /// For an empty query, and for what [`Filter::of_kernel`] refuses.
     pub fn of_change(raw: &RawQuery, subject: Subject) -> Result<Self, QueryError> {
         let filter = Self::of_kernel(raw, subject)?;
         if filter.is_empty() { Err(QueryError::Empty) } else { Ok(filter) }
@@ -77,7 +77,7 @@ pub struct ChangeOptions {
     pub limit: u32,
 }
 
-/// Nothing dry, of a number that a mistake survives.
+/// A real change, of few enough entries that a mistake can be survived.
 impl Default for ChangeOptions {
     fn default() -> Self {
         Self { dry_run: false, limit: Self::LIMIT }

@@ -25,7 +25,7 @@ pub enum QueryError {
         "a stream is resumed with after, epoch and closed true: give all three, or neither after nor epoch"
     )]
     Resume,
-    /// The key says nothing of which flows, or says what only flowbusd's table knows.
+    /// The key does not choose flows, or asks for what only flowbusd's table knows.
     #[error(
         "{0} is not known to the kernel, which is asked here; choose the flows by addresses, ports, mark, zone, state, \
          status, helper, labels, conntrack_id and the like"
@@ -36,7 +36,7 @@ pub enum QueryError {
         "{0} is not known of expectations; there are family, protocol, src, dst, sport, dport, zone and helper"
     )]
     NotOfExpectations(&'static str),
-    /// Nothing is asked for where everything cannot be meant.
+    /// The query is empty where that must not mean everything.
     #[error(
         "the query is empty and would change everything; name at least one key (FlushFlows deletes all flows)"
     )]

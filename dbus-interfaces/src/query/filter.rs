@@ -13,7 +13,7 @@ use crate::{Connection, Flow, SourceNames};
 /// first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Cheap ones first.
+    /// The conditions, cheap ones first.
     conditions: Vec<Asked>,
 }
 
@@ -34,9 +34,9 @@ impl Asked {
 /// What an index can find the flows of a filter by. It finds all of them, and others: the filter decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lookup<'a> {
-    /// Their ids are among these.
+    /// The flows' ids are among these.
     Ids(&'a [u64]),
-    /// This is one of their four ports, original or reply, source or destination.
+    /// One of a flow's four ports is this one: original or reply, source or destination.
     Port(u16),
 }
 
@@ -63,7 +63,7 @@ impl Filter {
         self.check_interval().map(|()| true)
     }
 
-    /// No flow is alive between a time and an earlier one.
+    /// Refuses an interval whose end is before its begin, in which no flow is alive.
     fn check_interval(&self) -> Result<(), QueryError> {
         match (self.condition(QueryKey::Since), self.condition(QueryKey::Until)) {
             (Some(Condition::Since(since)), Some(Condition::Until(until))) if since > until => {

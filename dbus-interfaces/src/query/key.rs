@@ -7,7 +7,7 @@ use std::fmt;
 pub enum QueryPart {
     /// Which flows: listings and streams take it.
     Filter,
-    /// What is shown of them: listings and streams take it.
+    /// What is shown of the flows: listings and streams take it.
     Answer,
     /// Which part of a listing: only listings take it, but for `after`, with which a stream is resumed.
     Page,

@@ -18,7 +18,7 @@ pub struct ReportOptions {
     pub since: u64,
 }
 
-/// As long as may be, redacted, with flows, without processes.
+/// The longest text, redacted, with flows and without processes.
 impl Default for ReportOptions {
     fn default() -> Self {
         Self { max_bytes: Self::MOST, redact: true, processes: false, flows: true, since: 0 }

@@ -62,8 +62,8 @@ impl StreamQuery {
     /// Checks a query. `names` are those that `source` knows.
     ///
     /// # Errors
-    /// As [`Query::parse`](super::Query::parse); the keys of a page are refused, but for `after`, which goes with `epoch` and
-    /// `closed`.
+    /// For a key that is unknown, repeated or one of a page (but for `after`, which goes with `epoch` and `closed`), and for a value
+    /// of the wrong type or range.
     pub fn parse(raw: &RawQuery, names: &SourceNames) -> Result<Self, QueryError> {
         let mut query = Self::default();
         let (mut after, mut epoch) = (None, None);

@@ -68,7 +68,7 @@ impl Cursor {
         self.epoch.is_empty()
     }
 
-    /// What `OpenStream` is asked for.
+    /// The keys of `OpenStream` that make a stream go on here.
     pub(super) fn keys<'a>(&'a self) -> impl Iterator<Item = (&'a str, Variant<'a>)> {
         let keys = [("epoch", self.epoch.as_str().into()), ("after", self.sequence.into())];
         keys.into_iter().filter(|_| !self.is_fresh())
@@ -78,7 +78,7 @@ impl Cursor {
         self.sequence = self.sequence.max(sequence.unwrap_or(0));
     }
 
-    /// Flows come with ascending ids, but for those that had ended: these say nothing of others that are alive.
+    /// Notes a flow of a stream. Flows come with ascending ids, but for those that had ended, which say nothing of those alive.
     fn see(&mut self, flow: &FlowRef<'_>) {
         self.id = self.id.max(flow.number(Key::Id).unwrap_or(0));
     }

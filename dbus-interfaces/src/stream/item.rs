@@ -14,7 +14,7 @@ use crate::{Expectation, Key, OwnedConnection};
 pub enum StreamItem<'a> {
     /// The stream begins.
     Begin {
-        /// Ids and sequences of another epoch mean nothing in this one.
+        /// The table's epoch: ids and sequences of another one mean nothing in it.
         epoch: Cow<'a, str>,
         /// The number of the last change before the stream.
         sequence: u64,
@@ -37,7 +37,7 @@ pub enum StreamItem<'a> {
     /// A flow began, changed or ended.
     #[serde(skip)]
     Event {
-        /// Which of these.
+        /// Whether it began, changed or ended.
         kind: EventKind,
         /// False of a flow that passed the filter before the change and does not after it.
         matches: bool,
@@ -55,7 +55,7 @@ pub enum StreamItem<'a> {
         first: u64,
         /// The number of the last that is missing, or of the change before the loss.
         last: u64,
-        /// How many.
+        /// How many changes are missing.
         lost: u64,
         /// `slow-reader`; `overrun` where the kernel dropped events; `forgotten` where the daemon no longer
         /// remembers all ended flows that the stream was to begin with: `lost` then counts these ends.
@@ -78,7 +78,7 @@ pub enum StreamItem<'a> {
     /// What became of an expectation.
     #[serde(skip)]
     Expectation {
-        /// It was made, or it is gone.
+        /// Whether the expectation was made or is gone.
         kind: EventKind,
         /// What is waited for, and for which connection.
         expectation: Box<Expectation>,

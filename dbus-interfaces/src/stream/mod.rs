@@ -115,7 +115,7 @@ impl FlowStream {
     /// ```
     ///
     /// # Errors
-    /// As [`FlowStream::open`].
+    /// If the daemon refuses the query or does not run, or what it answers is no pipe.
     pub async fn resume<'a>(
         monitor: &FlowMonitorProxy<'_>,
         mut query: QueryMap<'a>,
@@ -139,7 +139,7 @@ impl FlowStream {
     /// [`StreamItem::End`] was cut off: the daemon is gone. Dropping the future loses nothing.
     ///
     /// # Errors
-    /// If the pipe fails or a line is none of a stream. After the latter the stream can be read on.
+    /// If the pipe fails, or a line is not one of a stream; after such a line the stream can be read on.
     pub async fn next(&mut self) -> Result<Option<StreamItem<'_>>, StreamError> {
         match self.next_line().await? {
             None => Ok(None),
@@ -169,7 +169,7 @@ impl FlowStream {
     /// Waits until the next item is there, or the end. Dropping the future loses nothing.
     ///
     /// # Errors
-    /// As [`FlowStream::next_line`].
+    /// If the pipe fails, or a line is longer than any that the daemon writes ([`StreamError::TooLong`]).
     pub async fn ready(&mut self) -> Result<(), StreamError> {
         while !self.has_line() && self.read().await? {}
         Ok(())
