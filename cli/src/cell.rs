@@ -8,7 +8,7 @@ use jiff::{Timestamp, tz::TimeZone};
 use crate::fields::Fields;
 use crate::{names, resolve};
 
-/// Text or a number as it is; empty where the flow does not have it.
+/// A field's text or number as it is; empty where the flow does not have it.
 pub(crate) fn plain(flow: &dyn Fields, key: Key) -> String {
     match (flow.text(key), flow.number(key)) {
         (Some(text), _) => clean(text).into_owned(),
@@ -17,7 +17,7 @@ pub(crate) fn plain(flow: &dyn Fields, key: Key) -> String {
     }
 }
 
-/// What a terminal would take for a command, or would reorder, is shown and not sent: a process can call itself anything.
+/// Escapes what a terminal would take for a command, or would reorder: a process can call itself anything.
 pub(crate) fn clean(text: Cow<'_, str>) -> Cow<'_, str> {
     flowbus_interfaces::printing(text)
 }
@@ -44,7 +44,7 @@ pub(crate) fn process(flow: &dyn Fields) -> String {
     }
 }
 
-/// `curl[1234]`, or what of it is known: the name is that of the process, not of its thread.
+/// `curl[1234]`, or what is known of that. The name is the process's, not its thread's.
 pub(crate) fn owner_name(owner: &OwnedValue) -> String {
     let OwnedValue::Dictionary(fields) = owner else { return String::new() };
     let text = |name: &str| fields.get(name).map(|value| clean(value.to_string().into()).into_owned());
@@ -54,7 +54,7 @@ pub(crate) fn owner_name(owner: &OwnedValue) -> String {
     }
 }
 
-/// The protocol's state; of ICMP its type and identifier, of others what is known of replies.
+/// The protocol's state; for ICMP type and identifier, for other protocols what is known of replies.
 pub(crate) fn state(flow: &dyn Fields) -> String {
     if let Some(state) = flow.text(Key::State) {
         return state.into_owned();
@@ -93,7 +93,7 @@ pub(crate) fn short_bytes(bytes: u64) -> String {
     bytes.to_string()
 }
 
-/// What is shown as people like it, or with numbers alone.
+/// How cells are written: for people, or with numbers alone.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cells {
     pub(crate) numeric: bool,
@@ -102,7 +102,7 @@ pub(crate) struct Cells {
 }
 
 impl Cells {
-    /// With names, units and times of the calendar.
+    /// Cells with names, units and calendar times.
     pub(crate) const FOR_PEOPLE: Self = Self { numeric: false, resolve: None };
 
     /// The protocol by name or number.

@@ -154,7 +154,7 @@ pub(crate) async fn control(daemon: &Daemon) -> Result<FlowControlProxy<'static>
     FlowControlProxy::new(daemon.monitor.inner().connection()).await.map_err(|error| daemon.failed(error))
 }
 
-/// From a failed call of the helper, which is not flowbusd: what to do next is something else.
+/// The error of a failed call of the helper, which is not flowbusd: what to do next is something else.
 pub(crate) fn refused(daemon: &Daemon, error: FlowError) -> Error {
     match error {
         FlowError::NotAuthorized(text) => Error::Refused(format!(
@@ -189,12 +189,12 @@ impl How {
         !self.yes
     }
 
-    /// Refuses to go on where somebody has to be asked and nobody can be: before anything is called.
+    /// Fails where a person has to be asked and cannot be, before anything is called.
     pub(crate) fn must_have_terminal(self) -> Result<(), Error> {
         if self.yes || self.dry_run { Ok(()) } else { must_have_terminal() }
     }
 
-    /// How is printed.
+    /// How results are printed.
     pub(crate) const fn tabled(self) -> Tabled {
         self.tabled
     }
@@ -204,7 +204,7 @@ impl How {
         self.dry_run
     }
 
-    /// Says how many were seen and asks whether to go on, but in a dry run.
+    /// Says how many entries match and asks whether to go on; a dry run asks nothing.
     pub(crate) fn ask(self, verb: Verb, what: &str, seen: &Changes) -> Result<(), Error> {
         let Changes { matched, more, .. } = *seen;
         if matched == 0 {

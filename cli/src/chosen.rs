@@ -53,10 +53,10 @@ impl Chosen {
 
     /// The queries that mean these flows and no others.
     pub(crate) fn queries(&self) -> impl Iterator<Item = QueryMap<'static>> {
-        // One without the kernel's number could be another by now. Kernels since 2.6 send it.
+        // Without the kernel's number a flow could be another one by now. Kernels since 2.6 send it.
         let known: Vec<_> =
             self.flows.iter().filter(|flow| flow.number(Key::ConntrackId).is_some()).collect();
-        // Of one kind, so that each has every key of its query.
+        // The flows of one call are of one kind, so that each has every key of its query.
         let kind = |flow: &OwnedFlow| IDENTITY.map(|key| flow.get(key).is_some());
         let mut kinds: Vec<Vec<&OwnedFlow>> = Vec::new();
         for flow in known {
@@ -69,7 +69,7 @@ impl Chosen {
         queries.into_iter()
     }
 
-    /// What became of all, from what the calls answered.
+    /// What became of all flows: the sum of what the calls answered.
     pub(crate) fn sum(&self, answers: &[Changes]) -> Changes {
         let total = |part: fn(&Changes) -> u32| answers.iter().map(part).sum::<u32>();
         let number = |part: fn(&Changes) -> Option<u32>| answers.iter().map(part).sum::<Option<u32>>();

@@ -23,7 +23,7 @@ use crate::output::stdout;
 /// The variable that says which shell asks.
 const VARIABLE: &str = "COMPLETE";
 
-/// A daemon that takes longer has nothing to offer.
+/// How long the daemon is waited for; one that takes longer has nothing to offer.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Answers a shell that asks for completions, and ends.
@@ -31,7 +31,7 @@ pub(crate) fn answer() {
     CompleteEnv::with_factory(command).var(VARIABLE).shells(Shells(&[&BASH, &ZSH, &env::Fish])).complete();
 }
 
-/// Prints the script that teaches a shell.
+/// Prints the script that teaches a shell to complete.
 pub(crate) fn completion(shell: Shell) -> Result<(), Error> {
     let completer: &dyn EnvCompleter = match shell {
         Shell::Bash => &BASH,
@@ -64,7 +64,7 @@ fn with_values(arg: Arg, of_show: bool) -> Arg {
     }
 }
 
-/// `key=` first, then its values.
+/// Completes a word: `key=` first, then values of the key.
 fn words(current: &OsStr) -> Vec<CompletionCandidate> {
     let current = current.to_string_lossy();
     let keys = || {

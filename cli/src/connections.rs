@@ -84,7 +84,7 @@ pub(crate) async fn connections(daemon: &Daemon, asked: &Connections) -> Result<
     }
 }
 
-/// Writes the lines.
+/// The writer of the lines.
 struct Lines<'a> {
     asked: &'a Connections,
     /// When the first event was: times are counted from it.
@@ -189,7 +189,7 @@ fn details(connection: &OwnedConnection) -> impl Iterator<Item = (&'static str, 
     details.into_iter().filter_map(|(name, value)| Some((name, value?)))
 }
 
-/// IPv6 in brackets.
+/// The address, in brackets if it is IPv6.
 fn address(address: IpAddr) -> String {
     match address {
         IpAddr::V4(v4) => v4.to_string(),

@@ -16,7 +16,7 @@ use crate::error::{Error, SYSTEM_BUS};
 /// The statistics by name, also those of later versions.
 pub(crate) type Statistics = BTreeMap<String, u64>;
 
-/// What is said in words, by name.
+/// The statistics that are texts, by name.
 pub(crate) type Texts = BTreeMap<String, String>;
 
 /// A connection to the bus that the daemon is on.
@@ -43,7 +43,7 @@ impl Daemon {
         Ok(Self { bus: name, monitor })
     }
 
-    /// How messages call the bus.
+    /// The bus, as messages name it.
     pub(crate) fn bus(&self) -> &str {
         &self.bus
     }
@@ -81,12 +81,12 @@ impl Daemon {
         Ok((all.into_iter().filter_map(|(name, value)| Some((name, number(&value)?))).collect(), texts))
     }
 
-    /// From a failed method call.
+    /// The error of a failed method call.
     pub(crate) fn refused(&self, error: flowbus_interfaces::Error) -> Error {
         Error::from_call(&self.bus, error)
     }
 
-    /// From a failed property or subscription.
+    /// The error of a failed property or subscription.
     pub(crate) fn failed(&self, error: zbus::Error) -> Error {
         Error::from_zbus(&self.bus, error)
     }

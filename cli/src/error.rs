@@ -10,14 +10,14 @@ use zbus::fdo;
 /// Why flowctl ends with exit status 1.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// There is no bus to ask on.
+    /// The bus cannot be reached.
     #[error(
         "cannot connect to {bus}: {source}\n\
          Is a dbus-daemon or dbus-broker running there? Another bus is chosen with --bus."
     )]
     Bus { bus: String, source: zbus::Error },
 
-    /// There is nobody to ask.
+    /// flowbusd is not on the bus.
     #[error(
         "flowbusd is not on {bus}: nobody owns {FLOW_MONITOR_NAME}.\n\
          Start it with `systemctl start flowbusd`, or by hand as root with `flowbusd --bus {}`.",
@@ -25,11 +25,11 @@ pub(crate) enum Error {
     )]
     NoDaemon { bus: String },
 
-    /// systemd has given it up.
+    /// systemd has given flowbusd up.
     #[error("flowbusd does not start: `journalctl -u flowbusd` says why.")]
     DoesNotStart,
 
-    /// The bus does not let us ask.
+    /// The bus denies access.
     #[error(
         "access denied: {0}\n\
          flowbusd answers root and members of the group flowbus. Try again with sudo, or join the group with\n\
@@ -37,7 +37,7 @@ pub(crate) enum Error {
     )]
     Denied(String),
 
-    /// The daemon said no.
+    /// The daemon refused the call.
     #[error("{0}")]
     Refused(String),
 
@@ -53,7 +53,7 @@ pub(crate) enum Error {
     #[error("the bus closed the connection: it was stopped, or it restarted. Run flowctl again.")]
     Closed,
 
-    /// The daemon is older than we are.
+    /// The daemon is older than flowctl.
     #[error(
         "flowbusd is older than flowctl {VERSION} and has no {0}.\n\
          Upgrade it, and restart it with `systemctl restart flowbusd`; `flowctl status` shows its version."
@@ -68,7 +68,7 @@ pub(crate) enum Error {
     #[error("the cursor file {}: {source}", path.display())]
     CursorFile { path: PathBuf, source: io::Error },
 
-    /// A listing ended before its end.
+    /// A listing was cut off before its end.
     #[error("flowbusd stopped in the middle: what was printed is not all. Run flowctl again.")]
     CutOff,
 
@@ -89,11 +89,11 @@ pub(crate) fn bus_option(bus: &str) -> &str {
 pub(crate) const SYSTEM_BUS: &str = "the system bus";
 
 impl Error {
-    /// From a failed call on `bus`.
+    /// The error of a failed method call on `bus`.
     pub(crate) fn from_call(bus: &str, error: FlowError) -> Self {
         match error {
             FlowError::ZBus(error) => Self::from_zbus(bus, error),
-            // What flowctl sends it has checked itself: a daemon that does not know it knows less.
+            // flowctl has checked the query: a daemon that does not know a key of it is older.
             FlowError::InvalidArgument(text) if text.starts_with("unknown key ") => {
                 let key = text.split('"').nth(1).unwrap_or_default();
                 Self::Older(format!("key {key} of queries"))
@@ -106,14 +106,14 @@ impl Error {
         }
     }
 
-    /// From the bus.
+    /// The error of what failed on `bus` itself.
     pub(crate) fn from_zbus(bus: &str, error: zbus::Error) -> Self {
         let zbus::Error::FDO(named) = &error else { return Self::Failed(error) };
         match &**named {
             fdo::Error::ServiceUnknown(_) | fdo::Error::NameHasNoOwner(_) => {
                 Self::NoDaemon { bus: bus.to_owned() }
             }
-            // A bus's own words are its rule, with every header of the message.
+            // The bus quotes its rule, with every header of the message.
             fdo::Error::AccessDenied(text) if text.contains("matched rules") => {
                 Self::Denied("the bus does not let this user call flowbusd".to_owned())
             }

@@ -25,7 +25,7 @@ pub(crate) enum Title {
     Process,
 }
 
-/// Something of a flow that is shown.
+/// What is shown of a flow: a key, a column, or a part of an owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Field {
     Key(Key),
@@ -79,12 +79,12 @@ impl Title {
         Self::Process,
     ];
 
-    /// As it stands above the column.
+    /// The title as it stands above the column.
     pub(crate) const fn text(self) -> &'static str {
         self.names().0
     }
 
-    /// As `--fields` takes it.
+    /// The title as `--fields` takes it.
     const fn name(self) -> &'static str {
         self.names().1
     }
@@ -109,7 +109,7 @@ impl Title {
         }
     }
 
-    /// What it is made of.
+    /// The keys that the column is made of.
     const fn keys(self, numeric: bool) -> &'static [Key] {
         match self {
             Self::Time => &[Key::EventUsec],
@@ -192,7 +192,7 @@ impl Field {
         }
     }
 
-    /// The keys that it is made of, in a table or elsewhere.
+    /// The keys that the field is made of, in a table or elsewhere.
     pub(crate) fn keys(self, in_table: bool, numeric: bool) -> Vec<Key> {
         match self {
             Self::Key(Key::State) if in_table => Title::State.keys(numeric).to_vec(),
@@ -201,7 +201,7 @@ impl Field {
         }
     }
 
-    /// What people read of it in a table.
+    /// What people read of the field in a table.
     pub(crate) fn cell(self, flow: &dyn Fields, cells: Cells, moment: Moment) -> String {
         match self {
             Self::Title(title) => title.cell(flow, cells, moment),
@@ -215,7 +215,7 @@ impl Field {
         }
     }
 
-    /// What is known of the owner.
+    /// The part of an owner that the field names; `None` of other fields.
     pub(crate) fn part(self, flow: &dyn Fields) -> Option<OwnedValue> {
         let Self::Part(owner, part) = self else { return None };
         match flow.value(owner)?.as_ref() {

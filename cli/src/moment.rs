@@ -18,7 +18,7 @@ pub(crate) fn parse(text: &str, now: &Zoned) -> Option<u64> {
     time.as_microsecond().try_into().ok()
 }
 
-/// As `10m` or `10m ago`; systemd's tools take `-10m` as well. `+10m` would be to come.
+/// Reads `10m`, `10m ago` or, as systemd's tools take it, `-10m`. `+10m` would be in the future.
 fn ago(text: &str, now: &Zoned) -> Option<Timestamp> {
     const PARSER: SpanParser = SpanParser::new();
     if text.starts_with('+') {

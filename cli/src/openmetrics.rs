@@ -1,6 +1,6 @@
 //! `flowctl stats --openmetrics`: text that OpenMetrics and the older Prometheus format read alike.
 //!
-//! No type is used that the older format has not, because node_exporter's textfile collector refuses the whole file then.
+//! Only types of the older format are used, because node_exporter's textfile collector refuses the whole file otherwise.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,9 +16,9 @@ const FIELDS: [Key; 5] = [Key::Protocol, Key::State, Key::Source, Key::OrigBytes
 /// What there is of each combination of labels: few, however many flows there are.
 #[derive(Default)]
 struct FlowTotals {
-    /// By source, protocol and state.
+    /// Flows by source, protocol and state.
     flows: BTreeMap<[String; 3], u64>,
-    /// By source and direction; none without accounting.
+    /// Bytes by source and direction; none without accounting.
     bytes: BTreeMap<[String; 2], u64>,
 }
 
@@ -60,7 +60,7 @@ fn exposition(version: &str, synchronized: bool, statistics: &Statistics, totals
     sample(&mut text, "flowbus_build_info", &[("version", version)], 1);
     family(&mut text, "flowbus_synchronized", "gauge", "Whether the table agrees with the kernel's.");
     sample(&mut text, "flowbus_synchronized", &[], synchronized.into());
-    // Of those of later versions nobody knows the type.
+    // The type of a statistic that a later version adds is not known.
     for Statistic { name, kind, description } in Statistic::ALL {
         let Some(&value) = statistics.get(*name) else { continue };
         let name = format!("flowbus_{name}");
@@ -92,8 +92,8 @@ fn exposition(version: &str, synchronized: bool, statistics: &Statistics, totals
     text
 }
 
-/// The same text for Prometheus's older format, whose TYPE and HELP carry the name of the samples: node_exporter takes a
-/// counter for untyped otherwise.
+/// Rewrites OpenMetrics text for Prometheus's older format, whose TYPE and HELP carry the name of the samples: node_exporter
+/// takes a counter for untyped otherwise.
 pub(crate) fn prometheus(openmetrics: &str) -> String {
     let mut text = String::with_capacity(openmetrics.len());
     let mut counter = "";

@@ -9,7 +9,7 @@ pub(crate) fn stdout() -> impl Write {
     BufWriter::new(anstream::stdout().lock())
 }
 
-/// A JSON value on a line of its own, to whatever reads lines.
+/// Writes a JSON value on a line of its own.
 pub(crate) fn json_line<W: Write + ?Sized, T: Serialize + ?Sized>(out: &mut W, value: &T) -> io::Result<()> {
     flowbus_interfaces::write_json(&mut *out, value)?;
     writeln!(out)

@@ -34,7 +34,7 @@ async fn ask(
     options: ReportOptions,
 ) -> Result<String, Error> {
     let daemon = daemon.await?;
-    // No option that the daemon would take without being told.
+    // Options that have the daemon's default are left out.
     let ReportOptions { max_bytes, redact, processes, flows, since } = options;
     let mut map = QueryMap::new();
     if max_bytes != ReportOptions::MOST {

@@ -22,7 +22,7 @@ const REMEMBERED: usize = 4096;
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// One a program: flows are shown by whoever prints, on any thread.
+/// The one resolver of the program: flows are printed on any thread.
 static RESOLVER: OnceLock<Resolver> = OnceLock::new();
 
 /// What is known, and the way to ask for more.
@@ -38,7 +38,7 @@ struct Resolver {
 enum Known {
     Asked,
     Nameless,
-    /// `late` until it was shown.
+    /// The name; `late` until it was shown.
     Named {
         name: Arc<str>,
         late: bool,
@@ -50,7 +50,7 @@ impl Resolver {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The name, if it is known by now; else it is asked for.
+    /// The name of an address, if it is known by now; else it is asked for.
     fn name(&self, address: IpAddr) -> Option<Arc<str>> {
         let mut known = self.known();
         match known.get_mut(&address) {
@@ -103,7 +103,7 @@ impl Resolver {
     }
 }
 
-/// From now on addresses are asked for.
+/// Begins to ask for the names of addresses.
 pub(crate) fn start() {
     let mut receiver = None;
     let resolver = RESOLVER.get_or_init(|| {
@@ -181,7 +181,7 @@ fn is_an_answer(error: &zbus::Error) -> bool {
         || ["NoReply", "Timeout", "TimedOut"].iter().any(|end| name.as_str().ends_with(&format!(".{end}")))
 }
 
-/// The end of a name that is too long: there is whose it is.
+/// The end of a name that is too long, which says whose it is.
 pub(crate) fn shortened(name: &str, most: usize) -> String {
     let length = name.chars().count();
     if length <= most {

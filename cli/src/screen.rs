@@ -9,7 +9,7 @@ use anstream::ColorChoice;
 
 use crate::output::terminal_width;
 
-/// Written at once: as much as a pipe takes.
+/// How much is written at once: as much as a pipe takes.
 const BUFFER_BYTES: usize = 64 * 1024;
 
 /// What a table looks like.
@@ -27,12 +27,12 @@ pub(crate) struct Look {
 }
 
 impl Look {
-    /// For files.
+    /// The look of files.
     #[cfg(test)]
     pub(crate) const PLAIN: Self =
         Self { width: None, colors: false, numeric: false, resolve: false, legend: true };
 
-    /// As standard output has it: colours are for terminals without NO_COLOR.
+    /// The look of standard output; colours are for terminals without NO_COLOR.
     pub(crate) fn new(numeric: bool) -> Self {
         let colors = anstream::AutoStream::choice(&io::stdout()) != ColorChoice::Never;
         Self { width: terminal_width(), colors, numeric, resolve: false, legend: true }
@@ -60,7 +60,7 @@ impl Screen {
         Ok(Self::new(Target::Stdout(stdout.into()), None))
     }
 
-    /// With a pager on a terminal, unless `paged` is false.
+    /// Standard output, with a pager on a terminal unless `paged` is false.
     pub(crate) fn open(paged: bool) -> io::Result<Self> {
         if !paged || !io::stdout().is_terminal() {
             return Self::direct();

@@ -18,11 +18,11 @@ pub(crate) enum Sort {
 }
 
 impl Sort {
-    /// What it is computed of.
+    /// The fields that ranks are computed of.
     const KEYS: [Key; 3] = [Key::OrigBytes, Key::ReplyBytes, Key::StartUsec];
 
-    /// Adds what it is computed of to a query, counters of now. Returns the fields that were asked for before, if not all
-    /// were.
+    /// Adds the fields that ranks are computed of to a query, with counters of now. Returns the fields that were asked for
+    /// before, if not all were.
     pub(crate) fn extend(self, query: &mut QueryMap<'_>) -> Vec<Key> {
         if self != Self::Age {
             query.entry("refresh").or_insert_with(|| true.into());

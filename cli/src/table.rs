@@ -9,7 +9,7 @@ use anstyle::Style;
 #[derive(Clone, Debug)]
 pub(crate) struct Column {
     pub(crate) title: Cow<'static, str>,
-    /// Least width: of what follows in later pages.
+    /// Least width, so that later pages are aligned as well.
     pub(crate) width: usize,
     /// Which columns go first where the terminal is too narrow: the highest. 0 stays.
     pub(crate) drop: u8,

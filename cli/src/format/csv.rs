@@ -9,7 +9,7 @@ use crate::cell::{Cells, clean};
 use crate::field::{Field, Moment};
 use crate::fields::Fields;
 
-/// The line of names.
+/// Writes the line of names.
 pub(super) fn header(out: &mut dyn Write, columns: &[Field]) -> io::Result<()> {
     for (index, field) in columns.iter().enumerate() {
         write!(out, "{}{}", if index == 0 { "" } else { "," }, field.name())?;
@@ -17,7 +17,7 @@ pub(super) fn header(out: &mut dyn Write, columns: &[Field]) -> io::Result<()> {
     writeln!(out)
 }
 
-/// The line of a flow: what it does not have is empty.
+/// Writes the line of a flow; what the flow does not have is empty.
 pub(super) fn line(
     out: &mut dyn Write,
     columns: &[Field],
@@ -53,7 +53,7 @@ fn value(out: &mut dyn Write, value: Option<&OwnedValue>) -> io::Result<()> {
     }
 }
 
-/// What a terminal would take for a command is escaped, ends of lines as well: a row is a line.
+/// Writes a cell. What a terminal would take for a command is escaped, ends of lines as well: a row is a line.
 fn cell(out: &mut dyn Write, text: Cow<'_, str>) -> io::Result<()> {
     let text = clean(text);
     if text.contains([',', '"']) {

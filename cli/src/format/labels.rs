@@ -15,7 +15,7 @@ impl LabelNames {
         std::fs::read_to_string(Path::new(FILE)).map(|text| Self::parse(&text)).unwrap_or_default()
     }
 
-    /// A number and a name a line; what begins with `#` is a comment.
+    /// Reads lines of a number and a name; what begins with `#` is a comment.
     fn parse(text: &str) -> Self {
         let name = |line: &str| {
             let mut words = line.split_whitespace();

@@ -87,7 +87,7 @@ impl Format {
         }
     }
 
-    /// The keys that it needs of each flow; none where it shows whatever there is. `fields` are those that were chosen,
+    /// The keys that the form needs of each flow; none where it shows whatever there is. `fields` are those that were chosen,
     /// if any were.
     fn keys(&self, fields: &[Field], kind: Kind, numeric: bool) -> Vec<Key> {
         let is_table = *self == Self::Table;
@@ -175,7 +175,7 @@ impl Output {
         self.query_with(query, kind, &[])
     }
 
-    /// The same, with keys besides those that are printed.
+    /// A query with the fields that the form needs, and with keys that are not printed.
     pub(crate) fn query_with<'a>(&self, query: &'a Query, kind: Kind, also: &[Key]) -> QueryMap<'a> {
         let mut map = query.to_map();
         let mut keys = self.format().keys(query.fields(), kind, self.numeric);
@@ -209,10 +209,10 @@ pub(crate) fn names_of(keys: &[Key]) -> Vec<&'static str> {
     Key::ALL.iter().filter(|&&key| chosen.contains(key)).map(|key| key.name()).collect()
 }
 
-/// Prints flows in a form. What it gathers is written by [`Printer::flush`].
+/// Prints flows in a form. Rows of a table are gathered until [`Printer::flush`] writes them; all else is written at once.
 pub(crate) struct Printer {
     form: Form,
-    /// Rows wait in the table; of the rest nothing is held.
+    /// The time that flows are printed at, microseconds since 1970.
     now: u64,
 }
 
@@ -226,17 +226,17 @@ enum Form {
 }
 
 impl Printer {
-    /// As the command line asks.
+    /// A printer as the command line asks for it.
     pub(crate) fn of(query: &Query, output: &Output, kind: Kind) -> Self {
         Self::new(output, kind, query.fields().to_vec())
     }
 
-    /// `fields` are the columns of a table and of CSV, where they were chosen.
+    /// A printer. `fields` are the columns of a table and of CSV, where they were chosen.
     pub(crate) fn new(output: &Output, kind: Kind, fields: Vec<Field>) -> Self {
         Self::with_look(output.format().clone(), kind, fields, output.look(), output.tabled.json.layout())
     }
 
-    /// The table of `flowctl list`, or JSON.
+    /// A printer of the table of `flowctl list`, or of JSON.
     pub(crate) fn of_table(tabled: Tabled) -> Self {
         let format = if tabled.json.is_on() { Format::Json } else { Format::Table };
         let look = Look { legend: tabled.legend(), ..Look::new(false) };
@@ -342,7 +342,7 @@ fn json(out: &mut dyn Write, flow: &dyn Fields, event: Option<EventKind>) -> io:
     }
 }
 
-/// Every key that such a flow can have.
+/// A column for every key that flows of this kind can have.
 fn all_columns(kind: Kind) -> Vec<Field> {
     let has = |key: &Key| match key {
         Key::Event | Key::EventUsec => kind == Kind::Events,

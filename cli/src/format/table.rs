@@ -23,7 +23,7 @@ pub(crate) enum Kind {
 /// Rows that are written at once: columns get wide enough for the first of these pieces.
 const ROWS: usize = 500;
 
-/// A column with its least width and which ones go first where the terminal is too narrow: the highest. 0 stays.
+/// A column, its least width, and its rank where the terminal is too narrow: the highest goes first, 0 stays.
 type Own = (Title, usize, u8);
 
 /// What a reader needs most stays longest: the ends of a flow always, then its process.
@@ -89,12 +89,12 @@ pub(super) struct FlowTable {
     cells: Cells,
     table: Table,
     rows: Vec<Row>,
-    /// Whether what is left out is said.
+    /// Whether a line below says which columns are left out.
     legend: bool,
 }
 
 impl FlowTable {
-    /// With these columns, or where there are none with those of its kind.
+    /// A table with these columns or, where there are none, with those of its kind.
     pub(super) fn new(kind: Kind, fields: Vec<Field>, look: Look) -> Self {
         // The source of a mark that names none.
         let unknown = if look.numeric { "0" } else { "UNKNOWN" };

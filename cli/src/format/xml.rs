@@ -11,9 +11,9 @@ use super::shown::{self, Direction, Modifiers, Shown};
 use crate::cell::clean;
 use crate::fields::Fields;
 
-/// Before the first flow.
+/// What comes before the first flow.
 pub(super) const BEGIN: &str = "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<conntrack>\n";
-/// After the last.
+/// What comes after the last flow.
 pub(super) const END: &str = "</conntrack>\n";
 
 /// Writes a flow. `now` is in microseconds since 1970.
@@ -61,7 +61,7 @@ pub(super) fn flow(
     out.write_all(b"</flow>\n")
 }
 
-/// The kernel's stamps, in nanoseconds as conntrack has them, and the seconds between.
+/// Writes the kernel's stamps, in nanoseconds as conntrack has them, and the seconds between.
 fn times(out: &mut dyn Write, flow: &dyn Fields, modifiers: &Modifiers, now: u64) -> io::Result<()> {
     let start = shown::stamp(flow, Key::StartUsec, Key::StartSource);
     if start.is_some() && modifiers.ktimestamp {
@@ -106,7 +106,7 @@ fn meta(out: &mut dyn Write, flow: &dyn Fields, direction: &Direction, shown: &S
     out.write_all(b"</meta>")
 }
 
-/// The local time of day and date; the week begins with 1 on Sunday.
+/// Writes the local time of day and date; the week begins with 1 on Sunday.
 fn when(out: &mut dyn Write, usec: u64) -> io::Result<()> {
     let time = usec.try_into().ok().and_then(|usec| Timestamp::from_microsecond(usec).ok());
     let Some(time) = time.map(|time| time.to_zoned(TimeZone::system())) else { return Ok(()) };

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 
-/// How old the file becomes. Each replacement of a file costs its file system a write.
+/// How old the file may become. Each replacement of a file costs its file system a write.
 const PACE: Duration = Duration::from_secs(1);
 /// More than a cursor has, in bytes.
 const LARGEST: u64 = 256;
@@ -21,7 +21,7 @@ const LARGEST: u64 = 256;
 pub(super) struct CursorFile {
     path: PathBuf,
     cursor: Cursor,
-    /// What the file has.
+    /// The place that the file has.
     kept: Cursor,
     written: Instant,
 }

@@ -83,8 +83,8 @@ pub(crate) async fn monitor(daemon: &Daemon, monitored: &Monitored) -> Result<()
     finish(daemon, monitored, session, false).await
 }
 
-/// The time before a stream is resumed that changes were too fast for. Each one begins with the whole table, so that they must not
-/// follow each other at once while the load lasts.
+/// The pause before a stream that fell behind is resumed. Each stream begins with the whole table, so one must not follow the other
+/// at once while the load lasts.
 #[derive(Default)]
 struct Pause {
     length: Duration,
@@ -95,7 +95,7 @@ impl Pause {
     const SHORTEST: Duration = Duration::from_secs(1);
     const LONGEST: Duration = Duration::from_secs(30);
 
-    /// None the first time, then ever longer while less than [`Self::LONGEST`] lies between one and the next.
+    /// Waits: not the first time, then ever longer while less than [`Self::LONGEST`] lies between one pause and the next.
     async fn wait(&mut self) {
         let again = self.ended.is_some_and(|ended| ended.elapsed() < Self::LONGEST);
         self.length =

@@ -71,7 +71,7 @@ impl Notice {
         }
     }
 
-    /// As a stream has it; `None` of what is not for programs.
+    /// The notice as a stream writes it; `None` for one that is not for programs.
     fn object(&self) -> Option<StreamItem<'_>> {
         match *self {
             Self::Gap { first, last, lost, ref reason } => {

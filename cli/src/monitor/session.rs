@@ -23,11 +23,11 @@ pub(super) struct Session<'a> {
     pub(super) place: Option<Place>,
     /// Where another run goes on; `None` where nobody asked to keep it.
     pub(super) cursor: Option<CursorFile>,
-    /// The stream that is open began where an earlier one was.
+    /// Whether the stream that is open began where an earlier one was.
     pub(super) resumed: bool,
-    /// The daemon has left, or closed the stream, since the last one began.
+    /// Whether the daemon has left, or closed the stream, since the last one began.
     pub(super) away: bool,
-    /// It was said why addresses have no names.
+    /// Whether it was said why addresses have no names.
     pub(super) told_nameless: bool,
 }
 
@@ -41,7 +41,7 @@ pub(super) struct Place {
     last: u64,
 }
 
-/// What was seen.
+/// What was seen in all.
 #[derive(Debug)]
 pub(super) struct Totals {
     begun: Instant,
@@ -247,7 +247,7 @@ impl Session<'_> {
         self.keep_place()
     }
 
-    /// In its place among what is printed.
+    /// Prints a notice in its place among the flows.
     fn note(&mut self, notice: &Notice) -> io::Result<()> {
         self.printer.flush(&mut self.screen)?;
         self.notices.print(&mut self.screen, notice)?;

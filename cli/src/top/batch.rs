@@ -55,7 +55,7 @@ pub(super) async fn batch(mut feed: Feed, view: &View, top: &Top) -> Result<(), 
     Ok(out.close()?)
 }
 
-/// A line that sums up, and every column of every row.
+/// Prints a line that sums up, and every column of every row.
 fn print(out: &mut dyn Write, snapshot: &Snapshot, top: &Top) -> io::Result<()> {
     let (counted, tabled) = (&snapshot.counted, top.tabled);
     if tabled.legend() {
@@ -85,9 +85,9 @@ fn print(out: &mut dyn Write, snapshot: &Snapshot, top: &Top) -> io::Result<()> 
 /// A snapshot as JSON. What is not known is absent.
 #[derive(Serialize)]
 struct PictureJson<'a> {
-    /// When it was taken.
+    /// When the snapshot was taken.
     usec: u64,
-    /// What rates are of.
+    /// The time that rates are taken over.
     #[serde(skip_serializing_if = "Option::is_none")]
     interval_usec: Option<u64>,
     group: &'static str,
@@ -97,7 +97,7 @@ struct PictureJson<'a> {
     #[serde(flatten)]
     rate: RateJson,
     rows: Vec<RowJson<'a>>,
-    /// How many rows are not there.
+    /// How many rows are left out.
     more_rows: u64,
 }
 

@@ -71,10 +71,10 @@ fn first_line(error: &Error) -> String {
 /// What asks for snapshots, and what it keeps of the last one.
 pub(super) struct Feed {
     daemon: Daemon,
-    /// What there is at least between two snapshots.
+    /// The least time between two snapshots.
     interval: Duration,
     memory: Option<Arc<Memory>>,
-    /// When that was made, microseconds since 1970.
+    /// When the last snapshot was made, microseconds since 1970.
     since: u64,
 }
 
@@ -93,7 +93,7 @@ impl Feed {
         self.interval.max(REST).max(took * REST_FACTOR)
     }
 
-    /// False when nobody listens.
+    /// Reports the flow that is shown in full; false when nobody listens.
     async fn tell_detail(&self, wish: &Wish, reports: &mpsc::Sender<Report>) -> bool {
         let Some(id) = wish.detail else { return true };
         let flow = self.daemon.monitor.get_flow(id).await;

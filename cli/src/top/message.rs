@@ -13,7 +13,7 @@ use super::view::{Grouping, View};
 pub(super) struct Wish {
     pub(super) view: View,
     pub(super) paused: bool,
-    /// All of this flow as well.
+    /// The flow that is shown in full.
     pub(super) detail: Option<u64>,
 }
 
@@ -71,12 +71,12 @@ impl Snapshot {
         }
     }
 
-    /// How many rows are not here.
+    /// How many rows are left out.
     pub(super) fn hidden(&self) -> u64 {
         self.counted.all_rows.saturating_sub(self.counted.rows.len() as u64)
     }
 
-    /// What the numbers do not say.
+    /// What there is to say besides the numbers.
     pub(super) fn notices(&self) -> Vec<String> {
         let mut notices = Vec::new();
         if !self.accounting {

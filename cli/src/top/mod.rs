@@ -112,7 +112,7 @@ pub(crate) fn check(top: &Top) -> Result<(), Error> {
     Err(Error::Usage(text.to_owned()))
 }
 
-/// The screen goes on.
+/// Handles a key or a new size; false when the screen is to end.
 fn handle(model: &mut Model, event: &Event) -> bool {
     match event {
         Event::Key(key) => input::press(model, *key),

@@ -18,21 +18,21 @@ const HISTORY: usize = 512;
 #[derive(Debug)]
 pub(super) struct Model {
     pub(super) grouping: Grouping,
-    /// Absent until someone chooses.
+    /// The order that was chosen; absent until someone chooses.
     chosen: Option<Order>,
     /// The filter that holds, as it was written.
     pub(super) filter: String,
     raw: RawQuery,
     /// The filter being written.
     pub(super) edit: Option<String>,
-    /// The filter before that.
+    /// The filter that held before the writing began.
     undo: String,
     /// Why the filter that is being written does not hold.
     pub(super) mistake: Option<String>,
     /// Why the last question had no answer.
     pub(super) failure: Option<String>,
     pub(super) paused: bool,
-    /// Addresses have names.
+    /// Whether addresses are shown by name.
     pub(super) resolve: bool,
     pub(super) pane: Pane,
     pub(super) snapshot: Option<Box<Snapshot>>,
@@ -54,7 +54,7 @@ pub(super) enum Pane {
 #[derive(Debug)]
 pub(super) struct Detail {
     pub(super) id: u64,
-    /// Absent until the answer comes.
+    /// The flow, or why it cannot be had; absent until the answer comes.
     pub(super) flow: Option<Result<OwnedFlow, String>>,
     pub(super) scroll: usize,
 }
@@ -122,7 +122,7 @@ impl Model {
     }
 
     fn take(&mut self, mut snapshot: Box<Snapshot>) {
-        // It was on its way when the picture was to hold, or when other flows were wished.
+        // The snapshot was on its way when the picture was to hold, or when other flows were wished.
         if self.paused || snapshot.view.filter != self.raw || snapshot.view.grouping != self.grouping {
             return;
         }

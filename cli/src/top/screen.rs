@@ -68,7 +68,7 @@ fn head(model: &Model) -> Line<'static> {
     Line::from(spans)
 }
 
-/// Tenths, which a graph can show, and the text.
+/// A count as a rate a second: in tenths, which a graph can show, and as text.
 fn a_second(count: u64, sample: Sample) -> (u64, String) {
     let seconds = sample.interval.as_secs_f64();
     let milliseconds = fit::<u128, u64>(sample.interval.as_millis()).max(1);

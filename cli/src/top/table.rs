@@ -39,7 +39,7 @@ struct ScreenColumn {
     /// Which columns go first where the screen is too narrow: the highest. 0 stays.
     drop: u8,
     right: bool,
-    /// The order that it is sorted by.
+    /// The order that sorts by this column.
     order: Option<Order>,
 }
 
@@ -97,7 +97,7 @@ pub(super) struct ScreenRows {
 }
 
 impl ScreenRows {
-    /// In a screen of this width, as the view has them; with names of addresses, or without.
+    /// The rows for a screen of this width, in the order of the view; with names of addresses, or without.
     pub(super) fn new(view: &View, snapshot: Option<&Snapshot>, width: usize, resolve: bool) -> Self {
         let columns = columns(view.grouping);
         // Of an end's column the name leaves the port its place.

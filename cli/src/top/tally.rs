@@ -28,9 +28,9 @@ pub(super) struct Memory {
     highest: u64,
     /// When the counters were brought up to date.
     pub(super) at: Instant,
-    /// Which flows it has; of others nothing is known.
+    /// Which flows the snapshot has; of others nothing is known.
     pub(super) view: View,
-    /// By ascending id, as a stream has them.
+    /// The flows by ascending id, as a stream has them.
     flows: Vec<Remembered>,
     /// The flows that were among the first rows.
     first: Vec<u64>,
@@ -69,12 +69,12 @@ pub(super) struct TallyRow {
     /// Bytes a second.
     pub(super) rate: Option<Traffic>,
     pub(super) bytes: Option<Traffic>,
-    /// When it began; of a group, when its first flow began. Microseconds since 1970.
+    /// When the flow began, or the first flow of the group. Microseconds since 1970.
     pub(super) start: Option<u64>,
     pub(super) flows: u64,
     /// How many flows began since the snapshot before.
     pub(super) new: u64,
-    /// When a snapshot came without it: it is shown a moment longer.
+    /// When a snapshot came without the flow, which is shown a moment longer.
     pub(super) ended: Option<Instant>,
 }
 
@@ -88,7 +88,7 @@ pub(super) struct Sample {
     pub(super) interval: Duration,
 }
 
-/// The end of a tally.
+/// What a tally has counted.
 #[derive(Debug)]
 pub(super) struct Counted {
     /// The first [`ROWS`] in the order of the view.
@@ -97,20 +97,20 @@ pub(super) struct Counted {
     pub(super) flows: u64,
     /// How many rows there are.
     pub(super) all_rows: u64,
-    /// Absent after another filter, or too soon after the snapshot before.
+    /// What happened since the snapshot before; absent after another filter, or too soon after it.
     pub(super) sample: Option<Sample>,
     /// How many flows have no rate, because they are too many to remember.
     pub(super) unremembered: u64,
     /// Ids of flows in the first rows of the snapshot before that have ended.
     pub(super) ended: Vec<u64>,
-    /// For the next; absent if the one that there is stays.
+    /// The memory for the next snapshot; absent if the one that there is stays.
     pub(super) memory: Option<Memory>,
 }
 
 /// Takes the lines of a stream.
 pub(super) struct Tally<'a> {
     before: Option<&'a Memory>,
-    /// Since the snapshot before, once the first flow has come.
+    /// The time since the snapshot before, once the first flow has come.
     interval: Option<Duration>,
     next: Memory,
     /// The first rows, and up to as many that are not.

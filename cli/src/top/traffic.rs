@@ -11,18 +11,18 @@ use super::group::is_accepted;
 pub(super) struct Traffic {
     /// Sent by the end that the flow is seen from.
     pub(super) up: u64,
-    /// Received by it.
+    /// Received by the end that the flow is seen from.
     pub(super) down: u64,
 }
 
 impl Traffic {
-    /// As the kernel counts: up is the original direction. `None` for a flow that does not count.
+    /// Traffic as the kernel counts it: up is the original direction. `None` for a flow that does not count.
     pub(super) fn of(flow: &FlowRef<'_>) -> Option<Self> {
         let [up, down] = [Key::OrigBytes, Key::ReplyBytes].map(|key| flow.number(key));
         (up.or(down).is_some()).then(|| Self { up: up.unwrap_or(0), down: down.unwrap_or(0) })
     }
 
-    /// As the process sees it that the flow is shown with: what a server of this machine sends are replies.
+    /// Traffic as the process sees it that the flow is shown with: what a server of this machine sends are replies.
     pub(super) fn seen_by_owner(self, flow: &FlowRef<'_>) -> Self {
         if is_accepted(flow) { Self { up: self.down, down: self.up } } else { self }
     }
@@ -35,7 +35,7 @@ impl Traffic {
         Self { up: self.up.saturating_add(other.up), down: self.down.saturating_add(other.down) }
     }
 
-    /// What it grew by a second since it was `before`.
+    /// How much the traffic grew a second since it was `before`.
     pub(super) fn rate_since(self, before: Self, interval: Duration) -> Self {
         let rate = |now: u64, before: u64| a_second(now.saturating_sub(before), interval);
         Self { up: rate(self.up, before.up), down: rate(self.down, before.down) }

@@ -47,7 +47,7 @@ impl Grouping {
         }
     }
 
-    /// As `--group` has it.
+    /// The word that `--group` takes.
     pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Remote => "remote",
