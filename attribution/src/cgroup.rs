@@ -30,7 +30,7 @@ fn is_unit(name: &str) -> bool {
     name.rsplit_once('.').is_some_and(|(stem, kind)| !stem.is_empty() && kinds.contains(&kind))
 }
 
-/// Where cgroup2 is: alone, or beside the first version.
+/// The directory that cgroup2 is mounted at: alone, or beside the first version.
 pub(crate) fn root() -> std::io::Result<PathBuf> {
     let candidates = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(PathBuf::from);
     let found = candidates.into_iter().find(|path| path.join("cgroup.controllers").exists());

@@ -49,7 +49,7 @@ fn groups(path: &str) -> impl Iterator<Item = &str> {
     path.split('/').filter(|name| !name.is_empty())
 }
 
-/// `<id>`, `docker-<id>.scope`, `cri-containerd-<id>.scope`, `crio-<id>`, `libpod-payload-<id>`,
+/// The id in `<id>`, `docker-<id>.scope`, `cri-containerd-<id>.scope`, `crio-<id>`, `libpod-payload-<id>` or
 /// `kubepods-pod<uid>.slice:cri-containerd:<id>`. The helper conmon has a group beside its container's, with the same id.
 fn hexadecimal_id(group: &str) -> Option<&str> {
     const DIGITS: usize = 64;
@@ -59,7 +59,7 @@ fn hexadecimal_id(group: &str) -> Option<&str> {
     (is_id && !engine.ends_with("conmon")).then_some(id)
 }
 
-/// `machine-NAME.scope` and `systemd-nspawn@NAME.service` in `machine.slice`; virtual machines are there as well.
+/// The name in `machine-NAME.scope` or `systemd-nspawn@NAME.service` in `machine.slice`; virtual machines are there as well.
 fn machine<'path>(parent: &str, group: &'path str) -> Option<&'path str> {
     if parent != "machine.slice" {
         return None;
@@ -69,7 +69,7 @@ fn machine<'path>(parent: &str, group: &'path str) -> Option<&'path str> {
     scope().or_else(service).filter(|name| !name.is_empty() && !name.starts_with("qemu\\x2d"))
 }
 
-/// `pod<uid>` and `kubepods-burstable-pod<uid>.slice`, there with `_` for `-`, and what follows it where containerd has no slice.
+/// The uid in `pod<uid>` or, with `_` for `-`, in `kubepods-burstable-pod<uid>.slice` and what follows it where containerd has no slice.
 fn pod(group: &str) -> Option<Cow<'_, str>> {
     let name = group.split_once(".slice").map_or(group, |(name, _)| name);
     let uid = match name.strip_prefix("pod") {

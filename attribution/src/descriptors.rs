@@ -16,9 +16,9 @@ const PROGRAM: &str = "bpf-program";
 /// Programs that are loaded and attached: they run until the last copy of these descriptors is closed.
 #[derive(Debug)]
 pub struct Programs {
-    /// The ring that they write into, for [`crate::Ring::map`].
+    /// The ring that the programs write into, for [`crate::Ring::map`].
     pub ring: OwnedFd,
-    /// The array that they count in, for [`crate::Counters::open`].
+    /// The array that the programs count in, for [`crate::Counters::open`].
     pub statistics: OwnedFd,
     /// A sealed memfd with the [`Report`].
     pub(crate) report: OwnedFd,
@@ -31,25 +31,25 @@ pub struct Programs {
 /// Why descriptors are not those of programs.
 #[derive(Debug, thiserror::Error)]
 pub enum DescriptorError {
-    /// One is not there.
+    /// A descriptor is not there.
     #[error("there is no descriptor named {0}")]
     Missing(&'static str),
-    /// One is something else than its name says.
+    /// A descriptor is something else than its name says.
     #[error("the descriptor named {0} is of something else")]
     Kind(&'static str),
-    /// One has a name that is not known.
+    /// A descriptor has a name that is not known.
     #[error("a descriptor is named {0:?}, which is not the name of a program's descriptor")]
     Unknown(String),
     /// The report cannot be read.
     #[error("the descriptor named bpf-report cannot be read: {0}")]
     Report(std::io::Error),
-    /// The report is not one.
+    /// The text of the report is not a report.
     #[error("the descriptor named bpf-report holds no report")]
     NoReport,
-    /// Another version has left them.
+    /// The programs are those of another version.
     #[error("the programs write records of layout {found}, layout {LAYOUT} is read here")]
     Layout {
-        /// What they write.
+        /// The layout of the records that they write.
         found: u32,
     },
 }
@@ -70,11 +70,11 @@ impl Programs {
             .map(|(name, descriptor)| (name, descriptor.as_fd()))
     }
 
-    /// What [`Programs::named`] gave, in any order.
+    /// Takes the descriptors that [`Programs::named`] gave, in any order.
     ///
     /// # Errors
     ///
-    /// One is missing or unknown, or the programs are of another version.
+    /// A descriptor is missing or unknown, or the programs are of another version.
     pub fn from_named(named: impl IntoIterator<Item = (String, OwnedFd)>) -> Result<Self, DescriptorError> {
         let (mut ring, mut statistics, mut report) = (None, None, None);
         let (mut links, mut programs) = (Vec::new(), Vec::new());
@@ -108,7 +108,7 @@ impl Programs {
         Ok(programs)
     }
 
-    /// Memory of a map never shrinks. That of a file would, under its reader.
+    /// Refuses what is not a BPF object: memory of a map never shrinks, that of a file could, under its reader.
     fn check_kinds(&self) -> Result<(), DescriptorError> {
         let all =
             [(RING, DescriptorKind::Ring, &self.ring), (STATISTICS, DescriptorKind::Array, &self.statistics)]
@@ -127,7 +127,7 @@ impl Programs {
     ///
     /// # Errors
     ///
-    /// The descriptor of the report is of something else.
+    /// The descriptor of the report is not one of a report.
     pub fn report(&self) -> Result<Report, DescriptorError> {
         /// Each of the programs has a line, which a refusal makes longer.
         const MAXIMUM_BYTES: usize = 256 << 10;

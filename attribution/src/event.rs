@@ -1,22 +1,22 @@
-//! What the programs tell, decoded.
+//! What the programs report, decoded.
 
 use std::net::SocketAddr;
 
-/// One thing that the programs tell.
+/// What the programs report in one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message<'ring> {
     /// What happened to a socket.
     Event(Event),
     /// A control group was made.
     Cgroup {
-        /// Its number, as in [`Process::cgroup`].
+        /// The group's number, as in [`Process::cgroup`].
         id: u64,
-        /// Its path below the root of cgroup2, such as `/system.slice/cron.service`.
+        /// The group's path below the root of cgroup2, such as `/system.slice/cron.service`.
         path: &'ring str,
     },
     /// A control group was removed. Events that are on their way can still name it.
     CgroupRemoved {
-        /// Its number, which is not used again.
+        /// The group's number, which is not used again.
         id: u64,
     },
 }
@@ -26,7 +26,7 @@ pub enum Message<'ring> {
 pub struct Event {
     /// What happened.
     pub kind: Kind,
-    /// When: nanoseconds on CLOCK_MONOTONIC.
+    /// When it happened: nanoseconds on CLOCK_MONOTONIC.
     pub monotonic_ns: u64,
     /// The socket's cookie (SO_COOKIE): the same in every event of a socket, never used twice while the machine is up.
     pub cookie: u64,
@@ -39,7 +39,7 @@ pub struct Event {
     pub local: SocketAddr,
     /// The other end, host order; the wildcard and port 0 where there is none.
     pub remote: SocketAddr,
-    /// Who; `None` where no process is known, such as a reset of a socket that nobody was seen to open.
+    /// The process; `None` where none is known, such as for a reset of a socket that nobody was seen to open.
     pub process: Option<Process>,
     /// Whether this end opened the connection; `None` where that is not known, and for UDP.
     pub opened: Option<bool>,
@@ -114,24 +114,24 @@ pub struct Process {
 /// How surely a process is the one that a socket is attributed to, surest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Confidence {
-    /// It made the call.
+    /// The process made the call.
     Exact,
-    /// It was the first to read from the connection.
+    /// The process was the first to read from the connection.
     Reader,
-    /// It held the socket when the programs were attached.
+    /// The process held the socket when the programs were attached.
     Snapshot,
-    /// It owns the listener; with socket activation or prefork another may serve the connection.
+    /// The process owns the listener; with socket activation or prefork another may serve the connection.
     Inherited,
-    /// Found by looking through /proc after the fact.
+    /// The process was found by looking through /proc after the fact.
     Procfs,
-    /// It has such a socket in another network namespace, the only one that has.
+    /// The process has the socket in another network namespace, and no other namespace has one with these ends.
     Forwarded,
-    /// One of several processes that have the socket, or sockets with the same ends: the last that is known to have sent.
+    /// Several processes have the socket, or sockets with the same ends; this is the last that is known to have sent.
     Shared,
 }
 
 impl Confidence {
-    /// The word for it on D-Bus.
+    /// The name on D-Bus.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

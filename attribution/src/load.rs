@@ -21,7 +21,7 @@ use crate::{cgroup, memfd};
 /// The size of the ring: a burst of 15,000 connections in a second, read every 5 ms, needs a tenth of it.
 pub const DEFAULT_RING_BYTES: u32 = 4 << 20;
 
-/// What no program can do without.
+/// Why nothing could be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The kernel has no description of its types.
@@ -78,7 +78,7 @@ const PROGRAMS: [(&str, Place); 27] = [
     ("connect_fastopen", Place::FunctionExit("tcp_sendmsg_fastopen")),
     ("connect_syscall", Place::Syscall("sys_exit_connect")),
     ("connect_io_uring", Place::Tracepoint("io_uring_complete")),
-    // Last of these: what a call asks for is noted where its end will be seen.
+    // After the programs that see the end of a call: what it asks for is noted only where its end will be seen.
     ("connect_asked4", Place::Cgroup(AttachType::CgroupInet4Connect)),
     ("connect_asked6", Place::Cgroup(AttachType::CgroupInet6Connect)),
     ("udp_bind4", Place::Cgroup(AttachType::CgroupInet4PostBind)),
@@ -88,7 +88,7 @@ const PROGRAMS: [(&str, Place); 27] = [
     ("cgroup_removed", Place::Tracepoint("cgroup_rmdir")),
 ];
 
-/// The other ways to the same end: a program is not needed where all of one of them run.
+/// Which programs do the work of another one: it is not needed where every program of one of its lists runs.
 const INSTEAD: [(&str, &[&[&str]]); 10] = [
     ("connect_fastopen", &[&["udp_sent"]]),
     ("connect_syscall", &[&["connect_stream", "connect_datagram"]]),
@@ -102,7 +102,7 @@ const INSTEAD: [(&str, &[&[&str]]); 10] = [
     ("udp_sent6", &[&["udp_sent"]]),
 ];
 
-/// What a program is for: it is not needed where none of these runs.
+/// Which programs another one works for: it is not needed where none of them runs.
 const ONLY_WITH: [(&str, &[&str]); 2] =
     [("connect_asked4", &CONNECT_ENDS), ("connect_asked6", &CONNECT_ENDS)];
 const CONNECT_ENDS: [&str; 2] = ["connect_stream", "connect_syscall"];
@@ -151,7 +151,7 @@ pub fn load(ring_bytes: u32) -> Result<(Programs, Snapshot), LoadError> {
 ///
 /// # Errors
 ///
-/// As for [`load`].
+/// The kernel has no BTF, makes no maps, or refuses the program that takes the snapshot.
 pub fn snapshot() -> Result<Snapshot, LoadError> {
     // The maps of this object serve the snapshot alone, and go with it.
     let (snapshot, outcome) = Object::open(UNUSED_RING_BYTES, network_namespace()?)?.snapshot()?;
@@ -161,7 +161,7 @@ pub fn snapshot() -> Result<Snapshot, LoadError> {
     }
 }
 
-/// A page of any machine.
+/// The size of a ring that nothing is written into: the largest page of any machine.
 const UNUSED_RING_BYTES: u32 = 64 << 10;
 
 fn is_needed(name: &str, tried: &[Program]) -> bool {

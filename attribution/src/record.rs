@@ -67,7 +67,7 @@ pub(crate) const LARGEST_RECORD_BYTES: usize = size_of::<CgroupRecord>() + 4096;
 const CGROUP_MADE: u32 = 12;
 const CGROUP_REMOVED: u32 = 13;
 
-/// What a record says; `None` where it is none of ours. `text` holds the path of a control group.
+/// What a record says; `None` where no program of ours writes it. `text` holds the path of a control group.
 pub(crate) fn decode<'text>(bytes: &[u8], text: &'text mut String) -> Option<Message<'text>> {
     let (kind, _) = U32::<NativeEndian>::read_from_prefix(bytes).ok()?;
     match kind.get() {

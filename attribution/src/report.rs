@@ -9,14 +9,14 @@ pub enum Accept {
     Function,
     /// At the end of the system calls accept and accept4.
     Syscall,
-    /// By who reads first.
+    /// By the first process that reads from the connection.
     Reader,
-    /// Not at all: who accepted is taken to be who listens.
+    /// Not at all: the process that listens is taken for the one that accepted.
     Inherited,
 }
 
 impl Accept {
-    /// The word for it.
+    /// The name on D-Bus.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -31,20 +31,20 @@ impl Accept {
 /// One program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {
-    /// Its name in the object (`bpf/*.h`) and in `bpftool prog`.
+    /// The program's name in the object (`bpf/*.h`) and in `bpftool prog`.
     pub name: String,
-    /// What became of it.
+    /// What became of the program.
     pub outcome: Outcome,
 }
 
 /// What became of a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It runs.
+    /// The program runs.
     Attached,
-    /// It was not tried: another one does its work, or none runs that needs it.
+    /// The program was not tried: another one does its work, or none runs that needs it.
     NotNeeded,
-    /// It could not be loaded or attached.
+    /// The program could not be loaded or attached.
     Failed(String),
 }
 

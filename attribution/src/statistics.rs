@@ -16,7 +16,7 @@ const SLOT_BYTES: usize = 64;
 pub struct Statistics {
     /// Records written into the ring.
     pub written: u64,
-    /// Records that were not, because the ring was full.
+    /// Records that were not written because the ring was full.
     pub dropped: u64,
     /// Owners of sockets that could not be noted, because there was no memory for them.
     pub no_storage: u64,

@@ -22,7 +22,7 @@ struct Writer {
 }
 
 impl Writer {
-    /// With both positions at `position`.
+    /// A writer and its ring, with both positions at `position`.
     fn new(position: u64) -> (Self, Ring) {
         let page = rustix::param::page_size();
         let memory = rustix::fs::memfd_create("ring", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
