@@ -72,7 +72,7 @@ int BPF_PROG(accept_mptcp, struct socket *listener, struct socket *socket)
 		return 0;
 	if (sk->sk_protocol == IPPROTO_MPTCP)
 		return accepted_by_reading(tcp_by_reading(sk));
-	/* Linux 6.1 calls inet_accept for it, which has told. */
+	/* Linux 6.1 calls inet_accept for it, which has reported it. */
 	owner = owner_of(sk);
 	return owner && owner->process.confidence == EXACT ? 0 : accepted(sk, EXACT);
 }

@@ -33,7 +33,7 @@ static __always_inline struct net_device *interface_at(struct list_head *link)
 	return (void *)link - bpf_core_field_offset(struct net_device, dev_list);
 }
 
-/* One step through the addresses of a namespace: the next one, or 0 where the step led to another interface. */
+/* One step through the IPv4 addresses of a namespace: the next one, or 0 where the step led to another interface. */
 static __always_inline __be32 next_address4(struct addresses4 *walk)
 {
 	/* What BPF_CORE_READ begins at is a variable: members on the way to it would be looked up in the kernel's types, too. */
@@ -55,7 +55,7 @@ static __always_inline __be32 next_address4(struct addresses4 *walk)
 	return 0;
 }
 
-/* As next_address4; false where the step led to another interface. */
+/* One step through the IPv6 addresses of a namespace; false where the step led to another interface. */
 static __always_inline bool next_address6(struct addresses6 *walk, struct in6_addr *address)
 {
 	struct list_head *interface = walk->interface, *link = walk->address;

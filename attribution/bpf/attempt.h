@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0 */
-/* Connections that were asked for and came to nothing. TCP's changes of state tell only of those that failed once the SYN had left.
+/* Connections that were asked for and came to nothing. TCP's changes of state report only those that failed once the SYN had left.
  * Where connect() or sendto() returns the error itself, the end of the call has it, and by then the socket does not say what was
  * asked for. So that is noted at the begin of the call, by the socket's cookie, which every end of a call can find, and it stays until
  * what became of it has been reported. The kernel skips a program while it has the same one interrupted on that processor: what a
- * change of state did not report the end of the call does, and what neither did the next connect or the release of the socket. */
+ * change of state did not report, the end of the call reports; what neither reported, the next connect or the release of the socket. */
 
 #define REPEAT_NS 10000000000ULL
 
@@ -19,7 +19,7 @@ struct attempt {
 	__u8 padding;
 };
 
-/* Least recently used first out: what no end of a call comes for goes by itself. */
+/* Attempts by cookie. Those that no end of a call comes for are evicted as the least recently used. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 4096);
@@ -27,7 +27,7 @@ struct {
 	__type(value, struct attempt);
 } attempts SEC(".maps");
 
-/* A datagram of an unconnected socket; of those that could not be sent, of any socket (cookie 0). */
+/* Where a datagram of an unconnected socket goes, or one of any socket that could not be sent (cookie 0). */
 struct destination {
 	__u64 cookie;
 	__u8 remote[16];
@@ -90,14 +90,14 @@ static __always_inline void note_attempt(__u64 cookie, const struct attempt *att
 		COUNT(no_storage);
 }
 
-/* The call goes on by itself: a signal came, or nobody waits for the connection. What becomes of it the socket's state tells. */
+/* Whether the connection goes on without the call: a signal came, or nobody waits. The socket's state then says what becomes of it. */
 static __always_inline bool goes_on(__u32 error)
 {
 	return error == EINPROGRESS || error == EALREADY || error == EISCONN || error == EINTR ||
 	       (error >= ERESTARTSYS && error <= ERESTART_RESTARTBLOCK);
 }
 
-/* A TCP socket in this state connects, whatever a call returned: its state will tell what becomes of that. */
+/* Whether a TCP socket in this state still connects, whatever a call returned: its state will say what becomes of that. */
 static __always_inline bool is_connecting(const struct attempt *attempt, __u32 state)
 {
 	return attempt->protocol == IPPROTO_TCP && (state == TCP_SYN_SENT || state == TCP_SYN_RECV);
@@ -142,7 +142,7 @@ static __always_inline bool is_attempt(struct sock *sk)
 	return bpf_map_lookup_elem(&attempts, &cookie) != NULL;
 }
 
-/* The port that the kernel chose. */
+/* Notes the local end, whose port the kernel has chosen by now. */
 static __always_inline void note_local_end(const struct socket_record *record)
 {
 	__u64 cookie = record->cookie;
@@ -154,7 +154,7 @@ static __always_inline void note_local_end(const struct socket_record *record)
 	__builtin_memcpy(attempt->local, record->local, sizeof(attempt->local));
 }
 
-/* What became of it has been reported. */
+/* Forgets an attempt when what became of it has been reported. */
 static __always_inline void forget_attempt(struct sock *sk)
 {
 	__u64 cookie = bpf_get_socket_cookie(sk);

@@ -6,7 +6,7 @@
 /* What is noted of a socket, and kept with it by the kernel for as long as it lives. */
 struct owner {
 	struct process process;
-	__u32 closed;	    /* its close has been told */
+	__u32 closed;	    /* its close has been reported */
 	__u32 sent_to;	    /* UDP: a digest of the ends of the last datagram that was reported */
 	__u64 sent_at;	    /* UDP: and when */
 	__u64 syn_at;	    /* TCP: when the SYN was sent */
@@ -62,7 +62,7 @@ static __always_inline struct counters *counters(void)
 			__sync_fetch_and_add(&slot->member, 1);      \
 	} while (0)
 
-/* A thread of the kernel works for somebody else, and nobody knows for whom. */
+/* Whether a thread of the kernel runs: it works for a process that nobody knows. */
 static __always_inline bool is_kernel_thread(void)
 {
 	return bpf_get_current_task_btf()->flags & PF_KTHREAD;
@@ -120,7 +120,7 @@ static __always_inline struct owner *owner_of(struct sock *sk)
 	return bpf_sk_storage_get(&owners, sk, NULL, 0);
 }
 
-/* As owner_of, made of zeros where there was none. */
+/* The owner of a socket, made of zeros where there was none. */
 static __always_inline struct owner *make_owner(struct sock *sk)
 {
 	struct owner *owner = bpf_sk_storage_get(&owners, sk, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);

@@ -2,7 +2,7 @@
 /* Calls that connect: what they ask for, and how they end. The loader takes the functions of the kernel or, where it has no way to
  * their ends, the system call and io_uring; the begin only where it has an end. */
 
-/* True where the call is one of ours to report. */
+/* Fills in what both families have in common; false where the call is not reported. */
 static __always_inline bool ask(struct attempt *attempt, struct bpf_sock_addr *address, struct bpf_sock *sk)
 {
 	if (!sk || (address->protocol != IPPROTO_TCP && address->protocol != IPPROTO_UDP) || is_kernel_thread())
@@ -68,7 +68,7 @@ int BPF_PROG(connect_datagram, struct socket *socket, struct sockaddr *address, 
 	return connect_ended(socket->sk, result);
 }
 
-/* Where no tracepoint reports it (udp.h). */
+/* TCP Fast Open connects by sending; needed where no tracepoint reports its end (udp_sent). */
 SEC("fexit/tcp_sendmsg_fastopen")
 int BPF_PROG(connect_fastopen, struct sock *sk, struct msghdr *message, int *copied, unsigned long size, void *buffer, int result)
 {
@@ -110,7 +110,7 @@ int connect_syscall(struct syscall_exit *exit)
 	return connect_ended_by_reading(socket_of((__u32)descriptor), exit->result);
 }
 
-/* As the kernel has it since about 6.15. */
+/* The arguments are those of Linux since about 6.15. */
 SEC("tp_btf/io_uring_complete")
 int BPF_PROG(connect_io_uring, void *ring, void *request, struct io_uring_cqe *completion)
 {

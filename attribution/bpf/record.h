@@ -76,7 +76,7 @@ struct cgroup_record {
 	__u32 kind;
 	__u32 padding;
 	__u64 id;
-	char path[PATH_BYTES]; /* of a removed cgroup none; the record ends with the text's zero */
+	char path[PATH_BYTES]; /* none in the record of a removed group; the record ends with the text's zero */
 };
 
 /* One for each group of processors, in an array that user space maps. */

@@ -165,7 +165,18 @@ static __always_inline void tell_close(struct sock *sk, const struct owner *owne
 	finish(record);
 }
 
-/* A connection ends, which is reported once: by the first change of state that shows it. */
+/* A connection ends, which is reported once: by the first change of state that shows it.
+ *
+ * Who ended it is seen from sk_shutdown, because the process that runs may be anybody's. close(), exit and a shutdown of both directions
+ * set both bits first and then change the state, in the process that asks for it: to FIN_WAIT1 or LAST_ACK, or to CLOSE at once where data
+ * was left unread or nothing shall linger. The process that runs is the one that closes then. When the other end, the network or a timer
+ * ends the connection, an interrupt changes the state to CLOSE before the bits are set (tcp_done), and the owner is reported.
+ *
+ * A shutdown of sending alone ends nothing. Once the other end's FIN has come both bits are set in an interrupt, too: what tells that
+ * change to CLOSE from a close is the state before, which is neither ESTABLISHED nor CLOSE_WAIT.
+ *
+ * `closed` keeps later changes, such as FIN_WAIT1 to CLOSE, from being reported again. It lies with the owner, so a socket that has none
+ * gets an empty one here. */
 static __always_inline int closed(struct sock *sk, int old, int state)
 {
 	struct owner *owner = make_owner(sk);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0 */
-/* UDP: who sends where, told once in ten seconds, and who serves. */
+/* UDP: who sends where, reported once in ten seconds, and who serves. */
 
 /* The record of a datagram to `destination`; the caller adds the local address and finishes it. */
 static __always_inline struct socket_record *begin_send(struct bpf_sock_addr *address, const struct destination *destination,
@@ -26,8 +26,8 @@ static __always_inline void aim(struct destination *destination, struct bpf_sock
 	destination->remote_port = bpf_ntohs(address->user_port);
 }
 
-/* Notes where a datagram goes until it has been sent. And has the end of the socket reported: socket_release does so for sockets that
- * have an owner's storage. */
+/* Notes where a datagram goes until it has been sent. The storage that this takes has the end of the socket reported, too:
+ * socket_release does so for sockets that have it. */
 static __always_inline void follow(struct bpf_sock *sk, const struct destination *destination, __u8 family)
 {
 	struct owner *owner = bpf_sk_storage_get(&owners, sk, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
@@ -163,7 +163,7 @@ int udp_send6(struct bpf_sock_addr *address)
 	return sends6(address, true);
 }
 
-/* Where the kernel's memory may not be read. */
+/* For kernels whose memory may not be read. */
 SEC("cgroup/sendmsg4")
 int udp_send4_plain(struct bpf_sock_addr *address)
 {
@@ -176,7 +176,7 @@ int udp_send6_plain(struct bpf_sock_addr *address)
 	return sends6(address, false);
 }
 
-/* A digest of a connected socket's ends: to tell of each connect of the same socket. */
+/* A digest of a connected socket's ends, so that each connect of one socket is reported. */
 static __always_inline __u32 ends(struct sock *sk)
 {
 	struct sock_common *common = &sk->__sk_common;
@@ -328,7 +328,7 @@ int udp_bind6(struct bpf_sock *sk)
 	return 1;
 }
 
-/* UDP: tells the cookie alone: the kernel gives the ends to nobody here. */
+/* UDP: reports the cookie alone, because the kernel gives nobody the ends here. */
 SEC("cgroup/sock_release")
 int socket_release(struct bpf_sock *sk)
 {
