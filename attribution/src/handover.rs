@@ -25,7 +25,7 @@ use crate::snapshot::Snapshot;
 
 /// Where the service's socket is (`flowbusd-attribution.socket`).
 pub const SOCKET: &str = "/run/flowbus/attribution";
-/// The name of the service's socket in LISTEN_FDNAMES.
+/// Its name in LISTEN_FDNAMES.
 pub const LISTENER: &str = "bpf-handover";
 
 const SNAPSHOT: &str = "bpf-snapshot";
@@ -38,9 +38,9 @@ const ROOT: u32 = 0;
 /// What the daemon asks the loader for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Programs and the snapshot, for a daemon that has no programs.
+    /// Everything: it has no programs.
     Programs,
-    /// The snapshot alone, for a daemon whose programs PID 1 has kept.
+    /// The snapshot: it has programs, which PID 1 has kept for it.
     Snapshot,
 }
 
@@ -49,11 +49,11 @@ pub enum Request {
 pub struct Handed {
     /// The programs, if they were asked for.
     pub programs: Option<Programs>,
-    /// The sockets that were open.
+    /// What was open.
     pub snapshot: Snapshot,
 }
 
-/// Why the loader hands nothing over.
+/// Why nothing is handed over.
 #[derive(Debug, thiserror::Error)]
 pub enum HandoverError {
     /// A system call failed.
@@ -88,8 +88,8 @@ fn io(what: &'static str) -> impl FnOnce(Errno) -> HandoverError {
     move |source| HandoverError::Io { what, source }
 }
 
-/// Checks a descriptor that was handed over as the one where loaders connect: another might be readable for ever, with
-/// nobody there.
+/// Looks at a descriptor that was handed over as the one where loaders connect: otherwise it might be readable for ever,
+/// with nobody there.
 ///
 /// # Errors
 ///

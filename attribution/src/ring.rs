@@ -21,18 +21,18 @@ const BUSY: u32 = 1 << 31;
 const DISCARDED: u32 = 1 << 30;
 const HEADER_BYTES: u64 = 8;
 
-/// Why the ring cannot be read.
+/// Why there is no ring.
 #[derive(Debug, thiserror::Error)]
 pub enum RingError {
-    /// The kernel did not map a part of the ring.
+    /// The kernel did not map it.
     #[error("the {what} cannot be mapped: {source}")]
     Map {
-        /// The part that was to be mapped.
+        /// Which part.
         what: &'static str,
         /// The kernel's answer.
         source: rustix::io::Errno,
     },
-    /// The report, which says how large the ring is, cannot be read.
+    /// The report does not tell how large the ring is.
     #[error(transparent)]
     Report(#[from] DescriptorError),
     /// The report is of another ring.
@@ -82,7 +82,7 @@ impl Mapping {
     /// The first half of a record's header.
     fn header(&self, offset: usize) -> &AtomicU32 {
         assert!(offset + 4 <= self.length && offset.is_multiple_of(4), "a header lies in the mapping");
-        // SAFETY: within the mapping and aligned, as was just seen. All access is atomic, here and in the kernel.
+        // SAFETY: as for `position`.
         unsafe { AtomicU32::from_ptr(self.start.as_ptr().add(offset).cast()) }
     }
 
@@ -188,7 +188,7 @@ impl Ring {
         false
     }
 
-    /// The position that the last reader has left. A reader that was not ours may have left anything: then all that waits is passed over.
+    /// Where the last reader has left it. One that was not ours may have left anything: then all that waits is passed over.
     fn start(&mut self) -> u64 {
         let position = self.reader.position(0).load(Ordering::Relaxed);
         let written = self.writers.position(0).load(Ordering::Acquire);
@@ -216,7 +216,7 @@ impl Ring {
             if header & DISCARDED == 0 {
                 self.read_record(position.wrapping_add(HEADER_BYTES), length, each);
             }
-            // Behind a false length nothing can be found: it takes the rest with it.
+            // A length that is not true leads nowhere: what is left cannot be found.
             left = left.saturating_sub((HEADER_BYTES + u64::from(length)).next_multiple_of(8));
         }
         written.wrapping_sub(left)
