@@ -39,7 +39,7 @@ pub(super) trait Topic: Numbered {
 
     fn log(published: &Published) -> &Log<Self>;
 
-    /// Where it is counted what was lost.
+    /// The counter of lost entries.
     fn lost(counters: &BusCounters) -> &AtomicU64;
 
     /// Sends the signal.
@@ -51,10 +51,10 @@ pub(super) trait Topic: Numbered {
         lost: u64,
     ) -> zbus::Result<()>;
 
-    /// Whether there are resyncs with a number above `seen` to be sent with it.
+    /// Whether there are resyncs with a number above `seen`, for a topic that sends them.
     fn has_resyncs(published: &Published, seen: u64) -> bool;
 
-    /// Resyncs to be sent with it, as [`Published::resyncs_after`] returns them.
+    /// Resyncs to be sent, as [`Published::resyncs_after`] returns them; none for a topic that does not send them.
     fn resyncs(handle: &Handle, seen: u64, sequence: u64) -> Vec<(u64, Resync)>;
 }
 
@@ -134,7 +134,7 @@ impl Topic for ConnectionEvent {
     }
 }
 
-/// Keeps signals apart, of whichever emitter they are.
+/// Keeps the signals of all emitters apart.
 #[derive(Clone, Debug)]
 pub(super) struct Pace(Arc<Mutex<Instant>>);
 
@@ -159,7 +159,7 @@ impl Pace {
 #[derive(Debug)]
 struct Broken;
 
-/// Follows a log, which is its queue: what it falls behind by more than the log keeps is lost, and told.
+/// Follows a log, which is its queue: entries that the log drops before they are taken are counted as lost.
 #[derive(Debug)]
 pub(super) struct Emitter<T> {
     handle: Handle,
@@ -170,9 +170,9 @@ pub(super) struct Emitter<T> {
     cursor: u64,
     /// The number of the last resync that was sent.
     resyncs: u64,
-    /// Entries that were lost and not told yet.
+    /// Entries that were lost, which the next signal reports.
     lost: u64,
-    /// The number of the last entry that was sent or told as lost.
+    /// The number of the last entry that was sent or reported as lost.
     sent: u64,
     /// Whether an earlier connection may have left entries that were not sent.
     again: bool,
@@ -220,7 +220,8 @@ impl<T: Topic> Emitter<T> {
         }
     }
 
-    /// Counts what was taken for an earlier connection, and what has come since, as lost: nobody is to get a late heap.
+    /// Counts what was taken for an earlier connection, and what has come since, as lost: subscribers never receive a backlog of
+    /// stale signals.
     fn skip_backlog(&mut self) {
         if std::mem::replace(&mut self.again, true) {
             let newest = T::log(&self.handle.published()).newest();
@@ -239,7 +240,7 @@ impl<T: Topic> Emitter<T> {
         BusCounters::add(T::lost(&self.counters), count);
     }
 
-    /// Fills a batch until it is full or its time is up; it is empty where only losses or a resync are to be told. The log keeps
+    /// Fills a batch until it is full or its time is up; it is empty where only losses or a resync are to be sent. The log keeps
     /// what comes meanwhile, so it is looked at as often as signals may be sent, and not each time that something comes.
     async fn collect(&mut self) -> T::Batch {
         let signals = self.config.borrow().signals.clone();
@@ -255,7 +256,12 @@ impl<T: Topic> Emitter<T> {
         }
     }
 
-    /// Takes what the log has; true when the batch takes no more.
+    /// Moves entries from the log into the batch; true when the batch has to be sent before there can be more.
+    ///
+    /// Every entry up to `cursor` was sent, is in the batch, or is counted as lost. Numbers have no holes, so a first entry that is
+    /// not `cursor` + 1 shows how many the log has dropped. A signal reports what was lost *before* its events, so a loss is counted
+    /// only while the batch is empty; met later it ends the batch, and the next call finds it again. An entry that does not fit is
+    /// not lost: `cursor` stays before it, and the next batch begins with it.
     fn fill(&mut self, batch: &mut T::Batch) -> bool {
         let config = self.names.config();
         loop {
@@ -267,7 +273,7 @@ impl<T: Topic> Emitter<T> {
             let missed = first.sequence() - self.cursor - 1;
             if missed > 0 {
                 if !batch.is_empty() {
-                    return true; // The gap belongs before the next batch.
+                    return true;
                 }
                 self.lose(missed);
                 self.cursor += missed;

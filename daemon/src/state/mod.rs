@@ -239,7 +239,9 @@ impl State {
         self.map[offset..offset + size_of::<u64>()].copy_from_slice(&number.to_ne_bytes());
     }
 
-    /// Appends the bytes at `offset` to the undo log: [length of the log], then entries of [offset, length, bytes].
+    /// Appends the bytes at `offset` to the undo log: its length, then entries of offset, length and bytes. The entry counts once
+    /// the length is written, which comes last. A kill before that leaves a place that nothing has been written to, a kill after
+    /// it one that the next life restores; `commit` ends the change by writing the length 0.
     fn save(&mut self, offset: usize, length: usize) {
         if UNDO + 8 + self.undo + 16 + length > UNDO_END {
             // More than a batch of messages needs: a kill before the end of this change costs the state.

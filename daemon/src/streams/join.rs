@@ -1,4 +1,11 @@
 //! Joins a snapshot, which is read chunk by chunk while the table changes, with the changes that follow it.
+//!
+//! Chunks come by ascending ids, and each is right up to a change of its own. So the snapshot is not the table of any one instant: a
+//! change may be in it for a flow with a large id, and not for a flow that was read before. Whether a change has been shown is therefore
+//! asked of its flow's chunk ([`Join::includes`]); those that have not follow the snapshot. A flow that begins while chunks are read has an
+//! id above all others and belongs to the last chunk, which has no end. A flow that ended before its chunk was read is not in the
+//! snapshot, and its end counts as shown: the reader never saw it. Readers of closed flows need that end, and `push_change` sends it to
+//! them all the same.
 
 /// For each chunk of the snapshot the last id in it and the number of the newest change that it includes. A change
 /// of a flow is in the snapshot when its number is not above that of the flow's chunk.

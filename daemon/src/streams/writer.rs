@@ -113,6 +113,13 @@ impl Writer {
         }
     }
 
+    /// Writes the parts of a stream: `begin`, closed flows, the snapshot, changes.
+    ///
+    /// They meet at `begin`, the newest change when the stream was opened: closed flows are those that ended up to it, and each later
+    /// change is taken from the log. A stream that resumes differs in one thing: its closed flows begin behind the last change that the
+    /// reader has seen, so that each end since is sent, or counted in a gap where it is forgotten. What else happened in between is
+    /// not sent again: begins and updates show in the snapshot, or in the end of a flow that is over. A place that means nothing here is
+    /// ignored, which the reader learns from the epoch and number in `begin`.
     async fn write(&mut self, machine: Option<&str>, gaps: &AtomicU64) -> Result<(), Stop> {
         let begin = self.cursor;
         let (epoch, machine) = (self.handle.epoch().into(), machine.map(Into::into));
@@ -129,14 +136,14 @@ impl Writer {
         Ok(())
     }
 
-    /// The change after which the closed flows begin. A place in another epoch means nothing, nor does one ahead of
-    /// the table.
+    /// The change behind which the closed flows begin; `None` for all that are remembered. A place in another epoch means nothing,
+    /// nor does one ahead of the table.
     fn resumes_after(&self, begin: u64) -> Option<u64> {
         let is_ours = |resume: &&Resume| resume.epoch == self.handle.epoch() && resume.after <= begin;
         self.query.resume.as_ref().filter(is_ours).map(|resume| resume.after)
     }
 
-    /// The flows that ended with a change above `after` and up to `last`, oldest end first; without `after`, of all that are
+    /// Writes the flows that ended with a change above `after` and up to `last`, oldest end first; without `after`, all that are
     /// remembered.
     async fn write_closed(
         &mut self,
@@ -207,7 +214,7 @@ impl Writer {
         });
     }
 
-    /// Every change, as it comes.
+    /// Writes every change, as it comes.
     async fn follow(&mut self, gaps: &AtomicU64) -> Result<(), Stop> {
         let mut news = self.handle.news();
         loop {
@@ -264,7 +271,7 @@ impl Writer {
         }
     }
 
-    /// Tells what the log dropped before this change.
+    /// Writes a gap for what the log dropped before this change.
     fn push_gap(&mut self, sequence: u64, gaps: &AtomicU64) {
         let (first, last) = (self.cursor + 1, sequence - 1);
         if first <= last {
@@ -277,7 +284,7 @@ impl Writer {
     fn push_change(&mut self, change: &Change) {
         let Self { names, query, lines, join, .. } = self;
         let StreamQuery { filter, fields, events, closed, .. } = query;
-        // The closed flows are those that had ended when the stream began: who wants them needs each end after that.
+        // The closed flows are those that had ended when the stream began: a reader of them needs each end after that.
         let unseen_end = *closed && change.kind == EventKind::Destroy;
         let included = !unseen_end && join.includes(change.flow.record.id, change.sequence);
         if included || !events.contains(change.kind) {
@@ -299,7 +306,7 @@ impl Writer {
         }
     }
 
-    /// Tells a reader whose filter passes little where it is: it resumes there, and not where the last line was.
+    /// Writes the place for a reader whose filter passes little, so that it resumes there and not where the last line was.
     fn push_reached(&mut self) {
         if self.cursor.saturating_sub(self.reached) >= REACHED {
             self.reached = self.cursor;
@@ -307,7 +314,7 @@ impl Writer {
         }
     }
 
-    /// Tells what became of expectations since the last time.
+    /// Writes what became of expectations since the last time.
     async fn push_expectations(&mut self, gaps: &AtomicU64) -> Result<(), Stop> {
         let Some(mut expectations) = self.expectations.take() else { return Ok(()) };
         loop {
@@ -330,7 +337,7 @@ impl Writer {
         Ok(())
     }
 
-    /// What connections did since the last time.
+    /// Writes what connections did since the last time.
     async fn push_connections(&mut self, gaps: &AtomicU64) -> Result<(), Stop> {
         while self.query.connections {
             let events: Vec<_> =
@@ -361,7 +368,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Tells the resyncs, and what the kernel lost before them.
+    /// Writes the resyncs, and what the kernel lost before them.
     fn push_resyncs(&mut self, gaps: &AtomicU64) {
         let resyncs = self.handle.published().resyncs_after(self.resyncs, self.cursor);
         for (number, resync) in resyncs {

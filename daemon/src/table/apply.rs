@@ -191,17 +191,24 @@ impl Table {
         Outcome::Applied
     }
 
-    /// Merges a dump's entry into a live flow: new counters and timeouts alone are not a change.
+    /// Merges a dump's entry into the live flow that it is about.
+    ///
+    /// Nothing says when the kernel wrote the entry, so it matters whether a message about the flow has come since the dump began.
+    /// If one has, the entry may be older than that message, and only its counters are taken, which updates do not carry; should
+    /// the entry be newer, its own event is on the way. With a tombstone it may even be about an earlier flow with this tuple and
+    /// id, and says nothing.
+    ///
+    /// If none has, the entry is the newest there is and is merged whole. What it changes then was not reported by an event, unless
+    /// the event is late: the flow is missed, which makes it silent, so that sweeps look at it more often ([`Record::miss`]). Counters,
+    /// timeout and start are no change, and flow tables send no events for what they do, so neither makes a flow silent.
     fn refresh(&mut self, slot: u32, flow: &Flow<'_>, tombstone: u64, changes: &mut Vec<Change>) {
         let mut record = *self.state.record(slot);
         if let Some(dump) = &self.dump
             && record.seen >= dump.stamp
         {
             if dump.tombstones.contains(&tombstone) {
-                return; // It may be about the one before, which had the same id.
+                return;
             }
-            // An event of this flow has come since the dump began. The entry may be older than that event; should it
-            // be newer, its own event is on the way.
             record.merge_counters(flow);
             self.state.put_record(slot, &record);
             return;

@@ -1,6 +1,6 @@
 //! A dump that is merged: when it begins and ends, and the tombstones of the flows that ended meanwhile.
 //!
-//! The rules for its entries are those of messages: `apply.rs`.
+//! The rules by which its entries change the table are in `apply.rs`.
 
 use std::collections::HashSet;
 use std::hash::BuildHasher;
@@ -29,20 +29,20 @@ pub(super) struct Dump {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Merged {
     pub(crate) added: u32,
-    /// Flows of which an entry told what no event had.
+    /// Flows of which an entry showed what no event had.
     pub(crate) changed: u32,
     pub(crate) closed: u32,
 }
 
 impl Merged {
-    /// True when the table was the kernel's.
+    /// True when the table agreed with the kernel's already.
     pub(crate) fn is_empty(self) -> bool {
         self == Self::default()
     }
 }
 
 impl Table {
-    /// From here on every flow that is seen counts as alive, until [`Table::end_dump`].
+    /// Begins to merge a dump. Every flow that is seen from here to [`Table::end_dump`] counts as alive.
     pub(crate) fn begin_dump(&mut self) {
         self.change().header().stamp += 1;
         self.dump = Some(Dump {
@@ -82,7 +82,7 @@ impl Table {
         }
     }
 
-    /// What is kept of a destroyed flow.
+    /// The hash that is kept of a destroyed flow.
     pub(super) fn tombstone(&self, key: &Key, conntrack_id: Option<u32>) -> u64 {
         self.hasher.hash_one((key, conntrack_id))
     }

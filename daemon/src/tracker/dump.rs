@@ -1,4 +1,15 @@
-//! One dump at a time: asked for, told from older ones by its number, merged, repeated where it failed.
+//! One dump at a time: asked for, distinguished from older ones by its number, merged, repeated where it failed.
+//!
+//! `start` sends the request, once the event socket has been read empty: old events that were read after it would make flows seem
+//! to be seen again. From then on (`Merging`) `read` merges the replies that have the request's number, some datagrams in each turn,
+//! while events are applied as ever. The kernel's DONE leads to `Ended`, where no flow has been closed yet: the DESTROY of a flow that
+//! ended during the dump may still wait in the event socket. So `finish` is called when that has been read empty once more. It
+//! closes what neither an entry nor an event has shown, and is back at `Idle`.
+//!
+//! Only a whole dump proves that a flow is gone. Where the table changed under it (`NLM_F_DUMP_INTR`), a datagram is cut short or events
+//! are lost meanwhile, `restart` gives the dump up with nothing closed, and whatever wanted it asks again in a later turn. An entry that
+//! cannot be read spoils the proof alone (`complete`): the dump goes on to its end, closes nothing, and counts as failed. Each try after a
+//! failure (`fail`) waits twice as long as the one before, up to [`LONGEST_WAIT`].
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -25,12 +36,12 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// The most datagrams that are merged before events have their turn.
 const DATAGRAMS_AT_ONCE: usize = 16;
 
-/// Who sends the requests, which takes CAP_NET_ADMIN.
+/// The process that sends the requests, which takes CAP_NET_ADMIN.
 #[derive(Debug)]
 pub(crate) enum Requester {
-    /// We do.
+    /// This process.
     Ourselves,
-    /// The helper does, on our socket; its outcome arrives as `Command::DumpFailed` or as replies.
+    /// The helper, on our socket; the outcome arrives as `Command::DumpFailed` or as replies.
     Helper(mpsc::Sender<DumpRequest>),
 }
 
@@ -42,11 +53,11 @@ pub(super) struct DumpReader {
     phase: Phase,
     /// When the last dump was asked for.
     began: Option<Instant>,
-    /// No dump starts before.
+    /// No dump starts before this time.
     not_before: Option<Instant>,
     wait: Duration,
     failure: Option<String>,
-    /// A dump was merged once: whatever the kernel refuses now, it need not refuse for good.
+    /// Whether a dump was merged once: whatever the kernel refuses then, it need not refuse for good.
     has_worked: bool,
 }
 
@@ -61,7 +72,7 @@ enum Phase {
         /// When it was asked for or last heard of.
         heard: Instant,
     },
-    /// All replies are merged. What ended while they came is still to be read from the event socket.
+    /// All replies are merged. Ends of flows that came meanwhile are still to be read from the event socket.
     Ended {
         complete: bool,
     },
@@ -172,7 +183,7 @@ impl DumpReader {
         if let Phase::Merging { heard, .. } = &mut self.phase {
             *heard = Instant::now();
         }
-        // What follows the end of a dump, or comes of one that was given up, tells nothing.
+        // What follows the end of a dump, or belongs to one that was given up, says nothing.
         while matches!(self.phase, Phase::Merging { .. }) {
             let batch: Vec<_> = messages.by_ref().take(BATCH).collect();
             if batch.is_empty() {
@@ -271,7 +282,8 @@ impl DumpReader {
         }
     }
 
-    /// What no waiting mends ends the daemon, unless it is the helper's affair. A module that is unloaded comes back.
+    /// Notes a failure. One that waiting does not mend ends the daemon, unless the helper sends the requests or a dump has worked
+    /// before: a module that was unloaded comes back.
     fn fail_for_good(&mut self, table: &mut Table, error: SocketError) -> Result<(), SocketError> {
         self.fail(table, &error.to_string());
         let lasting =

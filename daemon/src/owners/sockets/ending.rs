@@ -32,7 +32,7 @@ impl Sockets {
         (used && living).then_some(Touched::Port(port))
     }
 
-    /// Notes when a claim of a direction is forgotten.
+    /// Has [`Sockets::expire`] look at a direction when a claim of it is to be forgotten, unless it stands in a queue already.
     pub(super) fn note_ending(&mut self, key: Key, forget: u64, now: u64) {
         if forget != u64::MAX
             && let Some(claims) = self.claims.get_mut(&key)
@@ -42,7 +42,8 @@ impl Sockets {
         }
     }
 
-    /// Forgets what has ended, but for what lasted until `useful_from` (CLOCK_MONOTONIC nanoseconds).
+    /// Removes the claims that are to be forgotten by `now` (CLOCK_BOOTTIME microseconds), but for those that lasted until
+    /// `useful_from` (CLOCK_MONOTONIC nanoseconds): events of that time may not have been applied yet.
     pub(crate) fn expire(&mut self, now: u64, useful_from: u64, counters: &mut Counters) {
         for which in 0..self.ending.len() {
             while let Some(&(forget, key)) = self.ending[which].front()

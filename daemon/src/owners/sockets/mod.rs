@@ -33,13 +33,23 @@ const SERVED_USEC: u64 = 600_000_000;
 const REPEAT_NSEC: u64 = 11_000_000_000;
 
 /// The sockets of the network namespace whose flows are tracked, or those of all others.
+///
+/// Each direction, from a socket's own end to the other, has the [`Claims`] of the sockets that had it, one after the other. The
+/// first report of a socket adds a claim (`put`, `put_udp`, `put_open`), later ones change it. The end of the socket (`close` by its
+/// ends, `release` by its cookie) takes nothing away, because netlink may report the socket's flow later. It sets two times:
+/// `until`, by which look-ups decide whether a flow can be the socket's, and `forget`, after which `expire` removes the claim.
+///
+/// `expire` looks at directions and not at claims: `note_ending` puts a direction into one of the queues of `ending` when the first
+/// of its claims gets a `forget`, and `expire` puts it back while there are others. The queues are in the order of time but for
+/// what is put back, and a direction stands in one at a time, so a claim may stay longer than `forget` says. That costs memory
+/// alone. It never goes sooner, and not before all events have been applied that the kernel sent while it lasted.
 #[derive(Debug, Default)]
 pub(crate) struct Sockets {
     claims: HashMap<Key, Claims, RandomState>,
     /// The UDP sockets that have claims, by cookie: their end is reported by cookie alone.
     udp: HashMap<u64, UdpSocket, RandomState>,
-    /// The directions of which claims are forgotten at a time, soonest first, by how long claims are kept. A direction
-    /// stands there once.
+    /// The directions with claims that are to be forgotten, each with the time of its next look: a queue for each span for which
+    /// claims are kept.
     ending: [VecDeque<(u64, Key)>; 3],
     /// The addresses of this namespace; `None` while they are not known.
     addresses: Option<HashSet<IpAddr>>,
