@@ -8,7 +8,7 @@ use crate::log::Numbered;
 /// One change that sends an event.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Change {
-    /// One larger than the change before.
+    /// The change's number, larger by one than that of the change before.
     pub(crate) sequence: u64,
     /// When it was, CLOCK_REALTIME microseconds.
     pub(crate) time_usec: u64,
@@ -31,7 +31,7 @@ impl Change {
     }
 }
 
-/// About 3 MiB, 50 ms of the fastest burst that was measured.
+/// The log keeps about 3 MiB, 50 ms of the fastest burst that was measured.
 impl Numbered for Change {
     const KEPT: usize = 12 * 1024;
 

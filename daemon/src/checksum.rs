@@ -30,7 +30,7 @@ pub(crate) use layout_of;
 
 /// A value that carries a checksum of itself.
 pub(crate) trait Checksummed: FromBytes + IntoBytes + Immutable + KnownLayout + Copy {
-    /// Where its checksum, a `u32`, stands in it.
+    /// The offset of the checksum, a `u32`, in the value.
     const CHECK: usize;
 
     /// Writes the checksum of a value into its bytes.

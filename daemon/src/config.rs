@@ -26,7 +26,7 @@ pub(crate) struct Config {
     pub(crate) attribution: AttributionOptions,
     /// More traffic sources for the mark decoder: name = number (1 to 63).
     sources: BTreeMap<String, u8>,
-    /// Patchpanel's names and those.
+    /// patchpanel's names and those of `sources`.
     #[serde(skip)]
     pub(crate) source_names: SourceNames,
 }
@@ -37,7 +37,7 @@ pub(crate) struct Config {
 pub(crate) struct EventOptions {
     /// Bytes that the kernel may queue for us; an event takes about 1,280.
     pub(crate) receive_buffer_bytes: u32,
-    /// While flows exist, the table is compared with the kernel's so often, as a net for what no event tells.
+    /// How many seconds pass between two comparisons with the kernel's table while flows exist, for what no event reports.
     pub(crate) sweep_interval_sec: u64,
 }
 
@@ -45,9 +45,9 @@ pub(crate) struct EventOptions {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ClosedOptions {
-    /// How many are kept at most.
+    /// How many ended flows are kept at most.
     pub(crate) capacity: u32,
-    /// How long ago the kept ones ended at most, in seconds.
+    /// For how many seconds an ended flow is kept at most.
     pub(crate) maximum_age_sec: u64,
 }
 
@@ -55,17 +55,17 @@ pub(crate) struct ClosedOptions {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct SignalOptions {
-    /// How long after its first event a batch closes.
+    /// How many milliseconds after its first event a batch closes.
     pub(crate) batch_msec: u64,
-    /// How many events close it earlier.
+    /// How many events close a batch earlier.
     pub(crate) batch_events: usize,
-    /// How many bytes close it earlier.
+    /// How many bytes close a batch earlier.
     pub(crate) batch_bytes: usize,
     /// The most signals a second.
     pub(crate) per_second: u32,
 }
 
-/// Which process is behind a flow.
+/// How the processes behind flows are found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct AttributionOptions {
@@ -99,7 +99,7 @@ impl Default for ClosedOptions {
 }
 
 impl SignalOptions {
-    /// How far signals are apart at least.
+    /// The least time between two signals.
     pub(crate) fn interval(&self) -> Duration {
         Duration::from_secs(1) / self.per_second
     }

@@ -39,8 +39,8 @@ pub(crate) async fn system_calls(handle: &Handle) {
     }
 }
 
-/// From here on this thread, and those that it starts, have of root's powers only that of asking for dumps. Who loads BPF
-/// programs starts before this.
+/// From here on this thread, and those that it starts, have of root's powers only that of asking for dumps. A thread that loads
+/// BPF programs starts before this.
 pub(crate) fn drop_capabilities() -> Result<(), Errno> {
     flowbus_seccomp::keep(CapabilitySet::NET_ADMIN)
 }

@@ -11,7 +11,7 @@ use crate::log::Numbered;
 /// One thing that a connection did, seen from one end.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionEvent {
-    /// One larger than the connection event before.
+    /// The event's number, larger by one than that of the connection event before.
     pub(crate) sequence: u64,
     pub(crate) event: Event,
     /// CLOCK_REALTIME microseconds.
@@ -100,7 +100,7 @@ fn error_text(errno: i32) -> String {
     known.map_or_else(|| errno.to_string(), |(_, name)| (*name).to_owned())
 }
 
-/// About 2 MiB, a tenth of a second of the fastest burst that was measured.
+/// The log keeps about 2 MiB, a tenth of a second of the fastest burst that was measured.
 impl Numbered for ConnectionEvent {
     const KEPT: usize = 8 * 1024;
 

@@ -26,7 +26,7 @@ pub(crate) struct Descriptors {
     pub(crate) links: Option<OwnedFd>,
     /// The memfd of the restart state.
     pub(crate) state: Option<OwnedFd>,
-    /// PID 1 keeps that one by its name, and no other.
+    /// Whether PID 1 keeps that memfd by its name, and no other.
     pub(crate) state_is_kept: bool,
     /// The socket that BPF programs are handed over by.
     pub(crate) listener: Option<OwnedFd>,
@@ -35,7 +35,7 @@ pub(crate) struct Descriptors {
 }
 
 impl Descriptors {
-    /// Takes them over. Call it once, before anything opens a descriptor.
+    /// Takes the descriptors over. Call it once, before anything opens one.
     ///
     /// An earlier life may have had PID 1 keep anything, by any name. It comes behind what PID 1 has opened itself: the first of
     /// a name is taken, and PID 1 drops what it keeps by the names of the rest.
@@ -141,7 +141,7 @@ fn adopt_events(descriptor: OwnedFd) -> Result<Socket, Fault> {
     if !missing.is_empty() {
         return Err(Fault::Groups { missing });
     }
-    // By hand there is a namespace that was asked for; the service's own is nobody's.
+    // Started by hand, the daemon tracks the namespace that it is started in. The service's own has no traffic.
     if may_ask_the_kernel() {
         same_namespace(&Socket::open()?, &socket, "this process")?;
     }
@@ -164,14 +164,14 @@ pub(crate) fn dump_socket(handed: Option<OwnedFd>, events: &Socket) -> Result<So
     adopt().map_err(|fault| DescriptorError::Handed { name: DUMP, fault })
 }
 
-/// Two sockets that are to tell of the same network.
+/// Fails where two sockets are not of the same network namespace.
 fn same_namespace(one: &impl AsFd, other: &impl AsFd, than: &'static str) -> Result<(), Fault> {
     let same = Socket::namespace_of(one)? == Socket::namespace_of(other)?;
     if same { Ok(()) } else { Err(Fault::Namespace { than }) }
 }
 
-/// Whether this is a service in another network namespace than its manager's, where there is nothing to see. By hand
-/// any namespace is as good as another: it is the one that was asked for.
+/// Whether this is a service in another network namespace than its manager's, where there is nothing to see. Started by hand
+/// the daemon may be in any namespace.
 fn is_isolated() -> bool {
     let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
     std::env::var_os("NOTIFY_SOCKET").is_some() && namespace("1") != namespace("self")

@@ -105,7 +105,7 @@ impl Default for FlowNames {
 pub(crate) struct Item {
     event: Option<EventKind>,
     pub(crate) sequence: Option<u64>,
-    /// When the change was, of an event.
+    /// When the change was; in events alone.
     time_usec: Option<u64>,
     pub(crate) flow: Snapshot,
 }

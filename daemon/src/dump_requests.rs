@@ -18,11 +18,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct DumpRequest {
     /// A duplicate of the dump socket.
     pub(crate) socket: OwnedFd,
-    /// The nlmsg_seq.
+    /// The nlmsg_seq of the request.
     pub(crate) sequence: u32,
 }
 
-/// Passes requests on, and tells the tracker of those that could not be sent.
+/// Passes requests on, and reports to the tracker those that could not be sent.
 pub(crate) async fn relay(
     mut requests: mpsc::Receiver<DumpRequest>,
     mut connection: watch::Receiver<Option<Connection>>,

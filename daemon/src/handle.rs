@@ -47,17 +47,17 @@ pub(crate) enum Command {
     SetClosedLimits(ClosedLimits),
     /// Flows get their owners by these BPF programs.
     Attribute(Box<Probe>),
-    /// What was open when the programs were attached, which run already.
+    /// The sockets that were open when the programs were attached, which run already.
     ReadSnapshot(OpenSockets),
     /// Directions of flows that begin here may be asked for by this channel; what is found comes as [`Command::Found`].
     LookUp { network_namespace: u32, questions: SyncSender<Tuple> },
-    /// Who sends in directions that were asked for.
+    /// The processes that send in directions that were asked for.
     Found(Vec<Found>),
     /// The addresses of the network namespace.
     SetAddresses(HashSet<IpAddr>),
     /// The dump request with this number could not be sent.
     DumpFailed { sequence: u32, reason: String },
-    /// What the kernel counts, and whether its flows tell all.
+    /// What the kernel counts, and whether its flows send all their events.
     Looked(Look),
     /// Show that the thread goes on.
     Ping { reply: oneshot::Sender<()> },
@@ -65,21 +65,21 @@ pub(crate) enum Command {
     Stop,
 }
 
-/// A look at the kernel's count and at what keeps flows from telling.
+/// A look at the kernel's count and at what keeps flows from sending events.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Look {
-    /// Absent where it cannot be read.
+    /// How many flows the kernel has; absent where that cannot be read.
     pub(crate) count: Option<u32>,
-    /// nf_conntrack_events is 0.
+    /// Whether nf_conntrack_events is 0.
     pub(crate) off: bool,
-    /// Rules set event masks.
+    /// Whether rules set event masks.
     pub(crate) masked: bool,
     /// [`Counters::births_and_ends`](crate::counters::Counters::births_and_ends) before the count was read.
     pub(crate) births_and_ends: u64,
 }
 
 impl Look {
-    /// True when flows may keep from telling what becomes of them.
+    /// True when flows may not send all their events.
     pub(crate) fn is_muted(self) -> bool {
         self.off || self.masked
     }
@@ -128,7 +128,7 @@ pub(crate) enum AskError {
     Unanswered,
 }
 
-/// The tracker's face to the rest of the daemon.
+/// How the rest of the daemon asks the tracker, and reads what it publishes.
 #[derive(Clone, Debug)]
 pub(crate) struct Handle {
     commands: SyncSender<Command>,
@@ -246,7 +246,7 @@ impl Handle {
         answer.await.map_err(|_| AskError::Unanswered)
     }
 
-    /// Gives an order that has no answer.
+    /// Sends a command that has no answer.
     pub(crate) fn send(&self, command: Command) -> Result<(), AskError> {
         self.commands.try_send(command).map_err(|error| match error {
             TrySendError::Full(_) => AskError::Busy,
@@ -256,7 +256,7 @@ impl Handle {
         Ok(())
     }
 
-    /// The same, from where it is right to wait until the tracker has time for it.
+    /// Sends a command that has no answer, and waits until there is room for it: for threads that may wait.
     pub(crate) fn send_blocking(&self, command: Command) -> Result<(), AskError> {
         self.commands.send(command).map_err(|_| AskError::Unanswered)?;
         self.wake();
@@ -315,7 +315,7 @@ impl Publisher {
         (publisher, Handle { commands, wake, shared, news, connection_news, properties })
     }
 
-    /// Publishes a batch: takes the changes over and tells those who follow.
+    /// Publishes a batch: takes the changes over and wakes those who follow.
     pub(crate) fn publish(
         &self,
         changes: &mut Vec<Change>,

@@ -160,7 +160,7 @@ fn query() {
     assert_eq!(found, 0);
 }
 
-/// NDJSON, all fields.
+/// Flows as JSON lines, with all fields.
 #[test]
 #[ignore = "for tools/instructions"]
 fn line() {
@@ -176,7 +176,7 @@ fn line() {
     assert!(bytes > 300 * usize::from(COUNT), "{bytes}");
 }
 
-/// `aa{sv}`, all fields.
+/// Flows as `aa{sv}`, with all fields.
 #[test]
 #[ignore = "for tools/instructions"]
 fn dictionary() {

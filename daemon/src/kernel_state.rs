@@ -11,19 +11,19 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::sync::{Mutex, oneshot, watch};
 use zbus::Connection;
 
-/// For this long an answer of the helper is not asked for again.
+/// How long an answer of the helper is used before it is asked again.
 const FRESH: Duration = Duration::from_secs(1);
 /// Time for the helper to start and to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Reads that wait at most; the calls that ask for one are fewer.
 const READS: usize = 64;
 
-/// Who knows the kernel's state.
+/// Where the kernel's state is read.
 #[derive(Clone, Debug)]
 pub(crate) enum Kernel {
-    /// This process, in its own network namespace.
+    /// In this process and its network namespace.
     Here(Arc<Reader>),
-    /// The helper, in the host's: the sandbox would show its own, empty one.
+    /// In the helper and the host's network namespace: that of the sandbox is empty.
     Helper(Arc<Helper>),
 }
 
@@ -42,12 +42,12 @@ pub(crate) struct Helper {
 }
 
 impl Kernel {
-    /// This process.
+    /// The state as this process reads it.
     pub(crate) fn here(reader: Reader) -> Self {
         Self::Here(Arc::new(reader))
     }
 
-    /// The helper, to be asked over this connection.
+    /// The state as the helper reads it, which is asked over this connection.
     pub(crate) fn helper(connection: watch::Receiver<Option<Connection>>) -> Self {
         Self::Helper(Arc::new(Helper { connection, answer: Mutex::default() }))
     }

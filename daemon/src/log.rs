@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 
 /// What stands in a log.
 pub(crate) trait Numbered: Clone {
-    /// At least this many are kept, and at most a piece more.
+    /// At least this many entries are kept, and at most a piece more.
     const KEPT: usize;
 
-    /// One larger than that of the entry before.
+    /// The entry's number, larger by one than that of the entry before.
     fn sequence(&self) -> u64;
 }
 

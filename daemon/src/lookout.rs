@@ -1,4 +1,4 @@
-//! Looks at what keeps flows from telling: nf_conntrack_events, rules that mask events, a count that is not ours.
+//! Looks at what keeps flows from sending events: nf_conntrack_events, rules that mask events, a count that is not ours.
 //!
 //! The tracker decides what follows from a look. While there is no flow and nothing that could hide one, nobody looks: an event
 //! or a notice ends that, and neither costs anything until it comes.
@@ -11,19 +11,20 @@ use flowbus_interfaces::KernelState;
 use crate::handle::{Command, Handle, Look};
 use crate::kernel_state::Kernel;
 
-/// Looks are so far apart: two show a difference, so that its sweep begins within the pace of sweeps.
+/// The time between two looks: two show a difference, so that its sweep begins within the pace of sweeps.
 const PACE: Duration = Duration::from_secs(5);
 /// The pace while there is no flow and nobody gives notice.
 const IDLE_PACE: Duration = Duration::from_secs(15);
-/// After a notice or the first event. One change of rules sends many messages, and a table may be empty again and again.
+/// The time from a notice, or from the first event, to the look. One change of rules sends many messages, and a table may be empty
+/// again and again.
 const SETTLING: Duration = Duration::from_secs(1);
 
-/// Looks, tells the tracker, and says in the journal what keeps flows from telling, as long as the daemon lives.
+/// Looks, reports to the tracker, and says in the journal what keeps flows from sending events, as long as the daemon lives.
 pub(crate) async fn watch(kernel: Kernel, handle: Handle) {
     let mut news = handle.news();
     let counters = || handle.published().summary.counters;
     let mut said = KernelState::default();
-    // One wait for all idle times: one that an event ended goes on in the next.
+    // One wait serves all idle times: where an event ends the one, it goes on in the next.
     let mut notice = pin!(kernel.notice());
     loop {
         news.borrow_and_update();
@@ -66,7 +67,7 @@ pub(crate) async fn watch(kernel: Kernel, handle: Handle) {
     }
 }
 
-/// Says once what begins to keep flows from telling, and what no longer does.
+/// Says once what begins to keep flows from sending events, and what ceases to.
 fn say(now: &KernelState, before: &KernelState) {
     match (now.events, before.events) {
         (Some(0), Some(0)) => {}

@@ -3,7 +3,7 @@
 use flowbus_seccomp::MACHINE_ID;
 use hmac_sha256::HMAC;
 
-/// Ours among the programs that ask for such an id.
+/// The number of flowbus among the programs that ask for such an id.
 const PROGRAM: u128 = 0xab5e_d778_3306_4470_ad28_e715_b1f0_e4f7;
 
 /// The machine's id in 32 hexadecimal digits, as `systemd-id128 machine-id -a PROGRAM` derives it from the secret one in

@@ -206,7 +206,7 @@ fn open(config: &Config, handed: Descriptors, requester: Requester) -> Result<Se
     })
 }
 
-/// Who asks the kernel.
+/// How the kernel is asked.
 enum Access {
     /// This process; a thread reads settings and rules.
     Ours(Reader),

@@ -14,7 +14,7 @@ pub(crate) struct Names {
     strings: NameStrings,
 }
 
-/// Everyone's side: the strings behind the numbers. Grows only.
+/// The strings behind the numbers, for every thread that shows flows. They only grow in number.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct NameStrings(Arc<RwLock<Vec<Arc<str>>>>);
 
@@ -50,7 +50,7 @@ impl Names {
         name
     }
 
-    /// The side to share.
+    /// The strings, for other threads.
     pub(crate) fn strings(&self) -> NameStrings {
         self.strings.clone()
     }

@@ -21,7 +21,7 @@ pub(crate) struct Session {
     pub(crate) processes: ProcessTexts,
 }
 
-/// What moves.
+/// What changes while the daemon lives.
 #[derive(Debug, Default)]
 pub(crate) struct Published {
     pub(crate) log: Log<Change>,
@@ -60,11 +60,11 @@ pub(crate) struct Properties {
 /// How flows get their processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tier {
-    /// They do not.
+    /// Flows get no processes.
     None,
-    /// Looked up in /proc after the fact.
+    /// Processes are looked up in /proc after the fact.
     Procfs,
-    /// Told by BPF programs.
+    /// BPF programs report the processes.
     Bpf,
 }
 

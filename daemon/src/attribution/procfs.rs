@@ -1,5 +1,5 @@
-//! Who has a socket, by looking through /proc after the fact: where BPF is refused, and by hand alone. Connections that are
-//! over by then have no owner; those that last do.
+//! Finds the process that has a socket by looking through /proc after the fact: where BPF is refused, and by hand alone.
+//! Connections that are over by then have no owner.
 //!
 //! A thread of its own is asked for the flows that begin or end here, and looks at most ten times a second.
 
@@ -59,7 +59,7 @@ pub(super) fn run(handle: &Handle) {
     }
 }
 
-/// All that is asked for, where it is waited for at least one; `None` when nobody asks any more.
+/// All directions that are asked for by now; with `wait` there is at least one. `None` when nobody asks any more.
 fn next(asked: &Receiver<Tuple>, wait: bool) -> Option<Vec<Tuple>> {
     let first = if wait { Some(asked.recv().ok()?) } else { None };
     // A look that is repeated sees the end as well.
@@ -120,7 +120,7 @@ fn look(wanted: &[Tuple], network_namespace: u32) -> Vec<Found> {
     found
 }
 
-/// "socket:[12345]"
+/// The inode in "socket:[12345]".
 fn socket_inode(link: &Path) -> Option<u64> {
     link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
@@ -205,8 +205,8 @@ impl ProcSockets {
     }
 }
 
-/// A line of /proc/net/tcp and its like: "0: 0100007F:1F90 00000000:0000 0A ... inode". A socket that nobody has any
-/// more has the inode 0.
+/// Both ends and the inode in a line of /proc/net/tcp and its like: "0: 0100007F:1F90 00000000:0000 0A ... inode". A socket
+/// that nobody has any more has the inode 0.
 fn socket(line: &str) -> Option<(SocketAddr, SocketAddr, u64)> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let (local, remote) = (end(words.get(1)?)?, end(words.get(2)?)?);

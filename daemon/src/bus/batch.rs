@@ -29,7 +29,7 @@ pub(super) trait Batch<T>: Default {
 /// Changes of flows.
 #[derive(Debug, Default)]
 pub(super) struct ChangeBatch {
-    /// `None` where a newer update of the same flow has taken over.
+    /// The events; `None` where a newer update of the same flow has replaced one.
     items: Vec<Option<Item>>,
     /// Where each flow's last update stands, and its bytes.
     updates: HashMap<u64, (usize, usize)>,

@@ -1,4 +1,4 @@
-//! Gathers what a report for feedback tells.
+//! Gathers what a feedback report says.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use flowbus_interfaces::fit;
 /// Flows in each piece in which the table is read.
 const CHUNK: usize = 2048;
 
-/// Makes the report of a daemon that serves since `started`.
+/// Makes the report of a daemon that has served since `started`.
 pub(super) async fn report(
     services: &Services,
     started: Instant,

@@ -7,7 +7,7 @@ use flowbus_interfaces::{Lookup, Query};
 use crate::dictionary::{FlowNames, Item, Listing};
 use crate::handle::{AskError, Handle, Page, Preselection};
 
-/// The longest page in bytes, however few flows that are: the bus disconnects who sends more than it takes.
+/// The longest page in bytes, however few flows that are: the bus disconnects a sender of more than it takes.
 const PAGE_BYTES: usize = 1024 * 1024 - 4096;
 /// How many flows are asked for at once where a filter may refuse most of them.
 const CHUNK: usize = 2048;

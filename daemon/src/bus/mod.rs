@@ -89,7 +89,7 @@ pub(crate) async fn serve(
     }
 }
 
-/// Makes no system calls any more but those of a daemon that serves, once BPF programs are loaded, and tells the manager.
+/// Confines the process to the system calls of a daemon that serves, once BPF programs are loaded, and notifies the manager.
 async fn confine(loading: Option<oneshot::Receiver<()>>, handle: Handle) {
     if let Some(loading) = loading {
         let _ = loading.await; // Nobody sends: it ends when the loader does.
@@ -98,7 +98,7 @@ async fn confine(loading: Option<oneshot::Receiver<()>>, handle: Handle) {
     systemd::ready(&handle);
 }
 
-/// What sends signals, each following a log of its own.
+/// The emitters, each of which follows a log of its own.
 struct Emitters {
     changes: Emitter<Change>,
     connections: Emitter<ConnectionEvent>,

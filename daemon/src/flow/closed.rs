@@ -9,7 +9,7 @@ use super::{End, Extra, Key, NO_EXTRA, Owners, Record, Snapshot, time_source};
 use crate::checksum::{Checksummed, layout_of};
 use crate::clock::Now;
 
-/// How much is kept.
+/// How many ended flows are kept, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ClosedLimits {
     /// Maximum number of flows.

@@ -34,7 +34,7 @@ impl Checksummed for Extra {
 pub(crate) struct NameNumber(pub(crate) u16);
 
 impl Extra {
-    /// Nothing, not even a reply tuple.
+    /// An extra part without anything, not even a reply tuple.
     pub(crate) const EMPTY: Self = zerocopy::transmute!([0_u8; size_of::<Self>()]);
 
     /// The extra part of a flow that has nothing but this reply tuple.

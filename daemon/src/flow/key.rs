@@ -47,8 +47,8 @@ impl Hash for Key {
 }
 
 impl Key {
-    /// Made of whole words, as it is read again at once: to put a word together from small pieces that were just written, a
-    /// processor waits until all that was written before has reached its cache.
+    /// The key of a flow. It is made of whole words, as it is read again at once: to put a word together from small pieces that were
+    /// just written, a processor waits until all that was written before has reached its cache.
     #[inline]
     pub(crate) fn new(original: &Tuple) -> Self {
         let [src, dst] = [original.src, original.dst].map(address_words);
@@ -78,7 +78,7 @@ impl Key {
 pub(crate) struct Addresses {
     src: [u8; 16],
     dst: [u8; 16],
-    /// Source and destination port; of ICMP the identifier, then type and code.
+    /// Source and destination port; for ICMP the identifier, then type and code.
     layer4: [u16; 2],
 }
 

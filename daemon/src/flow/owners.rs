@@ -1,4 +1,4 @@
-//! Who opened and who accepted a flow, as numbers.
+//! The processes that opened and accepted a flow, as numbers.
 
 use flowbus_attribution::Confidence;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -9,9 +9,9 @@ use crate::checksum::layout_of;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct Owners {
-    /// Whose socket the original direction begins at.
+    /// The process whose socket the original direction begins at.
     pub(crate) initiator: OwnerNumber,
-    /// Whose socket the reply direction begins at.
+    /// The process whose socket the reply direction begins at.
     pub(crate) responder: OwnerNumber,
 }
 
@@ -42,7 +42,7 @@ const fn confidence_number(confidence: Confidence) -> u32 {
     }
 }
 
-/// The inverse.
+/// The confidence of a number, as [`confidence_number`] gives it.
 const fn confidence_of(number: u32) -> Option<Confidence> {
     Some(match number {
         1 => Confidence::Exact,
@@ -77,7 +77,7 @@ impl ProcessNumber {
 impl OwnerNumber {
     /// Where the bits begin that say who opened the connection.
     const OPENED: u32 = ProcessNumber::BITS;
-    /// Where those of the confidence begin.
+    /// Where the bits of the confidence begin.
     const CONFIDENCE: u32 = Self::OPENED + 2;
 
     pub(crate) fn new(process: ProcessNumber, confidence: Confidence) -> Self {
@@ -89,7 +89,7 @@ impl OwnerNumber {
         self.get().map_or(self, |(process, _)| Self::new(process, confidence).with_opened(self.opened()))
     }
 
-    /// The same owner, whose end is known to have opened the connection, or not to have. Nobody has opened nothing.
+    /// This owner with what is known of whether its end opened the connection; of nobody nothing is.
     pub(crate) fn with_opened(self, opened: Option<bool>) -> Self {
         let bits = opened.map_or(0, |opened| if opened { 1 } else { 2 });
         if self.is_none() { self } else { Self(self.0 & !(3 << Self::OPENED) | bits << Self::OPENED) }

@@ -66,7 +66,7 @@ impl ProcessEntry {
         entry
     }
 
-    /// One for tests of the state.
+    /// A process for tests of the state.
     #[cfg(test)]
     pub(crate) fn example(process: &Process, path: &str) -> Self {
         Self::new(Identity::new(process, 0), 0, Some(path), Some("/usr/bin/example"))
@@ -191,7 +191,7 @@ impl ProcessText {
     }
 }
 
-/// Everyone's side: the processes behind the numbers.
+/// The processes behind the numbers, for every thread that shows owners.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ProcessTexts(Arc<RwLock<Vec<NumberedText>>>);
 

@@ -15,7 +15,7 @@ use crate::clock::Now;
 #[repr(C)]
 pub(crate) struct Record {
     pub(crate) key: Key,
-    /// Ours: never used twice within an epoch; 0 in a free place.
+    /// flowbus's own number, never used twice within an epoch; 0 in a free slot.
     pub(crate) id: u64,
     /// CLOCK_REALTIME microseconds; `start_source` says what is known of it.
     pub(crate) start_usec: u64,
@@ -30,7 +30,7 @@ pub(crate) struct Record {
     use_count: u32,
     /// The table's stamp when a message last reported this flow; see `Header::stamp`.
     pub(crate) seen: u32,
-    /// Where the flow has an [`Extra`] of its own; [`NO_EXTRA`] where the reply is the plain inversion.
+    /// The slot of the flow's [`Extra`]; [`NO_EXTRA`] where the reply is the plain inversion.
     pub(crate) extra: u32,
     check: u32,
     pub(crate) reply_zone: u16,
@@ -111,11 +111,11 @@ impl Checksummed for Record {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Silence {
-    /// It does.
+    /// The flow sends all its events.
     Tells = 0,
-    /// A dump reported of it what no event did: it may send none, until an event of it arrives.
+    /// A dump showed of the flow what no event had: it may send none, until an event of it arrives.
     Unheard = 1,
-    /// It does not, or need not: its events are masked, or a second dump found what no event told.
+    /// The flow does not send all, or need not: its events are masked, or a second dump found what no event reported.
     Masked = 2,
 }
 
@@ -227,7 +227,7 @@ impl Record {
     }
 
     /// Microseconds from the start to `end_usec`, which was learned at `now`. Where the wall clock was set in
-    /// between, the clock that does not step tells.
+    /// between, the clock that does not step decides.
     pub(crate) fn duration_usec(&self, end_usec: u64, now: Now) -> u64 {
         /// The two clocks differ by less when neither was set: by how late a message is read, and by slewing.
         const TOLERANCE_USEC: u64 = 1_000_000;
@@ -274,7 +274,7 @@ impl Record {
         time_source(self.start_source)
     }
 
-    /// True while events need not tell what becomes of the flow.
+    /// True while events need not report what becomes of the flow.
     pub(crate) fn is_silent(&self) -> bool {
         self.silent != Silence::Tells as u8
     }
@@ -290,7 +290,8 @@ impl Record {
         }
     }
 
-    /// Notes that a dump found what no event told. The event may still be on its way, so it takes two of them.
+    /// Notes that a dump found what no event reported. The event may still be on its way, so it takes a second time for the flow to
+    /// count as masked.
     pub(crate) fn miss(&mut self) {
         self.set_silence(if self.is_silent() { Silence::Masked } else { Silence::Unheard });
     }

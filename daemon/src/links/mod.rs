@@ -34,7 +34,7 @@ pub(crate) struct Links(Arc<RwLock<HashMap<u32, Link>>>);
 #[derive(Clone, Debug)]
 struct Link {
     name: Arc<str>,
-    /// False once it was deleted.
+    /// False once the link was deleted.
     exists: bool,
 }
 
@@ -129,7 +129,7 @@ async fn receive(socket: &UnixDatagram, buffer: &mut [u8]) -> io::Result<usize> 
     Ok(if sender.is_some_and(|sender| sender.pid() == 0) { length.min(buffer.len()) } else { 0 })
 }
 
-/// A tracker whose queue is full receives them with the next change.
+/// Hands the addresses to the tracker. One whose queue is full receives them with the next change.
 fn tell(tracker: &Handle, addresses: &HashSet<IpAddr>) {
     if let Err(error) = tracker.send(Command::SetAddresses(addresses.clone())) {
         tracing::debug!(%error, "reporting this machine's addresses to the tracker failed");

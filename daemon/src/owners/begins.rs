@@ -29,7 +29,7 @@ pub(crate) struct Reused {
     pub(crate) slot: u32,
     pub(crate) id: u64,
     pub(crate) begin: Begin,
-    /// It is not waited for its end any longer.
+    /// The last time at which the flow's end is of use, CLOCK_MONOTONIC nanoseconds.
     until: u64,
 }
 

@@ -11,7 +11,7 @@ use crate::flow::OwnerNumber;
 /// At most this many claims of a direction are kept besides the newest.
 const MAXIMUM_OLDER: usize = 7;
 
-/// A process: its number is used again after it has ended.
+/// Identifies a process, whose number alone is used again after it has ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ProcessId {
     /// 0 where nobody is known to be the owner.
@@ -40,11 +40,11 @@ pub(super) struct Claim {
     pub(super) until: u64,
     /// CLOCK_BOOTTIME microseconds when it is forgotten; `u64::MAX` while it is open.
     pub(super) forget: u64,
-    /// Whether a flow of it is waited for.
+    /// Whether no flow has matched the claim yet.
     pub(super) pending: bool,
     /// Whether a flow had its owner from a bound socket.
     pub(super) used: bool,
-    /// A flow with the ends of this TCP socket was there before its SYN, so that flow is not its own.
+    /// Whether a flow with the ends of this TCP socket was there before its SYN, so that the flow is not its own.
     pub(super) late: bool,
     /// Inode of the network namespace; 0 where it is the tracked one, or not known.
     pub(super) namespace: u32,
@@ -71,7 +71,7 @@ impl Claim {
 #[derive(Debug)]
 pub(super) struct Claims {
     newest: Claim,
-    /// Oldest first.
+    /// The claims before the newest, oldest first.
     older: Vec<Claim>,
     /// When a flow of this direction last ended, at the latest. What passed before is not of the flow that is there now.
     pub(super) floor: u64,
@@ -79,7 +79,7 @@ pub(super) struct Claims {
     ended: (u64, u8),
     /// Claims that lasted until here were dropped, because there were too many.
     dropped: u64,
-    /// Whether it stands among those that are looked at when claims are forgotten.
+    /// Whether the direction stands in a queue of `Sockets::ending`.
     pub(super) ending: bool,
 }
 
@@ -93,7 +93,7 @@ impl Claims {
         Self { newest: claim, older: Vec::new(), floor: 0, ended: (0, 0), dropped: 0, ending: false }
     }
 
-    /// Oldest first.
+    /// The claims, oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Claim> {
         self.older.iter().chain([&self.newest])
     }
@@ -136,7 +136,7 @@ impl Claims {
         room
     }
 
-    /// A flow of this direction has ended within the window; `is_young` where it may have begun within it, too.
+    /// Notes that a flow of this direction has ended within the window; `is_young` where it may have begun within it, too.
     pub(super) fn flow_ended(&mut self, window: Window, is_young: bool) {
         self.floor = window.to;
         self.ended = (window.from, self.ended(window.from).saturating_add(is_young.into()));
@@ -194,7 +194,7 @@ pub(super) struct Candidates {
     several_processes: bool,
     several_sockets: bool,
     several_namespaces: bool,
-    /// One of them came when a flow with these ends was there: that one can be meant, or another.
+    /// Whether a candidate came when a flow with these ends was there: that flow can be meant, or another.
     one_late: bool,
     one_ended: bool,
     one_throughout: bool,
@@ -297,18 +297,18 @@ impl Candidates {
         self.one_unknown |= self.newest.is_some() && claims.have_dropped_since(window.from);
     }
 
-    /// Whether a socket that is not among them may be the one that is meant.
+    /// Whether a socket that is not among the candidates may be the one that is meant.
     pub(super) fn are_doubted(&self) -> bool {
         self.one_unknown || self.several_namespaces
     }
 
-    /// The owner of the last that is known to have sent.
+    /// The owner of the candidate that is known to have sent last.
     pub(super) fn newest_owner(&self) -> OwnerNumber {
         let newest = self.newest.filter(|_| !self.several_namespaces);
         newest.map_or_else(OwnerNumber::default, |claim| claim.told_owner())
     }
 
-    /// Whether sockets of several namespaces are among them, of which one alone can be meant.
+    /// Whether sockets of several namespaces are among the candidates, of which one alone can be meant.
     pub(super) fn are_of_several_namespaces(&self) -> bool {
         self.several_namespaces
     }
@@ -317,13 +317,13 @@ impl Candidates {
         self.newest.is_none()
     }
 
-    /// Whether one of them was there from the begin of the window to its end.
+    /// Whether a candidate was there from the begin of the window to its end.
     pub(super) fn is_one_throughout(&self) -> bool {
         self.one_throughout
     }
 
-    /// These, where they are of the only process that `waits` are of: who has answered another flow with these ends answers
-    /// this one, unless others wait at the same place.
+    /// The candidates, where all are of the one process that `waits` are of: a process that has answered another flow with these
+    /// ends answers this one, unless others wait at the same place.
     pub(super) fn of_process_of(self, waits: &Self) -> Option<Self> {
         let process = self.only_process()?;
         (Some(process) == waits.only_process()).then_some(self)

@@ -1,7 +1,7 @@
 //! Which process is behind a flow: sockets known by the events of the BPF programs, and the processes that own them.
 //!
-//! What is done with it is in `table/owners/`: the socket of a local client has the ends of the original direction,
-//! the one of a local server those of the reply direction, through every translation.
+//! The rules that give flows their owners are in `table/owners/`: the socket of a local client has the ends of the original
+//! direction, that of a local server those of the reply direction, through every translation.
 
 mod begins;
 mod claims;
@@ -67,12 +67,12 @@ impl Attribution {
         }
     }
 
-    /// The sockets among which one that sends in this direction is: those of the other namespaces where ours has none.
+    /// Where to look for the socket that sends in this direction: among those of the other namespaces where ours can have none.
     pub(crate) fn sockets_of(&self, direction: &Tuple) -> &Sockets {
         if self.is_elsewhere(direction) { &self.elsewhere } else { &self.sockets }
     }
 
-    /// The same, to be changed.
+    /// Where to look for the socket that sends in this direction, and to change it.
     pub(crate) fn sockets_of_mut(&mut self, direction: &Tuple) -> &mut Sockets {
         if self.is_elsewhere(direction) { &mut self.elsewhere } else { &mut self.sockets }
     }
@@ -82,7 +82,7 @@ impl Attribution {
         !self.elsewhere.is_empty() && !self.sockets.can_have(direction)
     }
 
-    /// Our sockets and the others.
+    /// The sockets of the tracked namespace, and those of the others.
     pub(crate) fn all_sockets(&mut self) -> [&mut Sockets; 2] {
         [&mut self.sockets, &mut self.elsewhere]
     }

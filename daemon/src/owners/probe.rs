@@ -4,14 +4,14 @@ use flowbus_attribution::{Counters, DescriptorError, Event, Programs, Report, Ri
 
 use super::Place;
 
-/// Programs that run, and what is needed to read what they tell.
+/// Programs that run, and what is needed to read what they report.
 pub(crate) struct Probe {
-    /// They run as long as these are open.
+    /// The programs, which run as long as these descriptors are open.
     pub(crate) programs: Programs,
     pub(crate) ring: Ring,
     pub(crate) report: Report,
     pub(crate) counters: Counters,
-    /// What was open before.
+    /// The sockets that were open before.
     pub(crate) snapshot: Option<Snapshot>,
 }
 
@@ -21,7 +21,7 @@ impl std::fmt::Debug for Probe {
     }
 }
 
-/// Why programs that run tell us nothing.
+/// Why nothing can be read from programs that run.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProbeError {
     #[error(transparent)]
@@ -31,7 +31,7 @@ pub(crate) enum ProbeError {
 }
 
 impl Probe {
-    /// Maps what these programs tell and count.
+    /// Maps what these programs report and count.
     pub(crate) fn open(programs: Programs, snapshot: Option<Snapshot>) -> Result<Self, ProbeError> {
         Ok(Self {
             ring: Ring::map(&programs)?,
@@ -43,19 +43,19 @@ impl Probe {
     }
 }
 
-/// What a look has found.
+/// What a look into /proc has found.
 #[derive(Debug)]
 pub(crate) struct Found {
-    /// As if the process had sent in this direction just now.
+    /// An event as if the process had sent in this direction just now.
     pub(crate) event: Event,
-    /// The path of its control group.
+    /// The path of the process's control group.
     pub(crate) path: Option<String>,
-    /// The path of its program.
+    /// The path of the process's program.
     pub(crate) exe: Option<String>,
 }
 
 impl Found {
-    /// The ends of its direction.
+    /// The ends of the event's direction.
     pub(crate) fn place(&self) -> Place {
         let Event { protocol, local, remote, .. } = self.event;
         Place { protocol, local, remote }

@@ -16,7 +16,7 @@ use crate::state::{MAXIMUM_PROCESSES, State};
 
 /// How many slots are taken before unused ones are looked for.
 const ENOUGH: usize = 4096;
-/// Unused ones are looked for no sooner after the last time: every flow is looked at.
+/// The least time between two looks for unused slots, which look at every flow.
 const SPACING_USEC: u64 = 1_000_000;
 /// How many free slots wait before the first of them is used again.
 const RESTING: usize = 1024;
@@ -119,7 +119,7 @@ impl Processes {
         (ProcessNumber::new(slot, entry.uses) == process).then_some(entry.identity.pid)
     }
 
-    /// The side to share.
+    /// The processes in words, for other threads.
     pub(crate) fn texts(&self) -> ProcessTexts {
         self.texts.clone()
     }

@@ -11,7 +11,7 @@ const MAXIMUM: usize = 4096;
 /// Texts by number.
 #[derive(Debug)]
 pub(super) struct Recent<K> {
-    /// Each with when it was last of use.
+    /// Each text, with what `uses` was when it was last of use.
     texts: HashMap<K, (Box<str>, u64), RandomState>,
     /// How often a text was of use.
     uses: u64,

@@ -11,7 +11,7 @@ use crate::flow::Key;
 use crate::owners::claims::Claim;
 
 impl Sockets {
-    /// A UDP socket has ended.
+    /// Notes that a UDP socket has ended.
     pub(super) fn release(&mut self, cookie: u64, at: u64, now: u64) -> Option<Touched> {
         let socket = self.udp.get_mut(&cookie)?;
         socket.released = at;
@@ -78,8 +78,8 @@ impl Sockets {
         }
     }
 
-    /// Records of sockets were lost until `at` (CLOCK_MONOTONIC nanoseconds): what was open may have ended, unseen. Servers
-    /// are kept, of whom nothing is exact.
+    /// Notes that records of sockets were lost until `at` (CLOCK_MONOTONIC nanoseconds): what was open may have ended, unseen.
+    /// Servers are kept, of whom nothing is exact.
     pub(crate) fn note_loss(&mut self, at: u64, now: u64) {
         self.doubt = at;
         let Self { claims, udp, ending, .. } = self;

@@ -61,7 +61,7 @@ impl Sockets {
         self.answer(&candidates, true)
     }
 
-    /// The owner among these; counts where it is not known because several namespaces have one.
+    /// The owner among the candidates; counts where it is not known because several namespaces have one.
     fn answer(&mut self, candidates: &Candidates, can_share: bool) -> OwnerNumber {
         self.ambiguous += u64::from(candidates.are_of_several_namespaces());
         candidates.owner(can_share)
@@ -113,7 +113,7 @@ impl Sockets {
         })
     }
 
-    /// Who sends in this direction at a time when the flow is known to be there; `None` where that is not known.
+    /// The process that sends in this direction at a time when the flow is known to be there; `None` where it is not known.
     pub(crate) fn current(&mut self, direction: &Tuple, role: Role, at: u64) -> Option<Current> {
         let place = Place::of(direction)?;
         if place.protocol == TCP {
@@ -133,13 +133,13 @@ impl Sockets {
             self.add_living(&key, at, &mut waits);
             self.add_doubts(place.waiting_without_address(), window, &mut waits);
             let owner = waits.owner(true);
-            // Who sends is reported; of older sockets that is not known.
+            // A sender is reported as one; whether an older socket has sent is not known.
             let is_old = owner.get().is_some_and(|(_, sure)| sure == Confidence::Snapshot);
             if !waits.is_empty() && (role == Role::Responder || is_old) {
                 return Some(Current { owner, sent: false, exact: false, late: false });
             }
         }
-        // Who sent in the time of this flow and has ended since.
+        // The processes that sent in the time of this flow and whose sockets have ended since.
         let mut sent = Candidates::default();
         for key in self.sending_places(&place).into_iter().flatten() {
             let floor = self.floor;
@@ -153,7 +153,7 @@ impl Sockets {
         (!owner.is_none()).then_some(Current { owner, sent: true, exact: false, late: false })
     }
 
-    /// A direction has one TCP socket at a time: the newest, once it is established.
+    /// The process of a direction's TCP socket. A direction has one at a time: the newest, once it is established.
     fn current_connection(&mut self, key: &Key, at: u64) -> Option<Current> {
         let global = self.floor;
         let claims = self.claims.get_mut(key)?;
@@ -265,14 +265,14 @@ impl Sockets {
         }
     }
 
-    /// Where those that send UDP in a direction are known: by both ends, and without an address of their own. What only
-    /// passes through has the ports of the latter, so the address has to be one of ours.
+    /// The keys of sockets that send UDP in a direction: with both ends, and without an address of their own. Traffic that is only
+    /// forwarded has the ports of the latter, so the address has to be one of ours.
     fn sending_places(&self, place: &Place) -> [Option<Key>; 2] {
         let can_be_ours = self.addresses.is_none() || self.is_ours(place.local.ip());
         [Some(place.exact()), place.sent_without_address().filter(|_| can_be_ours)]
     }
 
-    /// Where those that wait for UDP are known, the nearest first.
+    /// The keys of sockets that wait for UDP in a direction, the nearest first.
     fn waiting_places(&self, place: &Place) -> [Option<Key>; 3] {
         let nobody = SocketAddr::new(unspecified(place.remote.ip()), 0);
         let own = key(UDP, place.local, nobody);

@@ -59,9 +59,9 @@ pub(crate) struct Sockets {
     ambiguous: u64,
     /// Whether these are the sockets of other namespaces than the tracked one.
     elsewhere: bool,
-    /// Ends of flows may have been lost until here.
+    /// Until this time (CLOCK_MONOTONIC nanoseconds) ends of flows may have been lost.
     floor: u64,
-    /// Sockets may be unknown that were there before.
+    /// Sockets that were there before this time may be unknown.
     doubt: u64,
     /// Up to this time sockets may still be reported.
     held_back: u64,
@@ -69,7 +69,7 @@ pub(crate) struct Sockets {
 
 #[derive(Clone, Copy, Debug)]
 struct UdpSocket {
-    /// Where its end is to be noted: at its port, or where it was when it was found open.
+    /// Where the socket's end is to be noted: at its port, or where it was when it was found open.
     bound: Option<Key>,
     released: u64,
     claims: u32,
@@ -91,20 +91,20 @@ pub(crate) enum Role {
     Responder,
 }
 
-/// Who sends in a direction by now.
+/// The process that sends in a direction by now.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Current {
     pub(crate) owner: OwnerNumber,
-    /// It has sent; else it waits for packets.
+    /// Whether the process has sent; else it waits for packets.
     pub(crate) sent: bool,
-    /// The process made the call itself, whatever its owner's confidence says.
+    /// Whether the process made the call itself, whatever its owner's confidence says.
     pub(crate) exact: bool,
-    /// The flow was there before the socket: it is of a socket that had these ends before, if it is of one at all.
+    /// Whether the flow was there before the socket: it is of a socket that had these ends before, if it is of one at all.
     pub(crate) late: bool,
 }
 
 impl Sockets {
-    /// Sockets of which none is known that was there before `doubt`.
+    /// No sockets yet; those that were there before `doubt` (CLOCK_MONOTONIC nanoseconds) stay unknown.
     pub(crate) fn new(doubt: u64) -> Self {
         Self { doubt, ..Self::default() }
     }
@@ -162,7 +162,7 @@ impl Sockets {
                 self.put(key, claim, event.kind, now, counters);
                 Some(Touched::Direction(sent))
             }
-            // Seen by somebody who looked just then.
+            // Found in /proc by somebody who looked just then.
             Kind::Send if is_tcp => {
                 let claim = Claim { until: at, forget: now + SENT_USEC, ..claim };
                 self.put(key, claim, event.kind, now, counters);
@@ -250,7 +250,7 @@ impl Sockets {
         }
     }
 
-    /// Adds a claim, unless one of its socket is there that `is_it` and `known` is called for; true when it was added.
+    /// Adds a claim; true when it was added. Where its socket has a claim already that `is_it`, `known` changes that one instead.
     fn put_or(
         &mut self,
         key: Key,
@@ -293,7 +293,7 @@ impl Sockets {
         true
     }
 
-    /// A connection has ended. True where it was not known: then this is the first that is known of it.
+    /// Notes that a connection has ended; true where it was not known before.
     fn close(&mut self, key: Key, claim: Claim, now: u64, counters: &mut Counters) -> bool {
         let is_new = self.put_or(
             key,
@@ -320,7 +320,7 @@ impl Sockets {
         })
     }
 
-    /// Sockets that were there before `at` (CLOCK_MONOTONIC nanoseconds) may be reported later.
+    /// Notes that sockets that were there before `at` (CLOCK_MONOTONIC nanoseconds) may be reported later.
     pub(crate) fn note_held_back(&mut self, at: u64) {
         self.held_back = at;
     }
@@ -340,12 +340,12 @@ impl Sockets {
         window.to == self.held_back
     }
 
-    /// Events of flows were lost until `now` (CLOCK_MONOTONIC nanoseconds).
+    /// Notes that events of flows were lost until `now` (CLOCK_MONOTONIC nanoseconds).
     pub(crate) fn note_lost_flows(&mut self, now: u64) {
         self.floor = now;
     }
 
-    /// A flow of this direction has ended within the window; `is_young` where it may have begun within it, too.
+    /// Notes that a flow of this direction has ended within the window; `is_young` where it may have begun within it, too.
     pub(crate) fn flow_ended(&mut self, direction: &Tuple, window: Window, is_young: bool) {
         if let Some(place) = Place::of(direction) {
             for key in [Some(place.exact()), place.sent_without_address()].into_iter().flatten() {
@@ -395,7 +395,7 @@ impl Sockets {
         }
     }
 
-    /// Who owns a socket.
+    /// The owners of all sockets.
     pub(crate) fn owners(&self) -> impl Iterator<Item = OwnerNumber> + '_ {
         self.claims.values().flat_map(Claims::iter).map(|claim| claim.owner)
     }

@@ -23,7 +23,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// `None` of a protocol whose sockets are not known.
+    /// The ends of a direction; `None` for a protocol whose sockets are not known.
     pub(crate) fn of(direction: &Tuple) -> Option<Self> {
         let Layer4::Ports { src, dst } = direction.layer4 else { return None };
         matches!(direction.protocol, TCP | UDP).then(|| Self {
@@ -42,7 +42,7 @@ impl Place {
         (self.protocol == UDP).then(|| key(UDP, any, self.remote))
     }
 
-    /// Where those are that wait for UDP at this port of any address: of one family, and of both.
+    /// The keys of sockets that wait for UDP at this port of any address: of one family, and of both.
     pub(super) fn waiting_without_address(&self) -> impl Iterator<Item = Key> + use<> {
         let port = self.local.port();
         let family = unspecified(self.remote.ip());
