@@ -41,12 +41,12 @@ pub(crate) fn forget<'a>(names: impl Iterator<Item = &'a str>) {
     }
 }
 
-/// The names on the bus are ours, and the process is confined: the manager is notified.
+/// Notifies the manager that the daemon serves: its names on the bus are taken, and the process is confined.
 pub(crate) fn ready(handle: &Handle) {
     notify(&[NotifyState::Ready, NotifyState::Status(&status(&handle.published()))]);
 }
 
-/// The daemon is on its way out.
+/// Notifies the manager that the daemon is on its way out.
 pub(crate) fn stopping() {
     notify(&[NotifyState::Stopping]);
 }
@@ -69,7 +69,7 @@ fn status(published: &Published) -> String {
     format!("{} active flows, {} closed, {lost} events lost", summary.active, summary.closed)
 }
 
-/// Without a service manager this does nothing.
+/// Sends the manager a notification; does nothing without a manager.
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::debug!(%error, "notifying the service manager failed");

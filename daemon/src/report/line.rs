@@ -8,7 +8,7 @@ use flowbus_interfaces::{EndReason, Flow, Mark, SourceNames, Span, Time, TimeSou
 
 use super::redact::{Interface, Name, Redactor};
 
-/// Hardly a line is shorter. Where many are, a report keeps fewer flows than would fit, and says so.
+/// The bytes of a line that is hardly ever shorter. Where many are, a report keeps fewer flows than would fit, and says so.
 pub(super) const SHORT: usize = 60;
 
 /// What a report says of a flow: as much of it as it takes to write the line, should it fit. No number that other
@@ -87,7 +87,7 @@ impl ReportLine {
         out
     }
 
-    /// A flow that was there before us is older than we know.
+    /// Writes when the flow began or ended. A flow that was there before flowbusd is older than is known.
     fn write_times(&self, out: &mut String, now_usec: u64) {
         let older = match self.start {
             Some(Time { source: TimeSource::Observed, .. }) => ">",
@@ -108,7 +108,7 @@ impl ReportLine {
         }
     }
 
-    /// Both ends, and what translation makes of them.
+    /// Writes both ends, and what translation makes of them.
     fn write_ends(&self, out: &mut String, redactor: &mut Redactor) {
         let [src, dst] = ends(&self.original);
         // What the reply comes from and goes to.

@@ -25,7 +25,7 @@ pub(crate) struct DaemonState {
     pub(crate) version: &'static str,
     pub(crate) uptime_usec: u64,
     pub(crate) synchronized: bool,
-    /// none, procfs or bpf.
+    /// How flows get their processes: none, procfs or bpf.
     pub(crate) attribution: &'static str,
     pub(crate) events_received: u64,
     pub(crate) events_lost: u64,
@@ -51,7 +51,7 @@ pub(crate) struct Report {
 /// The latest flows and how many there were.
 #[derive(Debug, Default)]
 struct Kept {
-    /// The latest first.
+    /// The flows' lines, the latest first.
     lines: VecDeque<ReportLine>,
     seen: usize,
 }
@@ -93,7 +93,7 @@ impl Report {
         }
     }
 
-    /// Hardly more lines than that fit.
+    /// The number of lines to keep: hardly more fit.
     fn most_lines(&self) -> usize {
         if self.options.flows { self.options.max_bytes / line::SHORT } else { 0 }
     }

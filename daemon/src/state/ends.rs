@@ -7,7 +7,7 @@ use super::State;
 use super::layout::{ENDS, ENDS_BYTES};
 use crate::flow::Ends;
 
-/// Of how many of the newest changes it is known which were ends. There are twice as many bits, because a change that was rolled
+/// For how many of the newest changes it is known which were ends. There are twice as many bits, because a change that was rolled
 /// back has cleared some of those that came next.
 pub(crate) const KNOWN_ENDS: u64 = ENDS_BYTES as u64 * 8 / 2;
 

@@ -82,7 +82,7 @@ pub(crate) struct Header {
     pub(crate) active: u32,
     pub(crate) closed_count: u32,
     pub(crate) closed_capacity: u32,
-    /// Which of `CLOSED`.
+    /// Which of `CLOSED` the closed flows lie in.
     pub(crate) closed_place: u32,
     pub(crate) stamp: u32,
     pub(crate) loss_stamp: u32,

@@ -41,21 +41,21 @@ pub(crate) use recovery::Refused;
 
 /// The most active flows that there is room for.
 pub(crate) const MAXIMUM_FLOWS: usize = RECORDS_COUNT;
-/// The most strings.
+/// The most interned strings.
 pub(crate) const MAXIMUM_NAMES: usize = layout::NAMES_COUNT;
 /// The most processes.
 pub(crate) const MAXIMUM_PROCESSES: usize = layout::PROCESSES_COUNT;
 
-/// The state.
+/// The restart state, mapped into memory.
 #[derive(Debug)]
 pub(crate) struct State {
     memfd: OwnedFd,
     map: Mapping,
-    /// Written out by [`State::commit`].
+    /// The header, which [`State::commit`] writes out.
     pub(crate) header: Header,
     /// Bytes of the undo log that are in use.
     undo: usize,
-    /// The log was full once, and that was said.
+    /// Whether the log was full once, which is logged once.
     overfull: bool,
 }
 
@@ -88,7 +88,7 @@ impl State {
         Inbox::new(self.memfd.as_fd(), self.header.message)
     }
 
-    /// 32 hexadecimal digits.
+    /// The epoch in 32 hexadecimal digits.
     pub(crate) fn epoch(&self) -> String {
         format!("{:032x}", u128::from_be_bytes(self.header.epoch))
     }

@@ -20,7 +20,7 @@ use crate::counters::{Counters, ResyncReason};
 use crate::flow::{ClosedLimits, Key, OwnerNumber, ProcessNumber, Silence, inverted};
 use crate::table::Table;
 
-/// What lies where, and in each type.
+/// The layout of the state and of each type in it.
 fn layouts() -> String {
     let mut lines = vec![
         format!("version {VERSION}"),

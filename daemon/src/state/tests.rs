@@ -10,7 +10,7 @@ use tracing::{Level, Metadata, Subscriber};
 use super::layout::{HEADER, NAMES, RECORDS, TOTAL, UNDO};
 use super::*;
 
-/// The same memfd in a new life: what was not committed is a change that a kill cut short.
+/// Opens the state's memfd in a new life: what was not committed is a change that a kill cut short.
 fn next_life(state: State) -> (State, Option<Refused>) {
     let memfd = state.memfd.try_clone().unwrap();
     drop(state);

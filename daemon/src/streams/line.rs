@@ -10,20 +10,20 @@ use crate::expectation::ExpectationEvent;
 pub(crate) struct Lines(Vec<u8>);
 
 impl Lines {
-    /// A line without a flow, a connection or an expectation.
+    /// Adds a line without a flow, a connection or an expectation.
     pub(super) fn push(&mut self, item: &StreamItem<'_>) {
         // Writing to a vector cannot fail, and none of these has a key that is not text.
         let _ = write_json(&mut self.0, item);
         self.0.push(b'\n');
     }
 
-    /// A flow of the snapshot, or one that had ended before.
+    /// Adds a flow of the snapshot, or one that had ended before.
     pub(crate) fn push_flow(&mut self, flow: &Flow<'_>, names: &SourceNames, fields: FieldSet) {
         let kind = if flow.end.is_some() { "closed" } else { "flow" };
         self.push_object(kind, flow, names, fields, true);
     }
 
-    /// An event; `matches` is false of one whose flow does not pass the filter any more.
+    /// Adds an event; `matches` is false where its flow does not pass the filter any more.
     pub(super) fn push_event(
         &mut self,
         flow: Flow<'_>,
@@ -36,7 +36,7 @@ impl Lines {
         self.push_object(kind, &Flow { event: None, ..flow }, names, fields, matches);
     }
 
-    /// What became of an expectation.
+    /// Adds what became of an expectation.
     pub(super) fn push_expectation(&mut self, event: &ExpectationEvent) {
         let mut object = event.expectation.to_json();
         object["type"] = "expectation".into();
@@ -45,7 +45,7 @@ impl Lines {
         self.0.push(b'\n');
     }
 
-    /// What a connection did.
+    /// Adds what a connection did.
     pub(super) fn push_connection(&mut self, connection: &Connection<'_>) {
         self.push_members(connection.kind.name(), &connection.json(), true);
     }

@@ -56,13 +56,13 @@ struct Common {
     names: FlowNames,
     /// The id of the machine, where it has one.
     machine: Option<String>,
-    /// How many each user has open.
+    /// How many streams each user has open.
     users: Mutex<HashMap<u32, usize>>,
     gaps: AtomicU64,
     stopping: watch::Sender<bool>,
 }
 
-/// Leave for one more stream, given back when this is dropped. A stream is no call: it goes on for hours after the call that
+/// Permission for one more stream, given back when this is dropped. A stream is no call: it goes on for hours after the call that
 /// opened it was answered, and has no bytes that wait for the bus.
 #[derive(Debug)]
 struct Permit {
@@ -108,7 +108,7 @@ impl Streams {
         Ok(Permit { common: Arc::clone(&self.0), user })
     }
 
-    /// How many are open.
+    /// How many streams are open.
     pub(crate) fn count(&self) -> u64 {
         self.0.users().values().sum::<usize>() as u64
     }
@@ -118,7 +118,7 @@ impl Streams {
         self.0.gaps.load(Ordering::Relaxed)
     }
 
-    /// Tells every stream's reader that the daemon stops.
+    /// Ends every stream with a line that says that the daemon stops.
     pub(crate) async fn stop(&self) {
         self.0.stopping.send_replace(true);
         // Each task holds a receiver until its last line is written.

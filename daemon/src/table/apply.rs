@@ -14,9 +14,9 @@ use crate::flow::{Key, NO_EXTRA, Owners, Record, Silence, Snapshot, Start, inver
 /// What a message did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// It told something new.
+    /// The message said something new.
     Applied,
-    /// It repeated what was known, or was about a flow that has ended.
+    /// The message repeated what was known, or was about a flow that has ended.
     Repeated,
 }
 
@@ -223,7 +223,7 @@ impl Table {
         }
         let extra_changed = self.merge_extra(&mut record, flow);
         let changed = record.merge_dumped(flow) || extra_changed;
-        // No event tells that a flow enters a flow table, or leaves it.
+        // No event reports that a flow enters a flow table, or leaves it.
         const UNREPORTED: Status = Status::OFFLOAD.union(Status::HW_OFFLOAD);
         let told = record.status() ^ before_status;
         if changed && (told.is_empty() || !UNREPORTED.contains(told)) {
@@ -240,7 +240,7 @@ impl Table {
         }
     }
 
-    /// Labels, helper and security context of a live flow; true when one of them changed.
+    /// Merges labels, helper and security context into a live flow; true when one of them changed.
     fn merge_extra(&mut self, record: &mut Record, flow: &Flow<'_>) -> bool {
         let before = self.extra(record);
         let after = self.merged_extra(before, flow);
@@ -268,7 +268,7 @@ impl Table {
         self.insert(record, extra, changes);
     }
 
-    /// Notes an event of a flow whose birth was not told. Before the first dump, and after a loss, that is nothing odd.
+    /// Notes an event of a flow whose birth was not reported, which is to be expected before the first dump and after a loss.
     fn note_unannounced(&mut self) {
         if self.state.header.resync == 0 {
             self.unannounced += 1;
@@ -281,7 +281,7 @@ impl Table {
     }
 }
 
-/// When an event happened: the kernel's word where it gives one, else now.
+/// When an event happened: the kernel's time where it gives one, else now.
 fn event_time(flow: &Flow<'_>, now: Now) -> Start {
     let usec = flow.event_nsec.map_or(now.realtime_usec, |nsec| nsec / 1_000);
     Start { usec, boottime_usec: now.boottime_usec_at(usec), source: TimeSource::Event }

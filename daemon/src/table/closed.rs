@@ -18,15 +18,15 @@ pub(super) struct Closed {
     maximum_age_usec: u64,
     /// Key and `CTA_ID` to the number of the newest closed flow that had them.
     index: HashTable<u64>,
-    /// The hash of each, oldest first: who is forgotten need not be looked at again.
+    /// The hash of each closed flow, oldest first: a flow that is forgotten need not be read again.
     hashes: VecDeque<u64>,
-    /// Our id of each, oldest first: a look at all of them reads no flow.
+    /// The id of each closed flow, oldest first: a search for one reads no flow.
     ids: VecDeque<u64>,
     hasher: RandomState,
 }
 
 impl Closed {
-    /// Over what the state holds, brought to these limits.
+    /// The closed flows that the state holds, brought to these limits.
     pub(super) fn new(state: &mut State, limits: ClosedLimits) -> Self {
         let mut closed = Self {
             maximum_age_usec: 0,
@@ -93,7 +93,7 @@ impl Closed {
         self.index.find(hash, is_it).map(|number| state.closed(*number).record.seen)
     }
 
-    /// A closed flow by our id.
+    /// A closed flow by its id.
     pub(super) fn get(&self, state: &State, id: u64) -> Option<Snapshot> {
         let older = self.ids.iter().rposition(|other| *other == id)?;
         numbers(state).nth(older).map(|number| state.closed(number).snapshot())

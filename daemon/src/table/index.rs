@@ -22,7 +22,7 @@ impl Index {
         self.0.find(long(hash), |entry| entry.hash == hash && is_it(entry.slot)).map(|entry| entry.slot)
     }
 
-    /// A slot is added under one hash only.
+    /// Adds a slot, under one hash only.
     pub(super) fn insert(&mut self, hash: u64, slot: u32) {
         let hash = short(hash);
         self.0.insert_unique(long(hash), Entry { hash, slot }, |entry| long(entry.hash));
@@ -40,7 +40,7 @@ fn short(hash: u64) -> u32 {
     fit(hash & u64::from(u32::MAX))
 }
 
-/// What the hash table takes: it finds the group by the low bits and the place in it by the highest seven.
+/// A kept hash as the hash table takes one: it finds the group by the low bits and the place in it by the highest seven.
 fn long(hash: u32) -> u64 {
     u64::from(hash) << 32 | u64::from(hash)
 }

@@ -49,7 +49,7 @@ use owners::OtherTuples;
 pub(crate) struct Table {
     state: State,
     free_records: Vec<u32>,
-    /// Free with the next commit: until then a kill may bring their flows back.
+    /// Slots that are free with the next commit: until then a kill may bring their flows back.
     released_records: Vec<u32>,
     free_extras: Vec<u32>,
     /// Key to record. Keys come from the network, so the hash is seeded.
@@ -63,16 +63,16 @@ pub(crate) struct Table {
     change_usec: u64,
     /// Active flows that may not send all their events.
     silent: u32,
-    /// Rules set event masks: no flow is known to send all.
+    /// Whether rules set event masks: then no flow is known to send all its events.
     masked: bool,
-    /// Events of flows whose birth was not told, though no loss was known.
+    /// Events of flows whose birth was not reported, though no loss was known.
     unannounced: u64,
-    /// Events that show a step of their flow that an event before them should have told.
+    /// Events that show a step of their flow that an event before them should have reported.
     left_out: u64,
     processes: Processes,
-    /// The sockets, while events tell of them.
+    /// What is known of sockets, while they are reported.
     attribution: Option<Attribution>,
-    /// Kept while there is attribution.
+    /// The directions that `index` does not find, kept while there is attribution.
     other_tuples: OtherTuples,
 }
 
@@ -133,7 +133,7 @@ impl Table {
         &self.state
     }
 
-    /// Everything that is not a flow.
+    /// The header of the state: everything that is not a flow.
     pub(crate) fn header(&self) -> &Header {
         &self.state.header
     }
@@ -161,12 +161,12 @@ impl Table {
         self.silent
     }
 
-    /// How many events came of flows whose birth was not told.
+    /// How many events came of flows whose birth was not reported.
     pub(crate) fn unannounced(&self) -> u64 {
         self.unannounced
     }
 
-    /// How many events showed a step of their flow that an event before them should have told.
+    /// How many events showed a step of their flow that an event before them should have reported.
     pub(crate) fn left_out(&self) -> u64 {
         self.left_out
     }
@@ -330,7 +330,7 @@ impl Table {
         flow
     }
 
-    /// Ends an active flow whose end nobody has told.
+    /// Ends an active flow whose end was not reported.
     fn close_unseen(&mut self, slot: u32, reason: EndReason, now: Now, changes: &mut Vec<Change>) {
         let flow = self.remove(slot);
         self.push_closed(flow, now.realtime_usec, TimeSource::Estimated, reason, now, changes);

@@ -21,7 +21,7 @@ const BLOCK: usize = 256;
 const HOLES_KEPT: usize = 1024;
 
 impl Order {
-    /// The id of the flow in this slot is larger than every id before it.
+    /// Appends a slot. The id of its flow is larger than every id before it.
     pub(super) fn push(&mut self, slot: u32) {
         // There are fewer positions than 2^32: at most half of them are holes, and 2^24 are not.
         let position = fit(self.slots.len());

@@ -8,8 +8,8 @@ use crate::change::Change;
 use crate::clock::Now;
 use crate::state::Header;
 
-/// What is done here is one change. It is committed when this ends, however it ends, so that nobody can forget to. Many
-/// messages in one change cost one commit; after a kill the next life applies those that it was about.
+/// One change of the table, for the next life. It is committed when this is dropped, for whatever reason, so that nobody can forget
+/// to. Many messages in one change cost one commit; after a kill the next life applies the messages that it was about.
 #[derive(Debug)]
 pub(crate) struct Transaction<'t>(&'t mut Table);
 
@@ -21,7 +21,7 @@ impl Table {
 }
 
 impl Transaction<'_> {
-    /// Everything that is not a flow.
+    /// The header of the state: everything that is not a flow.
     pub(crate) fn header(&mut self) -> &mut Header {
         &mut self.0.state.header
     }

@@ -1,4 +1,4 @@
-//! Where the flows' owners come from: BPF programs that tell of sockets, or somebody who looks in /proc.
+//! Where the flows' owners come from: BPF programs that report sockets, or a thread that looks in /proc.
 
 use std::sync::mpsc::SyncSender;
 
@@ -29,7 +29,7 @@ impl Tracker {
         self.read_sockets();
     }
 
-    /// Tells what connections did, where their flows can be known.
+    /// Publishes what connections did, where their flows can be known.
     pub(super) fn tell_connections(&mut self) {
         let Self { sockets, table, connections, .. } = self;
         if let Some(sockets) = sockets {
@@ -37,7 +37,7 @@ impl Tracker {
         }
     }
 
-    /// Asks who has the new flows, where nobody tells.
+    /// Asks for the processes of new flows, where no program reports them.
     pub(super) fn ask_for_owners(&self) {
         let Some(questions) = &self.questions else { return };
         let new = self.changes.iter().filter(|change| change.kind == EventKind::New);
@@ -66,7 +66,7 @@ impl Tracker {
         self.publish();
     }
 
-    /// Reads what was open when the programs were attached, which tell by now.
+    /// Reads what was open when the programs were attached, which report by now.
     pub(super) fn read_snapshot(&mut self, snapshot: OpenSockets) {
         let Self { sockets, table, .. } = self;
         if let Some(sockets) = sockets {
@@ -101,7 +101,7 @@ impl Tracker {
         self.publish();
     }
 
-    /// A thread that has too much to do is not asked.
+    /// Asks for the owners of a flow; a thread that has too much to do is not asked.
     fn ask(&self, questions: &SyncSender<Tuple>, flow: &Snapshot) {
         for direction in self.table.unowned(flow) {
             let _ = questions.try_send(direction);

@@ -1,4 +1,4 @@
-//! Reads what the BPF programs tell of sockets, and hands it to the table.
+//! Reads what the BPF programs report of sockets, and hands it to the table.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -18,7 +18,7 @@ pub(super) struct RingReader {
     ring: Ring,
     /// The programs run as long as this is open.
     _programs: Programs,
-    /// What connections did since they were told last: the flows of these may be in events that are not read yet.
+    /// What connections did and is not published yet: their flows may be in events that are not read yet.
     waiting: Vec<Event>,
 }
 
@@ -44,7 +44,7 @@ impl RingReader {
         self.ring.as_fd()
     }
 
-    /// Reads what was open when the programs were attached. What they have told since is newer, so it is read first.
+    /// Reads what was open when the programs were attached. What they have reported since is newer, so it is read first.
     pub(super) fn read_snapshot(&mut self, mut snapshot: Snapshot, table: &mut Table) {
         let groups = snapshot.cgroups(|id, path| {
             if let Some(attribution) = table.attribution_mut() {
@@ -105,7 +105,7 @@ impl RingReader {
         read || !drained
     }
 
-    /// True when connections did something that has not been told.
+    /// True when connections did something that has not been published.
     pub(super) fn has_unpublished(&self) -> bool {
         !self.waiting.is_empty()
     }
@@ -144,7 +144,8 @@ impl RingReader {
     }
 }
 
-/// What connection events tell: what the ends of TCP connections did, and what could not be reached, by UDP either.
+/// Whether an event is published as a connection event: what the ends of TCP connections did, and what could not be reached,
+/// by UDP either.
 fn is_connection(event: &Event) -> bool {
     match event.kind {
         Kind::ConnectFailed { .. } => true,

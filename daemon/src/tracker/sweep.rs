@@ -3,7 +3,7 @@
 //! Some flows do not send all their events: those older than the first listener, those whose events a rule masks, all
 //! of them where nf_conntrack_events is 0. While there is one, or a sign of one, sweeps follow each other at a pace that
 //! slows down while they find nothing. The signs: rules that set masks, a kernel's count that is not ours at two looks,
-//! an event of a flow whose birth was not told. And rarely everything is swept: a dump can skip an entry.
+//! an event of a flow whose birth was not reported. And rarely everything is swept: a dump can skip an entry.
 //!
 //! A mask that nobody can see leaves the count as it is. What it hides is a flow that seems to wait for an answer, or a step
 //! that a later event shows to have been left out. Either makes a *check* due, a sweep that costs less time and comes ever
@@ -17,34 +17,34 @@ use crate::table::{Merged, Table};
 /// The pace while flows may change or end unseen.
 const SHORTEST: Duration = Duration::from_secs(2);
 const LONGEST: Duration = Duration::from_secs(16);
-/// A dump costs the kernel time: sweeping takes at most this part of it, checks at most that one.
+/// A dump costs the kernel time: sweeps take at most one part in `SHARE` of it, checks one in `SHARE_OF_CHECKS`.
 const SHARE: u32 = 20;
 const SHARE_OF_CHECKS: u32 = 100;
 /// How long after the last dump the first check comes, the next after twice as long.
 const CHECK: Duration = LONGEST;
-/// How long an event of a flow whose birth was not told is a sign that more such flows follow.
+/// How long an event of a flow whose birth was not reported is a sign that more such flows follow.
 const MEMORY: Duration = Duration::from_secs(300);
 
 #[derive(Debug)]
 pub(super) struct Sweeps {
-    /// The pace when every flow tells all.
+    /// The pace when every flow sends all its events.
     interval: Duration,
-    /// The pace while some do not.
+    /// The pace while some flows do not send all their events.
     silent_interval: Duration,
     /// The last dump, and how long it took.
     last_dump: Instant,
     took: Duration,
-    /// The kernel's setting or its rules keep flows from telling, and the kernel has flows.
+    /// Whether the kernel's setting or its rules keep flows from sending events, and the kernel has flows.
     muted: bool,
     /// By how much the kernel's count was larger than ours at the last look.
     difference: i64,
-    /// The difference was there at two looks.
+    /// Whether the difference was there at two looks.
     differs: bool,
     /// A difference that a sweep did not end, and how long it is left alone.
     known: Option<(i64, Duration)>,
     /// `Table::unannounced` at the last look, and when it last moved.
     unannounced: u64,
-    /// `events_lost` at the last look: who loses events may lose births.
+    /// `events_lost` at the last look: births may be among the lost events.
     lost: u64,
     surprised: Option<Instant>,
     /// `Table::left_out` at the last look.
@@ -59,7 +59,7 @@ pub(super) struct Sweeps {
 #[derive(Clone, Copy, Debug)]
 struct Check {
     due: Instant,
-    /// How long after the dump before it.
+    /// How long after the dump before it the check is due.
     wait: Duration,
 }
 
@@ -89,7 +89,7 @@ impl Sweeps {
         (self.last_dump, self.took) = (now, took);
         let next = if merged.is_empty() { (self.silent_interval * 2).min(LONGEST) } else { SHORTEST };
         self.silent_interval = next.max(took * SHARE);
-        // Entries that the kernel counts and does not show, as those that wait for a listener of its reliable mode.
+        // The kernel counts entries that it does not show, such as those that wait for a listener of its reliable mode.
         self.known = (self.differs && merged.is_empty()).then(|| {
             let wait = self.known.map_or(LONGEST, |(_, wait)| wait * 2);
             (self.difference, wait.min(self.interval.max(LONGEST)))

@@ -6,7 +6,7 @@
 //! - When a flow's event is applied, the socket whose time meets the bounds within which the kernel sent the event
 //!   ([`Window`](crate::owners::Window)), if there is only one.
 //! - When all events have been applied that the kernel sent until a time, what sockets reported until then is true of
-//!   the flows that are there: who sends in a direction by now takes the place of who did ([`Table::settle`]).
+//!   the flows that are there: the process that sends in a direction by now replaces the one that did ([`Table::settle`]).
 
 mod directions;
 mod settle;
@@ -49,7 +49,7 @@ impl Table {
         self.attribution.as_ref()
     }
 
-    /// The same, to be told more.
+    /// What is known of sockets, to be changed.
     pub(crate) fn attribution_mut(&mut self) -> Option<&mut Attribution> {
         self.attribution.as_mut()
     }
@@ -149,7 +149,7 @@ impl Table {
         }
     }
 
-    /// Gives a flow its owners that is about to be added to the table.
+    /// Gives its owners to a flow that is about to be added to the table.
     pub(super) fn attribute_new(&mut self, slot: u32, flow: &mut Snapshot) {
         if self.attribution.is_some() {
             self.note_other_tuples(slot, flow);
@@ -197,8 +197,8 @@ impl Table {
     }
 
     /// Takes the owners away from a flow that a message is about, where events have been lost since it was last seen: they may
-    /// have said that it has ended, and that another one has begun with its ends and its `CTA_ID`. A process keeps it
-    /// whose socket was there all the time. True when the flow has lost an owner.
+    /// have said that it has ended, and that another one has begun with its ends and its `CTA_ID`. An owner stays whose
+    /// socket was there all the time. True when the flow has lost an owner.
     pub(super) fn doubt_owners(&mut self, slot: u32, message: &Flow<'_>) -> bool {
         let record = self.state.record(slot);
         if record.seen >= self.state.header.loss_stamp || !record.is_owned() || record.has_start_of(message) {

@@ -58,9 +58,8 @@ impl Table {
         self.attribution.as_ref().is_some_and(Attribution::is_unsettled)
     }
 
-    /// Gives flows their owners before which another one with the same ends ended in the same window, where one process had
-    /// all sockets that can be meant: as soon as they are finished, so that no socket of theirs will be reported
-    /// any more.
+    /// Gives owners to flows before which another one with the same ends ended in the same window, where one process had all
+    /// sockets that can be meant: as soon as the flows are finished, so that no socket of theirs will be reported any more.
     fn settle_reused(&mut self, changes: &mut Vec<Change>) {
         let Some(Attribution { begins, window, .. }) = &mut self.attribution else { return };
         // The ring was read up to here before these events were applied.

@@ -40,7 +40,7 @@ fn flow(number: u16, id: u32) -> Flow<'static> {
     }
 }
 
-/// A table and the changes that it told.
+/// A table and the changes that it published.
 struct World {
     table: Table,
     changes: Vec<Change>,

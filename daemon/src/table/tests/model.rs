@@ -14,18 +14,18 @@ enum Step {
     Create(u16),
     Change(u16, u32),
     Destroy(u16),
-    /// The table reads so many events, as one change.
+    /// The table reads this many events, as one change.
     Read(usize),
-    /// It reads so many and is killed before they are committed: the next life reads them again.
+    /// The table reads this many events and is killed before they are committed: the next life reads them again.
     Kill(usize),
     /// The kernel sends the last event again.
     Repeat,
     BeginDump,
-    /// The kernel walks over so many tuples.
+    /// The kernel walks over this many tuples.
     Walk(usize),
-    /// The table reads so many dump entries, as one change.
+    /// The table reads this many dump entries, as one change.
     ReadDump(usize),
-    /// It reads so many and is killed before they are committed.
+    /// The table reads this many dump entries and is killed before they are committed.
     KillInDump(usize),
     /// The queue overflows.
     Overrun,

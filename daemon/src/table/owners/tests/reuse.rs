@@ -59,8 +59,8 @@ fn connection(world: &mut OwnersWorld, [client, server]: [Process; 2], cookies: 
     }
 }
 
-/// The same flow twice, all events of which are read after all reports of sockets, which gives these owners to the flow
-/// that has ended and to the one that is there.
+/// The owners of two flows with the same tuple, of which the first has ended, when all their events are read after all reports
+/// of sockets.
 fn owners_of_reused_ends(connections: &[[u32; 2]], state: u8) -> [[Option<u32>; 2]; 2] {
     let mut world = OwnersWorld::new();
     world.tick();
