@@ -194,7 +194,7 @@ pub(super) struct Candidates {
     several_processes: bool,
     several_sockets: bool,
     several_namespaces: bool,
-    /// Whether a candidate came when a flow with these ends was there: that flow can be meant, or another.
+    /// One of them came when a flow with these ends was there: that one can be meant, or another.
     one_late: bool,
     one_ended: bool,
     one_throughout: bool,
@@ -297,18 +297,18 @@ impl Candidates {
         self.one_unknown |= self.newest.is_some() && claims.have_dropped_since(window.from);
     }
 
-    /// Whether a socket that is not among the candidates may be the one that is meant.
+    /// Whether a socket that is not among them may be the one that is meant.
     pub(super) fn are_doubted(&self) -> bool {
         self.one_unknown || self.several_namespaces
     }
 
-    /// The owner of the candidate that is known to have sent last.
+    /// The owner of the last that is known to have sent.
     pub(super) fn newest_owner(&self) -> OwnerNumber {
         let newest = self.newest.filter(|_| !self.several_namespaces);
         newest.map_or_else(OwnerNumber::default, |claim| claim.told_owner())
     }
 
-    /// Whether sockets of several namespaces are among the candidates, of which one alone can be meant.
+    /// Whether sockets of several namespaces are among them, of which one alone can be meant.
     pub(super) fn are_of_several_namespaces(&self) -> bool {
         self.several_namespaces
     }

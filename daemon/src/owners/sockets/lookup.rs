@@ -61,7 +61,7 @@ impl Sockets {
         self.answer(&candidates, true)
     }
 
-    /// The owner among the candidates; counts where it is not known because several namespaces have one.
+    /// The owner among these; counts where it is not known because several namespaces have one.
     fn answer(&mut self, candidates: &Candidates, can_share: bool) -> OwnerNumber {
         self.ambiguous += u64::from(candidates.are_of_several_namespaces());
         candidates.owner(can_share)
@@ -265,8 +265,8 @@ impl Sockets {
         }
     }
 
-    /// The keys of sockets that send UDP in a direction: with both ends, and without an address of their own. Traffic that is only
-    /// forwarded has the ports of the latter, so the address has to be one of ours.
+    /// Where those that send UDP in a direction are known: by both ends, and without an address of their own. What only
+    /// passes through has the ports of the latter, so the address has to be one of ours.
     fn sending_places(&self, place: &Place) -> [Option<Key>; 2] {
         let can_be_ours = self.addresses.is_none() || self.is_ours(place.local.ip());
         [Some(place.exact()), place.sent_without_address().filter(|_| can_be_ours)]
