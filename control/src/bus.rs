@@ -15,10 +15,10 @@ use crate::control::FlowControl;
 use crate::wait::Wait;
 use crate::worker::Worker;
 
-/// Calls have this long to be answered on the way out: they may wait for a password, or the bus stall.
+/// How long calls have to be answered on the way out: they may wait for a password, or the bus stall.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// Calls in flight of all users but flowbusd's and root, and of one.
+/// The most calls in flight of all users but flowbusd's and root together, and of one user.
 const CALLS: usize = 64;
 const USER_CALLS: usize = 16;
 const ROOT: u32 = 0;
@@ -101,7 +101,7 @@ async fn serve(
                 return Err(BusError::NameLost { name: FLOW_CONTROL_NAME, address: address.clone() }.into());
             }
             Cause::Link(End::Closed) => {
-                // What is being done for callers goes on and is logged; they hear no answer.
+                // What is being done for callers goes on and is logged; they get no answer.
                 tracing::warn!(bus = %address, "the bus went away, connecting again");
                 link = tokio::select! {
                     link = connect_again(&service, idle) => link?,
@@ -168,7 +168,7 @@ fn confine_system_calls() {
 }
 
 fn notify(state: NotifyState<'_>) {
-    // Without a service manager there is nobody to tell, which is no error.
+    // Without a service manager nobody is notified, which is no error.
     if let Err(error) = sd_notify::notify(&[state]) {
         tracing::warn!(%error, "notifying the service manager failed, ignoring");
     }

@@ -1,5 +1,5 @@
-//! Who may call: asked of the bus, and of polkit, for every call. The bus's policy has let the call pass already; this holds
-//! also where an administrator's policy is too generous.
+//! Checks whether a caller may call, by asking the bus and polkit for every call. The bus's policy has let the call pass
+//! already; this holds also where an administrator's policy is too generous.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -47,7 +47,7 @@ impl Permitted {
         self.uid
     }
 
-    /// The daemon alone. Not even root is let in besides: nobody else has a use for it.
+    /// Passes the daemon alone. Not even root is let in besides, because nobody else has a use for it.
     pub(crate) fn check_daemon(&self, caller: &Caller) -> Result<(), Error> {
         if caller.uid == self.uid {
             return Ok(());
@@ -64,7 +64,7 @@ impl Permitted {
     }
 }
 
-/// Who sent a call.
+/// The sender of a call.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     pub(crate) uid: u32,
@@ -82,7 +82,7 @@ impl Caller {
         .await;
         let unknown =
             |reason: String| Error::NotAuthorized(format!("the bus does not say who calls: {reason}"));
-        // Who has left the bus cannot be told either.
+        // A sender that has left the bus is not known to it any more.
         let credentials = credentials.map_err(|error| unknown(error.to_string()))?;
         let uid = credentials.unix_user_id().ok_or_else(|| unknown("no user id".into()))?;
         let groups = credentials.unix_group_ids().cloned().unwrap_or_default();

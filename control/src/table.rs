@@ -20,11 +20,11 @@ const MOST_EXPECTATIONS: usize = 10_000;
 /// What is to become of flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// They end.
+    /// The flows end.
     Delete,
-    /// The mask's bits of their mark become those of the value.
+    /// The mask's bits of the flows' marks become those of the value.
     Mark { value: u32, mask: u32 },
-    /// Seconds without traffic after which they end.
+    /// Seconds without traffic after which the flows end.
     Timeout { seconds: u32 },
 }
 
@@ -41,7 +41,7 @@ struct Outcome {
 }
 
 impl Outcome {
-    /// One more that matches; false when that is one too many.
+    /// Counts one more entry that matches; false when that is one too many.
     fn count(&mut self, options: ChangeOptions) -> bool {
         if self.matched == options.limit {
             self.more = true;
@@ -80,13 +80,13 @@ impl Outcome {
         }
     }
 
-    /// How many were not come to, because the process is to end.
+    /// How many entries are left because the process is to end.
     fn left(&self) -> Option<u32> {
         let left = self.matched - self.done - self.gone - self.failed;
         (left > 0).then_some(left)
     }
 
-    /// The answer to a change; `done` is what "done" is called.
+    /// The answer to a change; `done` is the key that counts what was done.
     fn of_change(self, done: &'static str) -> Result<Answer, Error> {
         match self.left() {
             None => Ok(self.answer(done)),
@@ -144,7 +144,6 @@ pub(crate) fn change_flows(
         });
     });
     dump.map_err(|error| unavailable(&error))?;
-    // What "done" is called.
     let done = match change {
         Change::Delete => "deleted",
         Change::Mark { .. } | Change::Timeout { .. } => "changed",
@@ -157,7 +156,7 @@ pub(crate) fn change_flows(
     outcome.of_change(done)
 }
 
-/// Logs who has changed what; here, so that it is done whoever still waits for the answer.
+/// Logs a change and its caller. It is logged here, so that nothing depends on whether the caller still waits for the answer.
 fn log(outcome: &Outcome, change: Change, caller: u32) {
     let left = outcome.left();
     let Outcome { matched, done, gone, failed, .. } = *outcome;
@@ -207,7 +206,7 @@ fn change_one(
         Change::Mark { value, mask } => Update { mark: Some((value, mask)), ..Update::default() },
         Change::Timeout { seconds } => Update { timeout: Some(seconds), ..Update::default() },
     };
-    // Of changes the kernel does not compare the id, so it is done here, just before.
+    // The kernel does not compare the id of a change, so it is done here, just before.
     if table.get(original)?.id != id {
         return Err(RequestError::NotFound);
     }
@@ -275,7 +274,7 @@ pub(crate) fn cpu_statistics() -> Result<Vec<CpuStatistics>, Error> {
     Ok(cpus.into_iter().map(Into::into).collect())
 }
 
-/// Opened for each call: nothing is left of an earlier one.
+/// Opens the table anew for each call, so that nothing is left of an earlier one.
 fn open() -> Result<Conntrack, Error> {
     Conntrack::open().map_err(|error| unavailable(&error))
 }

@@ -13,16 +13,16 @@ const LONGEST: Duration = Duration::from_secs(300);
 /// One change of rules sends many messages, and others may follow it: one read after this delay serves all of them.
 const SETTLING: Duration = Duration::from_secs(1);
 
-/// What is waited with.
+/// The one wait that there is at a time.
 #[derive(Debug)]
 pub(crate) struct Wait {
     notices: std::io::Result<Notices>,
-    /// Counts those who began to wait; a new one ends the wait before it.
+    /// Counts the waits that began; a new one ends the one before it.
     latest: watch::Sender<u64>,
 }
 
 impl Wait {
-    /// Call it before files are confined.
+    /// Opens what is waited with. Call it before files are confined.
     pub(crate) fn new() -> Self {
         Self { notices: Notices::open(), latest: watch::Sender::new(0) }
     }
@@ -42,7 +42,7 @@ impl Wait {
         let notices = self.notices.as_ref().map_err(|error| std::io::Error::other(error.to_string()))?;
         let end = Instant::now() + LONGEST;
         loop {
-            // Looked at when earlier notices are gone: what changes from here on sends another.
+            // Earlier notices go before the look: what changes from here on sends another.
             notices.discard();
             if is_there() {
                 return Ok(());

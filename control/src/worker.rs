@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 type Work = Box<dyn FnOnce(&End) + Send>;
 
-/// The way to the thread. It ends with the process.
+/// The handle of the thread, which ends with the process.
 #[derive(Clone, Debug)]
 pub(crate) struct Worker {
     queue: SyncSender<Work>,
@@ -22,7 +22,7 @@ pub(crate) struct Worker {
 #[derive(Debug, Default)]
 pub(crate) struct End {
     begun: AtomicBool,
-    /// Held while work is done.
+    /// Locked while work is done.
     working: Mutex<()>,
 }
 
@@ -51,18 +51,18 @@ impl Worker {
             }
         })?;
         let worker = Self { queue, end };
-        // A thread that is still being started needs system calls that are soon refused.
+        // A thread that is still being started needs system calls that are refused once the process is confined.
         worker.run(|_| ()).await.map_err(std::io::Error::other)?;
         Ok(worker)
     }
 
-    /// Has it do some work, and waits for the result.
+    /// Has the thread do some work, and waits for the result.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&End) -> T + Send + 'static,
     ) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
-        // Who asked may have gone; the work is done all the same.
+        // The caller may have gone; the work is done all the same.
         let work = Box::new(move |end: &End| drop(reply.send(work(end))));
         self.queue.try_send(work).map_err(|error| match error {
             TrySendError::Full(_) => Error::LimitExceeded("too many calls wait already".into()),

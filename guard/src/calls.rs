@@ -9,7 +9,7 @@ use crate::head::Head;
 /// Senders whose user is not known yet wait for one answer of the bus. The calls of as many as the system bus has connections count
 /// apart, so that whoever opens all that one user may have takes no place of others.
 const UNKNOWN: Tally = Tally { calls: 32_768, bytes: 64 * MAXIMUM_MESSAGE };
-/// Such a sender's calls in flight have at most this many bytes.
+/// The most bytes of the calls in flight of a sender whose user is not known yet.
 const UNKNOWN_SENDER_BYTES: usize = MAXIMUM_MESSAGE / 32;
 /// The most bytes of all calls in flight that count together, and of those of one user.
 const MAXIMUM_BYTES: usize = 8 * MAXIMUM_MESSAGE;
@@ -64,7 +64,7 @@ impl Tally {
         self.bytes += bytes;
     }
 
-    /// True when none is left.
+    /// Takes a call away; true when none is left.
     fn take(&mut self, bytes: usize) -> bool {
         self.calls -= 1;
         self.bytes -= bytes;
@@ -76,7 +76,7 @@ impl Tally {
 #[derive(Debug)]
 pub(crate) struct Calls {
     limits: Limits,
-    /// By sender and serial number.
+    /// The calls by sender and serial number.
     held: HashMap<(String, u32), Call>,
     senders: HashMap<String, Tally>,
     /// Calls of each user; `None` has those of senders whose user is not known yet.
@@ -85,9 +85,9 @@ pub(crate) struct Calls {
 
 #[derive(Debug)]
 struct Call {
-    /// As far as it is known.
+    /// The sender's user, as far as it is known.
     user: Option<u32>,
-    /// The connection of ours that it came on.
+    /// The connection of this process that the call came on.
     link: u64,
     /// Whether the caller wants no reply.
     silent: bool,
@@ -99,7 +99,7 @@ impl Calls {
         Self { limits, held: HashMap::new(), senders: HashMap::new(), users: HashMap::new() }
     }
 
-    /// Counts a call that came on this connection of ours.
+    /// Counts a call that came on a connection of this process.
     pub(crate) fn begin(&mut self, head: &Head, link: u64, user: Option<u32>) -> Result<(), Excess> {
         let Limits { sender, .. } = self.limits;
         let of_sender = self.senders.get(&head.sender).copied().unwrap_or_default();
@@ -173,12 +173,12 @@ impl Calls {
         self.held.get(&(sender.to_owned(), serial)).is_some_and(|call| call.silent)
     }
 
-    /// Counts a call no longer; `None` if it was not counted, else its user as far as known.
+    /// Stops counting a call; `None` if it was not counted, else its user as far as known.
     pub(crate) fn end(&mut self, sender: &str, serial: u32) -> Option<Option<u32>> {
         self.release(&(sender.to_owned(), serial)).map(|call| call.user)
     }
 
-    /// Counts no call any longer that came on this connection of ours: it has ended.
+    /// Stops counting the calls that came on a connection of this process, which has ended.
     pub(crate) fn end_all(&mut self, link: u64) {
         let on_it = self.held.iter().filter(|(_, call)| call.link == link).map(|(key, _)| key.clone());
         for key in on_it.collect::<Vec<_>>() {

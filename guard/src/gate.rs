@@ -33,7 +33,7 @@ struct Shared {
     name: &'static str,
     stream: Arc<UnixStream>,
     guard: Arc<Guard>,
-    /// Its number among the connections of the process.
+    /// The connection's number among those of the process.
     link: u64,
     intake: Mutex<Intake>,
     /// Bytes of whole messages that were written.
@@ -43,12 +43,12 @@ struct Shared {
     changed: Notify,
 }
 
-/// What has been received and is not done with. Its lock is taken before that of [`Accounts`].
+/// What has been received and is not done with. It is locked before [`Accounts`].
 #[derive(Debug, Default)]
 struct Intake {
     /// Refused calls whose error has not been written.
     refused: usize,
-    /// Calls of ours that wait for a reply, by serial number.
+    /// This process's own calls that wait for a reply, by serial number.
     own: HashSet<NonZeroU32>,
     /// The users of senders. A bus gives a unique name once.
     users: HashMap<String, u32>,
@@ -139,11 +139,11 @@ impl Gate {
     pub(crate) fn admit(&self, head: &Head, descriptors: usize) -> Result<(), Option<Message>> {
         let mut intake = self.intake();
         let is_call = head.kind == Type::MethodCall;
-        // None of ours is waited for but from the bus.
+        // This process waits for signals of the bus alone.
         if head.kind == Type::Signal && head.sender != BUS {
             return Err(None);
         }
-        // What is answered is found by this number: there can be only one.
+        // The call that a reply answers is found by sender and serial number: there can be only one.
         if is_call && self.accounts().calls.has(&head.sender, head.serial) {
             self.0.guard.count_refused();
             return Err(None);
@@ -312,7 +312,7 @@ impl Gate {
         self.0.changed.notify_waiters();
     }
 
-    /// The connection has ended: nothing that came on it is answered any more, and nothing that was asked on it.
+    /// Notes that the connection has ended: nothing that came on it is answered any more, and nothing that was asked on it.
     pub(crate) fn end(&self) {
         *self.intake() = Intake::default();
         self.accounts().calls.end_all(self.0.link);
@@ -324,7 +324,7 @@ fn is_of_bus(header: &Header<'_>) -> bool {
     header.sender().is_some_and(|sender| sender.as_str() == BUS)
 }
 
-/// Whose call a reply answers, and its serial number.
+/// The sender and the serial number of the call that a reply answers.
 fn replied_to<'m>(header: &'m Header<'_>) -> Option<(&'m str, u32)> {
     Some((header.destination()?.as_str(), header.reply_serial()?.get()))
 }

@@ -24,7 +24,7 @@ pub(crate) struct Accounts {
 }
 
 impl Guard {
-    /// Nothing is in flight.
+    /// What connections have in common when nothing is in flight.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         Self {
@@ -40,7 +40,7 @@ impl Guard {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Counts one more that was refused.
+    /// Counts one more call that was refused.
     pub fn count_refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }

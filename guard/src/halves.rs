@@ -37,7 +37,7 @@ pub(crate) fn around(
 pub(crate) struct GatedReader {
     reader: Box<dyn ReadHalf>,
     gate: Gate,
-    /// Ends with this half.
+    /// Messages of the gate for the other half to send; the channel ends with this half.
     outgoing: mpsc::Sender<Message>,
 }
 

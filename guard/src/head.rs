@@ -20,9 +20,9 @@ const NO_REPLY_EXPECTED: u8 = 1;
 pub(crate) struct Lengths {
     endian: Endian,
     fields: usize,
-    /// Header and padding.
+    /// Bytes of header and padding.
     pub(crate) head: usize,
-    /// What follows.
+    /// Bytes of the body.
     pub(crate) body: usize,
 }
 
@@ -34,14 +34,14 @@ pub(crate) struct Head {
     pub(crate) silent: bool,
     pub(crate) serial: u32,
     pub(crate) sender: String,
-    /// How many descriptors it says to have.
+    /// How many descriptors the message says to have.
     pub(crate) descriptors: usize,
-    /// The whole message.
+    /// Bytes of the whole message.
     pub(crate) bytes: usize,
 }
 
 impl Lengths {
-    /// `None` for what is not a message.
+    /// Reads the lengths; `None` for what is not a message.
     pub(crate) fn of(fixed: &[u8; FIXED]) -> Option<Self> {
         let endian = match fixed[0] {
             b'l' => Endian::Little,

@@ -19,12 +19,12 @@ use crate::{BusError, name};
 /// A connection is changed for a new one when it has sent this many bytes. dbus-daemon reads no more of a connection of which 127 MiB
 /// wait for readers; calls in flight add at most 64 MiB.
 const RENEWAL: u64 = 32 << 20;
-/// Calls in flight, and ours to others, have this long to be answered on the old connection. They may wait for a password.
+/// How long calls in flight, and this process's own, have to be answered on the old connection. They may wait for a password.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// After the bus went away: the first wait before trying again, doubled up to the longest.
+/// The first wait before trying again when the bus went away, doubled up to the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// When a connection could not be changed for a new one, it is tried again after this.
+/// How long after a connection could not be changed for a new one it is tried again.
 pub const CHANGE_AGAIN: Duration = Duration::from_secs(1);
 /// How often the bus is asked whether it reads a connection that is written to.
 const CHECK: Duration = Duration::from_secs(1);
@@ -40,14 +40,14 @@ pub struct Service<I> {
     pub path: &'static str,
     /// The object.
     pub interface: I,
-    /// Shared by all services of a process.
+    /// The guard, which all services of a process share.
     pub guard: Arc<Guard>,
 }
 
 /// A connection.
 #[derive(Clone, Debug)]
 pub struct Link {
-    /// As the library has it.
+    /// The connection as the library has it.
     pub connection: Connection,
     gate: Gate,
 }
@@ -55,9 +55,9 @@ pub struct Link {
 /// Why a connection is not to be used any longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// By the bus, or by us because the bus does not read it.
+    /// The connection was closed by the bus, or by this process because the bus does not read it.
     Closed,
-    /// It has sent as much as a connection should.
+    /// The connection has sent as much as one should.
     Full,
     /// Another process has taken the name.
     NameLost,
@@ -87,7 +87,7 @@ impl<I: Interface + Clone> Service<I> {
         }
     }
 
-    /// Does as [`Service::open`], again until it works. `failure` is logged once, if there is one already.
+    /// Calls [`Service::open`] until it works. `failure` is logged once, if there is one already.
     pub async fn open_patiently(&self, mut failure: Option<BusError>) -> Link {
         let mut wait = FIRST_WAIT;
         loop {
@@ -192,7 +192,7 @@ impl Link {
 
     /// Ends the connection, whatever waits on it.
     pub async fn close(self) {
-        // One that is closed already is fine.
+        // It may be closed already.
         let _ = self.connection.close().await;
     }
 }

@@ -43,7 +43,7 @@ async fn try_acquire(connection: &Connection, name: &'static str) -> fdo::Result
         }
         let owner = match bus.get_name_owner(BusName::from(name.clone())).await {
             Ok(owner) => owner,
-            // It has just gone.
+            // The owner has just gone.
             Err(BusReply::NameHasNoOwner(_)) => continue,
             Err(error) => return Err(error),
         };
@@ -86,7 +86,7 @@ async fn is_ours_or_gone(
 fn has_ended(process: u32) -> bool {
     let Some(pid) = i32::try_from(process).ok().and_then(Pid::from_raw) else { return false };
     match pidfd_open(pid, PidfdFlags::empty()) {
-        // One that nobody has waited for is readable.
+        // The descriptor of a process that has ended, and that nobody has waited for, is readable.
         Ok(process) => poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&Timespec::default()))
             .is_ok_and(|ready| ready > 0),
         Err(error) => error == Errno::SRCH,

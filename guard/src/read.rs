@@ -41,11 +41,11 @@ pub(crate) struct GuardedRead {
     gate: Gate,
     refusals: mpsc::Sender<Message>,
     stage: Stage,
-    /// The header of an admitted message, as far as it was not handed out yet.
+    /// The header of an admitted message, as far as it has not been handed out.
     head: Vec<u8>,
-    /// Bytes of its body that are still in the socket.
+    /// Bytes of the admitted message's body that are still in the socket.
     body: usize,
-    /// What came with it.
+    /// The descriptors that came with the admitted message.
     descriptors: Vec<OwnedFd>,
 }
 

@@ -17,11 +17,12 @@ use zbus::connection::socket::WriteHalf;
 
 /// A bus that takes nothing for this long has stopped reading the connection: somebody does not read what was sent on it.
 pub(crate) const STUCK: Duration = Duration::from_secs(5);
-/// That is waited for in steps: while this process is busy, what the bus did is not seen, and one wait would end too early.
+/// [`STUCK`] is waited for in steps of this length: while this process is busy, what the bus did is not seen, and one wait would
+/// end too early.
 const STEP: Duration = Duration::from_secs(1);
 /// Steps that are waited for at most: the socket's buffer takes small messages for a while when nobody reads it.
 const LONGEST: u32 = 30;
-/// The bus takes no more descriptors with one message.
+/// The most descriptors that the bus takes with one message.
 const DESCRIPTORS: usize = 16;
 
 /// Connects to the socket of the bus.
@@ -68,7 +69,7 @@ pub(crate) async fn within_reason<T>(deed: impl Future<Output = T>, progress: im
 
 /// Ends a connection for both of its halves, whatever they wait for.
 pub(crate) fn hang_up(stream: &UnixStream) {
-    // One that has ended already needs no more.
+    // It may have ended already.
     let _ = shutdown(stream, Shutdown::Both);
 }
 

@@ -10,7 +10,7 @@ use zbus::connection::Builder;
 const PATH: &str = "/org/flowbus/Test";
 const ANSWER: u32 = 7;
 
-/// Serves nothing.
+/// An interface without members.
 #[derive(Clone)]
 struct Nothing;
 
