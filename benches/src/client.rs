@@ -38,7 +38,7 @@ impl Client {
         self.runtime.block_on(self.monitor.synchronized()).unwrap_or(false)
     }
 
-    /// Waits for that, asking every millisecond.
+    /// Waits until the daemon's table is synchronized, asking every millisecond.
     pub(crate) fn wait_until_synchronized(&self) {
         let started = Instant::now();
         while !self.is_synchronized() {

@@ -35,7 +35,7 @@ pub(crate) fn sleeps(pid: u32) -> u64 {
         .sum()
 }
 
-/// The same of this thread.
+/// How often this thread has gone to sleep by itself.
 pub(crate) fn own_sleeps() -> u64 {
     field("/proc/thread-self/status", "voluntary_ctxt_switches:")
 }
@@ -51,7 +51,7 @@ pub(crate) fn memory(pid: u32) -> u64 {
     resident(pid) + state_pages(pid).saturating_sub(shared)
 }
 
-/// What is resident, in bytes.
+/// The resident memory in bytes.
 ///
 /// # Panics
 /// If it is gone.
@@ -59,7 +59,7 @@ fn resident(pid: u32) -> u64 {
     1024 * field(&rollup(pid), "Rss:")
 }
 
-/// What is this process's alone, in bytes. Clean pages of files are not: they belong to the page cache, whoever maps them.
+/// The memory that is this process's alone, in bytes. Clean pages of files are not: they belong to the page cache.
 ///
 /// # Panics
 /// If it is gone.
@@ -67,7 +67,7 @@ pub(crate) fn private(pid: u32) -> u64 {
     1024 * field(&rollup(pid), "Private_Dirty:")
 }
 
-/// What is resident, of shared pages this process's share, in bytes.
+/// The resident memory in bytes, with this process's share of pages that several map.
 ///
 /// # Panics
 /// If it is gone.
@@ -95,7 +95,7 @@ fn state_pages(pid: u32) -> u64 {
         .unwrap_or(0)
 }
 
-/// Waits until a process time stands still, and returns it: who reads events has then read them all.
+/// Waits until a processor time stands still, and returns it: a reader of events has then read them all.
 pub(crate) fn settled(time: impl Fn() -> Duration) -> Duration {
     /// Longer than any reader's nap; shorter than what a quiet reader uses the processor again after.
     const STILL: Duration = Duration::from_millis(150);

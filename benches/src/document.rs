@@ -21,7 +21,7 @@ pub(crate) struct Section {
 /// A plot.
 #[derive(Clone, Debug)]
 pub(crate) struct Chart {
-    /// Of its file.
+    /// The name of the plot's file.
     name: &'static str,
     title: &'static str,
     content: Content,

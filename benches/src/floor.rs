@@ -19,9 +19,9 @@ use crate::size::BUFFER;
 /// How a floor waits for events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Floor {
-    /// In recv: woken for every event.
+    /// Blocks in recv and is woken for every event.
     Blocking,
-    /// As flowbusd: reads until there is nothing, then sleeps for 2 ms; polls when quiet.
+    /// Reads until there is nothing, then sleeps for 2 ms, and polls when quiet, as flowbusd does.
     Napping,
 }
 
@@ -32,7 +32,7 @@ pub(crate) struct Done {
     pub(crate) received: u32,
     /// Processor time.
     pub(crate) used: Duration,
-    /// How often it was woken.
+    /// How often the floor was woken.
     pub(crate) woken: u64,
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ctnetlink::Socket;
 use flowbus_tests::{Namespace, burst, companion};
 
-/// The load comes in pieces this far apart.
+/// The time between two pieces of the load.
 const TICK: Duration = Duration::from_millis(10);
 /// Flows of the load that are alive at a time.
 const ALIVE: u32 = 5_000;

@@ -12,7 +12,7 @@ use crate::{cpu, load};
 
 /// Flows that stay all the time.
 const PINNED: u32 = 20_000;
-/// Memory is looked at so often.
+/// The time between two looks at the memory.
 const INTERVAL: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(time: Duration, rate: u32) -> Section {

@@ -32,7 +32,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// With `flows` flows, which the daemon has seen begin.
+    /// A world with `count` flows, which the daemon has seen begin.
     pub(crate) fn with_flows(count: u32) -> Self {
         let (namespace, bus) = (namespace(), Bus::start());
         let daemon = Daemon::start(&namespace, &bus);

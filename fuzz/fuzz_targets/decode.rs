@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use ctnetlink::{DecodeError, Decoder, Message, messages};
 use libfuzzer_sys::fuzz_target;
 
-/// Knows the kinds that the seeds have.
+/// A decoder that knows the kinds that the seeds have.
 static DECODER: LazyLock<Decoder> = LazyLock::new(|| {
     let mut decoder = Decoder::default();
     for datagram in [

@@ -131,7 +131,7 @@ struct Fields<'a> {
 }
 
 impl Fields<'_> {
-    /// `shown` is what of it the message has.
+    /// Takes a field, of which the message shows `shown`.
     fn take(&mut self, name: &str, value: &str, shown: &str) {
         match name {
             "message" => return value.clone_into(&mut self.message.said),

@@ -10,7 +10,7 @@ use std::path::Path;
 
 pub use roff::roff;
 
-/// Set to `write`, pages are written and not compared.
+/// The variable that has pages written and not compared, where it is `write`.
 const VARIABLE: &str = "FLOWBUS_MANUAL";
 
 /// Compares the committed page `flowctl.1` with its prose and the parts that are generated, each by its name.

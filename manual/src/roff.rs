@@ -2,7 +2,7 @@
 
 use pulldown_cmark::{CodeBlockKind, Event, HeadingLevel, Options, Parser, Tag, TagEnd};
 
-/// The day that manual pages bear: that of the version.
+/// The date on manual pages: that of the version.
 const DATE: &str = "2026-11-22";
 
 /// A page whose first heading is `name(section): summary`, with `##` for sections and `###` for subsections, paragraphs, lists,
@@ -27,9 +27,9 @@ struct Writer {
     text: String,
     /// The text of a heading until its end.
     heading: Option<String>,
-    /// How deep in lists.
+    /// How many lists the writer is in.
     depth: usize,
-    /// The next paragraph goes on in a line that a macro has begun.
+    /// Whether the next paragraph goes on in a line that a macro has begun.
     inside: bool,
 }
 

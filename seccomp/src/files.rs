@@ -15,10 +15,10 @@ pub const NETWORK_SETTINGS: &str = "/proc/sys/net";
 /// The machine's number, which everybody on the bus may be asked for (org.freedesktop.DBus.Peer).
 pub const MACHINE_ID: [&str; 2] = ["/etc/machine-id", "/var/lib/dbus/machine-id"];
 
-/// How much of it the kernel does.
+/// How much of the confinement the kernel does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Enforced {
-    /// All.
+    /// All of it.
     Fully,
     /// Files; but signals may be sent to anybody (before Linux 6.12), or a file that is open may be cut (before 6.2), and so on.
     Partly,

@@ -12,12 +12,12 @@ pub use powers::keep;
 
 include!(concat!(env!("OUT_DIR"), "/policies.rs"));
 
-/// Whose policy.
+/// The daemon whose policy it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
     /// flowbusd, as a service and by hand.
     Flowbusd,
-    /// flowbus-control, likewise.
+    /// flowbus-control, as a service and by hand.
     FlowbusControl,
 }
 

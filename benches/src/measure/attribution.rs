@@ -1,4 +1,4 @@
-//! What the BPF programs cost whoever connects.
+//! What the BPF programs cost a process that connects.
 
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
@@ -23,12 +23,12 @@ const SAMPLES: usize = 4;
 /// Wall clock with the programs, as a part of that without.
 const BAR: f64 = 1.10;
 
-/// Who does what to a connection.
+/// Which threads connect, accept and close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ends {
     /// A thread connects, another one accepts and closes, each on a processor of its own: each waits until the other is woken.
     TwoProcessors,
-    /// The same on one processor, which never waits.
+    /// A thread connects, another one accepts and closes, both on one processor, which never waits.
     OneProcessor,
     /// One thread connects, accepts and closes.
     OneThread,
@@ -38,7 +38,7 @@ enum Ends {
 #[derive(Clone, Copy, Debug)]
 struct Cost {
     wall: f64,
-    /// Of this process, the reader of the programs included.
+    /// Processor time of this process, the reader of the programs included.
     cpu: f64,
 }
 

@@ -53,14 +53,14 @@ impl Part {
     }
 }
 
-/// What it did with a burst.
+/// What a reader did with a burst.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Outcome {
     new: Part,
     destroy: Part,
-    /// Of flowbusd: with the threads that talk to the bus.
+    /// What flowbusd did, with the threads that talk to the bus.
     process: Option<Part>,
-    /// Of a floor: how often it was woken.
+    /// How often a floor was woken.
     woken: u64,
 }
 

@@ -11,7 +11,7 @@ use crate::load;
 use crate::size::Size;
 use crate::world::World;
 
-/// Milliseconds.
+/// The most milliseconds that a page may take.
 const BAR: f64 = 20.0;
 /// Events a second.
 const RATE: u32 = 50_000;

@@ -13,7 +13,7 @@ use crate::figure::{Bar, Figure, show};
 use crate::size::Size;
 use crate::world::World;
 
-/// Of conntrack's time.
+/// The time that is allowed, as a part of conntrack's.
 const BAR: f64 = 0.5;
 
 pub(crate) fn measure(size: Size) -> Section {

@@ -8,13 +8,13 @@ use crate::figure::{Bar, Figure, show};
 use crate::size::Size;
 use crate::world::{Raised, World};
 
-/// At 200,000 flows, bytes.
+/// The most bytes that a flow may take at [`BAR_FLOWS`].
 const BAR: f64 = 200.0;
 /// The size that the bar is for.
 const BAR_FLOWS: u32 = 200_000;
 
 pub(crate) fn measure(size: Size) -> Section {
-    // The limit is the first namespace's; each namespace has so much for itself.
+    // The limit is set in the first namespace, and holds for each namespace by itself.
     let _limit = Raised::to("/proc/sys/net/netfilter/nf_conntrack_max", size.largest + 100_000);
     let mut section = Section::new(
         "Memory",

@@ -16,7 +16,7 @@ use crate::size::Size;
 /// A measure.
 type Measure = fn(Size) -> Section;
 
-/// By the names that `--only` takes, in the order of the document.
+/// The measures by the names that `--only` takes, in the order of the document.
 pub(crate) const MEASURES: [(&str, Measure); 9] = [
     ("burst", burst::measure),
     ("steady", steady::measure),

@@ -13,7 +13,7 @@ use crate::figure::{Bar, Figure, show};
 use crate::size::Size;
 use crate::world::{World, flush, namespace};
 
-/// Of the raw dump's time.
+/// The time that is allowed, as a multiple of the raw dump's.
 const BAR: f64 = 2.0;
 
 pub(crate) fn measure(size: Size) -> Section {

@@ -41,8 +41,8 @@ pub(crate) fn apply_and_try(policy: Policy) {
 
 /// What libraries look up when it is first asked for, which may be late: they have it in the process, or do without.
 ///
-/// Of the auxiliary vector a new kernel lets a process ask by `prctl()` and an old one by opening a file; both are refused here, so
-/// that this fails on any kernel where a library wants either.
+/// A new kernel gives a process its auxiliary vector by `prctl()`, an old one by a file. Both are refused here, so that this
+/// fails on any kernel where a library wants either.
 fn libraries_get_on() {
     assert!(rustix::param::page_size().is_power_of_two());
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
