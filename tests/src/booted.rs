@@ -37,16 +37,16 @@ pub enum SystemBus {
 pub struct Machine {
     layer: Layer,
     process: Child,
-    /// Its PID 1, as this machine numbers it.
+    /// The machine's PID 1, as the host numbers it.
     leader: u32,
     namespace: Namespace,
     installed: bool,
     _group: ControlGroup,
 }
 
-/// The user who is in the group flowbus, made by [`Machine::install`].
+/// A user who is in the group flowbus, made by [`Machine::install`].
 pub const MEMBER: &str = "member";
-/// The user who is not, made by [`Machine::install`].
+/// A user who is not in the group flowbus, made by [`Machine::install`].
 pub const STRANGER: &str = "stranger";
 
 impl Machine {
@@ -62,7 +62,7 @@ impl Machine {
     /// Boots a machine whose bus keeps at most this many bytes that are not read, and installs flowbus.
     ///
     /// # Panics
-    /// As [`Machine::installed`].
+    /// If the machine does not come up, or dpkg fails.
     #[must_use]
     pub fn installed_with_bus_keeping(bus: SystemBus, bytes: u64) -> Self {
         let (limit, bytes) = match bus {
@@ -83,7 +83,7 @@ impl Machine {
     /// Boots a machine that may load BPF programs, and installs flowbus.
     ///
     /// # Panics
-    /// As [`Machine::installed`].
+    /// If the machine does not come up, or dpkg fails.
     #[must_use]
     pub fn installed_with_bpf(bus: SystemBus) -> Self {
         let options = ["--capability=CAP_BPF,CAP_PERFMON", "--bind-ro=/sys/kernel/tracing"];
@@ -134,7 +134,7 @@ impl Machine {
     /// Boots a machine and installs flowbus.
     ///
     /// # Panics
-    /// As [`Machine::boot`] and [`Machine::install`].
+    /// If the machine does not come up, or dpkg fails.
     #[must_use]
     pub fn installed(bus: SystemBus) -> Self {
         let mut machine = Self::boot(bus);
@@ -162,7 +162,7 @@ impl Machine {
         &self.namespace
     }
 
-    /// Where its files are, seen from here; what is mounted inside (/run, /proc) is not in them.
+    /// Where the machine's files are, seen from here; what is mounted inside (/run, /proc) is not in them.
     #[must_use]
     pub fn root(&self) -> PathBuf {
         self.layer.root()

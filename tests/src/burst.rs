@@ -16,9 +16,9 @@ use crate::Namespace;
 /// The source of all packets.
 const SOURCE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const SOURCE_PORT: u16 = 4000;
-/// No test has more flows than so many.
+/// The most flows that a test has.
 const LARGEST: u32 = 262_144;
-/// So many packets go with one system call.
+/// How many packets go with one system call.
 const BATCH: u32 = 256;
 /// Destinations are 198.19.0.0/16, one destination port after the other.
 const ADDRESSES: u32 = 1 << 16;
@@ -57,7 +57,7 @@ pub fn create(namespace: &Namespace, first: u32, count: u32) {
 pub struct Sender(OwnedFd);
 
 impl Sender {
-    /// Opens it in the namespace, which is [`prepare`]d.
+    /// Opens the socket in the namespace, which is [`prepare`]d.
     ///
     /// # Panics
     /// If another sender of the namespace is open.
@@ -74,7 +74,7 @@ impl Sender {
         Self(socket)
     }
 
-    /// As [`create`].
+    /// Does what [`create`] does, by this socket.
     ///
     /// # Panics
     /// If a packet cannot be sent.
@@ -100,7 +100,7 @@ impl Sender {
 /// The original tuple of a flow: source and destination, of UDP.
 ///
 /// # Panics
-/// If there are not so many flows.
+/// If there are fewer flows.
 #[must_use]
 pub fn tuple(number: u32) -> (SocketAddrV4, SocketAddrV4) {
     (SocketAddrV4::new(SOURCE, SOURCE_PORT), destination(number))

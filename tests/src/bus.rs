@@ -44,10 +44,10 @@ impl Bus {
         Self::start_with("")
     }
 
-    /// As [`Bus::start`], with more elements in its configuration: limits of its own would come before those of the daemon.
+    /// Starts a bus with more elements in its configuration: limits of its own would come before those of the daemon.
     ///
     /// # Panics
-    /// As [`Bus::start`].
+    /// If dbus-daemon cannot be started.
     #[must_use]
     pub fn start_with(elements: &str) -> Self {
         let directory = Directory::new("bus");
@@ -71,7 +71,7 @@ impl Bus {
         bus
     }
 
-    /// Its address, for `--bus` and `--address`.
+    /// The bus's address, for `--bus` and `--address`.
     #[must_use]
     pub fn address(&self) -> String {
         format!("unix:path={}/socket", self.directory.path().display())
@@ -117,13 +117,13 @@ impl Bus {
         command
     }
 
-    /// As [`call`], on this bus.
+    /// Calls a method on this bus; see [`call`].
     ///
     /// # Errors
     /// The error reply, by name.
     ///
     /// # Panics
-    /// As [`call`].
+    /// If busctl cannot be started or prints what is not JSON.
     pub fn call(&self, target: [&str; 4], arguments: &[&str]) -> Result<Value, CallError> {
         call(self.busctl(), target, arguments)
     }
@@ -131,7 +131,7 @@ impl Bus {
     /// Calls a method of FlowMonitor1.
     ///
     /// # Errors
-    /// As [`Bus::call`].
+    /// The error reply, by name.
     pub fn monitor_call(&self, member: &str, arguments: &[&str]) -> Result<Value, CallError> {
         self.call([MONITOR, MONITOR_PATH, MONITOR, member], arguments)
     }
@@ -139,19 +139,19 @@ impl Bus {
     /// A property of FlowMonitor1.
     ///
     /// # Errors
-    /// As [`Bus::call`].
+    /// The error reply, by name.
     pub fn property(&self, name: &str) -> Result<Value, CallError> {
         let reply = self.call([MONITOR, MONITOR_PATH, PROPERTIES, "Get"], &["ss", MONITOR, name])?;
         Ok(reply[0].clone())
     }
 
-    /// As [`list`], on this bus.
+    /// All flows of ListActive or ListClosed on this bus; see [`list`].
     ///
     /// # Errors
-    /// As [`Bus::call`].
+    /// The error reply, by name.
     ///
     /// # Panics
-    /// As [`list`].
+    /// If a page is not what the contract says.
     pub fn list(&self, member: &str, query: &[[&str; 3]]) -> Result<Vec<Value>, CallError> {
         list(|arguments| self.monitor_call(member, arguments), query)
     }

@@ -17,7 +17,7 @@ const HIERARCHIES: [&str; 3] = ["/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unifie
 pub struct ControlGroup(Vec<PathBuf>);
 
 impl ControlGroup {
-    /// Makes it.
+    /// Makes the group.
     ///
     /// # Panics
     /// Without the privilege, or if systemd's hierarchy is not mounted here.
@@ -26,10 +26,10 @@ impl ControlGroup {
         Self::named(&unique(label))
     }
 
-    /// Makes the one that systemd has for a container of nspawn, and its slice where that is missing.
+    /// Makes the group that systemd has for a container of nspawn, and its slice where that is missing.
     ///
     /// # Panics
-    /// As [`ControlGroup::new`].
+    /// Without the privilege, or if systemd's hierarchy is not mounted here.
     #[must_use]
     pub fn of_container(name: &str) -> Self {
         Self::named(&format!("machine.slice/systemd-nspawn@{name}.service"))
@@ -45,7 +45,7 @@ impl ControlGroup {
         Self(groups)
     }
 
-    /// A command that runs a program in it; its process id is the program's own.
+    /// A command that runs a program in the group; its process id is the program's own.
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
         let enter: String =
@@ -76,7 +76,7 @@ impl Drop for ControlGroup {
 pub struct UnitGroup(PathBuf);
 
 impl UnitGroup {
-    /// Makes it.
+    /// Makes the group.
     ///
     /// # Panics
     /// Without the privilege, or without cgroup2.
@@ -89,7 +89,7 @@ impl UnitGroup {
         Self(path)
     }
 
-    /// What a shell runs to be in it.
+    /// What a shell runs to be in the group.
     #[must_use]
     pub fn entering(&self) -> String {
         format!("echo $$ >{}/cgroup.procs", self.0.display())
@@ -108,7 +108,7 @@ impl Drop for UnitGroup {
     }
 }
 
-/// Its files cannot be removed and need not be: the innermost groups go first.
+/// Removes a group, the innermost groups first. Its files cannot be removed and need not be.
 fn remove(group: &Path) {
     let Ok(entries) = fs::read_dir(group) else { return };
     for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {

@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::{Namespace, burst, companion};
 
-/// [`burst::create`] makes so many flows with one destination port, the first of which is 5000.
+/// How many flows with one destination port [`burst::create`] makes; the first port is 5000.
 const PER_PORT: u32 = 1 << 16;
-/// So many flows of one port are made, and ended, at a time.
+/// How many flows of one port are made, and ended, at a time.
 const ROUND: u32 = 400;
 
 /// The first flow with destination port 5007.
 const UNMARKED: u32 = 7 * PER_PORT;
-/// The first with 5008, which the second packet marks.
+/// The first flow with destination port 5008, which the second packet marks.
 const MARKED: u32 = 8 * PER_PORT;
 const RULES: &str = "
 table inet churn {
@@ -46,7 +46,7 @@ pub fn round(namespace: &Namespace) {
 /// How many changes a round is: each flow is made and ended, and some are marked in between.
 pub const ROUND_CHANGES: u64 = (2 * ROUND + 3 * (ROUND / 2)) as u64;
 
-/// Does `work` while so many rounds follow each other on another thread; all are complete when this returns.
+/// Does `work` while `count` rounds follow each other on another thread; all are complete when this returns.
 ///
 /// # Panics
 /// If `work` panics or a round cannot be made.

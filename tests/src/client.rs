@@ -98,7 +98,7 @@ impl Stream {
     /// The next lines, up to the first that `last` says so of.
     ///
     /// # Panics
-    /// As [`Stream::line`], and if the stream ends before.
+    /// If no line comes within the deadline, or the stream ends before.
     pub fn until(&mut self, mut last: impl FnMut(&Value) -> bool) -> Vec<Value> {
         let mut lines = Vec::new();
         loop {
@@ -114,7 +114,7 @@ impl Stream {
     /// All lines until the daemon closes its end.
     ///
     /// # Panics
-    /// As [`Stream::line`].
+    /// If no line comes within the deadline.
     pub fn rest(&mut self) -> Vec<Value> {
         std::iter::from_fn(|| self.line()).collect()
     }

@@ -54,10 +54,10 @@ impl Daemon {
         Self::start_with(namespace, bus, &[])
     }
 
-    /// As [`Daemon::start`], with more arguments.
+    /// Starts flowbusd with more arguments; see [`Daemon::start`].
     ///
     /// # Panics
-    /// As [`Daemon::start`].
+    /// If the daemon ends before it is synchronized, or takes for ever.
     #[must_use]
     pub fn start_with(namespace: &Namespace, bus: &Bus, arguments: &[&str]) -> Self {
         let mut daemon = Self::spawn(Self::command(namespace, bus).args(arguments));
@@ -75,10 +75,10 @@ impl Daemon {
         command
     }
 
-    /// As [`Daemon::start`], with BPF programs that tell of sockets, which run when this returns.
+    /// Starts flowbusd with BPF programs that report sockets, which run when this returns; see [`Daemon::start`].
     ///
     /// # Panics
-    /// As [`Daemon::start`], and where the programs are refused.
+    /// If the daemon ends before it is synchronized, takes for ever, or the programs are refused.
     #[must_use]
     pub fn start_attributed(namespace: &Namespace, bus: &Bus) -> Self {
         let mut daemon = Self::spawn(Self::command(namespace, bus).args(["--config", "/dev/null"]));
@@ -89,7 +89,7 @@ impl Daemon {
     /// Waits until the table is synchronized and flows get their owners.
     ///
     /// # Panics
-    /// As [`Daemon::start_attributed`].
+    /// If the daemon ends before that, takes for ever, or the programs are refused.
     pub fn wait_until_attributed(&mut self, bus: &Bus) {
         self.wait_until_synchronized(bus);
         wait_for("BPF programs to run", || (bus.property("Attribution").ok()? == "bpf").then_some(()));
@@ -128,7 +128,7 @@ impl Daemon {
     /// Waits until the daemon answers on the bus with a synchronized table and has its name for events.
     ///
     /// # Panics
-    /// As [`Daemon::start`].
+    /// If the daemon ends before that, or takes for ever.
     pub fn wait_until_synchronized(&mut self, bus: &Bus) {
         wait_for("flowbusd to be on the bus with a synchronized table", || {
             if let Some(status) = self.process.try_wait().expect("a child can be waited for") {
@@ -141,7 +141,7 @@ impl Daemon {
         });
     }
 
-    /// What it has written to standard error so far.
+    /// What the daemon has written to standard error so far.
     ///
     /// # Panics
     /// Never, unless the thread that collects the log has.
@@ -157,16 +157,16 @@ impl Daemon {
         self.log()
     }
 
-    /// Its process id.
+    /// The daemon's process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.process.id()
     }
 
-    /// Sends it a signal.
+    /// Sends the daemon a signal.
     ///
     /// # Panics
-    /// If it is gone.
+    /// If the daemon is gone.
     pub fn signal(&self, number: Signal) {
         signal(&self.process, number);
     }
@@ -182,7 +182,7 @@ impl Daemon {
         (status, self.finished_log())
     }
 
-    /// Ends it with SIGTERM and insists on exit status 0.
+    /// Ends the daemon with SIGTERM and insists on exit status 0.
     ///
     /// # Panics
     /// If it ends otherwise, with its log.

@@ -16,16 +16,16 @@ pub const CONTROL: [&str; 3] =
 /// The helper in a namespace that tracks, on a bus that lets everyone do everything: what it refuses, it refuses itself.
 #[derive(Debug)]
 pub struct Helper {
-    /// Where it runs.
+    /// The namespace that the helper runs in.
     pub namespace: Namespace,
-    /// Its bus.
+    /// The helper's bus.
     pub bus: Bus,
-    /// Its process.
+    /// The helper's process.
     pub process: Daemon,
 }
 
 impl Helper {
-    /// Starts it and waits for its name.
+    /// Starts the helper and waits for its name.
     ///
     /// # Panics
     /// If it does not come.
@@ -34,7 +34,7 @@ impl Helper {
         Self::start_on(Bus::start(), arguments)
     }
 
-    /// Starts it on this bus.
+    /// Starts the helper on this bus.
     ///
     /// # Panics
     /// If it does not come.
@@ -47,7 +47,7 @@ impl Helper {
         helper
     }
 
-    /// The command that starts it.
+    /// The command that starts the helper.
     #[must_use]
     pub fn command(namespace: &Namespace, bus: &Bus) -> Command {
         let mut command =
@@ -56,7 +56,7 @@ impl Helper {
         command
     }
 
-    /// Whether it has its name.
+    /// Whether the helper has its name.
     ///
     /// # Panics
     /// Without a bus.
@@ -66,7 +66,7 @@ impl Helper {
         self.bus.call(bus, &["s", CONTROL[0]]).expect("the bus answers")[0] == true
     }
 
-    /// Its methods.
+    /// The helper's methods.
     ///
     /// # Panics
     /// Without a bus.
@@ -76,7 +76,7 @@ impl Helper {
         FlowControlProxy::new(&connection).await.expect("a proxy needs nobody")
     }
 
-    /// A netfilter socket of its namespace.
+    /// A netfilter socket of the helper's namespace.
     ///
     /// # Panics
     /// Without root's privileges.
@@ -85,7 +85,7 @@ impl Helper {
         self.namespace.enter(|| Socket::open().expect("root may have one"))
     }
 
-    /// The table of its namespace.
+    /// The table of the helper's namespace.
     ///
     /// # Panics
     /// Without root's privileges.

@@ -10,7 +10,7 @@ use crate::process::{Directory, output_of};
 /// One direction of a flow of a protocol with ports.
 ///
 /// # Panics
-/// If one of the addresses is none.
+/// If one of the addresses is not an address.
 #[must_use]
 pub fn tuple(src: &str, dst: &str, protocol: u8, sport: u16, dport: u16) -> Tuple {
     let address = |text: &str| text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));

@@ -12,9 +12,9 @@ use crate::{Bus, Daemon, Namespace};
 /// The event socket, the dump socket and the memfd of one daemon after another.
 #[derive(Debug)]
 pub struct Kept {
-    /// Joined to all groups.
+    /// The event socket, joined to all groups.
     pub events: Socket,
-    /// For dumps.
+    /// The socket for dumps.
     pub dump: Socket,
     /// The restart state.
     pub state: OwnedFd,
@@ -45,7 +45,7 @@ impl Kept {
         self.spawn_with(namespace, bus, UNATTRIBUTED)
     }
 
-    /// The same with this configuration.
+    /// Starts a flowbusd with this configuration on these descriptors; it is not waited for.
     ///
     /// # Panics
     /// If it cannot be started.

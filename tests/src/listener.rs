@@ -53,7 +53,7 @@ impl Listener {
         self.heard.events.load(Ordering::SeqCst)
     }
 
-    /// How many events it has been told were lost.
+    /// How many events the signals say were lost.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.heard.lost.load(Ordering::SeqCst)

@@ -23,7 +23,7 @@ table inet tracking {
 /// A network namespace, deleted with all that runs in it when dropped.
 #[derive(Debug)]
 pub struct Namespace {
-    /// As `ip netns` lists it; none for the namespace that we were started in, which is not ours to delete.
+    /// The name as `ip netns` lists it; none for the namespace that this process was started in, which is not deleted.
     name: Option<String>,
 }
 
@@ -48,7 +48,7 @@ impl Namespace {
     /// A namespace with [`TRACKING`] on, counters and timestamps too: what most tests of one machine need.
     ///
     /// # Panics
-    /// As [`Namespace::new`].
+    /// Without root's privilege to make namespaces.
     #[must_use]
     pub fn tracked(label: &str) -> Self {
         let namespace = Self::new(label);

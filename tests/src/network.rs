@@ -17,9 +17,9 @@ pub const CROSTINI: u16 = 7003;
 pub const LATE_MARK: u16 = 7004;
 /// Behind the router's own address and a random port or ICMP identifier.
 pub const MASQUERADED: u16 = 7100;
-/// Of the router's address: leads to [`PLAIN`] of the server.
+/// A port of the router's address that leads to [`PLAIN`] of the server.
 pub const REDIRECTED: u16 = 7200;
-/// Of the router's address: leads to [`PLAIN`] of the server, and behind the router's address and a random port.
+/// A port of the router's address that leads to [`PLAIN`] of the server, and behind the router's address and a random port.
 pub const BOTH_NAT: u16 = 7300;
 /// In zone 7, both directions.
 pub const ZONED: u16 = 7900;
@@ -31,11 +31,11 @@ pub const UPLINK: &str = "wlan0";
 
 /// The router's address on the client's side.
 pub const ROUTER_V4: &str = "198.18.0.1";
-/// The same for IPv6.
+/// The router's IPv6 address on the client's side.
 pub const ROUTER_V6: &str = "2001:2:0:1::1";
 /// The server's address.
 pub const SERVER_V4: &str = "198.18.1.2";
-/// The same for IPv6.
+/// The server's IPv6 address.
 pub const SERVER_V6: &str = "2001:2:0:2::2";
 /// A second address of the server: echo requests to it leave behind the router's address and a random identifier.
 pub const MASQUERADED_SERVER_V4: &str = "198.18.1.3";
@@ -75,9 +75,9 @@ table inet network {
 pub struct Network {
     /// Where connections are opened.
     pub client: Namespace,
-    /// Where they are tracked, and so where flowbusd runs.
+    /// Where connections are tracked, and so where flowbusd runs.
     pub router: Namespace,
-    /// Where they are answered.
+    /// Where connections are answered.
     pub server: Namespace,
 }
 

@@ -43,7 +43,7 @@ pub fn output_of(command: &mut Command) -> String {
 /// Runs a command to its end with `input` on its standard input, and returns its standard output.
 ///
 /// # Panics
-/// As [`output_of`].
+/// If the command cannot be started or does not exit with 0; the message has its standard error.
 pub fn output_with_input(command: &mut Command, input: &str) -> String {
     let mut child = command
         .stdin(Stdio::piped())
@@ -129,13 +129,13 @@ impl Directory {
         Self(path)
     }
 
-    /// Where it is.
+    /// The directory's path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// Writes a file in it and returns its path.
+    /// Writes a file in the directory and returns its path.
     ///
     /// # Panics
     /// If it cannot be written.

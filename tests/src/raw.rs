@@ -120,7 +120,7 @@ impl RawConnection {
     /// Calls a method and waits for the reply.
     ///
     /// # Panics
-    /// As [`RawConnection::call`] and [`RawConnection::reply_to`].
+    /// If the bus does not take the call, or no reply comes within the deadline.
     pub fn call_and_wait<B>(&mut self, target: [&str; 4], body: &B) -> Received
     where
         B: serde::Serialize + zbus::Type,
@@ -142,10 +142,10 @@ impl RawConnection {
         }
     }
 
-    /// As [`RawConnection::call`], without arguments and without a reply.
+    /// Sends a call of a method without arguments that is to have no reply.
     ///
     /// # Panics
-    /// As there.
+    /// If the bus does not take it.
     pub fn call_without_reply(&mut self, [destination, path, interface, member]: [&str; 4]) {
         self.send(|serial| {
             let call = Message::method_call(path, member).with_flags(Flags::NO_REPLY_EXPECTED);
@@ -246,7 +246,7 @@ pub fn socket_of(path: String, user: u32, groups: Vec<Gid>) -> UnixStream {
 }
 
 impl Received {
-    /// Whose reply it is, if it is one.
+    /// The serial of the call that the message answers, if it is a reply.
     #[must_use]
     pub fn reply_serial(&self) -> Option<u32> {
         // A header field stands at a multiple of 8: its number, its signature "u", its value.
@@ -255,19 +255,19 @@ impl Received {
         field.map(|(_, value)| u32::from_le_bytes(value.try_into().expect("these are four")))
     }
 
-    /// Whether it is an error reply.
+    /// Whether the message is an error reply.
     #[must_use]
     pub fn is_error(&self) -> bool {
         self.0[1] == 3
     }
 
-    /// Whether this text is in it: the name of an error.
+    /// Whether this text is in the message: the name of an error.
     #[must_use]
     pub fn has(&self, text: &str) -> bool {
         self.0.windows(text.len()).any(|window| window == text.as_bytes())
     }
 
-    /// Of a FlowEvents signal: how many events it has, and how many it says were lost before.
+    /// How many events a FlowEvents signal has, and how many it says were lost before.
     ///
     /// # Panics
     /// Never: a message is longer than that.
@@ -281,7 +281,7 @@ impl Received {
         is_signal.then(|| (events as u64, u64::from_le_bytes(*lost)))
     }
 
-    /// Its length.
+    /// The message's length.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.0.len()

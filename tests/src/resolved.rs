@@ -9,7 +9,7 @@ use zbus::connection::Builder;
 
 use crate::Bus;
 
-/// It owns the name on a bus until it is dropped.
+/// The service, which owns the name on a bus until it is dropped.
 #[derive(Debug)]
 pub struct Resolved {
     manager: Manager,
@@ -57,7 +57,7 @@ impl Manager {
 }
 
 impl Resolved {
-    /// Starts it. It answers nothing before [`Resolved::answer`].
+    /// Starts the service, which answers nothing before [`Resolved::answer`].
     ///
     /// # Panics
     /// If the name is taken.
@@ -87,13 +87,13 @@ impl Resolved {
         self.manager.answers.add_permits(Semaphore::MAX_PERMITS / 2);
     }
 
-    /// How many questions it was asked.
+    /// How many questions the service was asked.
     #[must_use]
     pub fn asked(&self) -> usize {
         self.manager.asked.load(Ordering::SeqCst)
     }
 
-    /// How many of them it has not answered.
+    /// How many questions the service has not answered.
     #[must_use]
     pub fn open(&self) -> usize {
         self.manager.open.load(Ordering::SeqCst)

@@ -1,4 +1,4 @@
-//! A terminal with a program in it: tmux, which draws as a terminal does and tells what it shows.
+//! A terminal with a program in it: tmux, which draws as a terminal does and can be asked what it shows.
 
 use std::path::Path;
 use std::process::Command;
@@ -37,7 +37,7 @@ impl Screen {
         command
     }
 
-    /// What it shows, line by line.
+    /// What the terminal shows, line by line.
     ///
     /// # Panics
     /// If the terminal is gone.
@@ -46,7 +46,7 @@ impl Screen {
         output_of(&mut self.tmux(&["capture-pane", "-p"]))
     }
 
-    /// The same with the sequences that colour it.
+    /// What the terminal shows, with the sequences that colour it.
     ///
     /// # Panics
     /// If the terminal is gone.
@@ -81,7 +81,7 @@ impl Screen {
         let _ = output_of(&mut self.tmux(&["resize-window", "-x", &columns, "-y", &lines]));
     }
 
-    /// The process that runs in it, if the shell has a child.
+    /// The process that runs in the terminal, if the shell has a child.
     #[must_use]
     pub fn child(&self) -> Option<u32> {
         let shell = self.is("#{pane_pid}");
@@ -91,7 +91,7 @@ impl Screen {
         children.ok()?.split_whitespace().next()?.parse().ok()
     }
 
-    /// Waits until it shows what is asked for, and returns all that it shows then.
+    /// Waits until the terminal shows what is asked for, and returns all that it shows then.
     ///
     /// # Panics
     /// If it never does; the message has what it shows instead.
@@ -107,10 +107,10 @@ impl Screen {
         })
     }
 
-    /// Waits until it shows these words.
+    /// Waits until the terminal shows these words.
     ///
     /// # Panics
-    /// As [`Screen::wait`].
+    /// If it never does; the message has what it shows instead.
     pub fn wait_for(&self, words: &str) -> String {
         self.wait(words, |text| text.contains(words))
     }

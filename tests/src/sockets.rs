@@ -1,4 +1,4 @@
-//! What the BPF programs tell, as a test sees it: the events of one network namespace.
+//! What the BPF programs report, as a test sees it: the events of one network namespace.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::Namespace;
 use crate::process::DEADLINE;
 
-/// Programs of the test's own, and what they have told so far.
+/// Programs of the test's own, and what they have reported so far.
 pub struct Sockets {
     programs: Programs,
     ring: Ring,
@@ -36,7 +36,7 @@ impl Sockets {
     /// Loads the programs, with a ring of this size.
     ///
     /// # Panics
-    /// As [`Sockets::watch`].
+    /// Without the privilege.
     #[must_use]
     pub fn watch_with(ring_bytes: u32) -> Self {
         let (programs, snapshot) = load(ring_bytes).expect("root may load programs");
@@ -87,7 +87,7 @@ impl Sockets {
         events
     }
 
-    /// The path of a control group, from the snapshot or from what was told since.
+    /// The path of a control group, from the snapshot or from what was reported since.
     ///
     /// # Panics
     /// If the snapshot cannot be read.
@@ -123,10 +123,10 @@ impl Sockets {
         }
     }
 
-    /// As [`Sockets::events_until`]: until there are `count` of the kind.
+    /// All events of a namespace so far, once there are `count` of the kind.
     ///
     /// # Panics
-    /// As [`Sockets::events_until`].
+    /// If they do not come.
     pub fn events_with(
         &mut self,
         namespace: &Namespace,
@@ -191,7 +191,7 @@ pub fn name(comm: &[u8; 16]) -> String {
     String::from_utf8_lossy(comm).trim_end_matches('\0').to_owned()
 }
 
-/// Who did it.
+/// The process that made an event.
 ///
 /// # Panics
 /// If nobody is known to have done it.

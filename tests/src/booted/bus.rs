@@ -20,7 +20,7 @@ impl Machine {
     /// The error reply, by name.
     ///
     /// # Panics
-    /// As [`bus::call`].
+    /// See [`bus::call`].
     pub fn call(&self, user: &str, target: [&str; 4], arguments: &[&str]) -> Result<Value, CallError> {
         let mut busctl = self.command_as(user, "busctl");
         busctl.args(["--system", "--json=short"]).stdin(Stdio::null());
@@ -59,7 +59,7 @@ impl Machine {
     /// Calls a method of FlowMonitor1 as root.
     ///
     /// # Errors
-    /// As [`Machine::call`].
+    /// The error reply, by name.
     pub fn monitor_call(&self, member: &str, arguments: &[&str]) -> Result<Value, CallError> {
         self.call("root", monitor(member), arguments)
     }
@@ -67,7 +67,7 @@ impl Machine {
     /// A property of FlowMonitor1, read by root.
     ///
     /// # Errors
-    /// As [`Machine::call`].
+    /// The error reply, by name.
     pub fn property(&self, name: &str) -> Result<Value, CallError> {
         let [service, path, interface, _] = monitor("");
         let get = [service, path, "org.freedesktop.DBus.Properties", "Get"];
@@ -77,7 +77,7 @@ impl Machine {
     /// All flows that ListActive or ListClosed has for root; see [`bus::list`].
     ///
     /// # Errors
-    /// As [`Machine::call`].
+    /// The error reply, by name.
     pub fn list(&self, member: &str, query: &[[&str; 3]]) -> Result<Vec<Value>, CallError> {
         bus::list(|arguments| self.monitor_call(member, arguments), query)
     }

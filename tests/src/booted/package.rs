@@ -14,7 +14,7 @@ pub fn package() -> &'static Path {
     PACKAGE.get_or_init(|| build(&[]))
 }
 
-/// The same binaries as a build that came before.
+/// The package of the binaries under test, with the version of an earlier build.
 #[must_use]
 pub fn previous_package() -> &'static Path {
     static PACKAGE: OnceLock<PathBuf> = OnceLock::new();

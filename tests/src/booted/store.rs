@@ -26,7 +26,7 @@ impl Machine {
     /// Has PID 1 close what it keeps for a unit by this name, in the same way.
     ///
     /// # Panics
-    /// As [`Machine::store`].
+    /// If the unit has no main process.
     pub fn unstore(&self, unit: &str, name: &str) {
         self.notify(unit, &format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[]);
     }

@@ -1,4 +1,4 @@
-//! Connections that were asked for and failed: each is told once, with the error that the process got.
+//! Connections that were asked for and failed: each is reported once, with the error that the process got.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -16,7 +16,7 @@ fn is_failure(kind: Kind) -> bool {
     matches!(kind, Kind::ConnectFailed { .. })
 }
 
-/// All that was told in this namespace until now: up to the port that is taken here.
+/// All that was reported in this namespace until now: up to the port that is taken here.
 pub(super) fn all(sockets: &mut Sockets, namespace: &Namespace) -> Vec<Event> {
     let last = namespace.enter(|| UdpSocket::bind("127.0.0.1:0").unwrap());
     let port = last.local_addr().unwrap().port();

@@ -1,4 +1,4 @@
-//! Connects whose end comes after the call has returned, or without one: each is told once.
+//! Connects whose end comes after the call has returned, or without one: each is reported once.
 
 use std::io::Read;
 use std::net::SocketAddr;
@@ -55,7 +55,7 @@ fn a_socket_that_is_closed_while_it_connects_fails_without_an_error() {
     assert_eq!(failure(&mut sockets, &namespace), (to, 0));
 }
 
-/// As where the kernel skips the program, for the rest of the test.
+/// Keeps changes of state from being seen for the rest of the test, as where the kernel skips the program.
 fn let_changes_of_state_pass_unseen(sockets: &mut Sockets, namespace: &Namespace) {
     sockets.detach("inet_sock_set_state");
     loop {

@@ -16,7 +16,7 @@ const MONITOR_PATH: &str = "/org/flowbus/FlowMonitor1";
 const EVENTS: &str = "org.flowbus.FlowEvents1";
 const EVENTS_PATH: &str = "/org/flowbus/FlowEvents1";
 const LIMIT_EXCEEDED: &str = "org.flowbus.Error.LimitExceeded";
-/// As many signals as flowbusd can send, in place of twenty a second.
+/// A configuration with as many signals as flowbusd can send, in place of twenty a second.
 const LOUD: &str = "[attribution]\ntier = \"none\"\n[signals]\nper_second = 1000\nbatch_msec = 10\n";
 
 fn namespace() -> Namespace {

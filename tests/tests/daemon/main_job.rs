@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 /// An address, a port, and how many flows go there.
 type Way = (&'static str, u16, usize);
 
-/// Where the services listen, and the addresses and numbers of flows that lead there.
+/// Where the TCP services listen, and the addresses and numbers of flows that lead there.
 const TCP: [(&str, u16, &[Way]); 10] = [
     (SERVER_V4, PLAIN, &[(SERVER_V4, PLAIN, 20), (ROUTER_V4, REDIRECTED, 10), (ROUTER_V4, BOTH_NAT, 5)]),
     (SERVER_V6, PLAIN, &[(SERVER_V6, PLAIN, 20), (ROUTER_V6, REDIRECTED, 5), (ROUTER_V6, BOTH_NAT, 5)]),
@@ -32,7 +32,7 @@ const TCP: [(&str, u16, &[Way]); 10] = [
     (SERVER_V6, MASQUERADED, &[(SERVER_V6, MASQUERADED, 5)]),
 ];
 
-/// The same for UDP.
+/// Where the UDP services listen, and the addresses and numbers of flows that lead there.
 const UDP: [(&str, u16, &[Way]); 7] = [
     (SERVER_V4, PLAIN, &[(SERVER_V4, PLAIN, 5), (ROUTER_V4, REDIRECTED, 2), (ROUTER_V4, BOTH_NAT, 2)]),
     (SERVER_V6, PLAIN, &[(SERVER_V6, PLAIN, 5)]),

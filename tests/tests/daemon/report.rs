@@ -12,7 +12,7 @@ use flowbus_tests::{Bus, CallError, Client, Daemon, Namespace, burst};
 use rustix::process::Signal;
 use serde_json::Value;
 
-/// Source, destination and what stands for the source in a report; the destination port is 1000 and the place in the list.
+/// IPv4 sources, destinations and what stands for the source in a report; the destination port is 1000 and the place in the list.
 const V4: [(&str, &str, &str); 10] = [
     ("10.1.2.3", "198.18.5.6", "(IPv4 private 10: "),
     ("172.16.9.8", "198.18.5.6", "(IPv4 private 172: "),
@@ -25,7 +25,7 @@ const V4: [(&str, &str, &str); 10] = [
     ("198.18.9.9", "255.255.255.255", "(IPv4: "),
     ("10.1.2.3", "198.18.5.8", "(IPv4 private 10: "),
 ];
-/// The same, from 1100 on.
+/// IPv6 sources, destinations and tokens; the destination port is 1100 and the place in the list.
 const V6: [(&str, &str, &str); 7] = [
     ("2001:2:0:7::5", "2001:2:0:8::6", "(IPv6: "),
     ("fd00:12:34::5", "2001:2:0:8::6", "(IPv6 unique local: "),
@@ -38,7 +38,7 @@ const V6: [(&str, &str, &str); 7] = [
 /// Addresses that Chrome's redaction tool keeps.
 const KEPT: [&str; 7] =
     ["8.8.8.8", "8.8.4.4", "1.1.1.1", "100.115.92.5", "255.255.255.255", "::1", "ff02::2"];
-/// Of source CHROME, over the interface of index 36.
+/// A mark of source CHROME, over the interface of index 36.
 const MARK: u32 = 0x040C_0100;
 
 /// A daemon whose table has every kind of address, one flow translated, and all of them marked; half are closed too.

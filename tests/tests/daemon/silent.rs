@@ -14,7 +14,7 @@ use flowbus_tests::{Bus, Daemon, Namespace, Network};
 use rustix::process::Signal;
 use serde_json::Value;
 
-/// Nobody listens there.
+/// A port on which nobody listens.
 const REFUSED: u16 = 7999;
 
 const MASKS: [&str; 5] = ["new", "new,destroy", "destroy", "assured,destroy", "new,related,destroy,label"];
@@ -256,7 +256,8 @@ fn race(sockets: &[UdpSocket]) {
     });
 }
 
-/// As of two DNS queries of one socket: each packet makes a flow, and NAT gives each a reply tuple of its own. It takes two processors.
+/// Two packets of one socket at once, as two DNS queries are: each makes a flow, and NAT gives each a reply tuple of its own. It takes
+/// two processors.
 #[test]
 fn the_loser_of_a_nat_clash_is_named_and_the_table_stays_the_kernels() {
     let (network, bus) = (Network::new(), Bus::start());

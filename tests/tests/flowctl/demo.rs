@@ -13,7 +13,7 @@ const PARAMETERS: [&str; 2] = ["net.netfilter.nf_conntrack_acct", "net.netfilter
 
 /// One `./run`, and how to find what belongs to it.
 struct Run {
-    /// A variable of its environment, which all that it starts inherits.
+    /// A variable of the run's environment, which all that it starts inherits.
     marker: String,
     temporary: Directory,
 }
@@ -41,14 +41,14 @@ impl Run {
         command
     }
 
-    /// As [`Run::command`], with a namespace that stands in for the host: the show only knows the one it is started in.
+    /// `./run` with a namespace that stands in for the host: the show only knows the one it is started in.
     fn command_on(&self, host: &Namespace, arguments: &str) -> Command {
         let mut command = host.command("env");
         command.args(SHELL).arg(self.line(arguments));
         command
     }
 
-    /// The processes that belong to it: number and command line.
+    /// The processes that belong to the run: number and command line.
     fn processes(&self) -> Vec<(i32, String)> {
         let marker = format!("FLOWBUS_TEST_RUN={}", self.marker);
         let entries = std::fs::read_dir("/proc").unwrap().map_while(Result::ok);
@@ -78,7 +78,7 @@ impl Run {
         }
     }
 
-    /// Waits until nothing that belongs to it runs, and looks for what else it could have left.
+    /// Waits until nothing that belongs to the run goes on, and looks for what else it could have left.
     fn nothing_is_left(&self) {
         let mut last = Vec::new();
         wait_for("all processes of the show to end", || {

@@ -104,7 +104,7 @@ impl Example {
         Self { process, lines }
     }
 
-    /// Applies what it prints to a copy of the table until that is this one.
+    /// Applies what the example prints to a copy of the table until that is this one.
     fn becomes(&self, copy: &mut BTreeSet<String>, table: &BTreeSet<String>) {
         wait_for("the copy to be the table", || {
             for line in self.lines.try_iter() {
@@ -120,7 +120,7 @@ impl Example {
         });
     }
 
-    /// Ends with an error.
+    /// Waits until the example has ended with an error.
     fn fails(&mut self) {
         let status = wait_for("its end", || self.process.try_wait().unwrap());
         assert_eq!(status.code(), Some(1));

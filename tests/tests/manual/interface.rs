@@ -11,9 +11,9 @@ pub(crate) struct Member {
     /// `method`, `property` or `signal`.
     pub(crate) kind: String,
     pub(crate) name: String,
-    /// As one writes it: `GetFlow(t id) → (a{sv} flow)`.
+    /// The member's signature: `GetFlow(t id) → (a{sv} flow)`.
     pub(crate) signature: String,
-    /// The comment before it, in Markdown.
+    /// The comment before the member, in Markdown.
     description: String,
 }
 

@@ -186,8 +186,8 @@ fn a_helper_whose_bus_does_not_come_back_ends_in_time() {
     assert!(!status.success() && log.contains("cannot reach the bus"), "{log}");
 }
 
-/// As in the issue: twelve calls with 16 descriptors each, three times a second, by a user in no group, while what was lost has
-/// to be fetched by the helper.
+/// Twelve calls with 16 descriptors each, three times a second, by a user in no group, while what was lost has to be fetched
+/// by the helper.
 #[test]
 fn a_stranger_with_descriptors_keeps_no_overrun_from_healing() {
     for bus in BOTH {

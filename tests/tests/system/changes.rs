@@ -289,7 +289,7 @@ async fn an_expectation_is_shown_with_master_and_helper_and_taken_back() {
     assert_eq!(control.delete_expectations(&ftp, &none()).await.unwrap(), deleted(0));
 }
 
-/// As many as one connection may have in flight with flowbusd.
+/// Sixteen calls are as many as one connection may have in flight with flowbusd.
 #[tokio::test]
 async fn sixteen_calls_at_once_are_all_answered() {
     let helper = Helper::start(&["--user", "nobody"]);

@@ -1,4 +1,4 @@
-//! Who may change the kernel's table on a booted Debian: root, those whom polkit grants it, and nobody else.
+//! Changing the kernel's table on a booted Debian is allowed to root, to users whom polkit grants it, and to nobody else.
 
 use std::process::Stdio;
 

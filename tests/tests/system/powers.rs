@@ -93,7 +93,7 @@ fn wait_for_program(process: &Daemon, program: &str) {
     });
 }
 
-/// So many starts of flowbusd by this command: each ends confined, with the threads of its tier and this in its log.
+/// Starts flowbusd by this command several times: each ends confined, with the threads of its tier and this in its log.
 fn start_often(mut command: impl FnMut() -> Command, bus: &Bus, tier: &str, start: Start) {
     for _ in 0..STARTS {
         let mut daemon = Daemon::spawn(&mut command());

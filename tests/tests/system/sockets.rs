@@ -9,7 +9,7 @@ use flowbus_tests::{Machine, SystemBus, conntrack, inject};
 
 /// Bytes of a message: its first, its fixed part, half of its header, its header and half of its body.
 const PARTS: [usize; 4] = [1, 16, 64, 2_000];
-/// Of each user; the bus takes 64 that have not said who they are.
+/// How many connections of each user; the bus takes 64 that have not said who they are.
 const UNKNOWN: usize = 16;
 
 fn answers(machine: &Machine, bus: SystemBus) {

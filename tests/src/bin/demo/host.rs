@@ -50,7 +50,7 @@ impl Changes {
         Ok(changes)
     }
 
-    /// Undoes them and returns when that is done.
+    /// Undoes the changes and returns when that is done.
     pub(crate) fn undo(mut self) {
         drop(self.undo.stdin.take());
         match self.undo.wait() {

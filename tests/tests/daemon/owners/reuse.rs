@@ -72,10 +72,10 @@ fn serve(namespace: &Namespace, (address, port): (&str, u16)) {
     });
 }
 
-/// So often two processes take turns at each gap.
+/// How often two processes take turns at each gap.
 const TURNS: usize = 30;
 
-/// Two processes connect by turns, from the same port to the same server, each so many milliseconds after the one before. None of
+/// Two processes connect by turns, from the same port to the same server, each some milliseconds after the one before. None of
 /// the connections may have the other's owner. Returns how many of those at the last gap have an initiator and a responder.
 fn take_turns(
     namespace: &Namespace,

@@ -49,7 +49,7 @@ impl Worker {
         self.process.id().into()
     }
 
-    /// Has it evaluate a line, and returns what comes of it.
+    /// Has the worker evaluate a line, and returns what comes of it.
     pub(crate) fn run(&mut self, line: &str) -> String {
         writeln!(self.input, "{line}").unwrap();
         let mut result = String::new();

@@ -5,10 +5,10 @@ use serde_json::Value;
 
 /// What `busctl` takes for one key: the key, a signature, and the value's words.
 pub(crate) type Entry<'a> = [&'a str; 3];
-/// The same question, asked of a flow as it was listed.
+/// Whether a flow, as it was listed, is what a query asks for.
 type Naive = fn(&Value) -> bool;
 
-/// Each finds some of the flows of [`super::Everything`], and not all.
+/// Queries each of which finds some of the flows of [`super::Everything`], and not all.
 pub(crate) const FOUND: &[(Entry<'_>, Naive)] = &[
     (["family", "s", "ipv6"], |flow| flow["family"] == "ipv6"),
     (["protocol", "s", "tcp"], |flow| flow["protocol"] == "tcp"),
@@ -73,7 +73,7 @@ pub(crate) const FOUND: &[(Entry<'_>, Naive)] = &[
     }),
 ];
 
-/// Each finds none of them.
+/// Queries each of which finds none of the flows of [`super::Everything`].
 pub(crate) const NOT_FOUND: &[Entry<'_>] = &[
     ["family", "as", "1 ipv4"],
     ["protocol", "s", "sctp"],
@@ -120,7 +120,7 @@ pub(crate) const NOT_FOUND: &[Entry<'_>] = &[
     ["until", "t", "1"],
 ];
 
-/// Each is refused by its key's name.
+/// Queries each of which is refused by its key's name.
 pub(crate) const REFUSED: &[Entry<'_>] = &[
     ["family", "s", "ipv5"],
     ["protocol", "s", "tpc"],

@@ -11,7 +11,7 @@ use flowbus_tests::{Bus, Client, Daemon, Monitor, Namespace, burst, churn};
 use serde_json::{Value, json};
 use table::{Table, lasting};
 
-/// So many rounds of churn are fewer changes than the daemon keeps for those who read slowly: nobody misses one.
+/// How many rounds of churn are fewer changes than the daemon keeps for slow readers: nobody misses one.
 const ROUNDS: u64 = 12_288 / churn::ROUND_CHANGES;
 
 /// A namespace with flows to make, a bus, and the daemon.

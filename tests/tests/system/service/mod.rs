@@ -45,7 +45,7 @@ fn kill(machine: &Machine) {
     machine.run("systemctl kill --signal=KILL --kill-whom=main flowbusd.service");
 }
 
-/// A table of so many old flows, its epoch, and their ids.
+/// A table of this many old flows: its epoch, and the flows' ids.
 fn table(machine: &Machine, flows: u32) -> (Value, BTreeSet<u64>) {
     machine.wait_until_synchronized();
     inject::udp(machine.namespace(), OLD, flows);

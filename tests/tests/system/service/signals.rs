@@ -1,4 +1,4 @@
-//! What the service tells on both system buses: who sees it, and what a subscriber that stops reading costs the others.
+//! What the service publishes on both system buses: who sees it, and what a subscriber that stops reading costs the others.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
