@@ -9,9 +9,9 @@ pub enum Accept {
     Function,
     /// At the end of the system calls accept and accept4.
     Syscall,
-    /// By the first process that reads from the connection.
+    /// The first process that reads from the connection is taken for the one that accepted.
     Reader,
-    /// Not at all: the process that listens is taken for the one that accepted.
+    /// The process that listens is taken for the one that accepted.
     Inherited,
 }
 
@@ -28,7 +28,7 @@ impl Accept {
     }
 }
 
-/// One program.
+/// A program, and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {
     /// The program's name in the object (`bpf/*.h`) and in `bpftool prog`.

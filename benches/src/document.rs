@@ -39,7 +39,7 @@ impl Chart {
         Self { name, title, content: Content::Bars(figures) }
     }
 
-    /// One value after the other, at equal distances in time.
+    /// A plot of values one after the other, at equal distances in time.
     pub(crate) fn series(name: &'static str, title: &'static str, values: Vec<f64>) -> Self {
         Self { name, title, content: Content::Series(values) }
     }

@@ -62,7 +62,7 @@ fn without_daemon(mark: Mark) -> OwnedFlow {
     fields.into_iter().collect()
 }
 
-/// One line a field, names aligned.
+/// Prints a flow, one line a field, names aligned.
 fn details(out: &mut dyn Write, flow: &OwnedFlow, cells: Cells) -> io::Result<()> {
     let width = flow.iter().map(|(key, _)| key.name().len()).max().unwrap_or(0);
     for (key, value) in flow.iter() {

@@ -23,7 +23,7 @@ impl Column {
     }
 }
 
-/// One line: a cell a column, and how all of it looks.
+/// A line of a table: a cell a column, and how all of it looks.
 pub(crate) struct Row {
     pub(crate) cells: Vec<String>,
     pub(crate) style: Style,

@@ -1,4 +1,4 @@
-//! One caller that waits until flows may exist that no event reports.
+//! The one caller at a time that waits until flows may exist that no event reports.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 /// The longest wait: a caller may have gone.
 const LONGEST: Duration = Duration::from_secs(300);
-/// One change of rules sends many messages, and others may follow it: one read after this delay serves all of them.
+/// The delay after a notice: one change of rules sends many messages, and others may follow, which one read then serves.
 const SETTLING: Duration = Duration::from_secs(1);
 
 /// The one wait that there is at a time.

@@ -71,7 +71,7 @@ impl Worker {
         answer.await.map_err(|_| Error::Unavailable("flowbus-control is being ended, ask again".into()))
     }
 
-    /// From now on no work begins, and what is being done ends at its next step.
+    /// Lets no more work begin, and has what is being done end at its next step.
     pub(crate) fn stop(&self) {
         self.end.begun.store(true, Ordering::Relaxed);
     }

@@ -1,6 +1,6 @@
 //! What the kernel counts about its table.
 
-/// The whole table of the network namespace (`IPCTNL_MSG_CT_GET_STATS`).
+/// How full the table of the network namespace is (`IPCTNL_MSG_CT_GET_STATS`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stats {
     /// `CTA_STATS_GLOBAL_ENTRIES`: flows in the table, nf_conntrack_count.
@@ -9,7 +9,7 @@ pub struct Stats {
     pub maximum: Option<u32>,
 }
 
-/// One CPU since boot (`IPCTNL_MSG_CT_GET_STATS_CPU`). A counter that the kernel does not send is 0.
+/// What one CPU has counted since boot (`IPCTNL_MSG_CT_GET_STATS_CPU`). A counter that the kernel does not send is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CpuStats {
     /// The CPU's number.

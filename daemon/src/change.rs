@@ -5,7 +5,7 @@ use ctnetlink::EventKind;
 use crate::flow::{Prior, Snapshot};
 use crate::log::Numbered;
 
-/// One change that sends an event.
+/// A change that sends an event.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Change {
     /// The change's number, larger by one than that of the change before.

@@ -24,7 +24,7 @@ pub(crate) struct Config {
     pub(crate) closed: ClosedOptions,
     pub(crate) signals: SignalOptions,
     pub(crate) attribution: AttributionOptions,
-    /// More traffic sources for the mark decoder: name = number (1 to 63).
+    /// Traffic sources that the mark decoder is to know besides patchpanel's: name = number (1 to 63).
     sources: BTreeMap<String, u8>,
     /// patchpanel's names and those of `sources`.
     #[serde(skip)]
@@ -77,12 +77,12 @@ pub(crate) struct AttributionOptions {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum TierChoice {
-    /// By BPF programs; by hand in /proc where those are refused.
+    /// BPF programs find processes; by hand /proc is searched where those are refused.
     #[default]
     Auto,
-    /// In /proc; by hand alone.
+    /// /proc is searched; by hand alone.
     Procfs,
-    /// Not at all.
+    /// Processes are not found.
     None,
 }
 

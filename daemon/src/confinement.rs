@@ -9,8 +9,9 @@ use rustix::thread::CapabilitySet;
 use crate::config;
 use crate::handle::Handle;
 
-/// From here on this thread, and those that it starts, open for reading only what a reload, a question for the kernel's
-/// settings, one for its BPF programs and a stranger's for the machine need. A thread that has to look into other processes starts before this.
+/// Gives up files: this thread, and those that it starts later, open for reading only what a reload, a question for the kernel's
+/// settings, one for its BPF programs and a stranger's for the machine need. A thread that has to look into other processes starts
+/// before this.
 pub(crate) fn files(configuration: Option<&Path>) {
     let configuration = configuration.unwrap_or(Path::new(config::DEFAULT_PATH));
     // The directory: an editor puts another file in the place of the old one.
@@ -29,7 +30,7 @@ pub(crate) fn files(configuration: Option<&Path>) {
     }
 }
 
-/// From here on this process makes no system call but those of its policy.
+/// Gives up all system calls of this process but those of its policy.
 pub(crate) async fn system_calls(handle: &Handle) {
     // A thread that is still being started needs system calls of the C library that the policy does not have, and would
     // end the process without them. The tracker's has started when it answers; one that has ended does not matter.
@@ -39,13 +40,13 @@ pub(crate) async fn system_calls(handle: &Handle) {
     }
 }
 
-/// From here on this thread, and those that it starts, have of root's powers only that of asking for dumps. A thread that loads
-/// BPF programs starts before this.
+/// Gives up root's powers but that of asking for dumps, for this thread and those that it starts later. A thread that loads BPF
+/// programs starts before this.
 pub(crate) fn drop_capabilities() -> Result<(), Errno> {
     flowbus_seccomp::keep(CapabilitySet::NET_ADMIN)
 }
 
-/// From here on this thread has of root's powers only those that show other users' descriptors.
+/// Gives up root's powers of this thread but those that show other users' descriptors.
 pub(crate) fn drop_capabilities_but_to_look() -> Result<(), Errno> {
     flowbus_seccomp::keep(CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH)
 }

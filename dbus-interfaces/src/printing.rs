@@ -102,8 +102,8 @@ mod tests {
 
     use super::*;
 
-    /// One of each kind: C0, DEL, C1, ends of lines and paragraphs, reordering marks, no width, other spaces, tags, selectors,
-    /// fillers, private, unassigned.
+    /// A character of each kind that is hidden: C0, DEL, C1, ends of lines and paragraphs, reordering marks, no width, other spaces,
+    /// tags, selectors, fillers, private, unassigned.
     const HIDDEN: &str = "\u{7}\u{b}\u{c}\u{1c}\u{1e}\u{7f}\u{85}\u{9b}\u{2028}\u{2029}\u{202a}\u{202e}\u{2066}\u{2069}\u{200e}\
         \u{200f}\u{61c}\u{200b}\u{2060}\u{feff}\u{ad}\u{a0}\u{3000}\u{e0041}\u{e0100}\u{fe0f}\u{115f}\u{3164}\u{e000}\u{378}";
 

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 pub(crate) const BURST: u64 = 512 << 20;
 /// What a user may get in the long run, by second.
 pub(crate) const PER_SECOND: u64 = 64 << 20;
-/// With more users than this, those that have got nothing lately are forgotten.
+/// The number of users beyond which those that have got nothing lately are forgotten.
 const USERS: usize = 64;
 
 /// The bytes that each user has got and that have not been forgiven since.

@@ -26,7 +26,7 @@ pub enum Enforced {
     Not,
 }
 
-/// From now on this thread and those that it starts open files for reading only, and only the given ones and those below
+/// Confines this thread and those that it starts later: they open files for reading only, and only the given ones and those below
 /// the given directories; list no directory, run no program; and send signals to nobody outside of this process. What is
 /// open stays open. A path that is not there gives nothing, and a file that takes its place later cannot be opened either:
 /// name its directory.

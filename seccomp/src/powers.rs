@@ -6,8 +6,8 @@ use rustix::thread::{
     set_no_new_privs,
 };
 
-/// From now on this thread and those that it starts have no capability but these, as far as they had them, and none that
-/// a program could bring. A thread that has no other calls nothing but `capget`: a service's unit has seen to the rest.
+/// Takes all capabilities but these from this thread and those that it starts later, and those that a program could bring. A
+/// thread that has no other calls nothing but `capget`: a service's unit has seen to the rest.
 ///
 /// # Errors
 /// When the kernel refuses: the thread may have what it had.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::Namespace;
 use crate::traffic::{TcpService, UdpService};
 
-/// Forwarded as it is, with mark 0.
+/// A port that is forwarded as it is, with mark 0.
 pub const PLAIN: u16 = 7000;
 /// Marked 0x040C0100: source CHROME, routing table 1036, which is the interface [`UPLINK`].
 pub const CHROME: u16 = 7001;
@@ -15,15 +15,15 @@ pub const UNKNOWN_SOURCE: u16 = 7002;
 pub const CROSTINI: u16 = 7003;
 /// Marked 0x00000200 (USER) only by the second packet of the original direction.
 pub const LATE_MARK: u16 = 7004;
-/// Behind the router's own address and a random port or ICMP identifier.
+/// A port whose flows leave behind the router's own address and a random port or ICMP identifier.
 pub const MASQUERADED: u16 = 7100;
 /// A port of the router's address that leads to [`PLAIN`] of the server.
 pub const REDIRECTED: u16 = 7200;
 /// A port of the router's address that leads to [`PLAIN`] of the server, and behind the router's address and a random port.
 pub const BOTH_NAT: u16 = 7300;
-/// In zone 7, both directions.
+/// A port whose flows are in zone 7, both directions.
 pub const ZONED: u16 = 7900;
-/// In zone 9, original direction only.
+/// A port whose flows are in zone 9, original direction only.
 pub const ORIGINAL_ZONED: u16 = 7901;
 
 /// The interface of the router with index 36, the routing table of [`CHROME`].

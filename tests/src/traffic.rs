@@ -91,7 +91,7 @@ impl UdpService {
         Self(namespace.enter(|| bound(address)))
     }
 
-    /// From each of `count` new sockets in `namespace` sends a request to `address` and waits for the answer. As long as the
+    /// Sends a request from each of `count` new sockets in `namespace` to `address` and waits for the answer. As long as the
     /// sockets are kept, no other one gets their ports: another flow to this address is another one.
     ///
     /// # Panics

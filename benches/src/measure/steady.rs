@@ -66,7 +66,7 @@ pub(crate) fn measure(size: Size) -> Section {
     section
 }
 
-/// From one event to the next.
+/// The time from one event to the next.
 const SPACE: Duration = Duration::from_micros(1_000_000 / RATE as u64);
 
 /// Sends `count`, spaced evenly: the sender has a processor of its own, and sleeping is too coarse.

@@ -14,7 +14,7 @@ use crate::error::Error;
 
 /// How old the file may become. Each replacement of a file costs its file system a write.
 const PACE: Duration = Duration::from_secs(1);
-/// More than a cursor has, in bytes.
+/// The most bytes that are read, more than a cursor has.
 const LARGEST: u64 = 256;
 
 /// The file and what belongs into it.

@@ -20,7 +20,7 @@ use crate::error::Error;
 /// The least time between the end of one snapshot and the next. A dump is new enough for a second: any sooner and the counters
 /// would be those of before.
 const REST: Duration = Duration::from_millis(1100);
-/// After a snapshot that took long the rest is this many times as long.
+/// How many times as long as a snapshot that took long the rest after it is.
 const REST_FACTOR: u32 = 4;
 
 /// Asks for what is wished until nobody wishes any more.

@@ -92,7 +92,7 @@ impl Model {
         Wish { view, paused: self.paused, detail }
     }
 
-    /// Without counters the latest flows come first.
+    /// The order of the rows: the one that was chosen, else the highest rate first or, without counters, the latest flow.
     pub(super) fn order(&self) -> Order {
         let counting = self.snapshot.as_ref().is_none_or(|snapshot| snapshot.accounting);
         self.chosen.unwrap_or(if counting { Order::Rate } else { Order::New })
@@ -191,7 +191,7 @@ impl Model {
         self.forget_rows();
     }
 
-    /// Other rows are to come, also if the picture was held.
+    /// Forgets the rows, because others are to come, also if the picture was held.
     fn forget_rows(&mut self) {
         self.paused = false;
         self.selected = 0;

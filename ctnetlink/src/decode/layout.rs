@@ -72,7 +72,7 @@ impl Layout {
         Some(Self { fixed, mask, event: event(header(message), is_delete), places })
     }
 
-    /// True of a message that has this layout.
+    /// Whether a message has this layout.
     #[inline(always)]
     pub(super) fn fits(&self, message: &[u8]) -> bool {
         // All words and one branch at the end, so that wide instructions compare several at once.

@@ -65,7 +65,7 @@ pub(super) enum Message {
     AddressDeleted,
     /// The dump has ended.
     Done,
-    /// There is no such dump: another one runs, of an earlier owner of this socket.
+    /// The dump is refused: another one runs, of an earlier owner of this socket.
     Refused,
 }
 

@@ -18,8 +18,8 @@ pub(crate) struct Begins {
     /// How many flows with the same ends had begun and ended before it in that window; [`UNKNOWN`] where it may have begun
     /// earlier, or sockets are not known.
     before: Vec<u8>,
-    /// In the order of their beginnings, the flows before which another one with the same ends ended in the same window:
-    /// what was reported of their sockets cannot be told from what was reported of the sockets before.
+    /// The flows before which another one with the same ends ended in the same window, in the order of their beginnings: what was
+    /// reported of their sockets cannot be distinguished from what was reported of the sockets before.
     reused: Vec<Reused>,
 }
 

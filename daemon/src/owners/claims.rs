@@ -34,7 +34,7 @@ pub(super) struct Claim {
     pub(super) process: ProcessId,
     /// A flow that began before this time is not the socket's, unless the socket was accepted from it.
     pub(super) since: u64,
-    /// By this time a packet of the socket had passed; `u64::MAX` while that is not known.
+    /// The time by which a packet of the socket had passed; `u64::MAX` while that is not known.
     pub(super) sure: u64,
     /// When the socket ended, or when the next datagram of the process would be reported; `u64::MAX` while it is open.
     pub(super) until: u64,

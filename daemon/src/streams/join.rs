@@ -7,8 +7,8 @@
 //! snapshot, and its end counts as shown: the reader never saw it. Readers of closed flows need that end, and `push_change` sends it to
 //! them all the same.
 
-/// For each chunk of the snapshot the last id in it and the number of the newest change that it includes. A change
-/// of a flow is in the snapshot when its number is not above that of the flow's chunk.
+/// What each chunk of the snapshot includes: the last id in it, and the number of the newest change. A change of a flow is in
+/// the snapshot when its number is not above that of the flow's chunk.
 #[derive(Debug, Default)]
 pub(super) struct Join {
     chunks: Vec<(u64, u64)>,

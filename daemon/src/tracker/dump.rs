@@ -67,7 +67,7 @@ enum Phase {
     /// The replies that carry this number are being merged.
     Merging {
         sequence: u32,
-        /// False once an entry could not be read: the dump then adds and updates, but closes nothing.
+        /// Whether every entry could be read; else the dump adds and updates, but closes nothing.
         complete: bool,
         /// When it was asked for or last heard of.
         heard: Instant,

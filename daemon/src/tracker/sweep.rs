@@ -36,7 +36,7 @@ pub(super) struct Sweeps {
     took: Duration,
     /// Whether the kernel's setting or its rules keep flows from sending events, and the kernel has flows.
     muted: bool,
-    /// By how much the kernel's count was larger than ours at the last look.
+    /// How much larger the kernel's count was than ours at the last look.
     difference: i64,
     /// Whether the difference was there at two looks.
     differs: bool,

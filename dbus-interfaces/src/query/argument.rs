@@ -35,7 +35,7 @@ pub enum Argument {
     Text(String),
     /// An array of values.
     List(Vec<Argument>),
-    /// Another type, or a list of too many elements: valid for no key. What it is, in words.
+    /// A value of another type, or a list of too many elements, in words: valid for no key.
     Other(&'static str),
 }
 

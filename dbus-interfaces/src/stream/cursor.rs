@@ -10,7 +10,7 @@ use crate::Key;
 
 /// The place that a reader of streams has come to. A fresh one has seen nothing.
 ///
-/// As text, in which it is kept from one life to the next, it is `epoch=E;sequence=S;id=I`, or nothing while it is fresh.
+/// A cursor is kept as text from one life to the next: `epoch=E;sequence=S;id=I`, or nothing while it is fresh.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cursor {
     epoch: String,

@@ -39,7 +39,7 @@ pub enum StreamItem<'a> {
     Event {
         /// Whether it began, changed or ended.
         kind: EventKind,
-        /// False of a flow that passed the filter before the change and does not after it.
+        /// Whether the flow passes the filter after the change; false where it passed before and does not any more.
         matches: bool,
         /// The whole flow after the change, with its `sequence`.
         flow: FlowRef<'a>,

@@ -271,7 +271,7 @@ fn naive(flow: &OwnedFlow, key: QueryKey, value: &str) -> bool {
     }
 }
 
-/// By the text of the addresses: all of them are written in full where they differ.
+/// Compares networks by the text of their addresses: all of them are written in full where they differ.
 fn naive_network(shown: &str, value: &str) -> bool {
     let shown = match value.contains('.') {
         true => shown.strip_prefix("::ffff:").unwrap_or(shown),

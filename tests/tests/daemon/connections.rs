@@ -11,7 +11,7 @@ use flowbus_tests::daemon::binary;
 use flowbus_tests::{Bus, Daemon, Monitor, Namespace};
 use serde_json::Value;
 
-/// One connection of this process to itself: the port that it is to, and the one that it is from.
+/// Makes a connection of this process to itself: the port that it is to, and the one that it is from.
 fn converse(namespace: &Namespace, address: &str) -> (u16, u16) {
     namespace.enter(|| {
         let listener = TcpListener::bind(address).unwrap();

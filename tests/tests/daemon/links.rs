@@ -94,7 +94,7 @@ fn many_interfaces_are_known_as_they_are_made_renamed_and_removed() {
     daemon.stop();
 }
 
-/// Their messages are the longest that there are of an interface.
+/// The messages about such an interface are the longest that there are.
 #[test]
 fn an_interface_with_as_many_alternative_names_as_the_kernel_takes_is_named() {
     let (namespace, bus) = (Namespace::tracked("altnames"), Bus::start());

@@ -55,7 +55,7 @@ fn go_example(directory: &Directory) -> Command {
     Command::new(program)
 }
 
-/// More flows than a page has, and a daemon that has them and has sent its first signal.
+/// A namespace with more flows than a page has, and a daemon that has them and has sent its first signal.
 fn started() -> (Namespace, Bus, Daemon) {
     started_with(1_100)
 }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::top::view::parse_filter;
 
-/// Ten seconds after one another.
+/// Snapshots, each of which has the one before it.
 struct Snapshots {
     start: Instant,
     memory: Option<Memory>,
@@ -14,7 +14,7 @@ impl Snapshots {
         Self { start: Instant::now(), memory: None, view }
     }
 
-    /// One at this second.
+    /// Takes a snapshot at this second.
     fn at(&mut self, seconds: u64, lines: &[&str]) -> Counted {
         let now = self.start + Duration::from_secs(seconds);
         let mut tally = Tally::new(self.view.clone(), self.memory.as_ref(), now);

@@ -25,11 +25,11 @@ pub(crate) use place::{Place, direction, unspecified};
 const MAXIMUM: usize = 1 << 17;
 /// How long a closed socket is kept, because netlink may report its flow later.
 const ENDED_USEC: u64 = 2_000_000;
-/// A datagram that was sent may belong to a flow that comes, for this long.
+/// How long a datagram that was sent may belong to a flow that comes.
 const SENT_USEC: u64 = 20_000_000;
-/// A server that has ended is known for this long where it had flows: they go to the one that binds its port next.
+/// How long a server that has ended is kept where it had flows: they go to the one that binds its port next.
 const SERVED_USEC: u64 = 600_000_000;
-/// For this long after a datagram was reported, others of the same process to the same end are not (`bpf/udp.h`: 10 s).
+/// How long after a datagram was reported others of the same process to the same end are not (`bpf/udp.h`: 10 s).
 const REPEAT_NSEC: u64 = 11_000_000_000;
 
 /// The sockets of the network namespace whose flows are tracked, or those of all others.
@@ -59,11 +59,11 @@ pub(crate) struct Sockets {
     ambiguous: u64,
     /// Whether these are the sockets of other namespaces than the tracked one.
     elsewhere: bool,
-    /// Until this time (CLOCK_MONOTONIC nanoseconds) ends of flows may have been lost.
+    /// The time (CLOCK_MONOTONIC nanoseconds) until which ends of flows may have been lost.
     floor: u64,
     /// Sockets that were there before this time may be unknown.
     doubt: u64,
-    /// Up to this time sockets may still be reported.
+    /// The time up to which sockets may still be reported.
     held_back: u64,
 }
 

@@ -17,7 +17,7 @@ const PARAMETERS: [&str; 2] = ["nf_conntrack_acct", "nf_conntrack_timestamp"];
 /// The name of an abstract socket, which only one process of a network namespace can have, and which ends with it.
 const LOCK: &str = "flowbus-run";
 
-/// Another one has changed this machine and is not done.
+/// The error where another run has changed this machine and is not done.
 #[derive(Debug)]
 pub(crate) struct Busy;
 

@@ -25,7 +25,7 @@ enum Request {
 }
 
 impl Stop {
-    /// From now on signals do not kill us. The end of the process that started us is one of them.
+    /// Catches the signals that would kill this process, among them the end of the process that started it.
     pub(crate) fn catch() -> Self {
         let (sender, receiver) = channel();
         let (ready, installed) = channel();
