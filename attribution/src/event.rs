@@ -30,7 +30,7 @@ pub struct Event {
     pub monotonic_ns: u64,
     /// The socket's cookie (SO_COOKIE): the same in every event of a socket, never used twice while the machine is up.
     pub cookie: u64,
-    /// The inode of the socket's network namespace, as in /proc/PID/ns/net; 0 where the kernel did not tell.
+    /// The inode of the socket's network namespace, as in /proc/PID/ns/net; 0 where it is not known.
     pub network_namespace: u32,
     /// IPPROTO_TCP or IPPROTO_UDP.
     pub protocol: u8,

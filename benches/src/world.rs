@@ -51,7 +51,7 @@ impl World {
     }
 }
 
-/// Waits until a process has joined conntrack's groups in the namespace, which most do not tell otherwise.
+/// Waits until a process has joined conntrack's groups in the namespace, which most do not say otherwise.
 pub(crate) fn wait_for_listener(namespace: &Namespace) {
     /// `NETLINK_NETFILTER`.
     const PROTOCOL: &str = "12";

@@ -152,7 +152,7 @@ impl Cells {
     pub(crate) fn translation(self, flow: &dyn Fields) -> String {
         let mut source = self.endpoint(flow, Key::NatSrc, Key::NatSport);
         let destination = self.service_end(flow, Key::NatDst, Key::NatDport);
-        // Of ICMP the identifier is translated as a port is.
+        // The identifier of ICMP is translated as a port is.
         if let (false, Some(id)) = (source.is_empty(), flow.number(Key::ReplyIcmpId)) {
             source = format!("{source} id {id}");
         }

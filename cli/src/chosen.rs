@@ -12,7 +12,7 @@ use crate::format::{Kind, names_of};
 /// Flows of one call: as many as a query takes values of a key.
 const CALL: usize = 256;
 
-/// What tells a flow from every other: its tuple and the kernel's number, by which the helper finds it again.
+/// What distinguishes a flow from every other: its tuple and the kernel's number, by which the helper finds it again.
 const IDENTITY: [Key; 9] = [
     Key::ConntrackId,
     Key::Family,
@@ -78,7 +78,7 @@ impl Chosen {
             matched,
             deleted: number(|answer| answer.deleted),
             changed: number(|answer| answer.changed),
-            // Those that the helper did not find ended after they were listed.
+            // Flows that the helper did not find ended after they were listed.
             gone: matched.saturating_sub(total(|answer| answer.matched)) + total(|answer| answer.gone),
             failed: total(|answer| answer.failed),
             more: self.more.then_some(true),

@@ -112,7 +112,7 @@ fn known(key: QueryKey) -> Vec<(String, Option<String>)> {
         QueryKey::Source => {
             let mut names: Vec<_> =
                 SourceNames::default().iter().map(|(_, name)| (name.to_owned(), None)).collect();
-            // Those that the configuration names, as far as they are in use.
+            // Sources that the configuration names are offered as far as they are in use.
             let used =
                 live(&[Key::Source], |flow| flow.text(Key::Source).map(|name| (name.to_owned(), None)));
             names.extend(used.into_iter().filter(|(name, _)| !name.starts_with("0x")));

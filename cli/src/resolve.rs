@@ -170,7 +170,7 @@ async fn ask(resolved: &Proxy<'_>, address: IpAddr) -> zbus::Result<Option<Arc<s
     let no_flags = 0_u64;
     let (names, _): (Vec<(i32, String)>, u64) =
         resolved.call("ResolveAddress", &(any_link, family, octets, no_flags)).await?;
-    // Whoever has the address chooses its name.
+    // The holder of an address chooses its name.
     Ok(names.into_iter().next().map(|(_, name)| cell::clean(name.into()).into()))
 }
 

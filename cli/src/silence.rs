@@ -3,7 +3,7 @@
 use crate::cell::{clean, counted};
 use crate::daemon::{Statistics, Texts};
 
-/// The reasons, one sentence each; none while every flow tells all.
+/// The reasons, one sentence each; none while every flow sends all its events.
 pub(crate) fn reasons(statistics: &Statistics, texts: &Texts) -> Vec<String> {
     let mut reasons = Vec::new();
     if statistics.get("kernel_events") == Some(&0) {

@@ -138,7 +138,7 @@ impl Status {
         let sent = number("signals_sent").map_or_else(|| "unknown".to_owned(), ToString::to_string);
         match number("signals_lost") {
             None | Some(0) => format!("{sent} sent"),
-            // Whoever wants every change reads a stream: that signals are limited is no loss of theirs.
+            // Programs that want every change read a stream: that signals are limited is no loss to them.
             Some(&lost) => {
                 format!("{sent} sent; limited, so {} left out (streams have all)", counted(lost, "change"))
             }

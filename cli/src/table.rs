@@ -111,7 +111,7 @@ impl Table {
         hidden.map(|index| &*self.columns[index].title).collect()
     }
 
-    /// The columns of a line. The last one may be cut off behind what tells its cells apart.
+    /// The columns of a line. The last one may be cut off behind what distinguishes its cells.
     fn length(&self) -> usize {
         let last = self.shown.iter().rposition(|shown| *shown);
         let shown = self.widths.iter().enumerate().filter(|(index, _)| self.shown[*index]);

@@ -46,7 +46,7 @@ pub fn get_request(sequence: u32, original: &Tuple) -> Vec<u8> {
 
 /// Ends the flow of this original tuple (and its zone), with an `id` only if it still is that flow: ENOENT where it has ended,
 /// or where the tuple belongs to a flow with another `CTA_ID` by now. A flow that got the same id, which is what usually happens
-/// when a tuple is used again at once, cannot be told apart.
+/// when a tuple is used again at once, cannot be distinguished.
 pub fn delete_request(sequence: u32, original: &Tuple, id: Option<u32>) -> Vec<u8> {
     let mut attributes = identity(original);
     attributes.extend(id.map(|id| u32(CTA_ID, id)));

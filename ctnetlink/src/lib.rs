@@ -10,7 +10,7 @@
 //! - [`dump_request`], [`delete_request`] and the others are what the kernel can be asked.
 //! - [`Conntrack`] asks it, and reads the answers: lists, gets, makes, changes and ends flows and expectations, for programs that
 //!   want the table and not its bytes. [`FlowFilter`] says which flows are meant.
-//! - [`Socket`] joins groups, receives without waiting and tells exactly how many messages were lost.
+//! - [`Socket`] joins groups, receives without waiting and says exactly how many messages were lost.
 //!
 //! Print every flow that begins or ends, and the table as it is (needs CAP_NET_ADMIN):
 //!

@@ -262,7 +262,7 @@ impl Socket {
     /// The groups of conntrack that the socket has joined.
     ///
     /// # Errors
-    /// [`SocketError::System`] when the kernel does not tell.
+    /// [`SocketError::System`] when the kernel refuses.
     pub fn groups(&self) -> Result<Groups, SocketError> {
         let address = rustix::net::getsockname(&self.fd).map_err(SocketError::of("getsockname"))?;
         let address = SocketAddrNetlink::try_from(address).map_err(SocketError::of("getsockname"))?;
@@ -310,7 +310,7 @@ impl Socket {
     /// The size of the receive buffer in bytes, as the kernel counts it: twice what was asked for.
     ///
     /// # Errors
-    /// [`SocketError::System`] when the kernel does not tell.
+    /// [`SocketError::System`] when the kernel refuses.
     pub fn receive_buffer(&self) -> Result<usize, SocketError> {
         sockopt::socket_recv_buffer_size(&self.fd).map_err(SocketError::of("getsockopt(SO_RCVBUF)"))
     }

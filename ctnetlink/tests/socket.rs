@@ -20,7 +20,7 @@ use rustix::thread::CapabilitySet;
 fn make_flows(count: u16) {
     let socket = UdpSocket::bind("127.0.0.1:40000").unwrap();
     for port in 0..count {
-        // A refusal of an earlier packet (ICMP) may be told here.
+        // A refusal of an earlier packet (ICMP) may be reported here.
         let _ = socket.send_to(b"x", ("127.0.0.1", 10_000 + port));
     }
 }
@@ -31,7 +31,7 @@ fn listener(groups: Groups) -> Socket {
     socket
 }
 
-/// Everything that waits: the datagrams, and whether an overrun was told.
+/// Everything that waits: the datagrams, and whether an overrun was reported.
 fn drain(socket: &Socket) -> (Vec<Vec<u8>>, usize) {
     let (mut datagrams, mut overruns) = (Vec::new(), 0);
     let mut buffer = vec![0; 65_536];

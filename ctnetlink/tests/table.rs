@@ -89,7 +89,7 @@ fn a_flow_of_every_kind_is_made_got_changed_and_ended() {
             }
             let (id, status) = (got.id.unwrap(), got.status.unwrap());
 
-            // Of the mark the masked bits alone; everything else stays.
+            // Only the masked bits of the mark change; everything else stays.
             table.update(&original, &Update { mark: Some((0xa5, 0xf0)), ..Update::default() }).unwrap();
             table.update(&original, &Update { timeout: Some(60), ..Update::default() }).unwrap();
             let fixed = Update { status: Some(status | Status::FIXED_TIMEOUT), ..Update::default() };

@@ -85,7 +85,7 @@ impl Look {
     }
 }
 
-/// Which flows a filter can let pass at all, as far as the table tells without knowing names.
+/// Which flows a filter can let pass at all, as far as the table knows without names.
 #[derive(Clone, Debug)]
 pub(crate) enum Preselection {
     /// Every flow.
@@ -341,7 +341,7 @@ impl Publisher {
     pub(crate) fn tell_expectation(&self, event: impl FnOnce() -> ExpectationEvent) {
         let expectations = &self.shared.expectations;
         if expectations.receiver_count() > 0 {
-            // Who left just now misses nothing.
+            // A follower that left just now misses nothing.
             let _ = expectations.send(Arc::new(event()));
             self.news.send_replace(());
         }

@@ -80,7 +80,7 @@ impl<T: Numbered> Log<T> {
     }
 
     /// The entries numbered above `after` that are still there, oldest first. A first one that is not `after` + 1
-    /// tells how many were missed.
+    /// shows how many were missed.
     pub(crate) fn after(&self, after: u64) -> impl Iterator<Item = &T> {
         let is_old = |entry: &T| entry.sequence() <= after;
         let first = self.pieces.partition_point(|piece| piece.last().is_some_and(is_old));

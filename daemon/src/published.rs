@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn a_resync_is_for_those_who_know_what_it_did_until_they_have_passed_it_on() {
         let mut published = Published::default();
-        // Of an earlier life.
+        // Two resyncs of an earlier life.
         published.summary.counters.resyncs = 2;
         assert!(!published.has_resyncs_after(0) && published.resyncs_after(0, 99).is_empty());
         let resync =

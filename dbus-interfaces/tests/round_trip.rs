@@ -26,7 +26,7 @@ fn visited(flow: &Flow<'_>, fields: FieldSet) -> OwnedFlow {
 
 fn over_the_bus(flow: &Flow<'_>, fields: FieldSet) -> OwnedFlow {
     let names = SourceNames::default();
-    // As in a reply: an array of dictionaries behind something else.
+    // An array of dictionaries behind something else, as in a reply.
     let body = (1_u8, vec![flow.dictionary(&names, fields)], 2_u64);
     let data = to_bytes(Context::new(LE, 0), &body).unwrap();
     let ((one, mut flows, two), length): ((u8, Vec<OwnedFlow>, u64), usize) = data.deserialize().unwrap();

@@ -96,7 +96,7 @@ impl GuardedRead {
                 self.descriptors.clear();
                 let goes_on = self.skip(lengths.body).await?;
                 if let Some(refusal) = refusal {
-                    // It waits while the bus takes nothing; when the bus is gone, nobody has to be answered.
+                    // The send waits while the bus takes nothing; when the bus is gone, nobody has to be answered.
                     let _ = self.refusals.send(refusal).await;
                 }
                 Ok(goes_on)

@@ -11,8 +11,8 @@ use crate::{Bus, Namespace};
 
 /// Every way in which the daemon's flows differ from the kernel's table: a line each, empty if they agree.
 ///
-/// The daemon says of the fields that change without an event what the kernel last told it. So a timeout may be higher than
-/// the kernel's, which counts down, and counters and references lower or, for a flow that only events have told of, absent.
+/// The daemon's fields that change without an event are as the kernel last reported them. So a timeout may be higher than the
+/// kernel's, which counts down, and counters and references lower or, for a flow that only events have reported, absent.
 #[must_use]
 pub fn differences(flows: &[Value], table: &[Entry]) -> Vec<String> {
     let mut unseen: BTreeMap<String, &Entry> = table.iter().map(|entry| (entry.key(), entry)).collect();

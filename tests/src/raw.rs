@@ -1,4 +1,4 @@
-//! A connection to the bus without a library behind it: it sends as much as it likes, and reads only when told to.
+//! A connection to the bus without a library behind it: it sends as much as it likes, and reads only when asked to.
 
 use std::io::{IoSlice, Read, Write};
 use std::mem::MaybeUninit;

@@ -108,7 +108,7 @@ impl Sockets {
             self.drain();
             let events: Vec<_> =
                 self.events.iter().filter(|event| event.network_namespace == inode).copied().collect();
-            // As long as something comes from there it is worth waiting.
+            // While something comes from there it is worth waiting.
             if std::mem::replace(&mut known, events.len()) < events.len() {
                 end = Instant::now() + DEADLINE;
             }
@@ -161,7 +161,7 @@ impl Sockets {
         let links = || self.programs.named().filter(|(name, _)| *name == "bpf-link");
         let (_, other) = links().find(|(_, link)| !is_of(*link)).expect("another link");
         assert!(links().any(|(_, link)| is_of(link)), "nothing is attached to {tracepoint}");
-        // As many as there were, or they are not taken for programs.
+        // There have to be as many as there were, or they are not taken for programs.
         let kept = self.programs.named().map(|(name, descriptor)| {
             let kept = if is_of(descriptor) { other } else { descriptor };
             (name.to_owned(), kept.try_clone_to_owned().expect("there is room for descriptors"))

@@ -69,7 +69,7 @@ pub(crate) async fn monitor(daemon: &Daemon, monitored: &Monitored) -> Result<()
         stream = loop {
             match open(daemon, monitored, &mut session).await {
                 Ok(stream) => break stream,
-                // It is waited for, whether it has said goodbye or was killed.
+                // The daemon is waited for, whether it has said goodbye or was killed.
                 Err(Error::NoDaemon { .. } | Error::Failed(_)) => {}
                 Err(error) => return Err(error),
             }

@@ -81,7 +81,7 @@ async fn print_closed(
             }
             StreamItem::Closed(flow) => {
                 let ended = flow.number(Key::Sequence).is_some_and(|end| end > since && end <= active.last);
-                // One that ended while the first list was made is in that.
+                // A flow that ended while the first list was made is in that.
                 if ended && flow.number(Key::Id).is_none_or(|id| !active.ids.contains(&id)) {
                     printer.flow(screen, &flow, None)?;
                 }

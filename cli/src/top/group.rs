@@ -19,7 +19,7 @@ pub(super) fn group<'a>(flow: &FlowRef<'a>, grouping: Grouping) -> Cow<'a, str> 
         Grouping::Flow => Cow::Borrowed(""),
         Grouping::Source => text(Key::Source),
         Grouping::Interface => text(Key::Interface),
-        // Of a connection that a process of this machine accepted, the far end is the one that opened it.
+        // A connection that a process of this machine accepted was opened by the far end.
         Grouping::Remote if is_accepted(flow) => text(Key::Src),
         Grouping::Remote => text(Key::Dst),
         Grouping::Process => {

@@ -1,4 +1,4 @@
-//! What the screen and its feed tell each other.
+//! What the screen and its feed send each other.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -58,7 +58,7 @@ impl Snapshot {
         for mut row in std::mem::take(&mut before.counted.rows) {
             let Some(flow) = before.shown.remove(&row.id) else { continue };
             if self.counted.rows.iter().any(|known| known.id == row.id) {
-                // It ended between its line of the stream and the question for its columns.
+                // The flow ended between its line of the stream and the question for its columns.
                 self.shown.entry(row.id).or_insert(flow);
                 continue;
             }

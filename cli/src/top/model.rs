@@ -174,7 +174,7 @@ impl Model {
     pub(super) fn choose_next_order(&mut self) {
         let order = self.order().next();
         self.chosen = Some(order);
-        // Of those that are here; the feed brings the first ones of all.
+        // Sorts the rows that are here; the feed brings the first ones of all.
         self.sort(order);
         self.selected = 0;
     }
@@ -223,7 +223,7 @@ impl Model {
         self.edit = None;
         self.mistake = None;
         let undo = self.undo.clone();
-        // It held before.
+        // The filter held before, so it is a good one.
         let _ = self.set_filter(&undo);
     }
 

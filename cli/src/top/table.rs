@@ -100,7 +100,7 @@ impl ScreenRows {
     /// The rows for a screen of this width, in the order of the view; with names of addresses, or without.
     pub(super) fn new(view: &View, snapshot: Option<&Snapshot>, width: usize, resolve: bool) -> Self {
         let columns = columns(view.grouping);
-        // Of an end's column the name leaves the port its place.
+        // In an end's column the name leaves the port its place.
         let longest = 15 + width.saturating_sub(80) / 2;
         let resolve = resolve.then_some(longest);
         let cells: Vec<_> = snapshot.into_iter().flat_map(|snapshot| cells(snapshot, resolve)).collect();

@@ -228,7 +228,7 @@ impl<'a> Tally<'a> {
         if sequence <= before.sequence {
             return;
         }
-        // It may have been counted in this snapshot already, and have ended before that was complete.
+        // The flow may have been counted in this snapshot already, and have ended before that was complete.
         let counted = self.next.flows.binary_search_by_key(&id, |flow| flow.id).ok();
         let known = counted.map(|index| self.next.flows[index]).or_else(|| before.find(id));
         let new = u64::from(counted.is_none() && self.is_new(id));

@@ -305,7 +305,7 @@ impl<T: Topic> Emitter<T> {
                 ("added", Variant::from(resync.added)),
             ]);
             let signal = async |emitter: &SignalEmitter<'_>| FlowEvents::resynced(emitter, details).await;
-            // One that could not be sent is due again on the next connection.
+            // A resync that could not be sent is due again on the next connection.
             self.write(outlet, signal).await?;
             self.resyncs = number;
         }

@@ -27,7 +27,7 @@ pub(crate) struct ProcessEntry {
     exe: [u8; 127],
 }
 
-/// What tells processes apart. A thread of another name is another one, so that each flow shows its own, and so is a process
+/// What distinguishes processes. A thread of another name is another one, so that each flow shows its own, and so is a process
 /// with a socket in another namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

@@ -10,7 +10,7 @@ use super::key::{Key, TCP};
 use crate::checksum::{Checksummed, layout_of};
 use crate::clock::Now;
 
-/// What the table keeps of every flow. Present bits tell a value from its absence.
+/// What the table keeps of every flow. Present bits distinguish a value from its absence.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct Record {
@@ -211,7 +211,7 @@ impl Record {
             record.reply_counters = counters.into();
         });
         if let Some(start) = flow.start_nsec {
-            // The same distance on the other clock.
+            // The start moves by the same distance on the other clock.
             let (start_usec, before) = (start / 1_000, self.start_usec);
             self.start_boottime_usec = (self.start_boottime_usec + start_usec.saturating_sub(before))
                 .saturating_sub(before.saturating_sub(start_usec));

@@ -102,7 +102,7 @@ impl Links {
         if names.len() >= MAXIMUM {
             names.retain(|_, link| link.exists);
         }
-        // One that is there can have another name, however many there are.
+        // A known interface gets another name, however many there are.
         if names.len() < MAXIMUM || names.contains_key(&index) {
             names.insert(index, Link { name: name.into(), exists: true });
         }

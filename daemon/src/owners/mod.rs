@@ -37,7 +37,7 @@ pub(crate) struct Attribution {
     pub(crate) elsewhere: Sockets,
     /// When the kernel sent the events that are being applied; until `from` all events have been applied.
     pub(crate) window: Window,
-    /// What sockets did, by its time, of which events of flows may still tell: see `Table::settle`.
+    /// What sockets did, with its time, and events of flows may still show: see `Table::settle`.
     pub(crate) unsettled: Vec<(u64, Touched)>,
     pub(crate) begins: Begins,
     /// All flows are to be looked at once all events until this time have been applied.

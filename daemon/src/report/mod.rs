@@ -3,7 +3,7 @@
 //!
 //! A report takes in any number of flows and keeps as many as may fit, so that it costs little memory; the text has
 //! the state of the daemon first, then what it counted, then flows, closed before active and the latest last, and a
-//! summary at the very end: who cuts a text from the front keeps what matters most.
+//! summary at the very end: a reader that cuts a text from the front keeps what matters most.
 
 mod line;
 mod redact;

@@ -220,7 +220,7 @@ fn nothing_that_identifies_is_in_a_report() {
         assert!(!shown.contains(secret), "{secret}:\n{text}");
     }
     assert!(text.contains("CHROME") && text.contains(":EPH"));
-    // The same table, for root who asks for it.
+    // What root gets who asks for no redaction.
     let open = Report { options: ReportOptions { redact: false, ..report.options }, ..report };
     let text = finished(&open);
     let shown = |address: &&str| text.contains(&address.parse::<IpAddr>().unwrap().to_string());

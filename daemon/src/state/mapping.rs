@@ -59,7 +59,7 @@ impl DerefMut for Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: the range was mapped by `new`, and no borrow of it outlives self.
-        // It fails for ranges that are not mapped only.
+        // munmap fails only for ranges that are not mapped.
         let _ = unsafe { munmap(self.address.as_ptr().cast(), self.length) };
     }
 }

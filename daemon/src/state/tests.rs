@@ -114,7 +114,7 @@ fn a_damaged_state_is_refused_and_a_new_epoch_begins_in_a_memfd_that_nobody_else
         write(&old, offset, bytes);
         let (state, refused) = next_life(state);
         assert!(refused.is_some(), "{what}");
-        // Whoever has damaged it may have it still.
+        // A process that has damaged it may have it still.
         write(&old, offset, bytes);
         assert_ne!(state.epoch(), epoch, "{what}");
         assert_eq!((state.header.sequence, state.header.names), (0, 0), "{what}");
@@ -159,7 +159,7 @@ fn what_is_no_memory_to_read_and_write_is_refused_and_a_new_epoch_begins() {
     let file = OwnedFd::from(std::fs::File::from(opened("/tmp", OFlags::TMPFILE | OFlags::RDWR)));
     ftruncate(&file, TOTAL as u64).unwrap();
     let huge = memfd_create("huge", MemfdFlags::HUGETLB | MemfdFlags::ALLOW_SEALING);
-    // Of a size that huge pages have.
+    // The size is one that huge pages have.
     let huge = huge.and_then(|huge| ftruncate(&huge, TOTAL.next_multiple_of(2 << 20) as u64).map(|()| huge));
     let cases = [
         ("a pipe", std::io::pipe().unwrap().0.into()),

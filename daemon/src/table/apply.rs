@@ -155,7 +155,7 @@ impl Table {
     }
 
     /// True when a message is about this incarnation of its tuple, which is that of the flow in `slot`. The reply tuple
-    /// does not change in a flow's life, so another one tells a recreated flow even where it got the old `CTA_ID`.
+    /// does not change in a flow's life, so another one shows a recreated flow even where it got the old `CTA_ID`.
     fn is_about(&self, slot: u32, flow: &Flow<'_>) -> bool {
         let record = self.state.record(slot);
         record.conntrack_id() == flow.id

@@ -171,7 +171,7 @@ impl Table {
         self.left_out
     }
 
-    /// Whether one of these flows, as far as its events tell, waits for an answer.
+    /// Whether one of these flows, as far as its events show, waits for an answer.
     pub(crate) fn has_waiting(&self, ids: RangeInclusive<u64>) -> bool {
         self.order
             .from(*ids.start(), |slot| self.state.record(slot).id)

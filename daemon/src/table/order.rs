@@ -53,7 +53,7 @@ impl Order {
         (*self.slots.get(position)? == slot).then_some(position)
     }
 
-    /// The slot of the flow with this id; `id_of` tells the id of the flow in a slot.
+    /// The slot of the flow with this id; `id_of` returns the id of the flow in a slot.
     pub(super) fn slot(&self, id: u64, id_of: impl Fn(u32) -> u64) -> Option<u32> {
         let slot = self.from(id, &id_of).next()?;
         (id_of(slot) == id).then_some(slot)

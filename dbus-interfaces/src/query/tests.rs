@@ -174,7 +174,7 @@ fn unknown_keys_and_those_of_streams_are_refused_by_name() {
     let text = refusal(&[("sorce", "CHROME".into())]);
     assert!(text.starts_with("unknown key \"sorce\"; there are family, protocol, src, "), "{text}");
     assert!(refusal(&[("Limit", 5_u8.into())]).starts_with("unknown key \"Limit\""));
-    // Those of this method: a listing would refuse the keys of a stream, a stream those of a page.
+    // An error names the keys of its method: a listing would refuse the keys of a stream, a stream those of a page.
     let of_a_stream = stream(&[("sorce", "CHROME".into())]).unwrap_err().to_string();
     assert!(text.contains("limit") && !text.contains("snapshot"), "{text}");
     assert!(of_a_stream.contains("snapshot") && !of_a_stream.contains("limit"), "{of_a_stream}");
@@ -411,7 +411,7 @@ fn every_name_that_a_key_offers_is_taken_and_told() {
             let raw = on_the_wire(&[(key.name(), name.into())]);
             StreamQuery::parse(&raw, &SourceNames::default()).unwrap();
             let told: Vec<_> = key.takes().split([' ', ',', ':']).collect();
-            // Of states there are too many for a sentence.
+            // There are too many states for a sentence.
             let is_told = *key == QueryKey::State || told.contains(&name);
             assert!(is_told, "{key} takes {}, also {name}", key.takes());
         }

@@ -133,7 +133,7 @@ impl<'a> StreamItem<'a> {
                 let kind = match flow.text(Key::Event).as_deref() {
                     Some("new") => EventKind::New,
                     Some("destroy") => EventKind::Destroy,
-                    // As of a type that is not known.
+                    // A kind of event that is not known is treated as a type that is not known.
                     _ => return Ok(Self::Other),
                 };
                 let expectation = Box::new(Expectation::from_json(line)?);

@@ -1,4 +1,4 @@
-//! The programs as such: how they are attached and go, who may load and read them, and what they count.
+//! The programs as such: how they are attached and go, which privileges loading and reading take, and what they count.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -36,7 +36,7 @@ fn what_the_ring_cannot_hold_is_counted() {
     let statistics = sockets.statistics();
     let dropped = statistics.dropped - before;
     assert!(dropped > u64::from(ring / 80) && statistics.written > 0, "{before} before: {statistics:?}");
-    // What was dropped does not come back, and when there is room again what comes is told.
+    // What was dropped does not come back, and when there is room again what comes is reported.
     drop(listener);
     let read = sockets.events_until(&namespace, |_| true).len();
     assert!(read < ring as usize / 60, "{read} events in {ring} bytes");
@@ -92,7 +92,7 @@ fn keep(capabilities: CapabilitySet) {
 #[test]
 fn who_reads_first_is_told_where_no_accept_is_seen() {
     let namespace = Namespace::new("reader");
-    // They do not mount the directory that tells where system calls can be seen.
+    // They do not mount the directory that says where system calls can be seen.
     let loaded = thread::spawn(|| {
         keep(CapabilitySet::BPF | CapabilitySet::PERFMON | CapabilitySet::NET_ADMIN);
         load(1 << 20).unwrap()

@@ -1,4 +1,4 @@
-//! The BPF programs on this kernel: who connects, accepts, closes, sends.
+//! The BPF programs on this kernel: which process connects, accepts, closes, sends.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod addresses;
@@ -154,7 +154,7 @@ fn a_worker_that_inherited_the_listener_is_the_one_that_accepts() {
     let mut sockets = Sockets::watch();
     let listener = listen(&namespace, "127.0.0.1:0");
     let server = listener.local_addr().unwrap();
-    // It forks, and its child accepts: the owner of the listener is neither.
+    // Perl forks, and its child accepts: the owner of the listener is neither.
     let script = "perl -e 'unless (fork) { accept(C, STDIN); syswrite(STDOUT, \"$$\\n\"); sysread(C, $x, 1); exit } wait'";
     let mut worker = shell(&namespace, script, OwnedFd::from(listener.try_clone().unwrap()));
     let mut client = namespace.enter(|| TcpStream::connect(server).unwrap());

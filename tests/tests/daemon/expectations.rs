@@ -82,7 +82,7 @@ fn what_an_ftp_client_announces_is_told_with_master_and_helper() {
     assert!(flow["status"].as_array().unwrap().contains(&"expected".into()), "{flow}");
     drop((data, listener));
 
-    // Who did not ask hears nothing of it, and the daemon counts no event that it could not read.
+    // A reader that did not ask receives none of it, and the daemon counts no event that it could not read.
     let lines = plain.until(|line| line["dport"] == port);
     assert!(lines.iter().all(|line| line["type"] != "expectation"), "{lines:?}");
     let statistics = bus.monitor_call("GetStatistics", &[]).unwrap();
@@ -92,7 +92,7 @@ fn what_an_ftp_client_announces_is_told_with_master_and_helper() {
 
 #[test]
 fn an_expectation_that_expires_is_told_and_filters_hold() {
-    // Of all helpers that of NetBIOS waits the shortest: 3 s. The kernel's helpers let nobody else say how long.
+    // The helper of NetBIOS waits the shortest of all: 3 s. The kernel's helpers let nobody else say how long.
     let helper = Helper::start(&["--user", "nobody"]);
     let daemon = Daemon::start(&helper.namespace, &helper.bus);
     let client = Client::connect(&helper.bus);

@@ -178,7 +178,7 @@ fn a_stranger_who_reads_nothing_keeps_no_answer_of_the_helper_from_another_and_i
         let mut frozen = RawConnection::connect_as(&helper.bus, 65_534);
         let first = owner(&helper.bus, CONTROL[0]);
         while owner(&helper.bus, CONTROL[0]) == first {
-            // As many as one may have in flight. Each answer has some 10 KiB.
+            // These are as many calls as one may have in flight. Each answer has some 10 KiB.
             (0..16).for_each(|_| _ = frozen.call(introspect, &()));
             // While the bus does not read the connection, this waits and fails.
             let answered = helper.bus.call(control("GetKernelState"), &[]).is_ok();

@@ -1,4 +1,4 @@
-//! Callers that ask too much, or read nothing: they are told so, and nobody else notices.
+//! Callers that ask too much, or read nothing: they are refused, and nobody else notices.
 
 use std::collections::HashSet;
 use std::thread;
@@ -91,7 +91,7 @@ fn a_page_has_a_thousand_flows_and_a_mebibyte_at_most() {
     let every_flow = [("limit", 1_000_u32.into()), ("dport", 5_000_u32.into())];
     let serial = connection.list_active(&QueryMap::from(every_flow));
     let mut received = connection.receive();
-    // The bus has told us our name in between.
+    // The bus has sent our name in between.
     while received.reply_serial() != Some(serial) {
         received = connection.receive();
     }
@@ -157,7 +157,7 @@ fn a_subscriber_of_signals_that_never_reads_stops_nobody() {
     load();
     let grown = resident(&daemon).saturating_sub(before);
     assert!(grown < 8 * 1024, "{grown} KiB more than {before}");
-    // Who reads is told of what happens now.
+    // A subscriber that reads receives what happens from here on.
     let monitor = Monitor::start(&bus, "org.flowbus.FlowEvents1");
     burst::create(&namespace, 3 * 65_536, 1);
     let (events, _) = monitor.events_until(|events| events.iter().any(|event| event["dport"] == 5003));

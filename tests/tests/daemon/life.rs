@@ -239,7 +239,7 @@ fn as_many_hangups_as_anybody_sends_keep_it_from_nothing() {
     let file = directory.file("flowbusd.toml", "");
     let daemon = Daemon::start_with(&namespace, &bus, &["--config", file.to_str().unwrap()]);
     let configure = |capacity: u32| {
-        // As an editor does it: whoever reads has the old file or the new one.
+        // The file is replaced as an editor does it: a reader has the old one or the new one.
         let new = directory.file("new", &format!("closed.capacity = {capacity}"));
         std::fs::rename(new, &file).unwrap();
     };

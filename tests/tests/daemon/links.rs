@@ -154,7 +154,7 @@ fn names_are_right_again_after_the_kernel_could_not_tell_them() {
             break;
         }
     }
-    // What happens now is told nobody.
+    // What happens here is reported to nobody.
     let lines: String = (0..20).map(|n| format!("link set l{n} name after{n}\n")).collect();
     ip(&namespace, &lines);
     let names = interfaces(&namespace);

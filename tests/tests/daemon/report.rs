@@ -140,7 +140,7 @@ fn no_address_of_the_table_is_in_a_report_in_any_form() {
     flows.extend(bus.list("ListClosed", &[]).unwrap());
     let kept: Vec<IpAddr> = KEPT.iter().map(|text| text.parse().unwrap()).collect();
     let mut hidden = addresses(&flows);
-    // Those inside of others.
+    // Addresses inside of others are hidden as well.
     hidden.extend([Ipv4Addr::new(198, 18, 11, 11), Ipv4Addr::new(198, 19, 44, 55)].map(IpAddr::from));
     hidden.retain(|address| !kept.contains(address));
     assert!(hidden.len() > 20, "{hidden:?}");

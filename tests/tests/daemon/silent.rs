@@ -49,7 +49,7 @@ fn ended_once(bus: &Bus, what: &str) {
     for flow in &closed {
         *ends.entry(flow["id"].as_u64().unwrap()).or_default() += 1;
         let (reason, source) = (flow["end_reason"].as_str().unwrap(), flow["end_source"].as_str().unwrap());
-        // An end that nobody told is flagged.
+        // An end that nobody reported is flagged.
         assert_eq!(reason != "destroyed", source == "estimated", "{what}: {flow}");
     }
     assert!(ends.values().all(|count| *count == 1), "{what}: {ends:?}");

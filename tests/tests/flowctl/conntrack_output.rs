@@ -96,7 +96,7 @@ fn known_differences(text: &str) -> String {
     let mut lines = String::new();
     for line in text.lines() {
         let mut line = line.to_owned();
-        // Who asked for a change is not part of a flow.
+        // The process that asked for a change is not part of a flow.
         if let Some((before, _)) = line.split_once(" [USERSPACE]") {
             line = before.to_owned();
         }
@@ -200,7 +200,7 @@ fn each_way_to_watch_and_count_works() {
             open.into_iter().for_each(traffic::Connection::close);
             network.router.run("conntrack -D -p tcp");
             shown = std::fs::read_to_string(&path).unwrap();
-            // What is quiet says nothing until its end; whether it listens, the daemon's counter of streams tells.
+            // A quiet program says nothing until its end; the daemon's counter of streams shows whether it listens.
             let listens = streams(&bus) == 1;
             (if ours.contains("--quiet") { listens } else { shown.contains("7000") }).then_some(())
         });
@@ -257,7 +257,7 @@ fn events_are_conntracks_byte_by_byte() {
     let bus = Bus::start();
     let daemon = Daemon::start(&network.router, &bus);
     let directory = Directory::new("events");
-    // Each writes into a file of its own; who has begun to listen has shown the probe.
+    // Each writes into a file of its own; one that has begun to listen has shown the probe.
     let mut pairs = Vec::new();
     for (theirs, ours) in [
         ("", "conntrack"),
@@ -315,7 +315,7 @@ fn events_are_conntracks_byte_by_byte() {
         assert_eq!(ours.wait().unwrap().code(), Some(0));
         let theirs = known_differences(&std::fs::read_to_string(&theirs_path).unwrap());
         let ours = std::fs::read_to_string(&ours_path).unwrap();
-        // Each began to listen at a probe of its own, which is only told by its address.
+        // Each began to listen at a probe of its own, which only its address shows.
         let events = |text: &str| {
             let told = |line: &&str| !line.contains("198.19.255.1");
             text.lines().filter(told).map(str::to_owned).collect::<Vec<_>>()

@@ -68,7 +68,7 @@ fn a_name_that_does_not_print_is_one_line_in_every_output() {
         assert!(text.contains("\\u202e\\u2028\\u0085\\u000b"), "{text}");
     }
 
-    // Those that follow: each prints the name of the next process that comes.
+    // The commands that follow a stream: each prints the name of the next process that comes.
     for arguments in [&["monitor"][..], &["monitor", "--json"], &["connections"], &["connections", "--json"]]
     {
         let mut follower = flowctl(arguments).stdout(Stdio::piped()).spawn().unwrap();

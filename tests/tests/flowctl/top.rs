@@ -126,7 +126,7 @@ fn a_paused_picture_holds_until_it_goes_on() {
     let held = screen.wait_for("[paused]");
     let service = world.network.tcp_service(SERVER_V4, 7050);
     let open = service.connect(&world.network.client, socket_address(SERVER_V4, 7050), 1);
-    // Whoever looks at another screen sees the new flow; by then this one would have shown it too.
+    // Another screen shows the new flow; by then this one would have shown it too.
     let other = world.top("dport=7050");
     other.wait_for("198.18.1.2:7050");
     wait_for_rates(&other);
@@ -389,7 +389,7 @@ fn of_200000_flows_it_shows_the_first_answers_keys_and_keeps_little() {
     let status = std::fs::read_to_string(format!("/proc/{}/status", screen.child().unwrap())).unwrap();
     let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     let kibibytes: u32 = most.trim().trim_end_matches(" kB").parse().unwrap();
-    // 65 to 66 MiB in this build. Had it kept all that it was told of each flow, 600 bytes of text, it would be twice that and more.
+    // 65 to 66 MiB in this build. Had it kept all that it read of each flow, 600 bytes of text, it would be twice that and more.
     assert!(kibibytes < 128 * 1024, "{kibibytes} KiB");
     screen.press(&["q"]);
     screen.wait_for("ended with 0");

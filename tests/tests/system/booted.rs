@@ -57,7 +57,7 @@ fn the_default_configuration_is_right_with_and_without_its_comments() {
     machine.run("flowbusd --check --config /tmp/all.toml");
 }
 
-/// On a root without the users the bus refuses the policy until the package has made them and told it so.
+/// On a root without the users the bus refuses the policy until the package has made them and reloaded the bus.
 #[test]
 fn only_the_daemons_user_may_ask_the_helper() {
     for bus in [SystemBus::Daemon, SystemBus::Broker] {

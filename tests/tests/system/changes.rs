@@ -230,7 +230,7 @@ async fn a_change_that_meets_the_end_of_the_helper_is_logged_as_far_as_it_came()
             "{line}"
         );
         if left == 0 {
-            // It was done before the signal came.
+            // The change was done before the signal came.
             continue;
         }
         assert!(line.contains(&format!("left={left}")), "{line}");

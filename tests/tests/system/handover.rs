@@ -83,7 +83,7 @@ fn the_loader_hands_over_programs_and_ends_and_they_run_on() {
     assert_eq!(events[0].local, listener.local_addr().unwrap());
     assert_eq!(events[0].network_namespace, sockets.report().network_namespace, "the loader's own namespace");
 
-    // As the service manager keeps them, and gives them back in the daemon's next life.
+    // The service manager keeps them like this, and gives them back in the daemon's next life.
     let kept: Vec<_> = (sockets.programs().named())
         .map(|(name, descriptor)| (name.to_owned(), descriptor.try_clone_to_owned().unwrap()))
         .collect();
@@ -107,7 +107,7 @@ fn the_loader_hands_over_programs_and_ends_and_they_run_on() {
     }
     let programs = Programs::from_named(kept.into_iter().rev()).unwrap();
 
-    // It asks for a snapshot alone then.
+    // The daemon asks for a snapshot alone then.
     let second = namespace.enter(|| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
     let loader = start_loader(&namespace, &daemon.path());
     let handed = receive(&daemon.accept(Request::Snapshot).unwrap()).unwrap();
@@ -194,7 +194,7 @@ fn a_listener_to_which_nobody_can_connect_is_refused() {
     for other in others {
         assert!(matches!(check_listener(other.as_fd()), Err(HandoverError::Listener(_))), "{other:?}");
     }
-    // It would be readable for ever.
+    // The descriptor would be readable for ever.
     shutdown(&daemon.listener, Shutdown::Both).unwrap();
     assert!(matches!(check_listener(daemon.listener.as_fd()), Err(HandoverError::Listener(_))));
 }

@@ -52,7 +52,7 @@ fn a_message_of_which_only_the_beginning_comes_holds_up_nobody_on_either_bus() {
         machine.run("systemctl stop flowbus-control.service");
         machine.wait_until_synchronized();
         answers(&machine, bus);
-        // Those who end in the middle take nothing with them.
+        // Connections that end in the middle take nothing with them.
         drop((connections, unknown));
         answers(&machine, bus);
     }

@@ -37,7 +37,7 @@ fn each_unit_has_room_in_its_limits_and_may_start_as_often_as_flowbusd() {
 fn a_loader_that_is_stopped_while_it_loads_has_not_failed() {
     const LOADER: &str = "flowbus-attribution.service";
     let machine = Machine::installed(SystemBus::Daemon);
-    // As where the kernel takes its time to verify.
+    // The loader takes as long as where the kernel takes its time to verify.
     machine.override_unit(LOADER, "slow", "[Service]\nExecStart=\nExecStart=+/bin/sleep infinity");
     for end in
         ["systemctl stop flowbusd.socket", "systemctl restart flowbusd.service", "dpkg --remove flowbus"]

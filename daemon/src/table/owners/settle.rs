@@ -122,7 +122,7 @@ impl Table {
         let Some(attribution) = &mut self.attribution else { return };
         let current = attribution.sockets_of_mut(&sent).current(&sent, direction.role(), applied);
         let Some(current) = current.filter(|current| !current.owner.is_none()) else { return };
-        // Of several flows with the same ends, in zones, a socket of another namespace has one, and which one is not known.
+        // Where several flows have the same ends, in zones, it is not known which of them a socket of another namespace has.
         if self.is_elsewhere(&sent) && self.flows_with(&sent).nth(1).is_some() {
             return;
         }
@@ -150,7 +150,7 @@ impl Table {
         let [known, offered] = [known, offered].map(|process| self.processes.pid(&self.state, process));
         if known == offered {
             let is_shared = confidence == Confidence::Shared && known_confidence != Confidence::Shared;
-            // Who accepted is another thread than the one that listens.
+            // The thread that accepted is another one than the one that listens.
             let is_surer =
                 current.exact && current.owner != owner && known_confidence == Confidence::Forwarded;
             return confidence < known_confidence || is_surer || is_shared && current.sent;

@@ -73,7 +73,7 @@ impl World {
         }
     }
 
-    /// Ends this life in the middle of a change, of which nobody has been told.
+    /// Ends this life in the middle of a change, which has not been published.
     fn restart(self, told: usize) -> Self {
         let Self { table, mut changes } = self;
         let memfd = table.state().memfd().try_clone_to_owned().unwrap();

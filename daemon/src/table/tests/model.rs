@@ -227,7 +227,7 @@ proptest! {
         }
         prop_assert_eq!(world.closed().len(), ended.len());
         if !lost_ever {
-            // Without a loss every flow that the kernel made is told, and none is invented; but where a dump shows a
+            // Without a loss every flow that the kernel made is published, and none is invented; but where a dump shows a
             // recreated flow before the events of the one before are read, that one's NEW seems to replace it.
             let told = world.table.header().active as usize + ended.len();
             let created = kernel.created as usize;

@@ -20,7 +20,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Rows of each table: both and the daemon's status fit on a terminal's screen and a half.
 const ROWS: usize = 10;
 
-/// Prints a line. Who closed standard output, or the terminal, does not want to see it, which is no failure.
+/// Prints a line. A reader that closed standard output, or the terminal, does not want to see it, which is no failure.
 pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
@@ -51,7 +51,7 @@ impl Events {
         let mut left = duration;
         while !left.is_zero() {
             let step = left.min(LOOK);
-            // It ends by itself when nobody reads what it writes.
+            // flowctl ends by itself when nobody reads what it writes.
             if !stop.wait(step) || self.0.try_wait().expect("a child can be waited for").is_some() {
                 return false;
             }

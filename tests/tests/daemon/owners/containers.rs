@@ -233,7 +233,7 @@ fn a_socket_that_is_handed_to_a_process_of_another_namespace_is_never_of_a_third
     let bus = Bus::start();
     let daemon = Daemon::start_attributed(&network.router, &bus);
     let (mut orders, theirs) = UnixStream::pair().unwrap();
-    // It runs in the server's namespace, and its sockets are of the client's.
+    // The process runs in the server's namespace, and its sockets are of the client's.
     let mut process = network.server.command("python3");
     let mut process: Child = process.args(["-c", HANDED]).stdin(OwnedFd::from(theirs)).spawn().unwrap();
 
@@ -248,8 +248,8 @@ fn a_socket_that_is_handed_to_a_process_of_another_namespace_is_never_of_a_third
     assert_eq!(accepted.read(&mut [0; 2]).unwrap(), 1);
     assert_between(&owned(&bus, PLAIN), &network.client, &network.server);
 
-    // Of a datagram the owner is who sends, or nobody is: which addresses a socket of another namespace than the process's can
-    // have is not known.
+    // The owner of a datagram is the process that sends, or nobody: which addresses a socket of another namespace than the
+    // process's can have is not known.
     let server = udp(&network.server, "server", &format!("{SERVER_V4}:{PLAIN}"));
     for (bound, is_known) in [("198.18.0.2:0", true), ("0.0.0.0:0", false)] {
         let socket = udp(&network.client, "client", bound);

@@ -60,7 +60,7 @@ fn a_burst_of_15000_connections_has_the_right_owner_at_both_ends_of_each() {
     assert!((0..5).any(|_| burst_was_read()), "five bursts overran the ring or the event socket");
 }
 
-/// Makes 15,000 connections as fast as they go. False when some of what the kernel told was lost; else every flow has had its
+/// Makes 15,000 connections as fast as they go. False when some of what the kernel reported was lost; else every flow has had its
 /// owners, those too whose ports were used again at once.
 fn burst_was_read() -> bool {
     const CONNECTIONS: usize = 15_000;
@@ -100,7 +100,7 @@ fn burst_was_read() -> bool {
         let flows: Vec<Value> = lines.into_iter().filter(|line| line["id"].is_u64()).collect();
         (flows.len() == CONNECTIONS && flows.iter().all(owned) || lost()).then_some(flows)
     });
-    // What is told is right even then.
+    // The owners that are named are right even then.
     for (key, name) in [("initiator", "bursts"), ("responder", "")] {
         for owner in flows.iter().map(|flow| &flow[key]).filter(|owner| owner.is_object()) {
             let (pid, comm, _) = who(owner);

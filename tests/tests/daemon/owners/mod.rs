@@ -174,7 +174,7 @@ fn the_same_ends_in_two_namespaces_are_kept_apart() {
     let (ours, other) = (Namespace::tracked("ours"), Namespace::tracked("other"));
     let bus = Bus::start();
     let daemon = Daemon::start_attributed(&ours, &bus);
-    // The same ports at both ends; those of the other namespace are told last.
+    // The same ports at both ends; those of the other namespace are reported last.
     let ends = |namespace: &Namespace, client: &str| {
         let listener = listen(namespace, "127.0.0.1:9100");
         let socket = on_thread(namespace, client, || {

@@ -1,4 +1,4 @@
-//! Sockets that several processes have, or that none has: who may be named, and how surely.
+//! Sockets that several processes have, or that none has: which process may be named, and how surely.
 
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
@@ -33,7 +33,7 @@ fn of_servers_with_the_same_port_none_is_named_as_if_it_were_alone() {
             assert_eq!(flow["initiator"]["pid"], client.pid(), "{flow:#}");
             assert!(flow["responder"].is_null() || flow["responder"]["confidence"] == "shared", "{flow:#}");
         }
-        // Whoever answers a flow is the one that has it.
+        // The process that answers a flow is the one that has it.
         servers[1].run(&format!("to($s, '{address}', 20007)"));
         wait_for("the answer's owner", || {
             let flow = of_port().find(|flow| flow["sport"] == 20_007).unwrap();

@@ -120,7 +120,7 @@ fn every_key_and_every_two_keys_find_what_a_naive_filter_finds() {
     // What is alive has not ended by any time.
     assert_eq!(found(bus, "ListActive", &[["since", "t", &middle.to_string()]]), ids(&flows));
 
-    // The same of the flows once they are closed, newest end first.
+    // The flows are found once they are closed, too, newest end first.
     everything.network.router.run("conntrack -F");
     wait_for("all flows to be closed", || (bus.property("ActiveCount").unwrap() == 0).then_some(()));
     let closed = bus.list("ListClosed", &[]).unwrap();
@@ -140,7 +140,7 @@ fn a_key_that_no_flow_fits_finds_none_and_a_wrong_value_is_refused_by_its_key() 
     let bus = &everything.bus;
     let _ = everything.flows();
     for entry in NOT_FOUND {
-        // Of the families the other one is not there, within what is of one.
+        // Within what is of one family the other one is not there.
         let query =
             if entry[0] == "family" { vec![*entry, ["dst", "s", "2001:2::/32"]] } else { vec![*entry] };
         assert_eq!(found(bus, "ListActive", &query), [0; 0], "{entry:?}");
@@ -228,7 +228,7 @@ fn a_walk_by_pages_of_100_over_20000_flows_under_churn_sees_each_that_lived_thro
     let (namespace, bus) = (Namespace::tracked("walk"), Bus::start());
     churn::prepare(&namespace);
     let daemon = Daemon::start(&namespace, &bus);
-    // Those that live, and between them, by id, as many that end during the walk.
+    // Flows that live, and between them, by id, as many that end during the walk.
     for block in 0..20 {
         burst::create(&namespace, block * BLOCK, BLOCK);
         burst::create(&namespace, (1 + block % 4) * 65_536 + block * BLOCK, BLOCK / 2);

@@ -269,12 +269,12 @@ fn a_filtered_stream_tells_of_flows_that_leave_the_filter_and_of_those_that_come
     mark("198.19.0.3", 0x0200);
     let left = json!({ "type": "update", "matches": false, "dst": "198.19.0.3", "mark": 0x0200 });
     assert_eq!(told(), left);
-    // What is outside is not told, neither its changes nor its end.
+    // A flow outside of the filter has no lines, neither for changes nor for its end.
     mark("198.19.0.3", 0x0100);
     mark("198.19.0.4", 0x0200);
     assert_eq!(told()["dst"], "198.19.0.4");
     namespace.run("conntrack -D -p udp --orig-dst 198.19.0.4");
-    // What comes back is, and what ends inside.
+    // A flow that comes back into the filter has lines, also for its end.
     mark("198.19.0.3", 0);
     assert_eq!(told(), json!({ "type": "update", "dst": "198.19.0.3", "mark": 0 }));
     namespace.run("conntrack -D -p udp --orig-dst 198.19.0.3");

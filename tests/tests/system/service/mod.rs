@@ -181,7 +181,7 @@ fn nothing_is_lost_over_an_upgrade() {
     let before = table(&machine, 5_000);
     hold(&machine, "");
     std::fs::copy(package(), machine.root().join("root/flowbus.deb")).unwrap();
-    // It ends when the service has started.
+    // dpkg ends when the service has started.
     let mut dpkg = machine
         .command("dpkg")
         .args(["--install", "/root/flowbus.deb"])
@@ -291,7 +291,7 @@ fn wrong_and_missing_sockets_are_refused_by_name() {
         // No event socket, in a sandbox where one's own would see nothing, without and with the privilege to open it.
         ("missing", "ListenNetlink=netfilter 0\nFileDescriptorName=dump", "User=flowbus\nPrivateNetwork=yes"),
         ("private", "ListenNetlink=netfilter 0\nFileDescriptorName=dump", "PrivateNetwork=yes"),
-        // One that is told of nothing.
+        // A socket that receives nothing.
         (
             "groupless",
             "ListenNetlink=netfilter 0\nFileDescriptorName=events",

@@ -15,7 +15,7 @@ fn what_was_open_before_is_found_for_flows_that_are_known_already() {
     world.settle();
     let owners: Vec<_> = world.table.active_after(0).map(|flow| world.owner(flow.owners.initiator)).collect();
     assert_eq!(owners, [Some((7, "snapshot")); 2]);
-    // A snapshot is older than what the events tell.
+    // A snapshot is older than what the events report.
     world.tell(&socket(Kind::Syn, TCP, "198.18.0.1:9", SERVER, process(8, "new")));
     let mut old = socket(Kind::Snapshot, TCP, "198.18.0.1:9", SERVER, live);
     old.cookie = 99;

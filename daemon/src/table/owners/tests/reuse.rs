@@ -171,7 +171,7 @@ fn a_server_that_began_in_the_window_of_a_flow_and_never_answers_has_it_once_all
     assert_eq!(world.owners(), [None, None]);
     world.settle();
     assert_eq!(world.owners(), [None, Some(8)]);
-    // Whoever was there before has what comes.
+    // A socket that was there before has what comes.
     world.tick();
     world.born(&plain(UDP, "198.18.0.1:40001", SERVER));
     let newest = world.table.active_after(1).next().unwrap();
@@ -191,7 +191,7 @@ fn a_flow_that_is_older_than_its_first_event_is_not_of_a_socket_of_that_time() {
     world.apply(EventKind::Destroy, &flow);
     let ended = world.table.flow(1, world.now).unwrap();
     assert_eq!(world.owners_of(&ended), [None, None]);
-    // One that is there when all events have been applied has the socket that is there.
+    // A flow that is there when all events have been applied has the socket that is there.
     world.apply(EventKind::Update, &Flow { id: Some(2), ..flow });
     world.settle();
     assert_eq!(world.owners(), [Some(7), None]);
