@@ -18,7 +18,7 @@ pub(crate) struct Section {
     pub(crate) charts: Vec<Chart>,
 }
 
-/// A plot.
+/// A plot of one measure.
 #[derive(Clone, Debug)]
 pub(crate) struct Chart {
     /// The name of the plot's file.

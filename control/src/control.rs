@@ -14,7 +14,7 @@ use crate::table::{self, Answer, Change};
 use crate::wait::Wait;
 use crate::worker::Worker;
 
-/// The object.
+/// The object that serves org.flowbus.FlowControl1.
 #[derive(Clone, Debug)]
 pub(crate) struct FlowControl {
     permitted: Permitted,

@@ -44,7 +44,7 @@ pub struct Service<I> {
     pub guard: Arc<Guard>,
 }
 
-/// A connection.
+/// A connection to the bus that serves an object and owns a name.
 #[derive(Clone, Debug)]
 pub struct Link {
     /// The connection as the library has it.

@@ -13,7 +13,7 @@ mod steady;
 use crate::document::Section;
 use crate::size::Size;
 
-/// A measure.
+/// A measure: takes how much to do, returns what it found.
 type Measure = fn(Size) -> Section;
 
 /// The measures by the names that `--only` takes, in the order of the document.

@@ -129,7 +129,7 @@ impl ScreenRows {
         self.put(&self.columns.iter().map(title).collect::<Vec<_>>())
     }
 
-    /// A row.
+    /// The line of a row.
     pub(super) fn line(&self, index: usize) -> String {
         self.cells.get(index).map(|cells| self.put(cells)).unwrap_or_default()
     }

@@ -18,7 +18,7 @@ use crate::dictionary::{DecodedMark, Listing, Single};
 use crate::handle::AskError;
 use crate::streams::OpenError;
 
-/// The object.
+/// The object that serves org.flowbus.FlowMonitor1.
 #[derive(Clone, Debug)]
 pub(super) struct FlowMonitor {
     services: Services,

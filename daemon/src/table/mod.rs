@@ -44,7 +44,7 @@ use index::Index;
 use order::Order;
 use owners::OtherTuples;
 
-/// The table.
+/// The connection tracking table, as the tracker keeps it.
 #[derive(Debug)]
 pub(crate) struct Table {
     state: State,
