@@ -16,7 +16,7 @@ pub(crate) struct Owners {
 }
 
 /// The number of a process, above it whether its end opened the connection (0 unknown, 1 yes, 2 no), and in the three highest
-/// bits how surely it is the one; 0 is nobody.
+/// bits how surely it is the one; 0 is nobody, 1 that nobody can be named ([`OwnerNumber::CONTESTED`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(transparent)]
 pub(crate) struct OwnerNumber(u32);
@@ -80,6 +80,9 @@ impl OwnerNumber {
     /// Where the bits of the confidence begin.
     const CONFIDENCE: u32 = Self::OPENED + 2;
 
+    /// Sockets of several namespaces may be the one that is meant: nobody is the owner, also when one alone is known later.
+    pub(crate) const CONTESTED: Self = Self(1);
+
     pub(crate) fn new(process: ProcessNumber, confidence: Confidence) -> Self {
         Self(process.0 | confidence_number(confidence) << Self::CONFIDENCE)
     }
@@ -92,7 +95,7 @@ impl OwnerNumber {
     /// This owner with what is known of whether its end opened the connection; of nobody nothing is.
     pub(crate) fn with_opened(self, opened: Option<bool>) -> Self {
         let bits = opened.map_or(0, |opened| if opened { 1 } else { 2 });
-        if self.is_none() { self } else { Self(self.0 & !(3 << Self::OPENED) | bits << Self::OPENED) }
+        if self.get().is_none() { self } else { Self(self.0 & !(3 << Self::OPENED) | bits << Self::OPENED) }
     }
 
     /// Whether this end opened the connection; `None` where that is not known.
@@ -118,6 +121,10 @@ impl OwnerNumber {
 impl Owners {
     pub(crate) fn is_empty(&self) -> bool {
         self.initiator.is_none() && self.responder.is_none()
+    }
+
+    pub(crate) fn name_anybody(&self) -> bool {
+        self.initiator.get().or(self.responder.get()).is_some()
     }
 }
 
@@ -146,5 +153,12 @@ mod tests {
             assert_eq!((known.opened(), known.get()), (opened, Some((process, Confidence::Exact))));
         }
         assert!(OwnerNumber::default().with_opened(Some(true)).is_none());
+    }
+
+    #[test]
+    fn a_contested_number_names_nobody_and_stays() {
+        let contested = OwnerNumber::CONTESTED;
+        assert!(contested.get().is_none() && !contested.is_none());
+        assert_eq!(contested.with(Confidence::Exact).with_opened(Some(true)), contested);
     }
 }

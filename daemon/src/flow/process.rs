@@ -39,7 +39,7 @@ pub(crate) struct Identity {
     comm: [u8; 16],
     leader_comm: [u8; 16],
     /// Inode of the socket's network namespace; 0 where it is the tracked one.
-    network_namespace: u32,
+    pub(crate) network_namespace: u32,
     unused: u32,
 }
 

@@ -194,6 +194,8 @@ pub(super) struct Candidates {
     several_processes: bool,
     several_sockets: bool,
     several_namespaces: bool,
+    /// A socket of another namespace may have the same ends: its address is not known.
+    one_elsewhere: bool,
     /// One of them came when a flow with these ends was there: that one can be meant, or another.
     one_late: bool,
     one_ended: bool,
@@ -286,10 +288,13 @@ impl Candidates {
     /// Notes a socket of another namespace than the tracked one without an address of its own: it may have been the one that is
     /// meant, unless the same process of its namespace is anyway.
     pub(super) fn doubt(&mut self, other: &Claim) {
-        if let Some(newest) = &self.newest {
-            self.several_namespaces |= newest.namespace != other.namespace;
-            self.one_unknown |= newest.process != other.process;
-        }
+        self.one_elsewhere |= self.newest.is_none_or(|newest| newest.namespace != other.namespace);
+        self.one_unknown |= self.newest.is_some_and(|newest| newest.process != other.process);
+    }
+
+    /// Notes a socket with these ends that has not been seen to end, though it has not sent lately.
+    pub(super) fn note_quiet(&mut self, quiet: &Claim) {
+        self.several_namespaces |= self.newest.is_some_and(|newest| newest.namespace != quiet.namespace);
     }
 
     /// Notes the sockets without an address for which there was no room: one may have been the one that is meant.
@@ -299,18 +304,23 @@ impl Candidates {
 
     /// Whether a socket that is not among them may be the one that is meant.
     pub(super) fn are_doubted(&self) -> bool {
-        self.one_unknown || self.several_namespaces
+        self.one_unknown || self.several_namespaces || self.one_elsewhere
     }
 
     /// The owner of the last that is known to have sent.
     pub(super) fn newest_owner(&self) -> OwnerNumber {
-        let newest = self.newest.filter(|_| !self.several_namespaces);
+        let newest = self.newest.filter(|_| !self.are_contested());
         newest.map_or_else(OwnerNumber::default, |claim| claim.told_owner())
     }
 
-    /// Whether sockets of several namespaces are among them, of which one alone can be meant.
+    /// Whether sockets with these ends are known in several namespaces, of which one alone can be meant.
     pub(super) fn are_of_several_namespaces(&self) -> bool {
         self.several_namespaces
+    }
+
+    /// Whether a socket of another namespace than that of the others may be meant.
+    pub(super) fn are_contested(&self) -> bool {
+        self.several_namespaces || self.one_elsewhere
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -332,6 +342,11 @@ impl Candidates {
     /// The process, where it can be one alone.
     fn only_process(&self) -> Option<u32> {
         self.newest.filter(|_| !self.several_processes).map(|claim| claim.process.pid)
+    }
+
+    /// The owner of those that have sent: none for good where they are of several namespaces.
+    pub(super) fn sender(&self, can_share: bool) -> OwnerNumber {
+        if self.are_contested() { OwnerNumber::CONTESTED } else { self.owner(can_share) }
     }
 
     /// The owner: nobody where it is not known which of several processes it is; shared where all of them may be meant,

@@ -114,9 +114,13 @@ impl Processes {
 
     /// The number that the kernel gave a process, unless its slot has been used again.
     pub(crate) fn pid(&self, state: &State, process: ProcessNumber) -> Option<u32> {
-        let slot = u32::try_from(process.slot()).ok().filter(|slot| *slot < state.header.processes)?;
-        let entry = state.process(slot);
-        (ProcessNumber::new(slot, entry.uses) == process).then_some(entry.identity.pid)
+        identity(state, process).map(|identity| identity.pid)
+    }
+
+    /// The inode of the network namespace in which the process has the socket, unless its slot has been used again; 0 where it
+    /// is the tracked one.
+    pub(crate) fn network_namespace(&self, state: &State, process: ProcessNumber) -> Option<u32> {
+        identity(state, process).map(|identity| identity.network_namespace)
     }
 
     /// The processes in words, for other threads.
@@ -145,4 +149,10 @@ impl Processes {
         let entry = state.process(slot);
         self.texts.set(ProcessNumber::new(slot, entry.uses), ProcessText::new(entry));
     }
+}
+
+fn identity(state: &State, process: ProcessNumber) -> Option<&Identity> {
+    let slot = u32::try_from(process.slot()).ok().filter(|slot| *slot < state.header.processes)?;
+    let entry = state.process(slot);
+    (ProcessNumber::new(slot, entry.uses) == process).then_some(&entry.identity)
 }

@@ -32,7 +32,8 @@ impl Sockets {
         };
         if place.protocol != TCP {
             let senders = self.senders(&place, window);
-            return self.answer(&senders, true);
+            self.count(&senders);
+            return senders.sender(true);
         }
         let mut candidates = self.established(&place, window);
         // A SYN is reported before it leaves: the socket of the flow is among these.
@@ -41,7 +42,8 @@ impl Sockets {
         {
             candidates.count_beginners(claims, window);
         }
-        self.answer(&candidates, false)
+        self.count(&candidates);
+        candidates.sender(false)
     }
 
     /// The owner of the socket that sends the packets of the reply direction of a flow that was answered within `window`.
@@ -51,20 +53,25 @@ impl Sockets {
         };
         if place.protocol == TCP {
             let established = self.established(&place, window);
-            return self.answer(&established, false);
+            self.count(&established);
+            return established.sender(false);
         }
         let sent = self.senders(&place, window);
+        if sent.are_contested() {
+            self.count(&sent);
+            return OwnerNumber::CONTESTED;
+        }
         let candidates = match self.waiting(&place, window) {
             Some(waits) => sent.of_process_of(&waits).unwrap_or(waits),
             None => sent,
         };
-        self.answer(&candidates, true)
+        self.count(&candidates);
+        candidates.owner(true)
     }
 
-    /// The owner among these; counts where it is not known because several namespaces have one.
-    fn answer(&mut self, candidates: &Candidates, can_share: bool) -> OwnerNumber {
-        self.ambiguous += u64::from(candidates.are_of_several_namespaces());
-        candidates.owner(can_share)
+    /// Counts where the owner is not known because several namespaces may have it.
+    fn count(&mut self, candidates: &Candidates) {
+        self.ambiguous += u64::from(!candidates.is_empty() && candidates.are_contested());
     }
 
     /// The owner of the socket that receives the packets of an unanswered flow that began within `window`.
@@ -82,7 +89,8 @@ impl Sockets {
         // An answer in another flow says nothing of who else may wait here.
         let candidates =
             if waits.are_doubted() { waits } else { sent.of_process_of(&waits).unwrap_or(waits) };
-        Some(self.answer(&candidates, true))
+        self.count(&candidates);
+        Some(candidates.owner(true))
     }
 
     /// Processes whose TCP socket may be that of a flow that began or was established within the window.
@@ -124,9 +132,12 @@ impl Sockets {
             self.add_living(&key, at, &mut sent);
         }
         let window = Window { from: at, to: at };
-        self.add_doubts(place.sent_without_address(), window, &mut sent);
         if !sent.is_empty() {
-            return Some(Current { owner: sent.owner(true), sent: true, exact: false, late: false });
+            self.add_doubts(place.sent_without_address(), window, &mut sent);
+            self.add_quiet(&place, at, &mut sent);
+            // That a socket may have the same ends gives nobody's flow away.
+            let is_known = !sent.are_contested() || sent.are_of_several_namespaces();
+            return Some(Current { owner: sent.sender(true), sent: is_known, exact: false, late: false });
         }
         for key in self.waiting_places(&place).into_iter().flatten() {
             let mut waits = Candidates::default();
@@ -202,14 +213,14 @@ impl Sockets {
         self.claims.get(&place.exact())
     }
 
-    /// Whether a process is known to have had a socket of this direction that has ended.
+    /// Whether a process is known to have had sockets of this direction, all of which were seen to end.
     pub(crate) fn has_ended(&self, direction: &Tuple, pid: u32) -> bool {
         let Some(place) = Place::of(direction) else { return false };
         let places = self.sending_places(&place).into_iter().chain(self.waiting_places(&place)).flatten();
         let mut ended = false;
         for claim in places.filter_map(|key| self.claims.get(&key)).flat_map(Claims::iter) {
             if claim.process.pid == pid {
-                if end_of(&self.udp, claim) == u64::MAX {
+                if is_open(&self.udp, claim) {
                     return false;
                 }
                 ended = true;
@@ -222,14 +233,10 @@ impl Sockets {
     pub(crate) fn has_lasted(&self, direction: &Tuple, pid: u32) -> bool {
         let Some(place) = Place::of(direction) else { return false };
         let places = self.sending_places(&place).into_iter().chain(self.waiting_places(&place)).flatten();
-        let is_open = |claim: &Claim| match self.udp.get(&claim.cookie) {
-            Some(socket) => socket.released == u64::MAX,
-            None => claim.until == u64::MAX,
-        };
         places
             .filter_map(|key| self.claims.get(&key))
             .flat_map(Claims::iter)
-            .any(|claim| claim.process.pid == pid && claim.since < self.floor && is_open(claim))
+            .any(|claim| claim.process.pid == pid && claim.since < self.floor && is_open(&self.udp, claim))
     }
 
     fn add_beginners(&mut self, key: &Key, window: Window, syn_from: u64, candidates: &mut Candidates) {
@@ -263,6 +270,17 @@ impl Sockets {
                     .for_each(|claim| candidates.doubt(claim));
             }
         }
+    }
+
+    /// Adds the sockets of other namespaces than the tracked one that sent, or may have sent, in a direction at any time before
+    /// `at`, and have not been seen to end.
+    fn add_quiet(&self, place: &Place, at: u64, candidates: &mut Candidates) {
+        let quiet = |key| {
+            let claims = self.claims.get(&key).filter(|_| self.elsewhere).into_iter().flat_map(Claims::iter);
+            claims.filter(|claim| claim.since <= at && is_open(&self.udp, claim))
+        };
+        quiet(place.exact()).for_each(|claim| candidates.note_quiet(claim));
+        place.sent_without_address().into_iter().flat_map(quiet).for_each(|claim| candidates.doubt(claim));
     }
 
     /// Where those that send UDP in a direction are known: by both ends, and without an address of their own. What only
@@ -301,6 +319,11 @@ impl Sockets {
 /// When the socket of a claim ended, or the claim itself did.
 fn end_of(udp: &HashMap<u64, UdpSocket, RandomState>, claim: &Claim) -> u64 {
     claim.until.min(udp.get(&claim.cookie).map_or(u64::MAX, |socket| socket.released))
+}
+
+/// Whether the socket of a claim has not been seen to end, however long it has been quiet.
+fn is_open(udp: &HashMap<u64, UdpSocket, RandomState>, claim: &Claim) -> bool {
+    udp.get(&claim.cookie).map_or(claim.until, |socket| socket.released) == u64::MAX
 }
 
 fn count_pending(claims: &Claims) -> u64 {

@@ -209,6 +209,9 @@ impl Table {
         for direction in Direction::BOTH {
             let sent = direction.of(&flow);
             let owner = direction.owner(&mut owners);
+            if *owner == OwnerNumber::CONTESTED {
+                continue;
+            }
             let pid = owner.get().and_then(|(process, _)| self.processes.pid(&self.state, process));
             let sockets = self.attribution.as_ref().map(|attribution| attribution.sockets_of(&sent));
             if !sockets.zip(pid).is_some_and(|(sockets, pid)| sockets.has_lasted(&sent, pid)) {
@@ -245,7 +248,7 @@ impl Table {
             for sent in [flow.original(), flow.reply()] {
                 attribution.sockets_of_mut(&sent).flow_ended(&sent, window, is_young);
             }
-            self.state.header.counters.owners_unmatched_flows += u64::from(flow.owners.is_empty());
+            self.state.header.counters.owners_unmatched_flows += u64::from(!flow.owners.name_anybody());
         }
     }
 
@@ -257,6 +260,9 @@ impl Table {
         };
         for direction in Direction::BOTH {
             let owner = direction.owner(&mut owners);
+            if *owner == OwnerNumber::CONTESTED {
+                continue;
+            }
             let sent = direction.of(flow);
             let offered = attribution.sockets_of(&sent).finished(&sent, begin, to);
             let [known_sure, offered_sure] = [*owner, offered].map(|owner| owner.get().map(|(_, sure)| sure));

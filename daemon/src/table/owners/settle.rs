@@ -6,7 +6,7 @@ use flowbus_attribution::Confidence;
 use super::directions::Direction;
 use crate::change::Change;
 use crate::clock::Now;
-use crate::flow::{OwnerNumber, UDP};
+use crate::flow::{OwnerNumber, TCP, UDP};
 use crate::owners::{Attribution, Current, Reused, Touched};
 use crate::table::Table;
 use crate::table::ports::PortSet;
@@ -128,14 +128,49 @@ impl Table {
         }
         let mut owners = flow.owners;
         let owner = direction.owner(&mut owners);
-        if self.gives_way(*owner, current, &sent) {
-            *owner = current.owner;
-            let mut change = self.change();
-            let table = change.table();
-            table.put_owners(slot, owners);
+        let known = *owner;
+        *owner = self.successor(known, current, &sent);
+        if *owner == known {
+            return;
+        }
+        let is_visible = known.get() != owner.get();
+        self.state.header.counters.owners_ambiguous += u64::from(*owner == OwnerNumber::CONTESTED);
+        let mut change = self.change();
+        let table = change.table();
+        table.put_owners(slot, owners);
+        if is_visible {
             table.change_usec = Now::read().realtime_usec;
             table.push_update(slot, flow.prior(), changes);
         }
+    }
+
+    /// The owner of a direction from now on. A namespace gives itself the addresses that it likes, and may send by them where no
+    /// packet comes to us: that takes no flow over from a socket of another namespace, unless that was seen to end.
+    fn successor(&self, known: OwnerNumber, current: Current, sent: &Tuple) -> OwnerNumber {
+        if known == OwnerNumber::CONTESTED {
+            return known;
+        }
+        if current.owner == OwnerNumber::CONTESTED {
+            return if current.sent || known.is_none() { current.owner } else { known };
+        }
+        let is_elsewhere = self.is_elsewhere(sent);
+        let namespace = |owner: OwnerNumber| self.processes.network_namespace(&self.state, owner.get()?.0);
+        if is_elsewhere && !known.is_none() && namespace(known) != namespace(current.owner) {
+            let is_tcp = sent.protocol == TCP;
+            return match self.has_ended(known, sent) {
+                true if current.sent && !is_tcp => current.owner,
+                // A connection has one socket from its begin to its end.
+                _ if is_tcp || !current.sent => known,
+                _ => OwnerNumber::CONTESTED,
+            };
+        }
+        if self.gives_way(known, current, sent) { current.owner } else { known }
+    }
+
+    fn has_ended(&self, owner: OwnerNumber, sent: &Tuple) -> bool {
+        let pid = owner.get().and_then(|(process, _)| self.processes.pid(&self.state, process));
+        let sockets = self.attribution.as_ref().map(|attribution| attribution.sockets_of(sent));
+        sockets.zip(pid).is_some_and(|(sockets, pid)| sockets.has_ended(sent, pid))
     }
 
     fn is_elsewhere(&self, sent: &Tuple) -> bool {
@@ -147,18 +182,14 @@ impl Table {
     fn gives_way(&self, owner: OwnerNumber, current: Current, sent: &Tuple) -> bool {
         let Some((offered, confidence)) = current.owner.get() else { return false };
         let Some((known, known_confidence)) = owner.get() else { return !current.late };
-        let [known, offered] = [known, offered].map(|process| self.processes.pid(&self.state, process));
-        if known == offered {
+        let pids = [known, offered].map(|process| self.processes.pid(&self.state, process));
+        if pids[0] == pids[1] {
             let is_shared = confidence == Confidence::Shared && known_confidence != Confidence::Shared;
             // The thread that accepted is another one than the one that listens.
             let is_surer =
                 current.exact && current.owner != owner && known_confidence == Confidence::Forwarded;
             return confidence < known_confidence || is_surer || is_shared && current.sent;
         }
-        let has_ended = |pid| {
-            let sockets = self.attribution.as_ref().map(|attribution| attribution.sockets_of(sent));
-            sockets.is_some_and(|sockets| sockets.has_ended(sent, pid))
-        };
-        current.sent || known.is_some_and(has_ended)
+        current.sent || self.has_ended(owner, sent)
     }
 }

@@ -16,6 +16,9 @@ use serde_json::Value;
 use super::life::DEFAULT;
 use super::{flows, listen, on_thread, owned, this_process, who};
 
+/// The client's address.
+const CLIENT_V4: &str = "198.18.0.2";
+
 pub(super) fn inode(namespace: &Namespace) -> u64 {
     std::fs::metadata(namespace.path()).unwrap().ino()
 }
@@ -247,6 +250,91 @@ fn of_two_namespaces_with_one_address_never_the_wrong_one_is_named() {
         }
     }
     wait_for("these are counted", || (ambiguous() > before).then_some(()));
+    daemon.stop();
+}
+
+/// A namespace without a way out, with the addresses of both ends: what it sends reaches nobody else.
+fn pretender() -> Namespace {
+    let namespace = Namespace::new("pretender");
+    namespace.run("ip link set lo up");
+    for address in [CLIENT_V4, SERVER_V4] {
+        namespace.run(&format!("ip address add {address}/32 dev lo"));
+    }
+    namespace
+}
+
+/// A TCP connection from this port.
+fn connect_from(namespace: &Namespace, name: &str, port: u16, to: SocketAddr) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+    on_thread(namespace, name, || {
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        bind(&socket, &socket_address(CLIENT_V4, port)).unwrap();
+        connect(&socket, &to).unwrap();
+        TcpStream::from(socket)
+    })
+}
+
+#[test]
+fn who_gives_himself_the_address_of_a_container_is_named_for_none_of_its_flows() {
+    let network = Network::new();
+    let pretender = pretender();
+    let bus = Bus::start();
+    let daemon = Daemon::start_attributed(&network.router, &bus);
+    let statistic = |key: &str| bus.monitor_call("GetStatistics", &[]).unwrap()[0][key].as_u64().unwrap();
+    let flow = |port: u16| flows(&bus).into_iter().find(|flow| flow["sport"] == port).unwrap();
+
+    // Datagrams: by a socket that is bound, and by one that is connected.
+    let server = udp(&network.server, "server", &format!("{SERVER_V4}:{PLAIN}"));
+    let to = socket_address(SERVER_V4, PLAIN);
+    for (port, is_connected) in [(40_501, false), (40_502, true)] {
+        let before = statistic("owners_ambiguous");
+        let client = udp(&network.client, "client", &format!("{CLIENT_V4}:{port}"));
+        ask(&network, &client, to, &server);
+        let named = wait_for("the client", || Some(flow(port)).filter(|flow| flow["initiator"].is_object()));
+        assert_eq!(who(&named["initiator"]), forwarded("client"), "{named:#}");
+        let other = udp(&pretender, "pretender", &format!("{CLIENT_V4}:{port}"));
+        on_thread(&pretender, "pretender", || {
+            if is_connected {
+                other.connect(to).unwrap();
+                other.send(b"x").unwrap();
+            } else {
+                other.send_to(b"x", to).unwrap();
+            }
+        });
+        wait_for("both are known", || (statistic("owners_ambiguous") > before).then_some(()));
+        let doubted = flow(port);
+        assert!(doubted["initiator"].is_null(), "{doubted:#}");
+    }
+
+    // A connection that is over: its sockets have been forgotten, and its flow is still there.
+    let port = 40_503;
+    let listener = listen(&network.server, &to.to_string());
+    let client = connect_from(&network.client, "client", port, to);
+    let (accepted, _) = on_thread(&network.server, "server", || listener.accept().unwrap());
+    assert_between(&owned(&bus, PLAIN), &network.client, &network.server);
+    let before = statistic("owners_expired");
+    drop((client, accepted));
+    // What has ended is forgotten when something is reported.
+    let witness = udp(&network.client, "client", "0.0.0.0:0");
+    let mut destinations = 1..u16::MAX;
+    wait_for("its sockets are forgotten", || {
+        let to = socket_address(SERVER_V4, destinations.next().unwrap());
+        on_thread(&network.client, "client", || witness.send_to(b"x", to).unwrap());
+        (statistic("owners_expired") >= before + 2).then_some(())
+    });
+    let theirs = listen(&pretender, &to.to_string());
+    let other = connect_from(&pretender, "pretender", port, to);
+    let accepted = on_thread(&pretender, "pretender", || theirs.accept().unwrap());
+    // A later one has its owners: what was reported before has been applied.
+    let later = listen(&network.server, &format!("{SERVER_V4}:{MASQUERADED}"));
+    let held = connection(&network, &later, socket_address(SERVER_V4, MASQUERADED));
+    owned(&bus, MASQUERADED);
+    let over = flows(&bus)
+        .into_iter()
+        .find(|flow| flow["sport"] == port && flow["protocol"] == "tcp" && flow["state"] == "TIME_WAIT")
+        .unwrap();
+    assert_between(&over, &network.client, &network.server);
+    drop((other, accepted, held));
     daemon.stop();
 }
 

@@ -160,3 +160,93 @@ fn of_servers_in_two_namespaces_the_one_that_answers_is_named_where_the_other_ma
     world.born(&plain(UDP, CLIENT, SERVER));
     assert_eq!(world.owners(), [None, Some(7)]);
 }
+
+#[test]
+fn a_quiet_owner_gives_way_to_nobody_of_another_namespace_while_its_socket_is_not_seen_to_end() {
+    // A claim lapses after 11 s and is forgotten after 20.
+    for quiet in [0, 12, 30] {
+        let mut world = OwnersWorld::with_addresses(&[ROUTER]);
+        world.report(&send(OTHER, 7, CLIENT, SERVER));
+        world.born(&plain(UDP, CLIENT, SERVER));
+        world.settle();
+        assert_eq!(world.owners(), [Some(7), None]);
+        world.pass(quiet);
+        world.tell(&send(OTHER, 9, CLIENT, SERVER));
+        let known = if quiet > 0 { [Some(9), None] } else { world.owners() };
+        assert_eq!(world.owners(), known, "another process of its namespace, after {quiet} s");
+        world.pass(quiet);
+        world.tell(&send(THIRD, 8, CLIENT, SERVER));
+        assert_eq!(world.owners(), [None, None], "after {quiet} s");
+        // Whose it is cannot be known any more, whoever is the only one that sends later.
+        for (namespace, pid) in [(THIRD, 8), (OTHER, 7)] {
+            world.pass(30);
+            world.tell(&send(namespace, pid, CLIENT, SERVER));
+            assert_eq!(world.owners(), [None, None], "after {quiet} s");
+        }
+        assert_eq!(ambiguous(&world), 1);
+    }
+}
+
+#[test]
+fn a_flow_without_an_owner_is_of_nobody_while_another_namespace_has_a_quiet_socket() {
+    for local in [CLIENT, "0.0.0.0:40000"] {
+        let mut world = OwnersWorld::with_addresses(&[ROUTER]);
+        world.report(&send(OTHER, 7, local, SERVER));
+        world.pass(12);
+        // A dump finds it.
+        world.table.begin_dump();
+        world.table.apply_dump_entry(&plain(UDP, CLIENT, SERVER), world.now, &mut world.changes);
+        world.table.end_dump(true, world.now, &mut world.changes);
+        world.tell(&send(THIRD, 8, CLIENT, SERVER));
+        assert_eq!(world.owners(), [None, None], "{local}");
+        assert_eq!(ambiguous(&world), 1, "{local}");
+    }
+}
+
+#[test]
+fn a_doubt_at_the_birth_of_a_flow_does_not_lapse() {
+    let mut world = OwnersWorld::with_addresses(&[ROUTER]);
+    world.report(&send(OTHER, 7, "0.0.0.0:40000", SERVER));
+    world.born(&plain(UDP, CLIENT, SERVER));
+    for quiet in [0, 12, 30] {
+        world.pass(quiet);
+        world.tell(&send(THIRD, 8, CLIENT, SERVER));
+        assert_eq!(world.owners(), [None, None], "after {quiet} s");
+    }
+}
+
+#[test]
+fn of_two_namespaces_with_its_ends_the_first_is_not_named_for_the_flow_of_a_connected_socket() {
+    let mut world = OwnersWorld::with_addresses(&[ROUTER]);
+    world.report(&send(OTHER, 7, CLIENT, SERVER));
+    // The other one's packet begins it, and is reported after it has left.
+    world.born(&plain(UDP, CLIENT, SERVER));
+    world.tell(&send(THIRD, 8, CLIENT, SERVER));
+    assert_eq!(world.owners(), [None, None]);
+}
+
+#[test]
+fn the_ends_of_a_connection_that_is_over_give_its_flow_to_nobody_of_another_namespace() {
+    let connect = |namespace, pid, kind| {
+        in_namespace(namespace, socket(kind, TCP, CLIENT, SERVER, process(pid, "client")))
+    };
+    let accept = |namespace, pid, kind| {
+        in_namespace(namespace, socket(kind, TCP, SERVER, CLIENT, process(pid, "server")))
+    };
+    for quiet in [0, 3, 30] {
+        let mut world = OwnersWorld::with_addresses(&[ROUTER]);
+        world.report(&connect(OTHER, 7, Kind::Syn));
+        world.born(&plain(TCP, CLIENT, SERVER));
+        world.tell(&connect(OTHER, 7, Kind::Connect));
+        world.tell(&accept(OTHER, 17, Kind::Accept));
+        assert_eq!(world.owners(), [Some(7), Some(17)]);
+        world.tell(&connect(OTHER, 7, CLOSED));
+        world.tell(&accept(OTHER, 17, CLOSED));
+        world.pass(quiet);
+        world.report(&connect(THIRD, 8, Kind::Syn));
+        world.tell(&connect(THIRD, 8, Kind::Connect));
+        world.tell(&accept(THIRD, 18, Kind::Incoming));
+        world.tell(&accept(THIRD, 18, Kind::Accept));
+        assert_eq!(world.owners(), [Some(7), Some(17)], "after {quiet} s");
+    }
+}
