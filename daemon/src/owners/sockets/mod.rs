@@ -41,8 +41,9 @@ const REPEAT_NSEC: u64 = 11_000_000_000;
 ///
 /// `expire` looks at directions and not at claims: `note_ending` puts a direction into one of the queues of `ending` when the first
 /// of its claims gets a `forget`, and `expire` puts it back while there are others. The queues are in the order of time but for
-/// what is put back, and a direction stands in one at a time, so a claim may stay longer than `forget` says. That costs memory
-/// alone. It never goes sooner, and not before all events have been applied that the kernel sent while it lasted.
+/// what is put back, and a direction stands in one at a time, so a claim may stay longer than `forget` says, which costs memory
+/// alone. `expire` removes none sooner, nor before all events have been applied that the kernel sent while the claim lasted; only
+/// a claim for which there is no room goes at once (`Claims::push`).
 #[derive(Debug, Default)]
 pub(crate) struct Sockets {
     claims: HashMap<Key, Claims, RandomState>,
