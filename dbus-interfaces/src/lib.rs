@@ -76,7 +76,7 @@ pub use protocol::{protocol_number, protocol_title};
 pub use proxy::*;
 pub use query::{
     Argument, ChangeOptions, EventSet, Filter, LIMIT_DEFAULT, LIMIT_MAXIMUM, Lookup, Query, QueryError,
-    QueryKey, QueryPart, RawQuery, ReportOptions, Resume, StreamQuery, Subject,
+    QueryKey, QueryPart, RawQuery, RecordError, ReportOptions, Resume, StreamQuery, Subject,
 };
 pub use statistic::{Statistic, StatisticKind, Statistics};
 pub use stream::{Cursor, CursorError, FlowRef, FlowStream, StreamError, StreamItem};

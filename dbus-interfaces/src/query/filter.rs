@@ -14,19 +14,19 @@ use crate::{Connection, Flow, SourceNames};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// The conditions, cheap ones first.
-    conditions: Vec<Asked>,
+    pub(super) conditions: Vec<Asked>,
 }
 
 /// A key's values, or those that it excludes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Asked {
-    key: QueryKey,
-    excluded: bool,
-    condition: Condition,
+pub(super) struct Asked {
+    pub(super) key: QueryKey,
+    pub(super) excluded: bool,
+    pub(super) condition: Condition,
 }
 
 impl Asked {
-    fn matches(&self, flow: &Flow<'_>) -> bool {
+    pub(super) fn matches(&self, flow: &Flow<'_>) -> bool {
         self.condition.matches(flow) != self.excluded
     }
 }

@@ -14,6 +14,8 @@ mod error;
 mod filter;
 mod key;
 mod parse;
+mod record;
+mod recorded;
 mod report;
 mod stream;
 mod text;
@@ -23,6 +25,7 @@ pub use control::{ChangeOptions, Subject};
 pub use error::QueryError;
 pub use filter::{Filter, Lookup};
 pub use key::{QueryKey, QueryPart};
+pub use recorded::RecordError;
 pub use report::ReportOptions;
 pub use stream::{EventSet, Resume, StreamQuery};
 
