@@ -11,6 +11,7 @@ use jiff::Zoned;
 use crate::change::{Changed, MaskedMark, masked_mark};
 use crate::expect::Expect;
 use crate::format::{Format, Output};
+use crate::history::History;
 use crate::json::{Json, Tabled};
 use crate::moment;
 use crate::query::Query;
@@ -53,6 +54,14 @@ pub(crate) enum Command {
     },
     /// List the connections that ended, latest first
     Closed(Listed),
+    /// List connections of the past, from the log that flowbus-export writes
+    ///
+    /// A connection is shown once, by the last that is recorded of it; those of the time that is asked about are shown machine by
+    /// machine. ENDED is "alive" for connections that had not ended when the record did, and "unknown" where their end is missing.
+    /// flowctl reports where the record begins later or ends earlier than the time that is asked about, and every gap in it.
+    /// flowbusd need not run.
+    #[command(mut_arg("refresh", |arg| arg.hide(true)))]
+    History(History),
     /// Show all that is known of one connection
     #[command(mut_arg("resolve", |arg| arg.hide(true)))]
     Show {
@@ -317,13 +326,19 @@ impl Arguments {
     fn check(&self) -> Result<(), clap::Error> {
         let (query, output) = match &self.command {
             Command::List { listed: Listed { query, output, .. }, .. }
-            | Command::Closed(Listed { query, output, .. }) => (query, output),
+            | Command::Closed(Listed { query, output, .. })
+            | Command::History(History { listed: Listed { query, output, .. }, .. }) => (query, output),
             Command::Monitor(Monitored { query, output, .. }) => (query, output),
             _ => return Ok(()),
         };
         if output.resolve() && *output.format() != Format::Table {
             let message = "--resolve goes with tables: programs get addresses";
             return Err(clap::Error::raw(ErrorKind::ArgumentConflict, message));
+        }
+        let is_history = matches!(self.command, Command::History(_));
+        if let Some(field) = query.fields().iter().find(|field| !is_history && field.is_recorded()) {
+            let message = format!("only history has the field {}", field.name());
+            return Err(clap::Error::raw(ErrorKind::ValueValidation, message));
         }
         if query.fields().is_empty() || output.format().takes_fields() {
             return Ok(());
@@ -341,7 +356,7 @@ fn report_bytes(text: &str) -> Result<usize, String> {
     bytes.filter(|bytes| range.contains(bytes)).ok_or_else(wrong)
 }
 
-fn time(text: &str) -> Result<u64, String> {
+pub(crate) fn time(text: &str) -> Result<u64, String> {
     moment::parse(text, &Zoned::now()).ok_or_else(|| format!("takes {}", moment::TAKES))
 }
 

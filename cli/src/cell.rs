@@ -210,6 +210,16 @@ impl Cells {
         if self.numeric { seconds(usec) } else { when(usec, now) }
     }
 
+    /// A date and a time of day, local; seconds since 1970 if numeric.
+    pub(crate) fn second(self, usec: u64) -> String {
+        match timestamp(usec) {
+            Some(time) if !self.numeric => {
+                time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+            }
+            _ => seconds(usec),
+        }
+    }
+
     /// A time of day with milliseconds, local; seconds since 1970 if numeric.
     pub(crate) fn time_of_day(self, usec: u64) -> String {
         match timestamp(usec) {

@@ -72,9 +72,43 @@ pub(crate) enum Error {
     #[error("flowbusd stopped in the middle: what was printed is not all. Run flowctl again.")]
     CutOff,
 
+    /// The log cannot be listed.
+    #[error("cannot read the flow log in {}: {source}{}", directory.display(), log_hint(source))]
+    Log { directory: PathBuf, source: io::Error },
+
+    /// There is nothing to search.
+    #[error(
+        "there is no flow log in {}.\n\
+         flowbus-export writes it: `systemctl enable --now flowbus-export@log`. Another place is named with --directory.",
+        directory.display()
+    )]
+    NoLog { directory: PathBuf },
+
+    /// The answer lacks what could not be read.
+    #[error(
+        "{files} of the log could not be read: the answer is not complete.{}",
+        if *denied { LOG_GROUP } else { "" }
+    )]
+    Unread { files: String, denied: bool },
+
     /// Output failed. A reader that has seen enough is no failure; `main` ends quietly then.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
+}
+
+/// Who may read the log.
+const LOG_GROUP: &str = "\nroot and members of the group flowbus can read the log. Try again with sudo, or join the group with\n\
+     `sudo usermod -aG flowbus $USER` and log in again.";
+
+/// What to do where the log's directory cannot be listed.
+fn log_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => LOG_GROUP,
+        io::ErrorKind::NotFound => {
+            "\nflowbus-export writes the log: `systemctl enable --now flowbus-export@log`. Another place is named with --directory."
+        }
+        _ => "",
+    }
 }
 
 /// This program's version.

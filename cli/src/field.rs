@@ -3,7 +3,7 @@
 use flowbus_interfaces::{EventKind, Key, OwnedValue, event_name};
 
 use crate::cell::{self, Cells};
-use crate::fields::Fields;
+use crate::fields::{Fields, Recorded};
 
 /// A column of the tables of flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,10 @@ pub(crate) enum Title {
     Ended,
     Reason,
     Process,
+    Started,
+    Machine,
+    Epoch,
+    Alive,
 }
 
 /// What is shown of a flow: a key, a column, or a part of an owner.
@@ -61,7 +65,7 @@ pub(crate) struct Moment {
 }
 
 impl Title {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::Time,
         Self::Event,
         Self::Id,
@@ -77,6 +81,10 @@ impl Title {
         Self::Ended,
         Self::Reason,
         Self::Process,
+        Self::Started,
+        Self::Machine,
+        Self::Epoch,
+        Self::Alive,
     ];
 
     /// The title as it stands above the column.
@@ -106,6 +114,10 @@ impl Title {
             Self::Ended => ("ENDED", "ended"),
             Self::Reason => ("REASON", "reason"),
             Self::Process => ("PROCESS", "process"),
+            Self::Started => ("STARTED", "started"),
+            Self::Machine => ("MACHINE", "machine"),
+            Self::Epoch => ("EPOCH", "epoch"),
+            Self::Alive => ("ALIVE", "alive"),
         }
     }
 
@@ -136,6 +148,9 @@ impl Title {
             Self::Ended => &[Key::EndUsec],
             Self::Reason => &[Key::EndReason],
             Self::Process => &OWNERS,
+            Self::Started => &[Key::StartUsec],
+            // Of these an id is part.
+            Self::Machine | Self::Epoch | Self::Alive => &[Key::Id],
         }
     }
 
@@ -156,7 +171,23 @@ impl Title {
             Self::Bytes => cells.bytes(flow),
             Self::Age => cells.age(flow, now),
             Self::Lasted => cells.lasted(flow),
-            Self::Ended => time(Key::EndUsec, Cells::when),
+            Self::Started => time(Key::StartUsec, |cells, usec, _| cells.second(usec)),
+            // The past of a record is of any day.
+            Self::Ended => match flow.recorded() {
+                Some(Recorded { is_alive: Some(true), .. }) => "alive".to_owned(),
+                Some(Recorded { is_alive: Some(false), .. }) => "unknown".to_owned(),
+                Some(_) => time(Key::EndUsec, |cells, usec, _| cells.second(usec)),
+                None => time(Key::EndUsec, Cells::when),
+            },
+            Self::Machine => {
+                let machine = |at: Recorded<'_>| if cells.numeric { at.machine } else { at.name }.to_owned();
+                flow.recorded().map(machine).unwrap_or_default()
+            }
+            Self::Epoch => flow.recorded().map(|at| at.epoch.to_owned()).unwrap_or_default(),
+            Self::Alive => {
+                let alive = |alive| if alive { "true" } else { "false" }.to_owned();
+                flow.recorded().and_then(|at| at.is_alive).map(alive).unwrap_or_default()
+            }
             Self::Reason => cell::plain(flow, Key::EndReason),
             Self::Process => cell::process(flow),
         }
@@ -182,6 +213,11 @@ impl Field {
         let titles = titles.filter(|name| Key::parse(name).is_none()).map(str::to_owned);
         let parts = OWNERS.iter().flat_map(|owner| PARTS.map(|part| format!("{owner}.{part}")));
         titles.chain(Key::ALL.iter().map(|key| key.name().to_owned())).chain(parts).collect()
+    }
+
+    /// Whether flows have it in the log alone.
+    pub(crate) const fn is_recorded(self) -> bool {
+        matches!(self, Self::Title(Title::Machine | Title::Epoch | Title::Alive))
     }
 
     pub(crate) fn name(self) -> String {
@@ -259,7 +295,7 @@ mod tests {
         let moment = Moment { event: Some(EventKind::New), now: 9 };
         for numeric in [false, true] {
             let cells = Cells { numeric, resolve: None };
-            for title in Title::ALL {
+            for title in Title::ALL.into_iter().filter(|title| !Field::Title(*title).is_recorded()) {
                 let keys = title.keys(numeric);
                 let asked: OwnedFlow = flow
                     .iter()

@@ -18,6 +18,23 @@ pub(crate) trait Fields {
     fn value(&self, key: Key) -> Option<Cow<'_, OwnedValue>>;
     /// The members of its JSON object, without the braces.
     fn members(&self) -> Cow<'_, str>;
+    /// Where it was recorded, of a flow of the log.
+    fn recorded(&self) -> Option<Recorded<'_>> {
+        None
+    }
+}
+
+/// Where a flow was recorded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Recorded<'a> {
+    /// The machine's id.
+    pub(crate) machine: &'a str,
+    /// The machine as people call it.
+    pub(crate) name: &'a str,
+    /// The epoch of its id.
+    pub(crate) epoch: &'a str,
+    /// Whether a flow without an end was alive when the record ended: else its end is missing.
+    pub(crate) is_alive: Option<bool>,
 }
 
 impl Fields for FlowRef<'_> {

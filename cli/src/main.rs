@@ -14,6 +14,7 @@ mod field;
 mod fields;
 mod flows;
 mod format;
+mod history;
 mod json;
 mod list;
 #[cfg(test)]
@@ -65,6 +66,7 @@ async fn run(Arguments { bus, no_pager, command }: Arguments) -> Result<(), Erro
         Command::Status { json } => status::status(&daemon.await?, json).await,
         Command::List { listed, sort } => list::list(&daemon.await?, &listed, sort, paged).await,
         Command::Closed(listed) => list::closed(&daemon.await?, &listed, paged).await,
+        Command::History(asked) => history::history(&asked, paged).await,
         Command::Show { id, output } => show::show(&daemon.await?, id, &output, paged).await,
         Command::Monitor(monitored) => monitor::monitor(&daemon.await?, &monitored).await,
         #[cfg(feature = "top")]

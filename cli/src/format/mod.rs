@@ -16,7 +16,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use flowbus_interfaces::{EventKind, FieldSet, Key, QueryMap, event_name};
 
 use crate::cell;
-use crate::field::{Field, Moment};
+use crate::field::{Field, Moment, Title};
 use crate::fields::Fields;
 use crate::json::{Layout, Tabled};
 use crate::query::Query;
@@ -349,7 +349,12 @@ fn all_columns(kind: Kind) -> Vec<Field> {
         Key::Sequence => kind != Kind::Active,
         _ => true,
     };
-    Key::ALL.iter().copied().filter(has).map(Field::Key).collect()
+    let keys = Key::ALL.iter().copied().filter(has).map(Field::Key);
+    if !matches!(kind, Kind::History | Kind::Fleet) {
+        return keys.collect();
+    }
+    let before = [Title::Machine, Title::Epoch].map(Field::Title);
+    before.into_iter().chain(keys).chain([Field::Title(Title::Alive)]).collect()
 }
 
 #[cfg(test)]

@@ -18,6 +18,10 @@ pub(crate) enum Kind {
     Active,
     Closed,
     Events,
+    /// Of the log.
+    History,
+    /// Of the log of several machines.
+    Fleet,
 }
 
 /// Rows that are written at once: columns get wide enough for the first of these pieces.
@@ -68,12 +72,31 @@ const EVENTS: &[Own] = &[
     (Title::Process, 12, 1),
 ];
 
+const HISTORY: &[Own] = FLEET.split_at(1).1;
+
+const FLEET: &[Own] = &[
+    (Title::Machine, 0, 0),
+    (Title::Id, 0, 5),
+    (Title::Proto, 0, 0),
+    (Title::From, 0, 0),
+    (Title::To, 0, 0),
+    (Title::Nat, 0, 3),
+    (Title::Source, 0, 8),
+    (Title::Bytes, 0, 7),
+    (Title::Started, 0, 4),
+    (Title::Ended, 0, 2),
+    (Title::Reason, 0, 9),
+    (Title::Process, 0, 1),
+];
+
 impl Kind {
     const fn columns(self) -> &'static [Own] {
         match self {
             Self::Active => ACTIVE,
             Self::Closed => CLOSED,
             Self::Events => EVENTS,
+            Self::History => HISTORY,
+            Self::Fleet => FLEET,
         }
     }
 

@@ -1,0 +1,361 @@
+//! The search through the files of one machine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+
+use flowbus_interfaces::{Cursor, FlowRef, Key, RecordError};
+use serde::Deserialize;
+
+use super::answer::Answer;
+use super::asked::Asked;
+use super::files::{LogFile, Machine};
+use super::incomplete::Incomplete;
+use super::line::{Kind, Numbers, Prefix};
+use super::lines::Line;
+use crate::cell;
+use crate::error::Error;
+
+/// A log that is written has a line at least this often, unless nothing happens.
+const QUIET_USEC: u64 = 10_000_000;
+/// Lines between two looks at the clock.
+const LINES: u64 = 1024;
+
+/// What was read of a machine's files.
+pub(super) struct Search<'a, 'h> {
+    asked: &'a Asked,
+    machine: &'a Machine,
+    numbers: Numbers,
+    answer: &'a mut Answer<'h>,
+    /// The flows that pass and have not ended, by id, each by its last line.
+    alive: BTreeMap<u64, Box<str>>,
+    /// Those of them that the snapshot of the file has not shown so far.
+    unseen: BTreeSet<u64>,
+    place: Place,
+}
+
+/// How far the record has been read.
+#[derive(Default)]
+struct Place {
+    epoch: String,
+    /// The latest time, but for that of `line`.
+    usec: u64,
+    /// The number of the latest change, but for that of `line`.
+    sequence: u64,
+    /// The last line of a change.
+    line: Vec<u8>,
+    /// The file has its last line.
+    is_ended: bool,
+    is_unreadable: bool,
+}
+
+impl Place {
+    fn usec(&self, numbers: &Numbers) -> u64 {
+        self.usec.max(numbers.latest_usec(&self.line))
+    }
+
+    fn sequence(&self, numbers: &Numbers) -> u64 {
+        self.sequence.max(numbers.sequence.of(&self.line).unwrap_or(0))
+    }
+}
+
+/// Why something is missing.
+#[derive(Deserialize)]
+struct Reason {
+    #[serde(default)]
+    reason: String,
+}
+
+type Flow = Result<ControlFlow<()>, Error>;
+const ON: Flow = Ok(ControlFlow::Continue(()));
+
+impl<'a, 'h> Search<'a, 'h> {
+    pub(super) fn new(asked: &'a Asked, machine: &'a Machine, answer: &'a mut Answer<'h>) -> Self {
+        Self {
+            asked,
+            machine,
+            numbers: Numbers::new(),
+            answer,
+            alive: BTreeMap::new(),
+            unseen: BTreeSet::new(),
+            place: Place::default(),
+        }
+    }
+
+    /// Prints what is found, and breaks when that is enough.
+    pub(super) fn run(mut self) -> Flow {
+        let machine = self.machine;
+        let span = machine.span(self.asked.since, self.asked.until);
+        if let Some(first) = machine.files.first().filter(|first| first.begin_usec() > self.asked.since)
+            && self.asked.since > 0
+        {
+            self.incomplete(&Incomplete::Begins { usec: first.begin_usec() })?;
+        }
+        for index in span.clone() {
+            let file = &machine.files[index];
+            if self.read(file, true)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            if let Some(next) = machine.files.get(index + 1) {
+                self.join(file, next)?;
+            }
+        }
+        match machine.files.get(span.end) {
+            Some(next) => {
+                if self.read(next, false)?.is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            None => self.note_end()?,
+        }
+        let is_alive = !self.place.is_unreadable;
+        self.flush(Some(is_alive))
+    }
+
+    fn incomplete(&mut self, what: &Incomplete) -> Result<(), Error> {
+        self.answer.incomplete(Some(self.machine), what)
+    }
+
+    /// Reads a file, or the part of it that says what was alive when it began.
+    fn read(&mut self, file: &LogFile, is_whole: bool) -> Flow {
+        // What is missing before the first line of this file is missing since the last one of the file before.
+        let mut before = if self.place.epoch.is_empty() { file.begin_usec() } else { self.usec() };
+        if self.begin(file)?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        let unreadable = |after, error| Incomplete::Unreadable { path: file.path.clone(), after, error };
+        let mut lines = match file.lines(&self.answer.progress.bytes) {
+            Ok(lines) => lines,
+            Err(error) => {
+                self.place.is_unreadable = true;
+                self.incomplete(&unreadable(None, error))?;
+                return ON;
+            }
+        };
+        let mut prefix = Prefix::of(&[]);
+        let (mut read, mut bad, mut flow) = (0_u64, 0_u64, ControlFlow::Continue(()));
+        loop {
+            let line = match lines.next() {
+                Ok(Some(Line::Whole(line))) => line,
+                Ok(Some(Line::TooLong)) => {
+                    (read, bad) = (read + 1, bad + 1);
+                    continue;
+                }
+                Ok(Some(Line::Torn) | None) => break,
+                Err(error) => {
+                    self.place.is_unreadable = true;
+                    let usec = self.usec();
+                    self.incomplete(&unreadable(Some(usec), error))?;
+                    break;
+                }
+            };
+            read += 1;
+            if read == 1 {
+                prefix = Prefix::of(line);
+                continue;
+            }
+            if read % LINES == 0 {
+                self.answer.progress.show();
+            }
+            let Some((kind, is_compact)) = prefix.kind(line) else {
+                bad += 1;
+                continue;
+            };
+            let asked = self.asked;
+            let is_ruled_out = || is_compact && asked.rules_out(line);
+            match kind {
+                Kind::Flow | Kind::Begun => {
+                    if kind == Kind::Begun {
+                        self.note(line);
+                    }
+                    if !is_ruled_out() {
+                        bad += u64::from(!self.begun(line));
+                    }
+                }
+                Kind::Closed | Kind::Destroy => {
+                    self.note(line);
+                    if !is_ruled_out() {
+                        match self.ended(line)? {
+                            Some(ControlFlow::Continue(())) => {}
+                            Some(ControlFlow::Break(())) => return Ok(ControlFlow::Break(())),
+                            None => bad += 1,
+                        }
+                    }
+                }
+                Kind::SnapshotEnd => {
+                    flow = self.end_snapshot()?;
+                    if flow.is_break() || !is_whole {
+                        break;
+                    }
+                }
+                Kind::Gap | Kind::Resync => self.note_loss(line, kind, before)?,
+                Kind::Reached => {
+                    let reached = self.numbers.sequence.of(line).unwrap_or(0);
+                    self.place.sequence = self.place.sequence.max(reached);
+                }
+                Kind::End => {
+                    self.place.is_ended = true;
+                    self.place.usec = self.usec().max(self.numbers.event_usec.of(line).unwrap_or(0));
+                    let records = self.numbers.records.of(line).unwrap_or(0);
+                    bad += records.saturating_sub(read - 1);
+                }
+                Kind::Other => {}
+            }
+            before = 0;
+        }
+        if bad > 0 {
+            self.incomplete(&Incomplete::Lines { path: file.path.clone(), lost: bad })?;
+        }
+        Ok(flow)
+    }
+
+    /// Another file begins: in another epoch none of the flows goes on.
+    fn begin(&mut self, file: &LogFile) -> Flow {
+        let flow = if self.place.epoch == file.begin.epoch { ON? } else { self.flush(Some(false))? };
+        self.unseen = self.alive.keys().copied().collect();
+        self.place = Place {
+            epoch: file.begin.epoch.clone(),
+            usec: file.begin_usec(),
+            sequence: file.begin.sequence,
+            ..Place::default()
+        };
+        Ok(flow)
+    }
+
+    fn usec(&self) -> u64 {
+        self.place.usec(&self.numbers)
+    }
+
+    /// Remembers a change.
+    fn note(&mut self, line: &[u8]) {
+        self.place.line.clear();
+        self.place.line.extend_from_slice(line);
+    }
+
+    /// A flow is alive; false for a line that cannot be read.
+    fn begun(&mut self, line: &[u8]) -> bool {
+        // It began later than what is asked about, and ends later.
+        if self.numbers.start_usec.of(line).is_some_and(|start| start > self.asked.until) {
+            return true;
+        }
+        let Some((text, flow, id)) = flow_of(line) else { return false };
+        self.unseen.remove(&id);
+        let matches = self.matches(&flow);
+        if matches == Some(true) {
+            self.alive.insert(id, text.into());
+        } else {
+            self.alive.remove(&id);
+        }
+        matches.is_some()
+    }
+
+    /// A flow has ended; `None` for a line that cannot be read.
+    fn ended(&mut self, line: &[u8]) -> Result<Option<ControlFlow<()>>, Error> {
+        let on = Some(ControlFlow::Continue(()));
+        // An end before what is asked about says no more than whose it is.
+        if self.numbers.end_usec.of(line).is_some_and(|end| end < self.asked.since)
+            && let Some(id) = self.numbers.id.of(line)
+        {
+            self.alive.remove(&id);
+            self.unseen.remove(&id);
+            return Ok(on);
+        }
+        let Some((text, flow, id)) = flow_of(line) else { return Ok(None) };
+        self.alive.remove(&id);
+        self.unseen.remove(&id);
+        match self.matches(&flow) {
+            Some(true) => self.answer.row(self.machine, &self.place.epoch, text, None).map(Some),
+            Some(false) => Ok(on),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether the flow passes; `None` for a line that cannot be read.
+    fn matches(&mut self, flow: &FlowRef<'_>) -> Option<bool> {
+        match self.asked.filter.matches_line(flow) {
+            Ok(matches) => Some(matches),
+            Err(RecordError::NotRecorded(key)) => {
+                self.answer.not_recorded(key);
+                Some(false)
+            }
+            Err(RecordError::Invalid(_)) => None,
+        }
+    }
+
+    /// All flows that are alive have been shown: of the others the end is missing.
+    fn end_snapshot(&mut self) -> Flow {
+        for id in std::mem::take(&mut self.unseen) {
+            let Some(line) = self.alive.remove(&id) else { continue };
+            if self.answer.row(self.machine, &self.place.epoch, &line, Some(false))?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        ON
+    }
+
+    /// Prints the flows that have not ended.
+    fn flush(&mut self, is_alive: Option<bool>) -> Flow {
+        for line in std::mem::take(&mut self.alive).into_values() {
+            if self.answer.row(self.machine, &self.place.epoch, &line, is_alive)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        ON
+    }
+
+    /// Changes are missing, between the last line and this one. `before` is when that was, where it was in the file before.
+    fn note_loss(&mut self, line: &[u8], kind: Kind, before: u64) -> Result<(), Error> {
+        let from = if before > 0 { before } else { self.usec() };
+        let to = self.numbers.event_usec.of(line);
+        self.place.usec = self.usec().max(to.unwrap_or(0));
+        self.place.sequence = self.place.sequence(&self.numbers).max(self.numbers.last.of(line).unwrap_or(0));
+        if !self.asked.is_about(from, to) {
+            return Ok(());
+        }
+        let reason = serde_json::from_slice::<Reason>(line).map(|line| line.reason).unwrap_or_default();
+        match (kind, reason.as_str()) {
+            (Kind::Gap, _) => {
+                let lost = self.numbers.lost.of(line);
+                self.incomplete(&Incomplete::Gap { from, to, lost, reason })
+            }
+            // A gap, or another epoch, has said so.
+            (_, "overrun" | "start") => Ok(()),
+            _ => self.incomplete(&Incomplete::Resync { from, to, reason }),
+        }
+    }
+
+    /// Whether a file begins where the one before it ends.
+    fn join(&mut self, file: &LogFile, next: &LogFile) -> Result<(), Error> {
+        let (from, to) = (self.usec(), next.begin_usec());
+        if self.place.is_unreadable || !self.asked.is_about(from, Some(to)) {
+            return Ok(());
+        }
+        if next.begin.epoch != self.place.epoch {
+            return self.incomplete(&Incomplete::NewEpoch { from, to });
+        }
+        let cursor = next.begin.from.parse::<Cursor>().ok().filter(|cursor| !cursor.is_fresh());
+        let goes_on = cursor
+            .is_some_and(|cursor| cursor.goes_on(&self.place.epoch, self.place.sequence(&self.numbers)));
+        match goes_on {
+            true => Ok(()),
+            false => self.incomplete(&Incomplete::Missing { path: file.path.clone(), from, to }),
+        }
+    }
+
+    /// Whether the newest file has the time that is asked about.
+    fn note_end(&mut self) -> Result<(), Error> {
+        let (usec, now) = (self.usec(), cell::now());
+        let until = self.asked.until.min(now);
+        let is_open = !self.place.is_ended;
+        let is_current = is_open && self.asked.until >= now && now.saturating_sub(usec) < QUIET_USEC;
+        if until <= usec || is_current || self.place.is_unreadable {
+            return Ok(());
+        }
+        self.incomplete(&Incomplete::Ends { usec, is_open })
+    }
+}
+
+fn flow_of(line: &[u8]) -> Option<(&str, FlowRef<'_>, u64)> {
+    let text = std::str::from_utf8(line).ok()?;
+    let flow = FlowRef::parse(text).ok()?;
+    Some((text, flow, flow.number(Key::Id)?))
+}
