@@ -1,4 +1,4 @@
-//! What a line of the log is, told without reading all of it.
+//! What a line of the log is, found out without reading all of it.
 //!
 //! Lines are as compact as flowbusd writes them, and those of a file begin alike: `{"machine":"...","epoch":"...","type":"`. So a line
 //! that a condition rules out costs a comparison and a search. Lines in any other form are read as JSON.
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_told_by_how_its_file_begins() {
+    fn a_line_is_known_by_how_its_file_begins() {
         let prefix = Prefix::of(br#"{"machine":"m","epoch":"e","type":"begin","sequence":1}"#);
         assert_eq!(prefix.0, br#"{"machine":"m","epoch":"e","type":""#);
         for (line, kind) in [

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use flowbus_interfaces::{FlowRef, Key, OwnedValue};
+use flowbus_interfaces::{FlowRef, Key, Mark, OwnedValue, SourceNames};
 
 use crate::field::{Field, Title};
 use crate::fields::{Fields, Recorded};
@@ -27,6 +27,10 @@ impl Row<'_> {
         [key].iter().chain(others).copied().find(has).unwrap_or(key)
     }
 
+    fn mark(&self) -> Option<Mark> {
+        self.flow.number(Key::Mark)?.try_into().ok().map(Mark)
+    }
+
     /// The members of the line but its type.
     fn all_members(&self) -> Cow<'_, str> {
         let members = || {
@@ -36,8 +40,15 @@ impl Row<'_> {
             Some([before.trim_end_matches(','), rest].concat())
         };
         // In another form it may stand elsewhere, or within a text.
+        let any_form = || {
+            let mut members: serde_json::Map<_, _> = serde_json::from_str(self.line).ok()?;
+            members.remove("type");
+            members.remove("matches");
+            let object = flowbus_interfaces::json_text(&members).ok()?;
+            Some(object.strip_prefix('{')?.strip_suffix('}')?.to_owned())
+        };
         let is_compact = self.line.starts_with("{\"machine\":\"") || self.line.starts_with("{\"epoch\":\"");
-        let members = if is_compact { members() } else { None };
+        let members = if is_compact { members() } else { any_form() };
         members.map_or_else(|| Cow::Borrowed(self.flow.members()), Cow::Owned)
     }
 
@@ -73,11 +84,19 @@ impl Row<'_> {
 
 impl Fields for Row<'_> {
     fn text(&self, key: Key) -> Option<Cow<'_, str>> {
-        self.flow.text(self.substitute(key))
+        // The log has the mark, and the source is a part of it.
+        let source = |mark: Mark| Cow::Owned(SourceNames::default().name(mark.source_id()).to_owned());
+        match self.flow.text(self.substitute(key)) {
+            None if key == Key::Source => self.mark().map(source),
+            text => text,
+        }
     }
 
     fn number(&self, key: Key) -> Option<u64> {
-        self.flow.number(self.substitute(key))
+        match self.flow.number(self.substitute(key)) {
+            None if key == Key::SourceId => self.mark().map(|mark| mark.source_id().into()),
+            number => number,
+        }
     }
 
     fn has(&self, key: Key, name: &str) -> bool {

@@ -64,7 +64,7 @@ impl Filter {
         unknown.map_or(Ok(true), |key| Err(RecordError::NotRecorded(key)))
     }
 
-    /// Texts by which lines that cannot pass are told without being read: the line of a flow that passes has one text of each list,
+    /// Texts by which lines that cannot pass are recognized without being read: the line of a flow that passes has one text of each list,
     /// if its JSON is as compact as a stream's. They say what a flow keeps from its begin to its end.
     pub fn texts(&self) -> Vec<Vec<String>> {
         let included = self.conditions.iter().filter(|asked| !asked.excluded);

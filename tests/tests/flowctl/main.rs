@@ -8,6 +8,7 @@ mod conditions;
 mod conntrack_output;
 mod cursor;
 mod demo;
+mod history;
 mod names;
 mod programmers;
 mod resolve;
