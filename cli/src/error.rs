@@ -96,7 +96,7 @@ pub(crate) enum Error {
     Output(#[from] io::Error),
 }
 
-/// Who may read the log.
+/// The hint that says who may read the log.
 const LOG_GROUP: &str = "\nroot and members of the group flowbus can read the log. Try again with sudo, or join the group with\n\
      `sudo usermod -aG flowbus $USER` and log in again.";
 

@@ -40,7 +40,7 @@ const TIME: &str = "%Y%m%dT%H%M%S.%6fZ";
 pub struct FlowLogName {
     /// When the file's stream began, in microseconds since 1970.
     pub begin_usec: u64,
-    /// The file is complete, and compressed with zstd.
+    /// Whether the file is complete, and compressed with zstd.
     pub is_compressed: bool,
 }
 
@@ -89,7 +89,7 @@ pub fn flow_log_files(directory: &Path) -> io::Result<Vec<(FlowLogName, PathBuf)
             files.push((name, entry.path()));
         }
     }
-    // Of two forms the compressed one comes first, and stays.
+    // Where a file has two forms, the compressed one comes first, and stays.
     files.sort_unstable_by_key(|&(name, _)| (name.begin_usec, !name.is_compressed));
     files.dedup_by_key(|(name, _)| name.begin_usec);
     Ok(files)
@@ -101,7 +101,7 @@ pub struct FlowLogBegin {
     /// The machine, as `begin` of a stream has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<String>,
-    /// Ids and sequences of another epoch mean nothing in this one. Every line of a file has the same.
+    /// The epoch, which every line of the file has: ids and sequences of another one mean nothing in it.
     pub epoch: String,
     /// `begin`.
     #[serde(rename = "type")]

@@ -18,9 +18,9 @@ pub(crate) enum Kind {
     Active,
     Closed,
     Events,
-    /// Of the log.
+    /// Recorded flows of one machine.
     History,
-    /// Of the log of several machines.
+    /// Recorded flows of several machines.
     Fleet,
 }
 

@@ -25,7 +25,7 @@ const NOTICES: usize = 50;
 pub(super) struct Answer<'a> {
     history: &'a History,
     printer: Printer,
-    /// Opened with the first output, so that progress can be seen until then.
+    /// The screen, opened with the first output, so that progress can be seen until then.
     screen: Option<Screen>,
     paged: bool,
     pub(super) progress: Progress,

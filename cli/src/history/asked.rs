@@ -13,11 +13,11 @@ use crate::query::Query;
 /// Which flows, and of which time.
 pub(super) struct Asked {
     pub(super) filter: Filter,
-    /// In microseconds since 1970; 0 where the record's begin is meant.
+    /// The begin of the time, in microseconds since 1970; 0 where the record's begin is meant.
     pub(super) since: u64,
-    /// The greatest number where the record's end is meant.
+    /// The end of the time; the greatest number where the record's end is meant.
     pub(super) until: u64,
-    /// A line that the filter lets pass has one text of each list.
+    /// Lists of texts: a line that the filter lets pass has one of each.
     texts: Vec<Vec<Finder<'static>>>,
 }
 

@@ -34,7 +34,7 @@ impl LogFile {
 /// A machine and its files, oldest first; there is at least one.
 #[derive(Clone, Debug)]
 pub(super) struct Machine {
-    /// Empty of a machine that has no id.
+    /// The machine's id; empty where it has none.
     pub(super) id: String,
     pub(super) files: Vec<LogFile>,
 }
@@ -81,7 +81,7 @@ impl Log {
         for (name, path) in names {
             match begin_of(&path, name) {
                 Ok(Some(begin)) => log.add(LogFile { path, name, begin }),
-                // It is just being written.
+                // The newest file is just being written.
                 Ok(None) if Some(name) == newest => {}
                 Ok(None) => log.unreadable.push(Incomplete::NotALog { path }),
                 Err(error) => log.unreadable.push(Incomplete::Unreadable { path, after: None, error }),

@@ -1,4 +1,4 @@
-//! What makes an answer incomplete: it is said, so that no answer seems to be all that there was.
+//! What makes an answer incomplete, which is reported, so that no answer seems to be all that there was.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,7 @@ pub(super) enum Incomplete {
     NotRecorded { key: QueryKey, flows: u64 },
 }
 
-/// As a line of JSON.
+/// What the record does not have, as a line of JSON.
 #[derive(Serialize)]
 pub(super) struct Object<'a> {
     #[serde(rename = "type")]
@@ -129,7 +129,7 @@ impl Incomplete {
         }
     }
 
-    /// As a line of JSON, of the machine whose record it is about.
+    /// This as a line of JSON, with the machine whose record it is about.
     pub(super) fn object<'a>(&'a self, machine: Option<&'a str>) -> Object<'a> {
         let (reason, from_usec, to_usec, lost) = match self {
             Self::Begins { usec } => ("record-begins", None, Some(*usec), None),

@@ -15,7 +15,7 @@ pub(super) enum Kind {
     /// A flow that is alive where the file begins.
     Flow,
     SnapshotEnd,
-    /// A flow began, or changed.
+    /// A flow that began, or changed.
     Begun,
     Destroy,
     Gap,
@@ -46,7 +46,7 @@ impl Kind {
 pub(super) struct Prefix(Vec<u8>);
 
 impl Prefix {
-    /// As the first line does.
+    /// The prefix of the lines of a file that begins with this line.
     pub(super) fn of(begin: &[u8]) -> Self {
         const TYPE: &[u8] = b"\"type\":\"";
         let length = if begin.starts_with(b"{\"machine\":\"") || begin.starts_with(b"{\"epoch\":\"") {
@@ -139,7 +139,7 @@ mod tests {
             (r#"{"machine":"m","epoch":"e","type":"new","id":1}"#, Some((Kind::Begun, true))),
             (r#"{"machine":"m","epoch":"e","type":"snapshot-end"}"#, Some((Kind::SnapshotEnd, true))),
             (r#"{"machine":"m","epoch":"e","type":"later"}"#, Some((Kind::Other, true))),
-            // As other programs write it.
+            // Another program writes it like this.
             (r#"{ "type": "destroy", "machine": "m" }"#, Some((Kind::Destroy, false))),
             (r#"{"machine":"other","epoch":"e","type":"new","id":1}"#, Some((Kind::Begun, false))),
             ("{}", Some((Kind::Other, false))),

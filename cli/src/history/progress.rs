@@ -1,11 +1,11 @@
-//! How far a long search has come, for who waits at a terminal.
+//! How far a long search has come, for a person who waits at a terminal.
 
 use std::cell::Cell;
 use std::io::{self, IsTerminal, Write};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// What takes less long needs no line.
+/// How long a search takes at least that shows a line.
 const AFTER: Duration = Duration::from_secs(1);
 
 /// A line on standard error, until the first row is printed.
@@ -19,7 +19,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Of `all` bytes.
+    /// The progress of a search through `all` bytes.
     pub(super) fn of(all: u64) -> Self {
         let next = io::stderr().is_terminal().then(|| Instant::now() + AFTER);
         Self { bytes: Rc::default(), all, next, is_shown: false }

@@ -39,7 +39,7 @@ impl Row<'_> {
             let rest = rest.strip_prefix(",\"matches\":false").unwrap_or(rest);
             Some([before.trim_end_matches(','), rest].concat())
         };
-        // In another form it may stand elsewhere, or within a text.
+        // In another form of JSON the type may stand elsewhere, or within a text.
         let any_form = || {
             let mut members: serde_json::Map<_, _> = serde_json::from_str(self.line).ok()?;
             members.remove("type");

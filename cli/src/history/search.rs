@@ -28,7 +28,7 @@ pub(super) struct Search<'a, 'h> {
     answer: &'a mut Answer<'h>,
     /// The flows that pass and have not ended, by id, each by its last line.
     alive: BTreeMap<u64, Box<str>>,
-    /// Those of them that the snapshot of the file has not shown so far.
+    /// The ids in `alive` that the snapshot of the file has not shown so far.
     unseen: BTreeSet<u64>,
     place: Place,
 }
@@ -43,7 +43,7 @@ struct Place {
     sequence: u64,
     /// The last line of a change.
     line: Vec<u8>,
-    /// The file has its last line.
+    /// Whether the file has its last line.
     is_ended: bool,
     is_unreadable: bool,
 }
@@ -208,7 +208,7 @@ impl<'a, 'h> Search<'a, 'h> {
         Ok(flow)
     }
 
-    /// Another file begins: in another epoch none of the flows goes on.
+    /// Begins another file: in another epoch none of the flows goes on.
     fn begin(&mut self, file: &LogFile) -> Flow {
         let flow = if self.place.epoch == file.begin.epoch { ON? } else { self.flush(Some(false))? };
         self.unseen = self.alive.keys().copied().collect();
@@ -231,9 +231,9 @@ impl<'a, 'h> Search<'a, 'h> {
         self.place.line.extend_from_slice(line);
     }
 
-    /// A flow is alive; false for a line that cannot be read.
+    /// Notes that a flow is alive; false for a line that cannot be read.
     fn begun(&mut self, line: &[u8]) -> bool {
-        // It began later than what is asked about, and ends later.
+        // The flow began later than what is asked about, and ends later.
         if self.numbers.start_usec.of(line).is_some_and(|start| start > self.asked.until) {
             return true;
         }
@@ -248,7 +248,7 @@ impl<'a, 'h> Search<'a, 'h> {
         matches.is_some()
     }
 
-    /// A flow has ended; `None` for a line that cannot be read.
+    /// Prints a flow that has ended; `None` for a line that cannot be read.
     fn ended(&mut self, line: &[u8]) -> Result<Option<ControlFlow<()>>, Error> {
         let on = Some(ControlFlow::Continue(()));
         // An end before what is asked about says no more than whose it is.
@@ -302,7 +302,8 @@ impl<'a, 'h> Search<'a, 'h> {
         ON
     }
 
-    /// Changes are missing, between the last line and this one. `before` is when that was, where it was in the file before.
+    /// Notes that changes are missing between the last line and this one. `before` is the last line's time where it was in the file
+    /// before.
     fn note_loss(&mut self, line: &[u8], kind: Kind, before: u64) -> Result<(), Error> {
         let from = if before > 0 { before } else { self.usec() };
         let to = self.numbers.event_usec.of(line);

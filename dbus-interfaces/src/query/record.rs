@@ -11,7 +11,7 @@ use crate::{FieldSet, Flow, FlowRef, Key, OwnedValue, Owner, Time, TimeSource, p
 
 /// What a line says, as far as filters ask for it.
 pub(super) struct Record<'a> {
-    /// Without what it borrows.
+    /// The flow without what it borrows.
     pub(super) flow: Flow<'static>,
     pub(super) interface: Option<Cow<'a, str>>,
     pub(super) helper: Option<Cow<'a, str>>,
@@ -21,7 +21,7 @@ pub(super) struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// Owners are read where they are asked for.
+    /// Reads a line; owners are read where they are asked for.
     pub(super) fn read(line: &FlowRef<'a>, has_owners: bool) -> Result<Self, RecordError> {
         let fields = Reader { line };
         let id = fields.number(Key::Id)?.ok_or(RecordError::Invalid(Key::Id))?;
@@ -95,7 +95,7 @@ impl Reader<'_, '_> {
         address.map(Some).ok_or(RecordError::Invalid(key))
     }
 
-    /// The first of these that the record has.
+    /// The value of the first of these keys that the record has.
     fn first<T>(
         &self,
         key: Key,
