@@ -196,7 +196,7 @@ pub(super) struct Candidates {
     several_namespaces: bool,
     /// A socket of another namespace may have the same ends: its address is not known.
     one_elsewhere: bool,
-    /// One of them came when a flow with these ends was there: that one can be meant, or another.
+    /// Whether a candidate came when a flow with these ends was there: that flow can be meant, or another.
     one_late: bool,
     one_ended: bool,
     one_throughout: bool,
@@ -302,7 +302,7 @@ impl Candidates {
         self.one_unknown |= self.newest.is_some() && claims.have_dropped_since(window.from);
     }
 
-    /// Whether a socket that is not among them may be the one that is meant.
+    /// Whether a socket that is not among the candidates may be the one that is meant.
     pub(super) fn are_doubted(&self) -> bool {
         self.one_unknown || self.several_namespaces || self.one_elsewhere
     }

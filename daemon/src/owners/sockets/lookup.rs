@@ -283,8 +283,8 @@ impl Sockets {
         place.sent_without_address().into_iter().flat_map(quiet).for_each(|claim| candidates.doubt(claim));
     }
 
-    /// Where those that send UDP in a direction are known: by both ends, and without an address of their own. What only
-    /// passes through has the ports of the latter, so the address has to be one of ours.
+    /// The keys of sockets that send UDP in a direction: with both ends, and without an address of their own. Traffic that is only
+    /// forwarded has the ports of the latter, so the address has to be one of ours.
     fn sending_places(&self, place: &Place) -> [Option<Key>; 2] {
         let can_be_ours = self.addresses.is_none() || self.is_ours(place.local.ip());
         [Some(place.exact()), place.sent_without_address().filter(|_| can_be_ours)]
