@@ -12,9 +12,14 @@ use super::mapping::Mapping;
 /// Where the kernel writes messages to, one behind the other, a batch of at most [`BATCH`] at a time: what they need is
 /// looked up for all of them before the first is applied.
 ///
-/// Each has a number, larger by one than that of the message before, which the header takes over when the message is
-/// applied. So those from the beginning on that have a length and numbers in a row, as far as these are larger than the
-/// header's, were received and not applied.
+/// A message that was received is in no socket any more, so a kill before it is applied must not lose it, nor one after that repeat
+/// it. The kernel writes it into memory that the next life has, behind a number that is larger by one than that of the message
+/// before, and the change that applies it writes the number to the header. So the next life begins at the front: what has a length
+/// and numbers in a row was received, and of that what has a larger number than the header was not applied.
+///
+/// The order of the stores makes that true. [`Inbox::prepare`] clears the length before it writes the number: a number without a
+/// message means nothing, but an old message with a new number would be applied twice. [`Inbox::keep`] clears the length behind
+/// the message, so that nothing of an older batch seems to follow it.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     map: Mapping,
@@ -31,7 +36,7 @@ const NUMBER: usize = 8;
 const LENGTH: usize = 4;
 
 impl Inbox {
-    /// With the messages in it that came after the one with the number `applied`.
+    /// Maps the inbox, with the messages in it that came after the one with the number `applied`.
     pub(super) fn new(memfd: BorrowedFd<'_>, applied: u64) -> Result<Self, Errno> {
         let mut map = Mapping::new(memfd, INBOX, INBOX_END - INBOX)?;
         // Touched now, so that no read of the kernel meets a page that is not there.
@@ -85,7 +90,6 @@ impl Inbox {
         if self.map.len() < offset + NUMBER + LONGEST {
             return None;
         }
-        // The length goes first: a number without a message means nothing, an old message with a new number a lot.
         self.clear_length(offset);
         self.map[offset..offset + NUMBER].copy_from_slice(&(self.number + 1).to_ne_bytes());
         compiler_fence(Ordering::SeqCst);
@@ -101,8 +105,8 @@ impl Inbox {
         self.number += 1;
     }
 
-    /// Forgets what was received: it is not from the kernel, or not whole. Whoever is killed before this may be one who
-    /// believes it in the next life; only root can send such a message.
+    /// Forgets what was received: it is not from the kernel, or not whole. A daemon that is killed before this believes the message in
+    /// its next life; only root can send one.
     pub(crate) fn discard(&mut self) {
         self.clear_length(self.end());
     }
