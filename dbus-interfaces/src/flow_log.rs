@@ -112,7 +112,7 @@ pub struct FlowLogBegin {
     pub event_usec: u64,
     /// The version of the program that wrote the file.
     pub version: String,
-    /// The name of the machine.
+    /// The name of the machine, as /etc/hostname has it.
     pub host: String,
     /// The [`Cursor`](crate::Cursor) after the last line of the file before it: where that is of the same epoch, this file has
     /// everything since. Empty where there was none of this epoch.

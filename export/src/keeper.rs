@@ -1,0 +1,204 @@
+//! What happens to files that are complete: they are compressed, and the oldest go at the bounds.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
+
+use flowbus_interfaces::{FlowLogName, flow_log_files};
+
+use crate::config::LogOptions;
+use crate::log::now_usec;
+use crate::place;
+
+/// The end of the name of a file while it is compressed.
+const NEW: &str = ".new";
+
+/// Keeps the log's complete files in order, on a thread of its own while there is something to do.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    options: LogOptions,
+    working: Option<JoinHandle<Kept>>,
+    /// There was something to do while the thread was at work.
+    is_due: bool,
+    kept: Kept,
+}
+
+/// What the log is after the files were looked through.
+#[derive(Clone, Copy, Debug, Default)]
+struct Kept {
+    /// The bytes of all complete files.
+    bytes: u64,
+    /// How many were removed at the bounds.
+    removed: u64,
+}
+
+impl Keeper {
+    pub(crate) fn new(options: LogOptions) -> Self {
+        Self { options, working: None, is_due: false, kept: Kept::default() }
+    }
+
+    /// Looks through the files, all of which but `open` are complete.
+    pub(crate) fn look(&mut self, open: &Path) {
+        self.is_due = self.working.as_ref().is_some_and(|working| !working.is_finished());
+        if self.is_due {
+            return;
+        }
+        self.finish();
+        let (options, open) = (self.options.clone(), open.to_owned());
+        let work = move || keep(&options, &open);
+        match thread::Builder::new().name("keeper".to_owned()).spawn(work) {
+            Ok(working) => self.working = Some(working),
+            Err(error) => tracing::warn!(%error, "complete files cannot be compressed now, ignoring"),
+        }
+    }
+
+    /// Looks through the files where that could not be done before, or the open one has grown to what the bound leaves.
+    pub(crate) fn check(&mut self, open: &Path, bytes: u64) {
+        match &self.working {
+            Some(working) if !working.is_finished() => return,
+            _ => self.finish(),
+        }
+        let is_above = self.kept.bytes > 0 && self.kept.bytes + bytes > self.options.maximum_bytes;
+        if self.is_due || is_above {
+            self.look(open);
+        }
+    }
+
+    /// How many files were removed at the bounds.
+    pub(crate) const fn removed(&self) -> u64 {
+        self.kept.removed
+    }
+
+    /// Waits for the thread.
+    pub(crate) fn finish(&mut self) {
+        if let Some(kept) = self.working.take().and_then(|working| working.join().ok()) {
+            self.kept = Kept { bytes: kept.bytes, removed: self.kept.removed + kept.removed };
+        }
+    }
+}
+
+fn keep(options: &LogOptions, open: &Path) -> Kept {
+    remove_leftovers(&options.directory);
+    let files = match flow_log_files(&options.directory) {
+        Ok(files) => files,
+        Err(error) => {
+            tracing::warn!(%error, "the log's files cannot be listed, ignoring");
+            return Kept::default();
+        }
+    };
+    for (name, path) in &files {
+        if path != open
+            && !name.is_compressed
+            && let Err(error) = finish(*name, path)
+        {
+            tracing::warn!(%error, path = %path.display(), "compressing a file of the log failed, trying again with the next file");
+        }
+    }
+    bound(options, open).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the oldest files of the log cannot be removed, ignoring");
+        Kept::default()
+    })
+}
+
+/// What a kill has left: a file half compressed, and one whose compressed form is there.
+fn remove_leftovers(directory: &Path) {
+    for entry in directory.read_dir().into_iter().flatten().flatten() {
+        let (name, path) = (entry.file_name(), entry.path());
+        let Some(name) = name.to_str() else { continue };
+        let half = name.strip_suffix(NEW).is_some_and(|name| name.parse::<FlowLogName>().is_ok());
+        let twice = name
+            .parse::<FlowLogName>()
+            .is_ok_and(|name| !name.is_compressed && compressed(name, &path).exists());
+        if half || twice {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// The compressed form of a file.
+fn compressed(name: FlowLogName, path: &Path) -> PathBuf {
+    path.with_file_name(FlowLogName { is_compressed: true, ..name }.to_string())
+}
+
+/// Ends a file where its writer did not, and compresses it.
+fn finish(name: FlowLogName, path: &Path) -> io::Result<()> {
+    if !place::mend(path)? {
+        return Ok(());
+    }
+    let closed = compressed(name, path);
+    let mut new = closed.clone().into_os_string();
+    new.push(NEW);
+    let compress = || {
+        let target = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&new)?;
+        let mut encoder = zstd::Encoder::new(target, 3)?;
+        encoder.include_checksum(true)?;
+        io::copy(&mut File::open(path)?, &mut encoder)?;
+        encoder.finish()?.sync_data()?;
+        fs::rename(&new, &closed)
+    };
+    compress().inspect_err(|_| drop(fs::remove_file(&new)))?;
+    fs::remove_file(path)
+}
+
+/// Removes the oldest files until the log is within its bounds.
+fn bound(options: &LogOptions, open: &Path) -> io::Result<Kept> {
+    let mut files = Vec::new();
+    let mut bytes = 0;
+    for (name, path) in flow_log_files(&options.directory)? {
+        let length = fs::metadata(&path)?.len();
+        bytes += length;
+        files.push((name, path, length));
+    }
+    let age = u64::try_from(options.maximum_age().as_micros()).unwrap_or(u64::MAX);
+    let oldest = now_usec().saturating_sub(age);
+    let mut removed = 0;
+    // All of a file is older than the begin of the next.
+    for (position, (_, path, length)) in files.iter().enumerate() {
+        let is_old = files.get(position + 1).is_some_and(|(next, ..)| next.begin_usec < oldest);
+        if path == open || bytes <= options.maximum_bytes && !is_old {
+            break;
+        }
+        fs::remove_file(path)?;
+        bytes -= length;
+        removed += 1;
+        tracing::info!(path = %path.display(), bytes = length, "the oldest file of the log was removed at its bound");
+    }
+    let open = fs::metadata(open).map_or(0, |metadata| metadata.len());
+    Ok(Kept { bytes: bytes.saturating_sub(open), removed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_files_go_at_the_bounds_and_no_other_file() {
+        let directory = std::env::temp_dir().join(format!("flowbus-keeper-{}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        let name = |begin_usec| FlowLogName { begin_usec, is_compressed: true }.to_string();
+        let now = now_usec();
+        let old = now - 3_600_000_000;
+        for begin in [old - 2, old - 1, old, now - 2, now - 1, now] {
+            fs::write(directory.join(name(begin)), [0; 100]).unwrap();
+        }
+        fs::write(directory.join("notes"), [0; 1000]).unwrap();
+        let config = |text: &str| {
+            let path = directory.join("x.toml");
+            fs::write(&path, format!("[log]\ndirectory = {directory:?}\n{text}")).unwrap();
+            crate::config::Config::load(&path).unwrap().log
+        };
+        let open = directory.join(name(now));
+        // The last old one lasted until what is not old began.
+        let kept = bound(&config("maximum_age_sec = 1800"), &open).unwrap();
+        assert_eq!((kept.removed, kept.bytes), (2, 300));
+        let mut options = config("");
+        options.maximum_bytes = 300;
+        assert_eq!(bound(&options, &open).unwrap().removed, 1);
+        options.maximum_bytes = 0;
+        assert_eq!(bound(&options, &open).unwrap().removed, 2, "not the one that is written");
+        assert!(open.exists() && directory.join("notes").exists());
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}

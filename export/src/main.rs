@@ -1,0 +1,101 @@
+//! flowbus-export writes the flows that flowbusd knows to a log of files, as an ordinary client of the bus. It needs no privilege but
+//! the group flowbus.
+
+mod config;
+mod follow;
+mod keeper;
+mod log;
+mod place;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use flowbus_interfaces::BusAddress;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use config::{Config, ConfigError};
+use follow::Follower;
+
+/// Writes flows to a log of files, each begin and each end once: what flowctl history reads
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// The configuration: which flows, which fields, where to
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// The bus that flowbusd is on: "system" or a D-Bus address
+    #[arg(long, value_name = "system|ADDRESS", default_value = "system")]
+    bus: BusAddress,
+    /// Check the configuration and exit
+    #[arg(long)]
+    check: bool,
+}
+
+/// Why it could not start or go on.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("flowbusd refuses the query: {0}")]
+    Query(flowbus_interfaces::Error),
+    #[error("{}: {source}", path.display())]
+    Log { path: PathBuf, source: std::io::Error },
+    #[error("the bus: {0}")]
+    Bus(#[from] zbus::Error),
+    #[error("the bus has closed the connection")]
+    Closed,
+    #[error("cannot start: {0}")]
+    Start(std::io::Error),
+}
+
+impl Error {
+    /// A wrong configuration stays wrong: EX_CONFIG, with which the service is not started again.
+    fn exit_code(&self) -> ExitCode {
+        if matches!(self, Self::Config(_) | Self::Query(_)) { ExitCode::from(78) } else { ExitCode::FAILURE }
+    }
+}
+
+/// What ends the process.
+struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stop {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn requested(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    flowbus_logging::start();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            error.exit_code()
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Error> {
+    let config = Config::load(&arguments.config)?;
+    if arguments.check {
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start)?;
+    runtime.block_on(async {
+        let stop = Stop::new().map_err(Error::Start)?;
+        let bus = arguments.bus.connect().build().await?;
+        Follower::new(&config, &bus).await?.run(stop).await
+    })
+}
