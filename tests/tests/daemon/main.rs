@@ -4,6 +4,7 @@
 mod bus;
 mod connections;
 mod expectations;
+mod export;
 mod frozen;
 mod guards;
 mod harness;

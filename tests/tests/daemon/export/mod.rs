@@ -1,0 +1,175 @@
+//! flowbus-export: each begin and each end stands once in its log, whatever is killed, full or torn.
+
+mod log;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use flowbus_interfaces::flow_log_files;
+use flowbus_tests::daemon::binary;
+use flowbus_tests::process::{Directory, wait_for};
+use flowbus_tests::{Bus, Daemon, Kept, Namespace, burst, churn};
+use serde_json::Value;
+
+const BUFFER: usize = 64 * 1024 * 1024;
+
+/// A namespace with flowbusd on kept descriptors, and a directory for the log.
+struct World<'n> {
+    namespace: &'n Namespace,
+    bus: Bus,
+    kept: Kept,
+    directory: Directory,
+    flowbusd: PathBuf,
+}
+
+impl<'n> World<'n> {
+    /// flowbusd is to remember this many ended flows.
+    fn new(namespace: &'n Namespace, capacity: u32) -> Self {
+        churn::prepare(namespace);
+        let directory = Directory::new("export");
+        let options = format!("[attribution]\ntier = \"none\"\n[closed]\ncapacity = {capacity}\n");
+        let flowbusd = directory.file("flowbusd.toml", &options);
+        fs::create_dir(directory.path().join("log")).unwrap();
+        Self { namespace, bus: Bus::start(), kept: Kept::open(namespace, BUFFER), directory, flowbusd }
+    }
+
+    fn flowbusd(&self) -> Daemon {
+        let mut daemon = self.kept.spawn_with(self.namespace, &self.bus, self.flowbusd.to_str().unwrap());
+        daemon.wait_until_synchronized(&self.bus);
+        daemon
+    }
+
+    fn log(&self) -> PathBuf {
+        self.directory.path().join("log")
+    }
+
+    /// The command that starts flowbus-export with these options of its log.
+    fn exporter_command(&self, options: &str) -> Command {
+        let options = format!("[log]\ndirectory = {:?}\n{options}", self.log());
+        let config = self.directory.file("export.toml", &options);
+        let mut command = Command::new(binary("flowbus-export"));
+        command.args(["--bus", &self.bus.address(), "--config"]).arg(config);
+        command
+    }
+
+    fn exporter(&self, options: &str) -> Daemon {
+        Daemon::spawn(&mut self.exporter_command(options))
+    }
+
+    /// Makes one more flow, ends it, and waits until its end is in the log. No other test has flows to this address.
+    fn wait_for_last_end(&self, log: &Path, exporter: &Daemon) {
+        burst::create(self.namespace, 0, 1);
+        self.namespace.run("conntrack -D -p udp --orig-dst 198.19.0.0 --orig-port-dst 5000");
+        let id = wait_for("flowbusd to have the end", || {
+            let closed = self.bus.list("ListClosed", &[["limit", "u", "1"]]).unwrap();
+            closed.first().filter(|flow| flow["dst"] == "198.19.0.0" && flow["dport"] == 5000).map(id)
+        });
+        wait_for(&format!("the last end in the log, {}", exporter.log()), || {
+            let files = files(log);
+            let lines = files.last().map(|(_, lines)| &lines[..]).unwrap_or_default();
+            lines.iter().any(|line| is_end(line) && self::id(line) == id).then_some(())
+        });
+    }
+
+    /// The ids of all flows that flowbusd knows to have ended.
+    fn ended(&self) -> Vec<u64> {
+        let mut ids: Vec<_> = self.bus.list("ListClosed", &[]).unwrap().iter().map(id).collect();
+        ids.sort_unstable();
+        ids
+    }
+}
+
+/// The log's files by name, with their whole lines.
+fn files(log: &Path) -> Vec<(String, Vec<Value>)> {
+    let read = |path: &Path| -> Option<String> {
+        let mut bytes = Vec::new();
+        // It may have been compressed just now.
+        let mut file = fs::File::open(path).ok()?;
+        if path.extension().is_some_and(|extension| extension == "zst") {
+            zstd::Decoder::new(file).unwrap().read_to_end(&mut bytes).unwrap();
+        } else {
+            file.read_to_end(&mut bytes).unwrap();
+        }
+        Some(String::from_utf8(bytes).unwrap())
+    };
+    wait_for("the files to be there when they are opened", || {
+        let all = flow_log_files(log).unwrap().into_iter().map(|(name, path)| {
+            let text = read(&path)?;
+            let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+            let lines = whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            Some((name.to_string(), lines))
+        });
+        all.collect()
+    })
+}
+
+fn lines(log: &Path) -> Vec<Value> {
+    files(log).into_iter().flat_map(|(_, lines)| lines).collect()
+}
+
+fn id(line: &Value) -> u64 {
+    line["id"].as_u64().unwrap_or_else(|| panic!("no id in {line}"))
+}
+
+fn is_end(line: &Value) -> bool {
+    line["type"] == "closed" || line["type"] == "destroy"
+}
+
+/// How often each id has a line of this kind.
+fn count(lines: &[Value], is_it: impl Fn(&Value) -> bool) -> BTreeMap<u64, usize> {
+    let mut counts = BTreeMap::new();
+    for line in lines.iter().filter(|line| is_it(line)) {
+        *counts.entry(id(line)).or_default() += 1;
+    }
+    counts
+}
+
+/// Each id that ended stands once as an end, no id twice as `new`, and no begin is without its end.
+fn assert_once(lines: &[Value], ended: &[u64]) {
+    let ends = count(lines, is_end);
+    let twice: Vec<_> = ends.iter().filter(|&(_, &count)| count > 1).collect();
+    assert!(twice.is_empty(), "ends of {twice:?}");
+    let missing: Vec<_> = ended.iter().filter(|id| !ends.contains_key(id)).collect();
+    assert!(
+        missing.is_empty() && ends.len() == ended.len(),
+        "{} of {} ends, no {missing:?}",
+        ends.len(),
+        ended.len()
+    );
+    let begins = count(lines, |line| line["type"] == "new");
+    assert!(begins.iter().all(|(id, &count)| count == 1 && ends.contains_key(id)), "begins");
+    let gaps: Vec<_> = lines.iter().filter(|line| line["type"] == "gap").collect();
+    assert!(gaps.is_empty(), "{gaps:?}");
+}
+
+/// Each file is a stream of its own, and says that it is whole; the last may be in the making.
+fn assert_streams(files: &[(String, Vec<Value>)]) {
+    for (position, (name, lines)) in files.iter().enumerate() {
+        let kinds: Vec<_> = lines.iter().map(|line| line["type"].as_str().unwrap()).collect();
+        let begin = &lines[0];
+        assert_eq!(kinds.iter().filter(|kind| **kind == "begin").count(), 1, "{name}");
+        assert_eq!(kinds[0], "begin", "{name}: {begin}");
+        for key in ["sequence", "event_usec", "version", "host", "from", "machine"] {
+            assert!(!begin[key].is_null(), "{key} of {begin}");
+        }
+        assert!(
+            lines.iter().all(|line| line["epoch"] == begin["epoch"] && line["machine"] == begin["machine"])
+        );
+        let end = lines.last().unwrap();
+        if end["type"] == "end" {
+            assert_eq!(end["records"], lines.len() - 1, "{name}");
+            assert!(end["event_usec"].as_u64() > begin["event_usec"].as_u64());
+        } else {
+            assert_eq!(position, files.len() - 1, "{name} has no end: {end}");
+        }
+        // The head is closed flows, then those that are alive.
+        let head = kinds.iter().position(|kind| *kind == "snapshot-end").unwrap_or(kinds.len());
+        let order = |kind: &str| ["begin", "gap", "closed", "flow"].iter().position(|known| *known == kind);
+        let head: Vec<_> =
+            kinds[..head].iter().filter(|kind| **kind != "end").map(|kind| order(kind)).collect();
+        assert!(head.iter().all(Option::is_some) && head.is_sorted(), "{name}: {kinds:?}");
+    }
+}
