@@ -15,11 +15,12 @@ use flowbus_interfaces::{
 use flowbus_tests::daemon::binary;
 use flowbus_tests::process::{Directory, output_of};
 
-const PAGES: [&str; 8] = [
+const PAGES: [&str; 9] = [
     "flowctl.1",
     "flowbusd.8",
     "flowbus-control.8",
     "flowbus-attribution.8",
+    "flowbus-export.8",
     "flowbusd.toml.5",
     "org.flowbus.FlowMonitor1.5",
     "org.flowbus.FlowEvents1.5",
@@ -101,6 +102,7 @@ fn the_pages_of_the_daemons_are_written_of_their_prose() {
     flowbus_manual::check("flowbusd.8", &[]);
     flowbus_manual::check("flowbus-control.8", &[]);
     flowbus_manual::check("flowbus-attribution.8", &[]);
+    flowbus_manual::check("flowbus-export.8", &[]);
 }
 
 #[test]
@@ -200,7 +202,12 @@ fn every_option_of_the_configuration_is_in_the_file_that_is_installed() {
 #[test]
 fn every_option_of_the_programs_is_in_their_page() {
     for (program, page) in
-        [("flowctl", "flowctl.1"), ("flowbusd", "flowbusd.8"), ("flowbus-control", "flowbus-control.8")]
+        [
+            ("flowctl", "flowctl.1"),
+            ("flowbusd", "flowbusd.8"),
+            ("flowbus-control", "flowbus-control.8"),
+            ("flowbus-export", "flowbus-export.8"),
+        ]
     {
         let page_text = rendered(page);
         let help = output_of(Command::new(binary(program)).arg("--help"));

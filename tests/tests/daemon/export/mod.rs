@@ -68,9 +68,10 @@ impl<'n> World<'n> {
             closed.first().filter(|flow| flow["dst"] == "198.19.0.0" && flow["dport"] == 5000).map(id)
         });
         wait_for(&format!("the last end in the log, {}", exporter.log()), || {
-            let files = files(log);
-            let lines = files.last().map(|(_, lines)| &lines[..]).unwrap_or_default();
-            lines.iter().any(|line| is_end(line) && self::id(line) == id).then_some(())
+            // The newest, and a few before it: one may have ended since.
+            let files = flow_log_files(log).unwrap();
+            let newest = files.iter().rev().take(3).flat_map(|(_, path)| read(path));
+            newest.into_iter().any(|line| is_end(&line) && self::id(&line) == id).then_some(())
         });
     }
 
@@ -82,28 +83,28 @@ impl<'n> World<'n> {
     }
 }
 
-/// The log's files by name, with their whole lines.
-fn files(log: &Path) -> Vec<(String, Vec<Value>)> {
-    let read = |path: &Path| -> Option<String> {
-        let mut bytes = Vec::new();
-        // It may have been compressed just now.
-        let mut file = fs::File::open(path).ok()?;
-        if path.extension().is_some_and(|extension| extension == "zst") {
-            zstd::Decoder::new(file).unwrap().read_to_end(&mut bytes).unwrap();
-        } else {
+/// The whole lines of a file.
+fn read(path: &Path) -> Vec<Value> {
+    let mut bytes = Vec::new();
+    let closed = path.with_extension("ndjson.zst");
+    // It may have been compressed since it was listed.
+    match fs::File::open(path) {
+        Ok(mut file) if path.extension().is_some_and(|extension| extension == "ndjson") => {
             file.read_to_end(&mut bytes).unwrap();
         }
-        Some(String::from_utf8(bytes).unwrap())
-    };
-    wait_for("the files to be there when they are opened", || {
-        let all = flow_log_files(log).unwrap().into_iter().map(|(name, path)| {
-            let text = read(&path)?;
-            let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-            let lines = whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-            Some((name.to_string(), lines))
-        });
-        all.collect()
-    })
+        file => {
+            let file = file.unwrap_or_else(|_| fs::File::open(&closed).unwrap());
+            zstd::Decoder::new(file).unwrap().read_to_end(&mut bytes).unwrap();
+        }
+    }
+    let lines = bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n"));
+    lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
+}
+
+/// The log's files by name, with their whole lines.
+fn files(log: &Path) -> Vec<(String, Vec<Value>)> {
+    let files = flow_log_files(log).unwrap();
+    files.into_iter().map(|(name, path)| (name.to_string(), read(&path))).collect()
 }
 
 fn lines(log: &Path) -> Vec<Value> {
