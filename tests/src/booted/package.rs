@@ -23,7 +23,8 @@ pub fn previous_package() -> &'static Path {
 
 /// Builds the package next to the binaries; each test run does so once, and leaves the last one there.
 fn build(arguments: &[&str]) -> PathBuf {
-    let binaries = ["flowbusd", "flowbus-control", "flowbus-attribution", "flowbus-export", "flowctl"].map(binary);
+    let binaries =
+        ["flowbusd", "flowbus-control", "flowbus-attribution", "flowbus-export", "flowctl"].map(binary);
     let directory = binaries[0].parent().expect("a file is in a directory");
     assert!(binaries.iter().all(|binary| binary.parent() == Some(directory)));
     let mut command = Command::new(workspace().join("packaging/build"));

@@ -201,14 +201,12 @@ fn every_option_of_the_configuration_is_in_the_file_that_is_installed() {
 
 #[test]
 fn every_option_of_the_programs_is_in_their_page() {
-    for (program, page) in
-        [
-            ("flowctl", "flowctl.1"),
-            ("flowbusd", "flowbusd.8"),
-            ("flowbus-control", "flowbus-control.8"),
-            ("flowbus-export", "flowbus-export.8"),
-        ]
-    {
+    for (program, page) in [
+        ("flowctl", "flowctl.1"),
+        ("flowbusd", "flowbusd.8"),
+        ("flowbus-control", "flowbus-control.8"),
+        ("flowbus-export", "flowbus-export.8"),
+    ] {
         let page_text = rendered(page);
         let help = output_of(Command::new(binary(program)).arg("--help"));
         let is_option = |word: &&str| word.starts_with("--") && word.len() > 2;

@@ -64,8 +64,9 @@ impl<'n> World<'n> {
         burst::create(self.namespace, 0, 1);
         self.namespace.run("conntrack -D -p udp --orig-dst 198.19.0.0 --orig-port-dst 5000");
         let id = wait_for("flowbusd to have the end", || {
-            let closed = self.bus.list("ListClosed", &[["limit", "u", "1"]]).unwrap();
-            closed.first().filter(|flow| flow["dst"] == "198.19.0.0" && flow["dport"] == 5000).map(id)
+            let page = self.bus.monitor_call("ListClosed", &["a{sv}", "1", "limit", "u", "1"]).unwrap();
+            let flow = page[0].as_array()?.first()?;
+            (flow["dst"] == "198.19.0.0" && flow["dport"] == 5000).then(|| id(flow))
         });
         wait_for(&format!("the last end in the log, {}", exporter.log()), || {
             // The newest, and a few before it: one may have ended since.
