@@ -28,7 +28,9 @@ fn the_services_are_as_confined_as_promised() {
     let machine = Machine::installed(SystemBus::Daemon);
     assert!(exposure(&machine, "flowbusd.service") <= 0.2);
     assert!(exposure(&machine, "flowbus-control.service") <= 1.3);
-    let units = "flowbusd.service flowbusd.socket flowbusd-dump.socket flowbusd-links.socket flowbus-control.service flowbus-tracking.service";
+    machine.run("systemctl start flowbus-export@log.service");
+    assert!(exposure(&machine, "flowbus-export@log.service") <= 0.3);
+    let units = "flowbusd.service flowbusd.socket flowbusd-dump.socket flowbusd-links.socket flowbus-control.service flowbus-export@log.service flowbus-tracking.service";
     let complaints = machine.shell(&format!("systemd-analyze verify --man=no {units} 2>&1"));
     assert_eq!(complaints, "");
     // And they confine themselves further.
@@ -274,7 +276,7 @@ fn a_purge_leaves_nothing_behind() {
     ));
     machine.install(package());
     assert_eq!(machine.shell(VALUES), "1\n1\n1\n");
-    machine.run("systemctl enable --now flowbus-tracking.service");
+    machine.run("systemctl enable --now flowbus-tracking.service flowbus-export@log.service");
     machine.run(&format!("userdel {MEMBER}"));
     machine.run(&format!("userdel {STRANGER}"));
     machine.run("dpkg --purge flowbus");
@@ -286,6 +288,7 @@ fn a_purge_leaves_nothing_behind() {
     let after = (machine.shell(FILES), machine.shell(USERS));
     let left: Vec<_> = after.0.lines().filter(|file| !before.0.lines().any(|old| old == *file)).collect();
     assert_eq!(left, Vec::<&str>::new());
+    assert_eq!(machine.shell("ls /var/log | grep flowbus || :"), "", "the flow log");
     assert_eq!(after.1, before.1);
 }
 
