@@ -22,6 +22,9 @@ use crate::{Error, Stop};
 /// The room on a disk that was full, in bytes, from which on it is written again.
 const ROOM: u64 = 1 << 20;
 
+/// The time before a daemon is asked again that has ended a stream: it may own its name for a moment more.
+const RETURN: Duration = Duration::from_millis(100);
+
 /// Writes what flowbusd's streams have.
 pub(crate) struct Follower<'a> {
     config: &'a Config,
@@ -46,6 +49,8 @@ enum Ended {
     Behind,
     /// The daemon stops, or is gone.
     Away,
+    /// There is no daemon to ask.
+    Nobody,
 }
 
 impl Ended {
@@ -54,7 +59,7 @@ impl Ended {
         match self {
             Self::Full => "rotated",
             Self::Behind => "behind",
-            Self::Away => "service-stopped",
+            Self::Away | Self::Nobody => "service-stopped",
         }
     }
 }
@@ -117,7 +122,8 @@ impl<'a> Follower<'a> {
             wait = match written.and_then(|ended| self.close(ended)) {
                 Ok(Ended::Full) => Duration::ZERO,
                 Ok(Ended::Behind) => pause.next(),
-                Ok(Ended::Away) => {
+                Ok(Ended::Away) => RETURN,
+                Ok(Ended::Nobody) => {
                     status("waiting for flowbusd");
                     tokio::select! {
                         biased;
@@ -149,7 +155,7 @@ impl<'a> Follower<'a> {
         let name = WellKnownName::from_static_str_unchecked(FLOW_MONITOR_NAME);
         // A call would start a service that an administrator has stopped.
         if !self.bus.name_has_owner(BusName::WellKnown(name)).await.map_err(zbus::Error::from)? {
-            return Ok(Ended::Away);
+            return Ok(Ended::Nobody);
         }
         self.check_room()?;
         let cursor = match self.cursor.take() {
