@@ -15,7 +15,9 @@ fn end(machine: &Machine, port: u16, ends: usize) {
     wait_for(&format!("{ends} ends in the log"), || {
         let text = machine.shell(uncompressed);
         let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let is_end = |line: &Value| ["closed", "destroy"].iter().any(|kind| line["type"] == *kind) && line["dport"] == port;
+        let is_end = |line: &Value| {
+            ["closed", "destroy"].iter().any(|kind| line["type"] == *kind) && line["dport"] == port
+        };
         (lines.filter(is_end).count() == ends).then_some(())
     });
 }
@@ -50,7 +52,9 @@ fn the_log_is_off_as_it_comes_and_for_members_of_the_group_alone() {
         });
         machine.wait_for_unit(UNIT, "ActiveState", "active");
         end(&machine, 1002, 10);
-        wait_for("the first file to be compressed", || machine.shell("ls /var/log/flowbus").contains(".zst").then_some(()));
+        wait_for("the first file to be compressed", || {
+            machine.shell("ls /var/log/flowbus").contains(".zst").then_some(())
+        });
         assert_eq!(machine.unit(UNIT, "NRestarts"), "0");
         let complaints = machine.journal(&["--identifier=flowbus-export", "--priority=warning"]);
         assert!(complaints.is_empty(), "{complaints:?}");
