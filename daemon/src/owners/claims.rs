@@ -79,6 +79,8 @@ pub(super) struct Claims {
     ended: (u64, u8),
     /// Claims that lasted until here were dropped, because there were too many.
     dropped: u64,
+    /// The namespace of the first claim.
+    pub(super) brought_by: u32,
     /// Whether the direction stands in a queue of `Sockets::ending`.
     pub(super) ending: bool,
 }
@@ -90,7 +92,16 @@ impl Claims {
     }
 
     pub(super) fn new(claim: Claim) -> Self {
-        Self { newest: claim, older: Vec::new(), floor: 0, ended: (0, 0), dropped: 0, ending: false }
+        let brought_by = claim.namespace;
+        Self {
+            newest: claim,
+            older: Vec::new(),
+            floor: 0,
+            ended: (0, 0),
+            dropped: 0,
+            brought_by,
+            ending: false,
+        }
     }
 
     /// The claims, oldest first.

@@ -61,7 +61,7 @@ impl Sockets {
                 });
                 let next = entry.iter().map(|claim| claim.forget.max(now + 1)).min();
                 match next {
-                    _ if is_empty => drop(claims.remove(&key)),
+                    _ if is_empty => self.remove(&key),
                     None | Some(u64::MAX) => entry.ending = false,
                     Some(next) => self.ending[kept_for(next - now)].push_back((next, key)),
                 }

@@ -54,6 +54,8 @@ pub(crate) struct Sockets {
     ending: [VecDeque<(u64, Key)>; 3],
     /// The addresses of this namespace; `None` while they are not known.
     addresses: Option<HashSet<IpAddr>>,
+    /// How many directions each of the other namespaces has brought.
+    shares: HashMap<u32, usize, RandomState>,
     /// Connections and datagrams whose flow is not known yet.
     pending: u64,
     /// Lookups that found sockets of several namespaces.
@@ -260,7 +262,7 @@ impl Sockets {
         is_it: impl Fn(&Claim) -> bool,
         known: impl FnOnce(&mut Claim),
     ) -> bool {
-        let room = self.claims.len() < MAXIMUM;
+        let room = self.has_room(claim.namespace);
         let dropped = match self.claims.get_mut(&key) {
             Some(claims) => {
                 if let Some(claim) = claims.of(claim.cookie, is_it) {
@@ -278,6 +280,9 @@ impl Sockets {
             }
             None if room => {
                 self.claims.insert(key, Claims::new(claim));
+                if self.elsewhere {
+                    *self.shares.entry(claim.namespace).or_default() += 1;
+                }
                 None
             }
             None => {
@@ -292,6 +297,24 @@ impl Sockets {
             forget_udp(&mut self.udp, dropped.cookie);
         }
         true
+    }
+
+    /// Whether there is room for another direction: of the sockets of other namespaces each has at most as much as is free, so
+    /// that no namespace takes the room of all others.
+    fn has_room(&self, namespace: u32) -> bool {
+        let free = MAXIMUM.saturating_sub(self.claims.len());
+        free > self.shares.get(&namespace).copied().unwrap_or_default()
+    }
+
+    /// Forgets a direction, which has no claims any more.
+    fn remove(&mut self, key: &Key) {
+        let Some(claims) = self.claims.remove(key) else { return };
+        if let Some(share) = self.shares.get_mut(&claims.brought_by) {
+            *share -= 1;
+            if *share == 0 {
+                self.shares.remove(&claims.brought_by);
+            }
+        }
     }
 
     /// Notes that a connection has ended; true where it was not known before.

@@ -97,3 +97,32 @@ fn what_events_that_are_read_now_may_be_about_is_not_forgotten() {
     sockets.expire(4 * SENT_USEC, u64::MAX, &mut counters);
     assert_eq!(sockets.claims.len(), 0);
 }
+
+#[test]
+fn a_namespace_has_at_most_as_much_room_as_it_leaves_to_others() {
+    let (mut sockets, mut counters) = (Sockets::elsewhere(0), Counters::default());
+    let mut fill = |namespace: u8| {
+        let before = sockets.claims.len();
+        for number in 0..MAXIMUM as u64 {
+            let event = Event {
+                kind: Kind::Send,
+                monotonic_ns: 1_000,
+                cookie: number,
+                network_namespace: namespace.into(),
+                protocol: UDP,
+                local: SocketAddr::from(([198, 18, 0, namespace], 5000)),
+                remote: SocketAddr::from((u32::try_from(number).unwrap().to_be_bytes(), 53)),
+                process: None,
+                opened: None,
+                connect_usec: None,
+            };
+            sockets.apply(&event, OwnerNumber::default(), 0, &mut counters);
+        }
+        sockets.claims.len() - before
+    };
+    let filled = [1, 2, 3].map(&mut fill);
+    assert_eq!(filled, [MAXIMUM / 2, MAXIMUM / 4, MAXIMUM / 8]);
+    assert_eq!(counters.owners_refused, (3 * MAXIMUM - filled.iter().sum::<usize>()) as u64);
+    sockets.expire(2 * SENT_USEC, u64::MAX, &mut counters);
+    assert_eq!((sockets.claims.len(), sockets.shares.len()), (0, 0));
+}
