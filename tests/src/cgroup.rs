@@ -67,6 +67,10 @@ impl Drop for ControlGroup {
                 }
                 thread::sleep(Duration::from_millis(20));
             }
+            // The last container takes its slice along.
+            if let Some(slice) = group.parent().filter(|parent| parent.ends_with("machine.slice")) {
+                let _ = fs::remove_dir(slice);
+            }
         }
     }
 }
