@@ -1,6 +1,7 @@
 //! The configuration file: which flows, which of their fields, and where they go.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -42,7 +43,8 @@ const FIELDS: [Key; 24] = [
 pub(crate) struct Config {
     /// What flowbusd is asked for: conditions and fields.
     query: RawQuery,
-    pub(crate) log: LogOptions,
+    pub(crate) log: Option<LogOptions>,
+    pub(crate) ipfix: Option<IpfixOptions>,
 }
 
 /// What the file has.
@@ -53,7 +55,8 @@ struct Text {
     #[serde(default)]
     query: BTreeMap<String, toml::Value>,
     fields: Option<Vec<String>>,
-    log: LogOptions,
+    log: Option<LogOptions>,
+    ipfix: Option<IpfixOptions>,
 }
 
 /// The files of the log.
@@ -84,12 +87,64 @@ impl Default for LogOptions {
 }
 
 impl LogOptions {
+    /// An option that cannot be used: its key, its value, and what it takes.
+    fn wrong(&self) -> Option<(&'static str, String, &'static str)> {
+        for (key, value, range, takes) in [
+            ("log.rotate_sec", self.rotate_sec, 1..=604_800, "takes 1 to 604800 (a week)"),
+            ("log.rotate_bytes", self.rotate_bytes, 65_536..=1 << 40, "takes 65536 or more"),
+            ("log.maximum_age_sec", self.maximum_age_sec, 1..=1 << 32, "takes 1 or more"),
+        ] {
+            if !range.contains(&value) {
+                return Some((key, value.to_string(), takes));
+            }
+        }
+        // The file that is written and one that is compressed are there at the same time.
+        if self.maximum_bytes < self.rotate_bytes.saturating_mul(2) {
+            let takes = "takes at least twice log.rotate_bytes";
+            return Some(("log.maximum_bytes", self.maximum_bytes.to_string(), takes));
+        }
+        let directory = format!("{:?}", self.directory);
+        (!self.directory.is_absolute()).then_some(("log.directory", directory, "takes an absolute path"))
+    }
+
     pub(crate) fn rotate(&self) -> Duration {
         Duration::from_secs(self.rotate_sec)
     }
 
     pub(crate) fn maximum_age(&self) -> Duration {
         Duration::from_secs(self.maximum_age_sec)
+    }
+}
+
+/// A collector of IPFIX.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct IpfixOptions {
+    pub(crate) collector: SocketAddr,
+    /// The observation domain, which tells exporters apart.
+    #[serde(default = "one")]
+    pub(crate) domain: u32,
+    /// How often the templates are sent at least, while there are records.
+    #[serde(default = "five")]
+    template_sec: u64,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+const fn five() -> u64 {
+    5
+}
+
+impl IpfixOptions {
+    /// A collector with every default.
+    pub(crate) const fn to(collector: SocketAddr) -> Self {
+        Self { collector, domain: one(), template_sec: five() }
+    }
+
+    pub(crate) const fn template(&self) -> Duration {
+        Duration::from_secs(self.template_sec)
     }
 }
 
@@ -103,6 +158,8 @@ pub(crate) enum ConfigError {
     Parse { path: PathBuf, source: Box<toml::de::Error> },
     #[error("{}: {key} = {value}: {takes}", path.display())]
     Value { path: PathBuf, key: String, value: String, takes: &'static str },
+    #[error("{}: there is neither a [log] nor an [ipfix], so that nothing would be written", path.display())]
+    Nothing { path: PathBuf },
     #[error("{}: query: {source}", path.display())]
     Query { path: PathBuf, source: QueryError },
 }
@@ -121,23 +178,15 @@ impl Config {
         let wrong = |key: &str, value: String, takes| {
             Err(ConfigError::Value { path: path.to_owned(), key: key.to_owned(), value, takes })
         };
-        let Text { query: conditions, fields, log } = text;
-        for (key, value, range, takes) in [
-            ("log.rotate_sec", log.rotate_sec, 1..=604_800, "takes 1 to 604800 (a week)"),
-            ("log.rotate_bytes", log.rotate_bytes, 65_536..=1 << 40, "takes 65536 or more"),
-            ("log.maximum_age_sec", log.maximum_age_sec, 1..=1 << 32, "takes 1 or more"),
-        ] {
-            if !range.contains(&value) {
-                return wrong(key, value.to_string(), takes);
-            }
+        let Text { query: conditions, fields, log, ipfix } = text;
+        if log.is_none() && ipfix.is_none() {
+            return Err(ConfigError::Nothing { path: path.to_owned() });
         }
-        // The file that is written and one that is compressed are there at the same time.
-        if log.maximum_bytes < log.rotate_bytes.saturating_mul(2) {
-            let takes = "takes at least twice log.rotate_bytes";
-            return wrong("log.maximum_bytes", log.maximum_bytes.to_string(), takes);
+        if let Some((key, value, takes)) = log.as_ref().and_then(LogOptions::wrong) {
+            return wrong(key, value, takes);
         }
-        if !log.directory.is_absolute() {
-            return wrong("log.directory", format!("{:?}", log.directory), "takes an absolute path");
+        if let Some(ipfix) = ipfix.as_ref().filter(|ipfix| !(1..=600).contains(&ipfix.template_sec)) {
+            return wrong("ipfix.template_sec", ipfix.template_sec.to_string(), "takes 1 to 600");
         }
         let mut words = Vec::new();
         for (key, values) in &conditions {
@@ -161,7 +210,7 @@ impl Config {
         words.push(format!("fields={}", fields.join(",")));
         let query =
             query_of(&words).map_err(|source| ConfigError::Query { path: path.to_owned(), source })?;
-        Ok(Self { query, log })
+        Ok(Self { query, log, ipfix })
     }
 
     /// What each stream is asked for besides its place.
@@ -208,8 +257,8 @@ mod tests {
     #[test]
     fn a_table_of_the_log_alone_has_every_default() {
         let config = parse("[log]").unwrap();
-        assert_eq!(config.log, LogOptions::default());
-        assert_eq!(config.log.directory, Path::new("/var/log/flowbus"));
+        assert_eq!(config.log, Some(LogOptions::default()));
+        assert_eq!(config.log.unwrap().directory, Path::new("/var/log/flowbus"));
         let keys: Vec<_> = config.query.keys().collect();
         assert_eq!(keys, ["fields"]);
     }
@@ -226,14 +275,20 @@ mod tests {
         for part in ["\"any\"", "440-450", "\"src\"", "\"id\"", "destroy"] {
             assert!(text.contains(part), "{part} in {text}");
         }
-        assert_eq!(config.log.rotate(), Duration::from_secs(1));
+        assert_eq!(config.log.unwrap().rotate(), Duration::from_secs(1));
         assert!(parse("query = { source = \"of the daemon's configuration\" }\n[log]").is_ok());
     }
 
     #[test]
     fn what_is_wrong_is_named() {
         for (text, part) in [
-            ("", "missing field `log`"),
+            ("", "neither a [log] nor an [ipfix]"),
+            ("[ipfix]", "missing field `collector`"),
+            ("[ipfix]\ncollector = \"192.0.2.1\"", "invalid socket address"),
+            (
+                "[ipfix]\ncollector = \"192.0.2.1:4739\"\ntemplate_sec = 0",
+                "ipfix.template_sec = 0: takes 1 to 600",
+            ),
             ("[log]\nrotate_secs = 1", "unknown field `rotate_secs`"),
             ("extra = 1\n[log]", "unknown field `extra`"),
             ("[log]\nrotate_sec = 0", "log.rotate_sec = 0: takes 1"),

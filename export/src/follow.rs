@@ -13,6 +13,7 @@ use zbus::fdo::DBusProxy;
 use zbus::names::{BusName, WellKnownName};
 use zbus::proxy::CacheProperties;
 
+use crate::collector::Collector;
 use crate::config::{Config, LogOptions};
 use crate::keeper::Keeper;
 use crate::log::LogFile;
@@ -28,16 +29,22 @@ const RETURN: Duration = Duration::from_millis(100);
 /// Writes what flowbusd's streams have.
 pub(crate) struct Follower<'a> {
     config: &'a Config,
-    options: &'a LogOptions,
+    log: Option<Log<'a>>,
+    collector: Option<Collector>,
     bus: DBusProxy<'a>,
     monitor: FlowMonitorProxy<'a>,
-    /// Where the next stream goes on; `None` where only the files know.
+    /// Where the next stream goes on; `None` where only the files know, if there are any.
     cursor: Option<Cursor>,
-    /// The file that is written.
+    /// A stream could not be followed, which was said.
+    is_failing: bool,
+}
+
+/// The files of the log.
+struct Log<'a> {
+    options: &'a LogOptions,
+    /// The one that is written.
     file: Option<LogFile>,
     keeper: Keeper,
-    /// A file could not be written, which was said.
-    is_failing: bool,
 }
 
 /// How a stream ended.
@@ -80,16 +87,11 @@ enum Failure {
 impl<'a> Follower<'a> {
     pub(crate) async fn new(config: &'a Config, bus: &'a Connection) -> Result<Self, Error> {
         let monitor = FlowMonitorProxy::builder(bus).cache_properties(CacheProperties::No).build().await?;
-        Ok(Self {
-            config,
-            options: &config.log,
-            bus: DBusProxy::new(bus).await?,
-            monitor,
-            cursor: None,
-            file: None,
-            keeper: Keeper::new(config.log.clone()),
-            is_failing: false,
-        })
+        let log = config.log.as_ref();
+        let log = log.map(|options| Log { options, file: None, keeper: Keeper::new(options.clone()) });
+        let collector = config.ipfix.as_ref().map(Collector::new).transpose().map_err(Error::Collector)?;
+        let bus = DBusProxy::new(bus).await?;
+        Ok(Self { config, bus, monitor, log, collector, cursor: None, is_failing: false })
     }
 
     /// Writes until the process is to stop.
@@ -97,7 +99,9 @@ impl<'a> Follower<'a> {
         // Watched from before the first stream on: a daemon that comes back in between is not missed.
         let mut owners = self.monitor.inner().receive_owner_changed().await?;
         // A log that cannot be read now is an error of the start.
-        self.options.directory.read_dir().map_err(|error| self.unusable(error))?;
+        if let Some(log) = &self.log {
+            log.options.directory.read_dir().map_err(|error| log.unusable(error))?;
+        }
         notify(&[NotifyState::Ready]);
         let mut pause = Pause::default();
         let mut wait = Duration::ZERO;
@@ -139,15 +143,14 @@ impl<'a> Follower<'a> {
             };
         }
         notify(&[NotifyState::Stopping]);
-        if let Some(file) = self.file.take() {
-            file.close("stopping").map_err(|error| self.unusable(error))?;
+        if let Some(collector) = &mut self.collector {
+            collector.flush();
         }
-        self.keeper.finish();
+        if let Some(log) = &mut self.log {
+            log.close("stopping").map_err(|error| log.unusable(error))?;
+            log.keeper.finish();
+        }
         Ok(())
-    }
-
-    fn unusable(&self, source: io::Error) -> Error {
-        Error::Log { path: self.options.directory.clone(), source }
     }
 
     /// Writes a stream into a file until one of them ends. Dropping the future loses nothing that was not written.
@@ -157,38 +160,42 @@ impl<'a> Follower<'a> {
         if !self.bus.name_has_owner(BusName::WellKnown(name)).await.map_err(zbus::Error::from)? {
             return Ok(Ended::Nobody);
         }
-        self.check_room()?;
-        let cursor = match self.cursor.take() {
-            Some(cursor) => cursor,
-            None => place::newest(&self.options.directory, &self.monitor.epoch().await?)?,
+        if let Some(log) = self.log.as_ref().filter(|_| self.is_failing) {
+            log.check_room()?;
+        }
+        let cursor = match (self.cursor.take(), &self.log) {
+            (Some(cursor), _) => cursor,
+            (None, Some(log)) => place::newest(&log.options.directory, &self.monitor.epoch().await?)?,
+            (None, None) => Cursor::default(),
         };
         let cursor = self.cursor.insert(cursor);
         let mut stream = FlowStream::resume(&self.monitor, self.config.stream_query(), cursor).await?;
         // The file begins when its stream does, and not before.
         let begin = stream.next().await?;
         let Some(StreamItem::Begin { epoch, sequence, machine }) = &begin else { return Ok(Ended::Away) };
-        let file = LogFile::create(&self.options.directory, epoch, machine.as_deref(), *sequence, cursor)?;
-        begin.iter().for_each(|item| cursor.advance(item));
-        let file = self.file.insert(file);
-        self.keeper.look(file.path());
-        if std::mem::take(&mut self.is_failing) {
-            tracing::info!("the log is written again");
+        if let Some(log) = &mut self.log {
+            let file = LogFile::create(&log.options.directory, epoch, machine.as_deref(), *sequence, cursor)?;
+            log.begin(file);
         }
-        status(&format!(
-            "writing {}; {} files were removed at the bounds",
-            file.path().display(),
-            self.keeper.removed()
-        ));
+        // What a collector has not heard of since is sent to it, but not what was before the first stream.
+        let mut is_sent = cursor.goes_on(epoch, *sequence);
+        begin.iter().for_each(|item| cursor.advance(item));
+        if std::mem::take(&mut self.is_failing) {
+            tracing::info!("flowbusd is followed again");
+        }
         loop {
-            if !stream.has_line() || file.has_gathered() {
-                file.flush()?;
-                if file.is_full(self.options) {
+            let is_drained = !stream.has_line();
+            if let Some(collector) = self.collector.as_mut().filter(|_| is_drained) {
+                collector.flush();
+            }
+            let mut due = None;
+            if let Some(log) = &mut self.log {
+                if log.flush(is_drained)? {
                     return Ok(Ended::Full);
                 }
-                self.keeper.check(file.path(), file.bytes());
+                due = log.file.as_ref().and_then(|file| file.due(log.options));
             }
-            if !stream.has_line()
-                && let Some(due) = file.due(self.options)
+            if let Some(due) = due.filter(|_| is_drained)
                 && tokio::time::timeout_at(due.into(), stream.ready()).await.is_err()
             {
                 continue;
@@ -199,20 +206,23 @@ impl<'a> Follower<'a> {
                 StreamItem::End { .. } => return Ok(Ended::Away),
                 // What ended among them comes with the next stream.
                 StreamItem::Gap { reason, .. } if reason == "slow-reader" => return Ok(Ended::Behind),
-                StreamItem::Gap { .. } | StreamItem::Resync { .. } => file.push_now(line),
-                _ => file.push(line),
+                _ => {}
+            }
+            if let Some(file) = self.log.as_mut().and_then(|log| log.file.as_mut()) {
+                file.push(&item, line);
+            }
+            is_sent |= matches!(item, StreamItem::SnapshotEnd { .. });
+            if let Some(collector) = self.collector.as_mut().filter(|_| is_sent) {
+                collector.push(&item, cursor);
             }
             cursor.advance(&item);
-            if matches!(item, StreamItem::SnapshotEnd { .. }) {
-                file.end_head();
-            }
         }
     }
 
     /// Ends the file of a stream that has ended.
     fn close(&mut self, ended: Ended) -> Result<Ended, Failure> {
-        if let Some(file) = self.file.take() {
-            file.close(ended.reason())?;
+        if let Some(log) = &mut self.log {
+            log.close(ended.reason())?;
         }
         Ok(ended)
     }
@@ -224,8 +234,10 @@ impl<'a> Follower<'a> {
         }
         if let Failure::File(_) = failure {
             // Only the files know now how far they are.
-            self.file = None;
             self.cursor = None;
+            if let Some(log) = &mut self.log {
+                log.file = None;
+            }
         } else if let Err(error) = self.close(Ended::Away) {
             return self.handle(error);
         }
@@ -237,12 +249,37 @@ impl<'a> Follower<'a> {
         }
         Ok(())
     }
+}
+
+impl Log<'_> {
+    fn unusable(&self, source: io::Error) -> Error {
+        Error::Log { path: self.options.directory.clone(), source }
+    }
+
+    /// Goes on with a new file; those before it are complete.
+    fn begin(&mut self, file: LogFile) {
+        self.keeper.look(file.path());
+        let (path, removed) = (file.path().display(), self.keeper.removed());
+        status(&format!("writing {path}; {removed} files were removed at the bounds"));
+        self.file = Some(file);
+    }
+
+    /// Writes what the file has gathered, when it is much or nothing follows at once. True where the file is full.
+    fn flush(&mut self, is_drained: bool) -> io::Result<bool> {
+        let Some(file) = self.file.as_mut().filter(|file| is_drained || file.has_gathered()) else {
+            return Ok(false);
+        };
+        file.flush()?;
+        self.keeper.check(file.path(), file.bytes());
+        Ok(file.is_full(self.options))
+    }
+
+    fn close(&mut self, reason: &str) -> io::Result<()> {
+        self.file.take().map_or(Ok(()), |file| file.close(reason))
+    }
 
     /// After a failure a stream, with all that is alive, is not asked for again until there is room for it.
     fn check_room(&self) -> io::Result<()> {
-        if !self.is_failing {
-            return Ok(());
-        }
         let disk = rustix::fs::statvfs(&self.options.directory)?;
         if disk.f_bavail.saturating_mul(disk.f_frsize) < ROOM {
             return Err(io::ErrorKind::StorageFull.into());

@@ -187,7 +187,7 @@ mod tests {
         let config = |text: &str| {
             let path = directory.join("x.toml");
             fs::write(&path, format!("[log]\ndirectory = {directory:?}\n{text}")).unwrap();
-            crate::config::Config::load(&path).unwrap().log
+            crate::config::Config::load(&path).unwrap().log.unwrap()
         };
         let open = directory.join(name(now));
         // The last old one lasted until what is not old began.

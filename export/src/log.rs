@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use flowbus_interfaces::{Cursor, FlowLogBegin, FlowLogName};
+use flowbus_interfaces::{Cursor, FlowLogBegin, FlowLogName, StreamItem};
 use serde_json::json;
 
 use crate::config::LogOptions;
@@ -85,29 +85,24 @@ impl LogFile {
         &self.path
     }
 
-    /// A line of the stream.
-    pub(crate) fn push(&mut self, line: &[u8]) {
+    /// An item of the stream, and its line.
+    pub(crate) fn push(&mut self, item: &StreamItem<'_>, line: &[u8]) {
         self.lines.extend_from_slice(&self.prefix);
         self.lines.extend_from_slice(line.get(1..).unwrap_or_default());
+        if matches!(item, StreamItem::Gap { .. } | StreamItem::Resync { .. }) {
+            // It has no time of its own.
+            self.lines.pop();
+            let _ = write!(self.lines, ",\"event_usec\":{}}}", now_usec());
+        }
         self.end_line();
-    }
-
-    /// A line of the stream that has no time of its own.
-    pub(crate) fn push_now(&mut self, line: &[u8]) {
-        self.push(line.strip_suffix(b"}").unwrap_or(line));
-        // Its end is written anew, behind the time.
-        self.lines.pop();
-        let _ = writeln!(self.lines, ",\"event_usec\":{}}}", now_usec());
+        if matches!(item, StreamItem::SnapshotEnd { .. }) {
+            self.head_bytes = Some(self.len());
+        }
     }
 
     fn end_line(&mut self) {
         self.lines.push(b'\n');
         self.records += 1;
-    }
-
-    /// What ended before and what is alive is there.
-    pub(crate) fn end_head(&mut self) {
-        self.head_bytes = Some(self.len());
     }
 
     fn len(&self) -> u64 {

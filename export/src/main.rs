@@ -1,12 +1,16 @@
-//! flowbus-export writes the flows that flowbusd knows to a log of files, as an ordinary client of the bus. It needs no privilege but
+//! flowbus-export writes the flows that flowbusd knows to a log of files and sends them to collectors of IPFIX, as an ordinary client of the bus. It needs no privilege but
 //! the group flowbus.
 
+mod collector;
 mod config;
 mod follow;
+mod ipfix;
 mod keeper;
 mod log;
 mod place;
+mod replay;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -14,22 +18,29 @@ use clap::Parser;
 use flowbus_interfaces::BusAddress;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use config::{Config, ConfigError};
+use collector::Collector;
+use config::{Config, ConfigError, IpfixOptions};
 use follow::Follower;
 
-/// Writes flows to a log of files, each begin and each end once: what flowctl history reads
+/// Writes flows to a log of files, each begin and each end once, and sends them to a collector of IPFIX
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
     /// The configuration: which flows, which fields, where to
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "replay")]
+    config: Option<PathBuf>,
     /// The bus that flowbusd is on: "system" or a D-Bus address
     #[arg(long, value_name = "system|ADDRESS", default_value = "system")]
     bus: BusAddress,
     /// Check the configuration and exit
-    #[arg(long)]
+    #[arg(long, requires = "config")]
     check: bool,
+    /// Send a file of the log to a collector of IPFIX, and exit
+    #[arg(long, value_name = "FILE", requires = "to", conflicts_with_all = ["config", "bus"])]
+    replay: Option<PathBuf>,
+    /// The collector that a file is sent to
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "replay")]
+    to: Option<SocketAddr>,
 }
 
 /// Why it could not start or go on.
@@ -45,6 +56,8 @@ enum Error {
     Bus(#[from] zbus::Error),
     #[error("the bus has closed the connection")]
     Closed,
+    #[error("ipfix.collector: {0}")]
+    Collector(std::io::Error),
     #[error("cannot start: {0}")]
     Start(std::io::Error),
 }
@@ -88,7 +101,13 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Error> {
-    let config = Config::load(&arguments.config)?;
+    if let (Some(path), Some(collector)) = (&arguments.replay, arguments.to) {
+        let mut collector = Collector::new(&IpfixOptions::to(collector)).map_err(Error::Collector)?;
+        return replay::replay(path, &mut collector)
+            .map_err(|source| Error::Log { path: path.clone(), source });
+    }
+    let Some(path) = &arguments.config else { return Ok(()) };
+    let config = Config::load(path)?;
     if arguments.check {
         return Ok(());
     }

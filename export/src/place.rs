@@ -50,7 +50,8 @@ pub(crate) fn mend(path: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
+/// The lines of a file.
+pub(crate) fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
     let file = File::open(path)?;
     Ok(if path.extension().is_some_and(|extension| extension == "zst") {
         Box::new(BufReader::new(zstd::Decoder::new(file)?))

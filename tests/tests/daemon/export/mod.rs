@@ -1,5 +1,6 @@
 //! flowbus-export: each begin and each end stands once in its log, whatever is killed, full or torn.
 
+mod ipfix;
 mod log;
 
 use std::collections::BTreeMap;

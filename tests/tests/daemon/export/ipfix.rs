@@ -1,0 +1,263 @@
+//! IPFIX, as nfcapd and ipfixDump read it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::{IpAddr, UdpSocket};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use flowbus_tests::daemon::binary;
+use flowbus_tests::network::{
+    MASQUERADED, MASQUERADED_SERVER_V4, PLAIN, SERVER_V4, SERVER_V6, ZONED, socket_address,
+};
+use flowbus_tests::process::{Directory, output_of, signal, wait_for};
+use flowbus_tests::traffic::ping;
+use flowbus_tests::{Bus, Daemon, Network};
+use rustix::process::Signal;
+use serde_json::Value;
+
+/// A port of this machine that nobody has.
+fn free_port() -> u16 {
+    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// nfcapd at a port, with an empty directory.
+fn nfcapd(port: u16, directory: &Path) -> Child {
+    let port = port.to_string();
+    let mut command = Command::new("nfcapd");
+    command.args(["-b", "127.0.0.1", "-p", &port, "-t", "3600", "-w"]).arg(directory);
+    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let bound = format!("0100007F:{:04X}", port.parse::<u16>().unwrap());
+    wait_for("nfcapd to listen", || {
+        fs::read_to_string("/proc/net/udp").unwrap().contains(&bound).then_some(())
+    });
+    child
+}
+
+/// The records that nfcapd has received, once it has ended, and what it says of their sequence.
+fn received(mut nfcapd: Child, directory: &Path) -> (Vec<Value>, String) {
+    signal(&nfcapd, Signal::TERM);
+    nfcapd.wait().unwrap();
+    let text = output_of(Command::new("nfdump").args(["-o", "json", "-R"]).arg(directory));
+    let records = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"));
+    let totals = output_of(Command::new("nfdump").args(["-I", "-R"]).arg(directory));
+    let failures = totals.lines().find(|line| line.starts_with("Sequence failures")).unwrap_or(&totals);
+    (records, failures.to_owned())
+}
+
+struct World {
+    network: Network,
+    bus: Bus,
+    daemon: Daemon,
+    directory: Directory,
+}
+
+impl World {
+    fn new() -> Self {
+        let (network, bus) = (Network::new(), Bus::start());
+        let daemon = Daemon::start(&network.router, &bus);
+        Self { network, bus, daemon, directory: Directory::new("ipfix") }
+    }
+
+    fn exporter(&self, port: u16) -> Daemon {
+        let log = self.directory.path().join("log");
+        fs::create_dir(&log).unwrap();
+        let text = format!(
+            "[log]\ndirectory = {log:?}\n[ipfix]\ncollector = \"127.0.0.1:{port}\"\ntemplate_sec = 1\n"
+        );
+        let config = self.directory.file("export.toml", &text);
+        let mut command = Command::new(binary("flowbus-export"));
+        command.args(["--bus", &self.bus.address(), "--config"]).arg(config);
+        let exporter = Daemon::spawn(&mut command);
+        wait_for("the exporter to follow", || {
+            let mut files = super::files(&log);
+            let (_, lines) = files.pop()?;
+            lines.iter().any(|line| line["type"] == "snapshot-end").then_some(())
+        });
+        exporter
+    }
+
+    /// Flows of every kind, which end again; how many.
+    fn traffic(&self) -> usize {
+        let network = &self.network;
+        let services = [
+            (SERVER_V4, MASQUERADED, 20),
+            (SERVER_V6, MASQUERADED, 10),
+            (SERVER_V4, PLAIN, 3),
+            (SERVER_V4, ZONED, 2),
+        ];
+        for (address, port, count) in services {
+            let service = network.udp_service(address, port);
+            service.exchange(&network.client, socket_address(address, port), count);
+        }
+        ping(&network.client, MASQUERADED_SERVER_V4.parse().unwrap(), 77);
+        let count = services.iter().map(|(.., count)| count).sum::<usize>() + 1;
+        wait_for("the flows", || (self.bus.property("ActiveCount").ok()? == count).then_some(()));
+        network.router.run("conntrack -F");
+        wait_for("their ends", || (self.bus.property("ActiveCount").ok()? == 0).then_some(()));
+        count
+    }
+}
+
+/// What of an ended flow both sides know, in one line; times in milliseconds.
+fn identity(flow: &Value) -> String {
+    let number = |key: &str| flow[key].as_u64().unwrap_or(0);
+    let address = |key: &str| flow[key].as_str().unwrap().parse::<IpAddr>().unwrap();
+    // The original value where nothing is translated.
+    let translated = |prefix: &str, side: &str| {
+        if flow[format!("{prefix}_{side}")].is_null() {
+            return (address(side), number(&format!("{}port", &side[..1])));
+        }
+        (address(&format!("{prefix}_{side}")), number(&format!("{prefix}_{}port", &side[..1])))
+    };
+    format!(
+        "{} {}: {}:{} to {}:{}, {:?} to {:?}, {} to {}, {}/{} and {}/{}, type {}, zone {}",
+        number("id"),
+        number("protocol_number"),
+        address("src"),
+        number("sport"),
+        address("dst"),
+        number("dport"),
+        translated("nat", "src"),
+        translated("nat", "dst"),
+        number("start_usec") / 1000,
+        number("end_usec") / 1000,
+        number("orig_packets"),
+        number("orig_bytes"),
+        number("reply_packets"),
+        number("reply_bytes"),
+        number("icmp_type"),
+        number("zone"),
+    )
+}
+
+/// The same of a record in the words of ipfixDump.
+fn identity_of_record(record: &BTreeMap<String, String>) -> String {
+    let field = |name: &str| record.get(name).unwrap_or_else(|| panic!("no {name} in {record:?}")).as_str();
+    let of_family = |name: &str| {
+        let key = record.keys().find(|key| {
+            key.as_str() == name.replace("IP", "IPv4") || key.as_str() == name.replace("IP", "IPv6")
+        });
+        field(key.unwrap_or_else(|| panic!("no {name} in {record:?}")))
+    };
+    let address = |name: &str| of_family(name).parse::<IpAddr>().unwrap();
+    let port = |name: &str| field(name).parse::<u64>().unwrap();
+    let msec = |name: &str| {
+        output_of(Command::new("date").args(["--utc", "+%s%3N", "--date", field(name)])).trim().to_owned()
+    };
+    assert_eq!(field("ingressVRFID"), field("egressVRFID"));
+    format!(
+        "{} {}: {}:{} to {}:{}, {:?} to {:?}, {} to {}, {}/{} and {}/{}, type {}, zone {}",
+        field("flowId"),
+        field("protocolIdentifier"),
+        address("sourceIPAddress"),
+        field("sourceTransportPort"),
+        address("destinationIPAddress"),
+        field("destinationTransportPort"),
+        (address("postNATSourceIPAddress"), port("postNAPTSourceTransportPort")),
+        (address("postNATDestinationIPAddress"), port("postNAPTDestinationTransportPort")),
+        msec("flowStartMilliseconds"),
+        msec("flowEndMilliseconds"),
+        field("packetDeltaCount"),
+        field("octetDeltaCount"),
+        field("postPacketDeltaCount"),
+        field("postOctetDeltaCount"),
+        of_family("icmpTypeIP"),
+        field("ingressVRFID"),
+    )
+}
+
+/// The data records of messages, as ipfixDump reads them.
+fn records(path: &Path) -> Vec<BTreeMap<String, String>> {
+    let text = output_of(Command::new("ipfixDump").args(["-d", "-i"]).arg(path));
+    let mut records = Vec::new();
+    for line in text.lines() {
+        if line.starts_with("--- data record") {
+            records.push(BTreeMap::new());
+        } else if let (Some(record), Some((name, value))) = (records.last_mut(), line.split_once(" : "))
+            && let Some(name) = name.split_whitespace().last()
+        {
+            record.insert(name.to_owned(), value.trim().to_owned());
+        }
+    }
+    records
+}
+
+fn is_create(event: &str) -> bool {
+    event == "4" || event == "6"
+}
+
+#[test]
+fn each_flow_is_a_create_and_a_delete_with_what_flowbusd_knows() {
+    let world = World::new();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let exporter = world.exporter(socket.local_addr().unwrap().port());
+    let count = world.traffic();
+    let path = world.directory.path().join("messages");
+    let (mut bytes, mut message) = (Vec::new(), [0; 65_536]);
+    let records = wait_for("all records", || {
+        socket.set_nonblocking(true).unwrap();
+        while let Ok(length) = socket.recv(&mut message) {
+            assert!(length <= 1_420, "{length}");
+            bytes.extend_from_slice(&message[..length]);
+        }
+        fs::write(&path, &bytes).unwrap();
+        let records = if bytes.is_empty() { Vec::new() } else { records(&path) };
+        (records.len() >= 2 * count).then_some(records)
+    });
+    let (creates, deletes): (Vec<_>, Vec<_>) =
+        records.iter().partition(|record| is_create(&record["natEvent"]));
+    assert_eq!((creates.len(), deletes.len()), (count, count));
+    let ids = |records: &[&BTreeMap<String, String>]| {
+        records.iter().map(|record| record["flowId"].clone()).collect::<BTreeSet<_>>()
+    };
+    assert!(ids(&creates) == ids(&deletes) && ids(&creates).len() == count);
+    let closed: BTreeSet<_> = world.bus.list("ListClosed", &[]).unwrap().iter().map(identity).collect();
+    let received: BTreeSet<_> = deletes.into_iter().map(identity_of_record).collect();
+    assert_eq!(received, closed);
+    exporter.stop();
+    world.daemon.stop();
+}
+
+#[test]
+fn nfcapd_receives_every_record_also_after_it_was_started_again_and_from_the_log() {
+    let world = World::new();
+    let port = free_port();
+    let directories = ["first", "second", "replayed"].map(|name| world.directory.path().join(name));
+    directories.iter().for_each(|directory| fs::create_dir(directory).unwrap());
+    let [first, second, replayed] = &directories;
+    let collector = nfcapd(port, first);
+    let exporter = world.exporter(port);
+    let log = world.directory.path().join("log");
+    let in_log = |ends: usize| {
+        wait_for("the ends in the log", || {
+            (super::count(&super::lines(&log), super::is_end).len() == ends).then_some(())
+        });
+    };
+    let count = world.traffic();
+    in_log(count);
+    let receives = |collector: Child, directory: &Path, flows: usize| {
+        let (records, failures) = received(collector, directory);
+        let creates =
+            records.iter().filter(|record| is_create(record["nat_event_id"].as_str().unwrap())).count();
+        assert_eq!((records.len(), creates), (2 * flows, flows));
+        assert_eq!(failures, "Sequence failures: 0");
+    };
+    receives(collector, first, count);
+    // Nobody is there: the kernel says so to the exporter, and what it sends is lost.
+    world.traffic();
+    in_log(2 * count);
+    let collector = nfcapd(port, second);
+    world.traffic();
+    in_log(3 * count);
+    receives(collector, second, count);
+    exporter.stop();
+    world.daemon.stop();
+
+    let collector = nfcapd(port, replayed);
+    let (name, _) = super::files(&log).pop().unwrap();
+    let mut replay = Command::new(binary("flowbus-export"));
+    replay.arg("--replay").arg(log.join(name)).args(["--to", &format!("127.0.0.1:{port}")]);
+    output_of(&mut replay);
+    receives(collector, replayed, 3 * count);
+}
