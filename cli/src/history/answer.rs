@@ -85,11 +85,10 @@ impl<'a> Answer<'a> {
         self.rows += 1;
         let format = self.format();
         let event = format.event_of_closed().filter(|_| is_alive.is_none());
-        let name = machine.name();
         let row = Row {
             flow,
             line,
-            recorded: Recorded { machine: &machine.id, name: &name, epoch, is_alive },
+            recorded: Recorded { machine: &machine.id, name: &machine.name, epoch, is_alive },
             chosen: self.history.listed.query.fields(),
             both_directions: matches!(format, Format::Conntrack(_) | Format::Xml(_)),
         };
@@ -109,7 +108,7 @@ impl<'a> Answer<'a> {
             return Ok(json_line(self.screen()?, &object)?);
         }
         if self.notices.len() < NOTICES {
-            let whose = machine.map(|machine| format!("{}: ", machine.name())).unwrap_or_default();
+            let whose = machine.map(|machine| format!("{}: ", machine.name)).unwrap_or_default();
             self.notices.push(format!("{whose}{}", what.text()));
         } else {
             self.more_notices += 1;

@@ -27,7 +27,7 @@ impl LogFile {
     }
 
     pub(super) fn lines(&self, bytes: &Rc<Cell<u64>>) -> io::Result<Lines> {
-        Lines::open(File::open(&self.path)?, self.name.is_compressed, bytes.clone())
+        open(&self.path, self.name, bytes.clone())
     }
 }
 
@@ -36,15 +36,14 @@ impl LogFile {
 pub(super) struct Machine {
     /// The machine's id; empty where it has none.
     pub(super) id: String,
+    /// The machine for people: its host name, latest first, and where machines share one the id behind it.
+    pub(super) name: String,
     pub(super) files: Vec<LogFile>,
 }
 
 impl Machine {
-    /// The machine for people: by its host name, latest first.
-    pub(super) fn name(&self) -> String {
-        let host = self.files.last().map(|file| file.begin.host.as_str()).unwrap_or_default();
-        let name = if host.is_empty() { self.id.get(..8).unwrap_or(&self.id) } else { host };
-        cell::clean(name.into()).into_owned()
+    fn host(&self) -> &str {
+        self.files.last().map(|file| file.begin.host.as_str()).unwrap_or_default()
     }
 
     /// Whether this is what `--machine` says: a host name, or the beginning of an id.
@@ -84,27 +83,57 @@ impl Log {
                 // The newest file is just being written.
                 Ok(None) if Some(name) == newest => {}
                 Ok(None) => log.unreadable.push(Incomplete::NotALog { path }),
+                // It was removed at the bound of the log: the record begins later.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => log.unreadable.push(Incomplete::Unreadable { path, after: None, error }),
             }
         }
         if let Some(asked) = machine {
             log.machines.retain(|machine| machine.is(asked));
         }
+        log.name_machines();
         Ok(log)
+    }
+
+    fn name_machines(&mut self) {
+        let hosts: Vec<_> = self.machines.iter().map(|machine| machine.host().to_owned()).collect();
+        for (machine, host) in self.machines.iter_mut().zip(&hosts) {
+            let id = machine.id.get(..8).unwrap_or(&machine.id);
+            let name = match hosts.iter().filter(|other| *other == host).count() {
+                _ if host.is_empty() => id.to_owned(),
+                1 => host.clone(),
+                _ => format!("{host}-{id}"),
+            };
+            machine.name = cell::clean(name.into()).into_owned();
+        }
     }
 
     fn add(&mut self, file: LogFile) {
         let id = file.begin.machine.as_deref().unwrap_or_default();
         match self.machines.iter_mut().find(|machine| machine.id == id) {
             Some(machine) => machine.files.push(file),
-            None => self.machines.push(Machine { id: id.to_owned(), files: vec![file] }),
+            None => {
+                let machine = Machine { id: id.to_owned(), name: String::new(), files: vec![file] };
+                self.machines.push(machine);
+            }
         }
+    }
+}
+
+/// Opens a file, which may have been compressed since it was listed.
+fn open(path: &Path, name: FlowLogName, bytes: Rc<Cell<u64>>) -> io::Result<Lines> {
+    match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !name.is_compressed => {
+            let name = FlowLogName { is_compressed: true, ..name };
+            Lines::open(File::open(path.with_file_name(name.to_string()))?, true, bytes)
+        }
+        file => Lines::open(file?, name.is_compressed, bytes),
     }
 }
 
 /// The first line of a file; `None` where it is none of a log.
 fn begin_of(path: &Path, name: FlowLogName) -> io::Result<Option<FlowLogBegin>> {
-    let mut lines = Lines::open(File::open(path)?, name.is_compressed, Rc::default())?;
+    let mut lines = open(path, name, Rc::default())?;
     let Some(Line::Whole(line)) = lines.next()? else { return Ok(None) };
     let begin = serde_json::from_slice(line).ok();
     Ok(begin.filter(|begin: &FlowLogBegin| begin.kind == "begin"))

@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::format::{Format, Kind};
 use answer::Answer;
 use asked::Asked;
-use files::{Log, Machine};
+use files::Log;
 use progress::Progress;
 use search::Search;
 
@@ -80,7 +80,7 @@ fn check(history: &History, log: &Log) -> Result<Kind, Error> {
     if matches!(format, Format::Table | Format::Json | Format::Csv) {
         return Ok(Kind::Fleet);
     }
-    let names: Vec<_> = log.machines.iter().map(Machine::name).collect();
+    let names: Vec<_> = log.machines.iter().map(|machine| machine.name.as_str()).collect();
     Err(Error::Usage(format!(
         "{} has the connections of several machines, which this form does not tell apart: choose one with --machine: {}",
         history.directory.display(),

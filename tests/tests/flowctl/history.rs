@@ -525,6 +525,9 @@ fn machines_are_told_apart() {
     assert!(refused.stderr.contains("choose one with --machine: gateway, west"), "{}", refused.stderr);
     assert_eq!(log.ask(&["-o", "awk", "--machine", "west"]).stdout.lines().count(), 1);
     assert_eq!(log.ask(&["--machine", "east"]).code, Some(2));
+    log.add(&File::of(FOREIGN, OTHER, "gateway", at(40), 5, Some(5)).end_of_snapshot(5).end(at(41)));
+    let table = log.ask(&who).stdout;
+    assert!(table.contains("gateway-11111111  2 ") && table.contains("gateway-22222222  2 "), "{table}");
     // Each record has its own begin and end.
     let reasons = log.found(&["--at", &instant(at(1))]).1;
     assert_eq!((reasons.len(), &reasons[0]["machine"]), (1, &Value::from(FOREIGN)));

@@ -11,6 +11,7 @@ mod demo;
 mod history;
 mod names;
 mod programmers;
+mod recorded;
 mod resolve;
 mod stats;
 mod terminal;
