@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use flowbus_tests::process::wait_for;
+use flowbus_tests::daemon::binary;
+use flowbus_tests::process::{output_of, wait_for};
 use flowbus_tests::{Daemon, Namespace, burst, churn};
 use rustix::process::Signal;
 
@@ -204,5 +205,38 @@ fn a_torn_line_is_cut_off_and_files_of_another_machine_are_left_as_they_are() {
     assert_eq!(files[0].1[..written.len()], written);
     let lines: Vec<_> = files.into_iter().flat_map(|(_, lines)| lines).collect();
     assert_once(&lines, &world.ended());
+    daemon.stop();
+}
+
+#[test]
+fn each_flow_is_found_in_its_middle_whatever_file_that_is_in() {
+    let namespace = Namespace::tracked("export");
+    let world = World::new(&namespace, 100_000);
+    let (mut daemon, exporter) = (world.flowbusd(), world.exporter("rotate_sec = 1"));
+    for round in 0..4 {
+        let begun = files(&world.log()).len();
+        burst::create(&namespace, 1 + round * 10, 10);
+        wait_for_begin(&world, &exporter, begun + 1);
+        if round == 2 {
+            kill(daemon);
+            daemon = world.flowbusd();
+        }
+        let first = format!("198.19.0.{}", 1 + round * 10);
+        namespace.run(&format!("conntrack -D -p udp --orig-dst {first}"));
+    }
+    namespace.run("conntrack -D -p udp --orig-port-dst 5000");
+    world.wait_for_last_end(&world.log(), &exporter);
+    for flow in world.bus.list("ListClosed", &[]).unwrap() {
+        let number = |key: &str| flow[key].as_u64().unwrap();
+        let middle = number("start_usec").midpoint(number("end_usec")).to_string();
+        let id = format!("id={}", super::id(&flow));
+        let mut history = std::process::Command::new(binary("flowctl"));
+        history.args(["history", "--json", "--directory"]).arg(world.log()).args(["--at", &middle, &id]);
+        let found = output_of(&mut history);
+        let found: Vec<_> = found.lines().filter(|line| !line.contains("\"incomplete\"")).collect();
+        assert_eq!(found.len(), 1, "{flow} in {found:?}");
+        assert!(found[0].contains(&format!("\"dst\":{}", flow["dst"])), "{flow} is not {found:?}");
+    }
+    exporter.stop();
     daemon.stop();
 }
