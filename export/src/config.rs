@@ -264,6 +264,22 @@ mod tests {
     }
 
     #[test]
+    fn the_file_that_is_installed_has_every_option_with_its_default() {
+        let file = include_str!("../../systemd/etc/flowbus/export/log.toml");
+        let defaults = parse("[log]").unwrap();
+        assert_eq!(parse(file).unwrap(), defaults);
+        // An option is written behind a #, prose has a space after it.
+        let options = |line: &str| {
+            line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line).to_owned()
+        };
+        let all = parse(&file.lines().map(options).collect::<Vec<_>>().join("\n")).unwrap();
+        let collector = "192.0.2.10:4739".parse().unwrap();
+        assert_eq!((all.log, all.ipfix), (defaults.log, Some(IpfixOptions::to(collector))));
+        let fields = |query: &RawQuery| format!("{:?}", query.to_map()["fields"]);
+        assert_eq!(fields(&all.query), fields(&defaults.query));
+    }
+
+    #[test]
     fn conditions_and_fields_reach_the_daemon() {
         let config = parse(
             "query = { nat = \"any\", dport = [80, \"440-450\"] }\nfields = [\"src\"]\n[log]\nrotate_sec = 1",
