@@ -27,6 +27,12 @@ impl Machine {
         bus::call(busctl, target, arguments)
     }
 
+    /// The system bus's address, as programs beside the machine reach it.
+    #[must_use]
+    pub fn bus_address(&self) -> String {
+        format!("unix:path=/proc/{}/root/run/dbus/system_bus_socket", self.leader)
+    }
+
     /// A connection of a user to the system bus without a library behind it.
     ///
     /// # Panics

@@ -5,6 +5,7 @@ mod attacks;
 mod booted;
 mod changes;
 mod control;
+mod documents;
 mod export;
 mod frozen;
 mod handover;
