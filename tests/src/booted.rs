@@ -174,7 +174,10 @@ impl Machine {
         let mut command = Command::new("nsenter");
         command.arg(format!("--target={}", self.leader));
         command.args(["--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd", "--", program]);
-        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LANG", "C.UTF-8");
+        command
+            .env_clear()
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("LANG", "C.UTF-8");
         command
     }
 

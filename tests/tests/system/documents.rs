@@ -119,7 +119,7 @@ fn flowbusd_by_hand_serves_root_as_the_installation_says() {
     output_of(Command::new("cp").arg("-r").arg(format!("{ROOT}/systemd")).arg(&checkout));
     let (install, start) = block.rsplit_once('\n').unwrap();
     assert_eq!(start, "flowbusd");
-    machine.shell(&format!("cd /root/flowbus\n{install}\nflowbusd 2>/root/log &"));
+    machine.shell(&format!("cd /root/flowbus\n{install}\nflowbusd >/root/log 2>&1 &"));
     wait_for("flowbusd to serve", || {
         machine.command("flowctl").arg("status").output().unwrap().status.success().then_some(())
     });
