@@ -10,8 +10,8 @@ use flowbus_tests::traffic::UdpService;
 use flowbus_tests::{Machine, SystemBus};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-/// The first words of blocks that other tests run: `./run` and packages, and `by_hand` below.
-const ELSEWHERE: [&str; 3] = ["./run", "packaging/compile", "cargo"];
+/// How blocks begin that are run elsewhere, `./run` and packages, and by the test below, and those for other programs.
+const ELSEWHERE: [&str; 6] = ["./run", "packaging/compile", "cargo", "zstdcat", "module(", "[SERVICE]"];
 /// What is not in the machine is run beside it, on its bus.
 const OUTSIDE: [&str; 3] = ["jq", "gdbus", "examples/"];
 /// Whether a command ends when somebody ends it.
@@ -26,7 +26,9 @@ fn follows(command: &str) -> bool {
 /// The blocks without a language in these texts, each with the text's name.
 fn blocks() -> Vec<(String, String)> {
     let mut texts: Vec<PathBuf> =
-        ["README.md", "docs/install.md", "docs/integrate.md", "docs/collectors.md"].map(PathBuf::from).into();
+        ["README.md", "docs/install.md", "docs/integrate.md", "docs/collectors.md", "docs/fleet.md"]
+            .map(PathBuf::from)
+            .into();
     let pages = std::fs::read_dir(Path::new(ROOT).join("docs/man")).unwrap().flatten();
     texts.extend(pages.map(|page| Path::new("docs/man").join(page.file_name())));
     texts.retain(|text| text.extension().is_some_and(|extension| extension == "md"));
@@ -74,6 +76,7 @@ fn each_command_does_what_its_text_shows() {
     wait_for("a flow to show", || {
         machine.list("ListActive", &[]).unwrap().iter().any(|flow| flow["id"] == 1).then_some(())
     });
+    machine.run("systemctl start flowbus-export@log");
     machine.run("mkdir -p /var/lib/prometheus/node-exporter /var/lib/collector");
 
     let path =
