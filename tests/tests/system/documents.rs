@@ -44,18 +44,26 @@ fn blocks() -> Vec<(String, String)> {
 
 /// The block as a script that ends by itself: a command that follows has to be alive after two seconds.
 fn script(block: &str) -> String {
-    let block = block.replace("\\\n", " ");
+    // A command goes on in lines that are indented.
+    let block = block.replace("\\\n", " ").replace("\n  ", " ");
     // A transcript shows answers as well.
     let transcript = block.starts_with("$ ");
     let lines =
         block.lines().filter_map(|line| if transcript { line.strip_prefix("$ ") } else { Some(line) });
-    let mut script = "set -euo pipefail; collector() { cat; }; export -f collector\n".to_owned();
+    let mut script =
+        "set -euo pipefail; export SHELL=/bin/bash; collector() { cat; }; export -f collector\n".to_owned();
     for line in lines {
         let command = line.split(" #").next().unwrap().trim();
         if follows(command) {
             let command = command.replace('\'', r"'\''");
             script.push_str(&format!(
                 "status=0; timeout --signal=KILL 2 script -qec '{command}' /dev/null || status=$?\n[ $status = 137 ]\n"
+            ));
+        } else if command.starts_with("flowctl delete") {
+            // It asks on a terminal; and there need not be such a flow.
+            script.push_str(&format!(
+                "answer=$(echo y | script -qec '{command}' /dev/null) ||
+                   {{ echo \"$answer\"; grep --quiet 'no connection matches' <<<\"$answer\"; }}\n"
             ));
         } else {
             script.push_str(line);
