@@ -1,5 +1,6 @@
 //! What happens to files that are complete: they are compressed, and the oldest go at the bounds.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -26,12 +27,14 @@ pub(crate) struct Keeper {
 }
 
 /// What the log is after the files were looked through.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Kept {
     /// The bytes of all complete files.
     bytes: u64,
     /// How many were removed at the bounds.
     removed: u64,
+    /// The files that cannot be completed, which was said.
+    failing: BTreeSet<PathBuf>,
 }
 
 impl Keeper {
@@ -47,7 +50,8 @@ impl Keeper {
         }
         self.finish();
         let (options, open) = (self.options.clone(), open.to_owned());
-        let work = move || keep(&options, &open);
+        let failing = std::mem::take(&mut self.kept.failing);
+        let work = move || keep(&options, &open, failing);
         match thread::Builder::new().name("keeper".to_owned()).spawn(work) {
             Ok(working) => self.working = Some(working),
             Err(error) => tracing::warn!(%error, "complete files cannot be compressed now, ignoring"),
@@ -74,32 +78,35 @@ impl Keeper {
     /// Waits for the thread.
     pub(crate) fn finish(&mut self) {
         if let Some(kept) = self.working.take().and_then(|working| working.join().ok()) {
-            self.kept = Kept { bytes: kept.bytes, removed: self.kept.removed + kept.removed };
+            self.kept = Kept { removed: self.kept.removed + kept.removed, ..kept };
         }
     }
 }
 
-fn keep(options: &LogOptions, open: &Path) -> Kept {
+fn keep(options: &LogOptions, open: &Path, mut failing: BTreeSet<PathBuf>) -> Kept {
     remove_leftovers(&options.directory);
     let files = match flow_log_files(&options.directory) {
         Ok(files) => files,
         Err(error) => {
             tracing::warn!(%error, "the log's files cannot be listed, ignoring");
-            return Kept::default();
+            return Kept { failing, ..Kept::default() };
         }
     };
-    for (name, path) in &files {
-        if path != open
-            && !name.is_compressed
-            && let Err(error) = finish(*name, path)
-        {
-            tracing::warn!(%error, path = %path.display(), "compressing a file of the log failed, trying again with the next file");
+    for (name, path) in files.iter().filter(|(name, path)| path != open && !name.is_compressed) {
+        match finish(*name, path) {
+            Ok(()) => drop(failing.remove(path)),
+            Err(error) if failing.insert(path.clone()) => {
+                tracing::warn!(%error, path = %path.display(), "a file of the log cannot be completed, leaving it as it is and trying again with each next file");
+            }
+            Err(_) => {}
         }
     }
-    bound(options, open).unwrap_or_else(|error| {
+    failing.retain(|failing| files.iter().any(|(_, path)| path == failing));
+    let kept = bound(options, open).unwrap_or_else(|error| {
         tracing::warn!(%error, "the oldest files of the log cannot be removed, ignoring");
         Kept::default()
-    })
+    });
+    Kept { failing, ..kept }
 }
 
 /// What a kill has left: a file half compressed, and one whose compressed form is there.
@@ -134,15 +141,17 @@ fn finish(name: FlowLogName, path: &Path) -> io::Result<()> {
         let target = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&new)?;
         let mut encoder = zstd::Encoder::new(target, 3)?;
         encoder.include_checksum(true)?;
-        io::copy(&mut File::open(path)?, &mut encoder)?;
+        io::copy(&mut place::regular(path, OpenOptions::new().read(true))?, &mut encoder)?;
         encoder.finish()?.sync_data()?;
-        fs::rename(&new, &closed)
+        fs::rename(&new, &closed)?;
+        // After a crash one of the two is there.
+        path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
     };
     compress().inspect_err(|_| drop(fs::remove_file(&new)))?;
     fs::remove_file(path)
 }
 
-/// Removes the oldest files until the log is within its bounds.
+/// Removes the oldest files until the log is within its bounds; of those that are too old one at a time, as the clock may have jumped.
 fn bound(options: &LogOptions, open: &Path) -> io::Result<Kept> {
     let mut files = Vec::new();
     let mut bytes = 0;
@@ -151,14 +160,20 @@ fn bound(options: &LogOptions, open: &Path) -> io::Result<Kept> {
         bytes += length;
         files.push((name, path, length));
     }
+    let now = now_usec();
     let age = u64::try_from(options.maximum_age().as_micros()).unwrap_or(u64::MAX);
-    let oldest = now_usec().saturating_sub(age);
-    let mut removed = 0;
+    let oldest = now.saturating_sub(age);
     // All of a file is older than the begin of the next.
-    for (position, (_, path, length)) in files.iter().enumerate() {
-        let is_old = files.get(position + 1).is_some_and(|(next, ..)| next.begin_usec < oldest);
-        if path == open || bytes <= options.maximum_bytes && !is_old {
-            break;
+    let old = match files.as_slice() {
+        [(name, ..), (next, ..), ..] if next.begin_usec < oldest => Some(*name),
+        _ => None,
+    };
+    // A name in the future is that of a clock which was ahead, and would stay to the last.
+    files.sort_by_key(|(name, ..)| name.begin_usec <= now);
+    let mut removed = 0;
+    for (name, path, length) in &files {
+        if path == open || bytes <= options.maximum_bytes && Some(*name) != old {
+            continue;
         }
         fs::remove_file(path)?;
         bytes -= length;
@@ -166,7 +181,7 @@ fn bound(options: &LogOptions, open: &Path) -> io::Result<Kept> {
         tracing::info!(path = %path.display(), bytes = length, "the oldest file of the log was removed at its bound");
     }
     let open = fs::metadata(open).map_or(0, |metadata| metadata.len());
-    Ok(Kept { bytes: bytes.saturating_sub(open), removed })
+    Ok(Kept { bytes: bytes.saturating_sub(open), removed, ..Kept::default() })
 }
 
 #[cfg(test)]
@@ -191,14 +206,48 @@ mod tests {
         };
         let open = directory.join(name(now));
         // The last old one lasted until what is not old began.
-        let kept = bound(&config("maximum_age_sec = 1800"), &open).unwrap();
-        assert_eq!((kept.removed, kept.bytes), (2, 300));
+        for (removed, bytes) in [(1, 400), (1, 300), (0, 300)] {
+            let kept = bound(&config("maximum_age_sec = 1800"), &open).unwrap();
+            assert_eq!((kept.removed, kept.bytes), (removed, bytes));
+        }
         let mut options = config("");
         options.maximum_bytes = 300;
         assert_eq!(bound(&options, &open).unwrap().removed, 1);
         options.maximum_bytes = 0;
         assert_eq!(bound(&options, &open).unwrap().removed, 2, "not the one that is written");
         assert!(open.exists() && directory.join("notes").exists());
+        // The clock was set back.
+        let begins = [now - 1, now + 3_600_000_000, now + 3_600_000_001];
+        begins.iter().for_each(|begin| fs::write(directory.join(name(*begin)), [0; 100]).unwrap());
+        options.maximum_bytes = 300;
+        assert_eq!(bound(&options, &open).unwrap().removed, 1);
+        assert!(begins.map(|begin| directory.join(name(begin)).exists()) == [true, false, true]);
+        options.maximum_bytes = 0;
+        assert_eq!(bound(&options, &open).unwrap().removed, 2);
+        fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_completed_is_left_and_the_others_are_compressed() {
+        let directory = std::env::temp_dir().join(format!("flowbus-completed-{}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        let path = directory.join("x.toml");
+        fs::write(&path, format!("[log]\ndirectory = {directory:?}\n")).unwrap();
+        let options = crate::config::Config::load(&path).unwrap().log.unwrap();
+        let now = now_usec();
+        let name = |begin_usec| directory.join(FlowLogName { begin_usec, is_compressed: false }.to_string());
+        let [damaged, whole, open] = [name(now - 2), name(now - 1), name(now)];
+        fs::write(&damaged, "\0\n{}\n").unwrap();
+        let begin =
+            r#"{"epoch":"e","type":"begin","sequence":1,"event_usec":1,"version":"1","host":"h","from":""}"#;
+        fs::write(&whole, format!("{begin}\n")).unwrap();
+        fs::write(&open, "").unwrap();
+        let kept = keep(&options, &open, BTreeSet::new());
+        assert_eq!(kept.failing, BTreeSet::from([damaged.clone()]));
+        assert_eq!(fs::read_to_string(&damaged).unwrap(), "\0\n{}\n");
+        assert!(!whole.exists() && whole.with_extension("ndjson.zst").exists() && open.exists());
+        fs::remove_file(&damaged).unwrap();
+        assert!(keep(&options, &open, kept.failing).failing.is_empty());
         fs::remove_dir_all(&directory).unwrap();
     }
 }

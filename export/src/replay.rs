@@ -16,11 +16,8 @@ const PACE: Duration = Duration::from_micros(200);
 pub(crate) fn replay(path: &Path, collector: &mut Collector) -> io::Result<()> {
     let (mut lines, mut line) = (place::open(path)?, Vec::new());
     let mut cursor = None;
-    while lines.read_until(b'\n', &mut line)? > 0 {
-        let Ok(item) = StreamItem::parse(&line) else {
-            line.clear();
-            continue;
-        };
+    while place::next_line(&mut lines, &mut line)? > 0 {
+        let Ok(item) = StreamItem::parse(&line) else { continue };
         let cursor = cursor.get_or_insert_with(|| {
             let begin: Option<FlowLogBegin> = serde_json::from_slice(&line).ok();
             begin.and_then(|begin| begin.from.parse().ok()).unwrap_or_default()
@@ -29,8 +26,6 @@ pub(crate) fn replay(path: &Path, collector: &mut Collector) -> io::Result<()> {
             std::thread::sleep(PACE);
         }
         cursor.advance(&item);
-        drop(item);
-        line.clear();
     }
     collector.flush();
     Ok(())

@@ -10,8 +10,9 @@ use crate::Key;
 
 /// The place that a reader of streams has come to. A fresh one has seen nothing.
 ///
-/// A cursor is kept as text from one life to the next: `epoch=E;sequence=S;id=I`, or nothing while it is fresh.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A cursor is kept as text from one life to the next: `epoch=E;sequence=S;id=I`, or nothing while it is fresh. Of
+/// two of an epoch the greater one is further.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cursor {
     epoch: String,
     /// Every end up to this change was seen, or is known to be lost.
