@@ -25,6 +25,13 @@ pub(crate) struct Collector {
 }
 
 impl Collector {
+    /// One that never waits for the network: what does not fit into the socket is lost.
+    pub(crate) fn live(options: &IpfixOptions) -> io::Result<Self> {
+        let collector = Self::new(options)?;
+        collector.socket.set_nonblocking(true)?;
+        Ok(collector)
+    }
+
     pub(crate) fn new(options: &IpfixOptions) -> io::Result<Self> {
         let local: SocketAddr = match options.collector {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),

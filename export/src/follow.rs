@@ -1,5 +1,6 @@
 //! One stream after the other, each into a file of its own.
 
+use std::fs::{File, TryLockError};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,8 @@ struct Log<'a> {
     /// The one that is written.
     file: Option<LogFile>,
     keeper: Keeper,
+    /// Locked: what another instance writes would be a file that a kill has left.
+    _directory: File,
 }
 
 /// How a stream ended.
@@ -87,9 +90,8 @@ enum Failure {
 impl<'a> Follower<'a> {
     pub(crate) async fn new(config: &'a Config, bus: &'a Connection) -> Result<Self, Error> {
         let monitor = FlowMonitorProxy::builder(bus).cache_properties(CacheProperties::No).build().await?;
-        let log = config.log.as_ref();
-        let log = log.map(|options| Log { options, file: None, keeper: Keeper::new(options.clone()) });
-        let collector = config.ipfix.as_ref().map(Collector::new).transpose().map_err(Error::Collector)?;
+        let log = config.log.as_ref().map(Log::open).transpose()?;
+        let collector = config.ipfix.as_ref().map(Collector::live).transpose().map_err(Error::collector)?;
         let bus = DBusProxy::new(bus).await?;
         Ok(Self { config, bus, monitor, log, collector, cursor: None, is_failing: false })
     }
@@ -98,10 +100,6 @@ impl<'a> Follower<'a> {
     pub(crate) async fn run(mut self, mut stop: Stop) -> Result<(), Error> {
         // Watched from before the first stream on: a daemon that comes back in between is not missed.
         let mut owners = self.monitor.inner().receive_owner_changed().await?;
-        // A log that cannot be read now is an error of the start.
-        if let Some(log) = &self.log {
-            log.options.directory.read_dir().map_err(|error| log.unusable(error))?;
-        }
         notify(&[NotifyState::Ready]);
         let mut pause = Pause::default();
         let mut wait = Duration::ZERO;
@@ -163,9 +161,14 @@ impl<'a> Follower<'a> {
         if let Some(log) = self.log.as_ref().filter(|_| self.is_failing) {
             log.check_room()?;
         }
-        let cursor = match (self.cursor.take(), &self.log) {
+        let cursor = match (self.cursor.take(), &mut self.log) {
             (Some(cursor), _) => cursor,
-            (None, Some(log)) => place::newest(&log.options.directory, &self.monitor.epoch().await?)?,
+            (None, Some(log)) => {
+                let epoch = self.monitor.epoch().await?;
+                // No file gets another name while they are read.
+                log.keeper.finish();
+                place::newest(&log.options.directory, &epoch)?
+            }
             (None, None) => Cursor::default(),
         };
         let cursor = self.cursor.insert(cursor);
@@ -251,7 +254,20 @@ impl<'a> Follower<'a> {
     }
 }
 
-impl Log<'_> {
+impl<'a> Log<'a> {
+    /// A log that cannot be read is an error of the start.
+    fn open(options: &'a LogOptions) -> Result<Self, Error> {
+        let path = &options.directory;
+        let failed = |source| Error::Log { path: path.clone(), source };
+        path.read_dir().map_err(failed)?;
+        let directory = File::open(path).map_err(failed)?;
+        directory.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => Error::Locked(path.clone()),
+            TryLockError::Error(source) => failed(source),
+        })?;
+        Ok(Self { options, file: None, keeper: Keeper::new(options.clone()), _directory: directory })
+    }
+
     fn unusable(&self, source: io::Error) -> Error {
         Error::Log { path: self.options.directory.clone(), source }
     }

@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use flowbus_interfaces::BusAddress;
+use rustix::io::Errno;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use collector::Collector;
@@ -52,12 +53,18 @@ enum Error {
     Query(flowbus_interfaces::Error),
     #[error("{}: {source}", path.display())]
     Log { path: PathBuf, source: std::io::Error },
+    #[error("another flowbus-export writes to {}: each needs a directory of its own", .0.display())]
+    Locked(PathBuf),
     #[error("the bus: {0}")]
     Bus(#[from] zbus::Error),
     #[error("the bus has closed the connection")]
     Closed,
     #[error("ipfix.collector: {0}")]
     Collector(std::io::Error),
+    #[error(
+        "ipfix.collector: the service has no network; `systemctl edit flowbus-export@NAME` and the drop-in in flowbus-export(8) open it"
+    )]
+    NoNetwork,
     #[error("cannot start: {0}")]
     Start(std::io::Error),
 }
@@ -65,7 +72,16 @@ enum Error {
 impl Error {
     /// A wrong configuration stays wrong: EX_CONFIG, with which the service is not started again.
     fn exit_code(&self) -> ExitCode {
-        if matches!(self, Self::Config(_) | Self::Query(_)) { ExitCode::from(78) } else { ExitCode::FAILURE }
+        match self {
+            Self::Config(_) | Self::Query(_) | Self::Locked(_) | Self::NoNetwork => ExitCode::from(78),
+            _ => ExitCode::FAILURE,
+        }
+    }
+
+    fn collector(error: std::io::Error) -> Self {
+        // By RestrictAddressFamilies= of the unit.
+        let is_restricted = error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error());
+        if is_restricted { Self::NoNetwork } else { Self::Collector(error) }
     }
 }
 
@@ -102,7 +118,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), Error> {
     if let (Some(path), Some(collector)) = (&arguments.replay, arguments.to) {
-        let mut collector = Collector::new(&IpfixOptions::to(collector)).map_err(Error::Collector)?;
+        let mut collector = Collector::new(&IpfixOptions::to(collector)).map_err(Error::collector)?;
         return replay::replay(path, &mut collector)
             .map_err(|source| Error::Log { path: path.clone(), source });
     }
