@@ -64,5 +64,18 @@ fn the_log_is_off_as_it_comes_and_for_members_of_the_group_alone() {
         machine.shell("systemctl start flowbus-export@wrong.service || :");
         machine.wait_for_unit("flowbus-export@wrong.service", "ActiveState", "failed");
         assert_eq!(machine.unit("flowbus-export@wrong.service", "ExecMainStatus"), "78");
+        let others = [
+            ("second", "[log]", "another flowbus-export writes to /var/log/flowbus"),
+            ("sending", "[ipfix]\ncollector = \"198.18.0.1:4739\"", "flowbus-export(8)"),
+        ];
+        for (name, config, complaint) in others {
+            let unit = format!("flowbus-export@{name}.service");
+            machine.shell(&format!("echo '{config}' >/etc/flowbus/export/{name}.toml"));
+            machine.shell(&format!("systemctl start {unit} || :"));
+            machine.wait_for_unit(&unit, "ActiveState", "failed");
+            assert_eq!(machine.unit(&unit, "ExecMainStatus"), "78");
+            let said = machine.journal(&["--identifier=flowbus-export", "--priority=warning"]);
+            assert!(format!("{said:?}").contains(complaint), "{said:?}");
+        }
     }
 }

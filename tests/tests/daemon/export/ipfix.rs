@@ -12,30 +12,32 @@ use flowbus_tests::network::{
 };
 use flowbus_tests::process::{Directory, output_of, signal, wait_for};
 use flowbus_tests::traffic::ping;
-use flowbus_tests::{Bus, Daemon, Network};
+use flowbus_tests::{Bus, Daemon, Namespace, Network};
 use rustix::process::Signal;
 use serde_json::Value;
 
-/// A port of this machine that nobody has.
-fn free_port() -> u16 {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// The collector's address, in a namespace where nobody else has it.
+const COLLECTOR: &str = "127.0.0.1:4739";
+
+/// The row of the collector's socket in the namespace of a process, if it is bound.
+fn socket_row(child: &Child) -> Option<String> {
+    let table = fs::read_to_string(format!("/proc/{}/net/udp", child.id())).unwrap();
+    table.lines().find(|row| row.contains(" 0100007F:1283 ")).map(str::to_owned)
 }
 
-/// nfcapd at a port, with an empty directory.
-fn nfcapd(port: u16, directory: &Path) -> Child {
-    let port = port.to_string();
-    let mut command = Command::new("nfcapd");
-    command.args(["-b", "127.0.0.1", "-p", &port, "-t", "3600", "-w"]).arg(directory);
+/// nfcapd, with an empty directory.
+fn nfcapd(namespace: &Namespace, directory: &Path) -> Child {
+    let mut command = namespace.command("nfcapd");
+    command.args(["-b", "127.0.0.1", "-p", "4739", "-t", "3600", "-w"]).arg(directory);
     let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let bound = format!("0100007F:{:04X}", port.parse::<u16>().unwrap());
-    wait_for("nfcapd to listen", || {
-        fs::read_to_string("/proc/net/udp").unwrap().contains(&bound).then_some(())
-    });
+    wait_for("nfcapd to listen", || socket_row(&child));
     child
 }
 
 /// The records that nfcapd has received, once it has ended, and what it says of their sequence.
 fn received(mut nfcapd: Child, directory: &Path) -> (Vec<Value>, String) {
+    // A signal ends it also where its socket holds messages.
+    wait_for("nfcapd to read", || socket_row(&nfcapd).filter(|row| row.contains(":00000000 ")));
     signal(&nfcapd, Signal::TERM);
     nfcapd.wait().unwrap();
     let text = output_of(Command::new("nfdump").args(["-o", "json", "-R"]).arg(directory));
@@ -47,6 +49,8 @@ fn received(mut nfcapd: Child, directory: &Path) -> (Vec<Value>, String) {
 
 struct World {
     network: Network,
+    /// Where the exporter and its collector are.
+    collecting: Namespace,
     bus: Bus,
     daemon: Daemon,
     directory: Directory,
@@ -56,17 +60,16 @@ impl World {
     fn new() -> Self {
         let (network, bus) = (Network::new(), Bus::start());
         let daemon = Daemon::start(&network.router, &bus);
-        Self { network, bus, daemon, directory: Directory::new("ipfix") }
+        Self { network, collecting: Namespace::new("ipfix"), bus, daemon, directory: Directory::new("ipfix") }
     }
 
-    fn exporter(&self, port: u16) -> Daemon {
+    fn exporter(&self) -> Daemon {
         let log = self.directory.path().join("log");
         fs::create_dir(&log).unwrap();
-        let text = format!(
-            "[log]\ndirectory = {log:?}\n[ipfix]\ncollector = \"127.0.0.1:{port}\"\ntemplate_sec = 1\n"
-        );
+        let text =
+            format!("[log]\ndirectory = {log:?}\n[ipfix]\ncollector = {COLLECTOR:?}\ntemplate_sec = 1\n");
         let config = self.directory.file("export.toml", &text);
-        let mut command = Command::new(binary("flowbus-export"));
+        let mut command = self.collecting.command(binary("flowbus-export").to_str().unwrap());
         command.args(["--bus", &self.bus.address(), "--config"]).arg(config);
         let exporter = Daemon::spawn(&mut command);
         wait_for("the exporter to follow", || {
@@ -190,8 +193,8 @@ fn is_create(event: &str) -> bool {
 #[test]
 fn each_flow_is_a_create_and_a_delete_with_what_flowbusd_knows() {
     let world = World::new();
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let exporter = world.exporter(socket.local_addr().unwrap().port());
+    let socket = world.collecting.enter(|| UdpSocket::bind(COLLECTOR)).unwrap();
+    let exporter = world.exporter();
     let count = world.traffic();
     let path = world.directory.path().join("messages");
     let (mut bytes, mut message) = (Vec::new(), [0; 65_536]);
@@ -222,12 +225,11 @@ fn each_flow_is_a_create_and_a_delete_with_what_flowbusd_knows() {
 #[test]
 fn nfcapd_receives_every_record_also_after_it_was_started_again_and_from_the_log() {
     let world = World::new();
-    let port = free_port();
     let directories = ["first", "second", "replayed"].map(|name| world.directory.path().join(name));
     directories.iter().for_each(|directory| fs::create_dir(directory).unwrap());
     let [first, second, replayed] = &directories;
-    let collector = nfcapd(port, first);
-    let exporter = world.exporter(port);
+    let collector = nfcapd(&world.collecting, first);
+    let exporter = world.exporter();
     let log = world.directory.path().join("log");
     let in_log = |ends: usize| {
         wait_for("the ends in the log", || {
@@ -247,17 +249,17 @@ fn nfcapd_receives_every_record_also_after_it_was_started_again_and_from_the_log
     // Nobody is there: the kernel says so to the exporter, and what it sends is lost.
     world.traffic();
     in_log(2 * count);
-    let collector = nfcapd(port, second);
+    let collector = nfcapd(&world.collecting, second);
     world.traffic();
     in_log(3 * count);
     receives(collector, second, count);
     exporter.stop();
     world.daemon.stop();
 
-    let collector = nfcapd(port, replayed);
+    let collector = nfcapd(&world.collecting, replayed);
     let (name, _) = super::files(&log).pop().unwrap();
-    let mut replay = Command::new(binary("flowbus-export"));
-    replay.arg("--replay").arg(log.join(name)).args(["--to", &format!("127.0.0.1:{port}")]);
+    let mut replay = world.collecting.command(binary("flowbus-export").to_str().unwrap());
+    replay.arg("--replay").arg(log.join(name)).args(["--to", COLLECTOR]);
     output_of(&mut replay);
     receives(collector, replayed, 3 * count);
 }

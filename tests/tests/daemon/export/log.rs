@@ -125,6 +125,7 @@ fn a_full_disk_is_reported_and_what_ends_meanwhile_is_written_when_there_is_room
     let daemon = world.flowbusd();
     let socket = world.directory.path().join("notify");
     let notified = UnixDatagram::bind(&socket).unwrap();
+    notified.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let command = world.exporter_command("");
     let line = format!("mount -t tmpfs -o size=4m tmpfs {} && exec \"$@\"", world.log().display());
     let mut unshared = std::process::Command::new("unshare");
@@ -163,6 +164,29 @@ fn a_full_disk_is_reported_and_what_ends_meanwhile_is_written_when_there_is_room
     assert_streams(&files);
     assert_once(&lines(&log), &world.ended());
     exporter.stop();
+    daemon.stop();
+}
+
+#[test]
+fn a_second_instance_is_refused_and_the_first_goes_on() {
+    let namespace = Namespace::tracked("export");
+    let world = World::new(&namespace, 1_000);
+    let daemon = world.flowbusd();
+    let exporter = world.exporter("");
+    burst::create(&namespace, 1, 10);
+    world.wait_for_last_end(&world.log(), &exporter);
+    let written = files(&world.log());
+    let (status, log) = world.exporter("rotate_sec = 60").ended();
+    assert_eq!(status.code(), Some(78), "{log}");
+    assert!(log.contains("another flowbus-export writes to "), "{log}");
+    assert_eq!(files(&world.log()), written);
+    namespace.run("conntrack -D -p udp --orig-port-dst 5000");
+    wait_for("the ends", || (super::count(&lines(&world.log()), super::is_end).len() == 11).then_some(()));
+    exporter.stop();
+    let files = files(&world.log());
+    assert_eq!(files.len(), 1);
+    assert_streams(&files);
+    assert_once(&lines(&world.log()), &world.ended());
     daemon.stop();
 }
 
