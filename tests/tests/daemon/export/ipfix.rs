@@ -5,6 +5,8 @@ use std::fs;
 use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use flowbus_tests::daemon::binary;
 use flowbus_tests::network::{
@@ -250,6 +252,8 @@ fn nfcapd_receives_every_record_also_after_it_was_started_again_and_from_the_log
     world.traffic();
     in_log(2 * count);
     let collector = nfcapd(&world.collecting, second);
+    // The kernel limits how often it says that nobody is there. Without it the templates go after template_sec.
+    thread::sleep(Duration::from_secs(1));
     world.traffic();
     in_log(3 * count);
     receives(collector, second, count);
