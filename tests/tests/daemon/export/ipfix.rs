@@ -38,8 +38,12 @@ fn nfcapd(namespace: &Namespace, directory: &Path) -> Child {
 
 /// The records that nfcapd has received, once it has ended, and what it says of their sequence.
 fn received(mut nfcapd: Child, directory: &Path) -> (Vec<Value>, String) {
-    // A signal ends it also where its socket holds messages.
-    wait_for("nfcapd to read", || socket_row(&nfcapd).filter(|row| row.contains(":00000000 ")));
+    // A signal ends it also where its socket holds messages, and the one that it has just read is lost.
+    wait_for("nfcapd to read", || socket_row(&nfcapd).filter(|row| row.contains(" 00000000:00000000 ")));
+    wait_for("nfcapd to wait for more", || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", nfcapd.id())).unwrap();
+        stat.contains(") S ").then_some(())
+    });
     signal(&nfcapd, Signal::TERM);
     nfcapd.wait().unwrap();
     let text = output_of(Command::new("nfdump").args(["-o", "json", "-R"]).arg(directory));
