@@ -301,14 +301,18 @@ impl Tracker {
     }
 
     /// Sleeps until there is something to do.
+    ///
+    /// Being woken for every event is what a burst costs. So after a turn that found events the tracker naps: it leaves the event
+    /// socket and the rings out of `poll` for [`NAP`], events gather there, and the next turn reads all of them at once. Reports of
+    /// sockets gather for [`SOCKETS_NAP`]; also where some wait until the events that were sent meanwhile are applied. Commands and
+    /// replies of dumps end either nap, so nobody waits for its end. Only a turn that found nothing polls for everything, and has no
+    /// timeout unless a dump is due. A nap loses nothing: what has gathered is still there, and `poll` returns at once for it.
     fn wait(&mut self, reading: Reading) -> Result<(), TrackerError> {
         let readable = PollFlags::IN;
         let (events, dump) = (self.events.as_fd(), self.dump.as_fd());
         let sockets = self.sockets.as_ref().map_or(events, RingReader::as_fd);
         let mut fds = [self.wake.as_fd(), dump, events, sockets]
             .map(|descriptor| PollFd::from_borrowed_fd(descriptor, readable));
-        // Napping, the events are left to gather; questions and dumps are not kept waiting.
-        // What sockets have reported waits for the events that were sent meanwhile.
         let is_waiting =
             self.table.is_unsettled() || self.sockets.as_ref().is_some_and(RingReader::has_unpublished);
         let (fds, timeout) = match reading {
