@@ -180,10 +180,14 @@ impl Title {
                 None => time(Key::EndUsec, Cells::when),
             },
             Self::Machine => {
-                let machine = |at: Recorded<'_>| if cells.numeric { at.machine } else { at.name }.to_owned();
+                let machine = |at: Recorded<'_>| {
+                    cell::clean(if cells.numeric { at.machine } else { at.name }.into()).into_owned()
+                };
                 flow.recorded().map(machine).unwrap_or_default()
             }
-            Self::Epoch => flow.recorded().map(|at| at.epoch.to_owned()).unwrap_or_default(),
+            Self::Epoch => {
+                flow.recorded().map(|at| cell::clean(at.epoch.into()).into_owned()).unwrap_or_default()
+            }
             Self::Alive => {
                 let alive = |alive| if alive { "true" } else { "false" }.to_owned();
                 flow.recorded().and_then(|at| at.is_alive).map(alive).unwrap_or_default()

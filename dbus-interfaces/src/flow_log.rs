@@ -14,7 +14,7 @@
 //! in its first `flow` or `closed` line. What is missing is a `gap`. Times are microseconds since 1970. Lines of the writer
 //! (`begin`, `gap`, `resync`, `end`) have `event_usec`, when they were written.
 //!
-//! Files are ordered by name. One that is complete is compressed; for a moment both forms of it are there, and say the same.
+//! Files are ordered by name; where the clock was set back, those of an epoch by `sequence`. One that is complete is compressed; for a moment both forms of it are there, and say the same.
 //! Files with any other name are not part of the log.
 
 use std::fmt;
@@ -26,6 +26,8 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
+
+use crate::{FieldSet, Key};
 
 /// Where the log is, unless its configuration says otherwise.
 pub const FLOW_LOG_DIRECTORY: &str = "/var/log/flowbus";
@@ -117,6 +119,18 @@ pub struct FlowLogBegin {
     /// The [`Cursor`](crate::Cursor) after the last line of the file before it: where that is of the same epoch, this file has
     /// everything since. Empty where there was none of this epoch.
     pub from: String,
+    /// The names of the fields that the log has of each flow: one that is not among them says nothing where it is absent. A file
+    /// without it is read as if it had every field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fields: Option<Vec<String>>,
+}
+
+impl FlowLogBegin {
+    /// The fields that the log has of each flow.
+    pub fn recorded(&self) -> FieldSet {
+        let keys = |names: &Vec<String>| names.iter().filter_map(|name| Key::parse(name)).collect();
+        self.fields.as_ref().map_or(FieldSet::ALL, keys)
+    }
 }
 
 #[cfg(test)]
@@ -183,7 +197,11 @@ mod tests {
             version: "1".into(),
             host: "gateway".into(),
             from: String::new(),
+            fields: None,
         };
+        assert_eq!(begin.recorded(), FieldSet::ALL);
+        let chosen = FlowLogBegin { fields: Some(vec!["id".into(), "later".into()]), ..begin.clone() };
+        assert_eq!(chosen.recorded(), FieldSet::EMPTY.with(Key::Id));
         let line = serde_json::to_string(&begin).unwrap();
         assert!(line.starts_with(r#"{"epoch":"e","type":"begin","sequence":7,"#), "{line}");
         let item = StreamItem::parse(line.as_bytes()).unwrap();

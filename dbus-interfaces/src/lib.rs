@@ -71,11 +71,11 @@ pub use number::parse_number;
 pub use owned::{FlowError, OwnedFlow, OwnedValue};
 pub use owner::Owner;
 pub use page::Page;
-pub use printing::{is_printing, json_text, printing, write_json};
+pub use printing::{is_printing, json_text, printing, printing_json, write_json};
 pub use protocol::{protocol_number, protocol_title};
 pub use proxy::*;
 pub use query::{
-    Argument, ChangeOptions, EventSet, Filter, LIMIT_DEFAULT, LIMIT_MAXIMUM, Lookup, Query, QueryError,
+    Argument, ChangeOptions, Clue, EventSet, Filter, LIMIT_DEFAULT, LIMIT_MAXIMUM, Lookup, Query, QueryError,
     QueryKey, QueryPart, RawQuery, RecordError, ReportOptions, Resume, StreamQuery, Subject,
 };
 pub use statistic::{Statistic, StatisticKind, Statistics};

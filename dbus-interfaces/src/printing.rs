@@ -1,6 +1,7 @@
 //! Text that others choose (a process can call itself anything), made safe to show: what does not print is escaped.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::io::{self, Write};
 
 use serde::Serialize;
@@ -67,6 +68,27 @@ pub fn json_text<T: Serialize + ?Sized>(value: &T) -> serde_json::Result<String>
     let mut json = Vec::new();
     write_json(&mut json, value)?;
     Ok(String::from_utf8(json).unwrap_or_default())
+}
+
+/// JSON that another program wrote, as [`write_json`] would: the value is the same, and every character prints.
+pub fn printing_json(json: Cow<'_, str>) -> Cow<'_, str> {
+    if json.bytes().all(|byte| (b' '..0x7f).contains(&byte)) || json.chars().all(is_printing) {
+        return json;
+    }
+    let mut printing = String::with_capacity(json.len());
+    for character in json.chars() {
+        match character {
+            _ if is_printing(character) => printing.push(character),
+            // JSON has it between values alone.
+            '\t' | '\n' | '\r' => printing.push(' '),
+            _ => {
+                for unit in character.encode_utf16(&mut [0; 2]) {
+                    let _ = fmt::Write::write_fmt(&mut printing, format_args!("\\u{unit:04x}"));
+                }
+            }
+        }
+    }
+    printing.into()
 }
 
 /// serde_json's compact form, with more escapes in texts.
@@ -140,7 +162,11 @@ mod tests {
         fn json_keeps_the_value(text: String) {
             let json = json_text(&text).unwrap();
             prop_assert!(json.chars().all(is_printing));
-            prop_assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
+            prop_assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text.clone());
+            let json = serde_json::to_string_pretty(&[&text]).unwrap();
+            let json = printing_json(json.into());
+            prop_assert!(json.chars().all(is_printing));
+            prop_assert_eq!(serde_json::from_str::<[String; 1]>(&json).unwrap(), [text]);
         }
     }
 }

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flowbus_interfaces::{
-    FLOW_LOG_DIRECTORY, Key, QueryError, QueryKey, QueryMap, QueryPart, RawQuery, SourceNames, StreamQuery,
+    Argument, FLOW_LOG_DIRECTORY, Key, QueryError, QueryKey, QueryMap, QueryPart, RawQuery, SourceNames,
+    StreamQuery,
 };
 use serde::Deserialize;
 
 /// The fields of a flow where the file names none: who with whom, through which NAT, when, how much, why it ended.
-const FIELDS: [Key; 24] = [
+const FIELDS: [Key; 25] = [
     Key::Id,
     Key::Family,
     Key::Protocol,
@@ -36,6 +37,7 @@ const FIELDS: [Key; 24] = [
     Key::EndUsec,
     Key::EndReason,
     Key::Initiator,
+    Key::Responder,
 ];
 
 /// The options of `/etc/flowbus/export/NAME.toml`.
@@ -213,6 +215,18 @@ impl Config {
         Ok(Self { query, log, ipfix })
     }
 
+    /// The names of the fields that each flow is asked for.
+    pub(crate) fn fields(&self) -> Option<Vec<String>> {
+        let text = |name: &Argument| match name {
+            Argument::Text(name) => Some(name.clone()),
+            _ => None,
+        };
+        match self.query.get(QueryKey::Fields)? {
+            Argument::List(names) => names.iter().map(text).collect(),
+            name => Some(vec![text(name)?]),
+        }
+    }
+
     /// What each stream is asked for besides its place.
     pub(crate) fn stream_query(&self) -> QueryMap<'_> {
         let mut query = self.query.to_map();
@@ -288,6 +302,7 @@ mod tests {
         let query = config.stream_query();
         let text = format!("{query:?}");
         assert_eq!(query.len(), 4);
+        assert_eq!(config.fields(), Some(vec!["src".to_owned(), "id".to_owned()]));
         for part in ["\"any\"", "440-450", "\"src\"", "\"id\"", "destroy"] {
             assert!(text.contains(part), "{part} in {text}");
         }

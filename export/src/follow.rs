@@ -177,7 +177,8 @@ impl<'a> Follower<'a> {
         let begin = stream.next().await?;
         let Some(StreamItem::Begin { epoch, sequence, machine }) = &begin else { return Ok(Ended::Away) };
         if let Some(log) = &mut self.log {
-            let file = LogFile::create(&log.options.directory, epoch, machine.as_deref(), *sequence, cursor)?;
+            let (directory, fields) = (&log.options.directory, self.config.fields());
+            let file = LogFile::create(directory, epoch, machine.as_deref(), *sequence, cursor, fields)?;
             log.begin(file);
         }
         // What a collector has not heard of since is sent to it, but not what was before the first stream.

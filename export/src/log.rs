@@ -42,6 +42,7 @@ impl LogFile {
         machine: Option<&str>,
         sequence: u64,
         from: &Cursor,
+        fields: Option<Vec<String>>,
     ) -> io::Result<Self> {
         let mut begin_usec = now_usec();
         let (path, file) = loop {
@@ -75,6 +76,7 @@ impl LogFile {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             host: std::fs::read_to_string("/etc/hostname").unwrap_or_default().trim().to_owned(),
             from: if from.goes_on(epoch, sequence) { from.to_string() } else { String::new() },
+            fields,
         };
         serde_json::to_writer(&mut log.lines, &begin)?;
         log.end_line();

@@ -1,11 +1,11 @@
 //! What is asked of the record.
 
 use flowbus_interfaces::{
-    Argument, Filter, Query as ParsedQuery, QueryError, QueryKey, RawQuery, SourceNames,
+    Argument, FieldSet, Filter, Query as ParsedQuery, QueryError, QueryKey, RawQuery, SourceNames,
 };
 use memchr::memmem::Finder;
 
-use super::files::{Log, LogFile};
+use super::files::{Log, LogFile, Machine};
 use super::incomplete::Incomplete;
 use crate::error::Error;
 use crate::query::Query;
@@ -17,8 +17,22 @@ pub(super) struct Asked {
     pub(super) since: u64,
     /// The end of the time; the greatest number where the record's end is meant.
     pub(super) until: u64,
-    /// Lists of texts: a line that the filter lets pass has one of each.
-    texts: Vec<Vec<Finder<'static>>>,
+}
+
+/// What rules out lines of a file without reading them.
+pub(super) struct Clues(Vec<Clue>);
+
+struct Clue {
+    needs: Vec<Finder<'static>>,
+    texts: Vec<Finder<'static>>,
+}
+
+impl Clues {
+    /// Whether the flow of a compact line cannot pass, from its begin to its end.
+    pub(super) fn rule_out(&self, line: &[u8]) -> bool {
+        let has = |text: &Finder<'_>| text.find(line).is_some();
+        self.0.iter().any(|clue| !clue.texts.iter().any(has) && clue.needs.iter().all(has))
+    }
 }
 
 impl Asked {
@@ -32,26 +46,34 @@ impl Asked {
             }
         }
         let query = ParsedQuery::parse(&raw, &SourceNames::default()).map_err(wrong)?;
-        let texts = query.filter.texts();
-        let finders = |texts: Vec<String>| texts.iter().map(|text| Finder::new(text).into_owned()).collect();
         Ok(Self {
             filter: query.filter,
             since: time(&raw, QueryKey::Since).unwrap_or(0),
             until: time(&raw, QueryKey::Until).unwrap_or(u64::MAX),
-            texts: texts.into_iter().map(finders).collect(),
         })
     }
 
-    /// Whether the flow of a compact line cannot pass, from its begin to its end.
-    pub(super) fn rules_out(&self, line: &[u8]) -> bool {
-        !self.texts.iter().all(|texts| texts.iter().any(|text| text.find(line).is_some()))
+    /// What rules out lines of a file that has these fields.
+    pub(super) fn clues(&self, recorded: FieldSet) -> Clues {
+        let finder = |text: &str| Finder::new(text).into_owned();
+        let clues = self.filter.clues(recorded).into_iter().map(|clue| Clue {
+            needs: clue.needs.iter().copied().map(finder).collect(),
+            texts: clue.texts.iter().map(|text| finder(text)).collect(),
+        });
+        Clues(clues.collect())
     }
 
     /// Whether a file that cannot be read could have what is asked about.
     pub(super) fn concerns(&self, what: &Incomplete, log: &Log) -> bool {
-        let begins = log.machines.iter().flat_map(|machine| &machine.files).map(LogFile::begin_usec);
-        let first = begins.filter(|begin| *begin <= self.since).max().unwrap_or(0);
-        what.begin_usec().is_none_or(|begin| begin >= first && begin <= self.until)
+        // Whose it is cannot be read: it may be of any machine that has no later file before the time.
+        let has_later = |machine: &Machine, begin| {
+            machine.files.iter().map(LogFile::begin_usec).any(|other| other > begin && other <= self.since)
+        };
+        what.begin_usec().is_none_or(|begin| {
+            let machines = &log.machines;
+            let is_of_one = machines.is_empty() || machines.iter().any(|machine| !has_later(machine, begin));
+            begin <= self.until && is_of_one
+        })
     }
 
     /// Whether something that went on from `from` to `to` was in the time that is asked about.

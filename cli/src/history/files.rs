@@ -1,12 +1,15 @@
 //! The files of a log, by machine.
 
 use std::cell::Cell;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use flowbus_interfaces::{FlowLogBegin, FlowLogName, flow_log_files};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
 
 use super::incomplete::Incomplete;
 use super::lines::{Line, Lines};
@@ -31,7 +34,7 @@ impl LogFile {
     }
 }
 
-/// A machine and its files, oldest first; there is at least one.
+/// A machine and its files in the order in which they were written; there is at least one.
 #[derive(Clone, Debug)]
 pub(super) struct Machine {
     /// The machine's id; empty where it has none.
@@ -52,12 +55,39 @@ impl Machine {
         has_name || !asked.is_empty() && self.id.starts_with(asked)
     }
 
+    /// When the record begins.
+    pub(super) fn begin_usec(&self) -> u64 {
+        self.files.iter().map(LogFile::begin_usec).min().unwrap_or_default()
+    }
+
     /// Which of the files have to be read to their end for what was alive from `since` to `until`: the last one that began before, and
     /// those that began in between. The one after them has in its beginning what was alive while nobody wrote.
     pub(super) fn span(&self, since: u64, until: u64) -> std::ops::Range<usize> {
-        let begun = |time| self.files.partition_point(|file| file.begin_usec() <= time);
-        let end = begun(until);
-        begun(since).saturating_sub(1).min(end)..end
+        let is_about = |place: usize| {
+            let begin = self.files[place].begin_usec();
+            // Behind a file after which the clock was set back, any time may be in it.
+            let next = self.files.get(place + 1).map(LogFile::begin_usec).filter(|next| *next >= begin);
+            begin <= until && next.is_none_or(|next| next > since)
+        };
+        let mut places = (0..self.files.len()).filter(|place| is_about(*place));
+        let first = places.next().unwrap_or(0);
+        let end = places.next_back().unwrap_or(first) + 1;
+        if self.begin_usec() > until { 0..0 } else { first..end }
+    }
+
+    /// Puts the files into the order in which they were written. Names say it, unless the clock was set back: within an epoch the
+    /// numbers of changes grow.
+    fn sort(&mut self) {
+        let mut epochs: Vec<String> = Vec::new();
+        for file in &self.files {
+            if !epochs.contains(&file.begin.epoch) {
+                epochs.push(file.begin.epoch.clone());
+            }
+        }
+        self.files.sort_by_cached_key(|file| {
+            let epoch = epochs.iter().position(|epoch| *epoch == file.begin.epoch);
+            (epoch, file.begin.sequence, file.begin_usec())
+        });
     }
 }
 
@@ -76,13 +106,12 @@ impl Log {
     pub(super) fn open(directory: &Path, machine: Option<&str>) -> io::Result<Self> {
         let names = flow_log_files(directory)?;
         let mut log = Self { files: names.len(), ..Self::default() };
-        let newest = names.last().map(|(name, _)| *name);
         for (name, path) in names {
             match begin_of(&path, name) {
-                Ok(Some(begin)) => log.add(LogFile { path, name, begin }),
-                // The newest file is just being written.
-                Ok(None) if Some(name) == newest => {}
-                Ok(None) => log.unreadable.push(Incomplete::NotALog { path }),
+                Ok(Begin::Of(begin)) => log.add(LogFile { path, name, begin }),
+                // It is just being made.
+                Ok(Begin::Nothing) if !name.is_compressed => {}
+                Ok(_) => log.unreadable.push(Incomplete::NotALog { path }),
                 // It was removed at the bound of the log: the record begins later.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => log.unreadable.push(Incomplete::Unreadable { path, after: None, error }),
@@ -91,6 +120,7 @@ impl Log {
         if let Some(asked) = machine {
             log.machines.retain(|machine| machine.is(asked));
         }
+        log.machines.iter_mut().for_each(Machine::sort);
         log.name_machines();
         Ok(log)
     }
@@ -122,19 +152,43 @@ impl Log {
 
 /// Opens a file, which may have been compressed since it was listed.
 fn open(path: &Path, name: FlowLogName, bytes: Rc<Cell<u64>>) -> io::Result<Lines> {
-    match File::open(path) {
+    match open_regular(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && !name.is_compressed => {
             let name = FlowLogName { is_compressed: true, ..name };
-            Lines::open(File::open(path.with_file_name(name.to_string()))?, true, bytes)
+            Lines::open(open_regular(&path.with_file_name(name.to_string()))?, true, bytes)
         }
         file => Lines::open(file?, name.is_compressed, bytes),
     }
 }
 
-/// The first line of a file; `None` where it is none of a log.
-fn begin_of(path: &Path, name: FlowLogName) -> io::Result<Option<FlowLogBegin>> {
+/// Opens a file and nothing else: a copy of a log comes from elsewhere, and root may read it. Neither a link, a device nor a pipe is
+/// followed, waited for or made to act.
+fn open_regular(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let not_a_file = || io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
+    let file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
+        Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) => return Err(not_a_file()),
+        file => file?,
+    };
+    if file.metadata()?.is_file() { Ok(file) } else { Err(not_a_file()) }
+}
+
+/// How a file begins.
+enum Begin {
+    Of(FlowLogBegin),
+    /// It is empty.
+    Nothing,
+    /// Not as one of a log.
+    Other,
+}
+
+fn begin_of(path: &Path, name: FlowLogName) -> io::Result<Begin> {
     let mut lines = open(path, name, Rc::default())?;
-    let Some(Line::Whole(line)) = lines.next()? else { return Ok(None) };
-    let begin = serde_json::from_slice(line).ok();
-    Ok(begin.filter(|begin: &FlowLogBegin| begin.kind == "begin"))
+    let line = match lines.next()? {
+        Some(Line::Whole(line)) => line,
+        Some(_) => return Ok(Begin::Other),
+        None => return Ok(Begin::Nothing),
+    };
+    let begin = serde_json::from_slice(line).ok().filter(|begin: &FlowLogBegin| begin.kind == "begin");
+    Ok(begin.map_or(Begin::Other, Begin::Of))
 }

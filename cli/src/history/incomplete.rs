@@ -17,6 +17,10 @@ pub(super) enum Incomplete {
     Ends { usec: u64, is_open: bool },
     /// flowbusd lost its table, and began a new one.
     NewEpoch { from: u64, to: u64 },
+    /// The clock was set back.
+    ClockSetBack { from: u64, to: u64 },
+    /// More flows were alive than are remembered.
+    TooMany { usec: u64 },
     /// Changes that the log does not have.
     Gap { from: u64, to: Option<u64>, lost: Option<u64>, reason: String },
     /// flowbusd read the kernel's table anew.
@@ -89,6 +93,17 @@ impl Incomplete {
                  missing",
                 span(*from, &Some(*to))
             ),
+            Self::ClockSetBack { from, to } => {
+                format!(
+                    "the clock was set back from {} to {}: a time in between was twice",
+                    time(*from),
+                    time(*to)
+                )
+            }
+            Self::TooMany { usec } => format!(
+                "more connections were alive at {} than are remembered: those without an end are missing from then on",
+                time(*usec)
+            ),
             Self::Gap { from, to, lost, reason } => {
                 let lost = match lost {
                     Some(lost) => format!("up to {}", cell::counted(*lost, "change")),
@@ -135,6 +150,8 @@ impl Incomplete {
             Self::Begins { usec } => ("record-begins", None, Some(*usec), None),
             Self::Ends { usec, .. } => ("record-ends", Some(*usec), None, None),
             Self::NewEpoch { from, to } => ("new-epoch", Some(*from), Some(*to), None),
+            Self::ClockSetBack { from, to } => ("clock-set-back", Some(*to), Some(*from), None),
+            Self::TooMany { usec } => ("too-many", Some(*usec), None, None),
             Self::Gap { from, to, lost, reason } => (reason.as_str(), Some(*from), *to, *lost),
             Self::Resync { from, to, reason } => (reason.as_str(), Some(*from), *to, None),
             Self::Missing { from, to, .. } => ("missing", Some(*from), Some(*to), None),

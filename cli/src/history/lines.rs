@@ -9,6 +9,8 @@ use memchr::memchr;
 
 /// The longest line that is read. flowbusd writes none that is longer than an eighth of this.
 const LINE_BYTES: usize = 1024 * 1024;
+/// How much of one line is passed over: behind that there is no line, but a file made to be endless.
+const PASSED_BYTES: usize = 64 * LINE_BYTES;
 /// How much is read at once.
 const READ_BYTES: usize = 256 * 1024;
 
@@ -50,6 +52,7 @@ impl Lines {
     pub(super) fn next(&mut self) -> io::Result<Option<Line<'_>>> {
         let mut searched = self.done;
         let mut too_long = false;
+        let mut passed = 0;
         loop {
             if let Some(length) = memchr(b'\n', &self.buffer[searched..self.filled]) {
                 let line = self.done..searched + length;
@@ -58,7 +61,11 @@ impl Lines {
             }
             if self.filled - self.done > LINE_BYTES {
                 too_long = true;
+                passed += self.filled - self.done;
                 self.done = self.filled;
+                if passed > PASSED_BYTES {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "a line does not end"));
+                }
             }
             searched = self.filled - self.done;
             if !self.fill()? {
@@ -147,5 +154,11 @@ mod tests {
         assert_eq!(read(long(LINE_BYTES - 1), 100_000), ["a", "xxxxxxxxx", "b"]);
         assert_eq!(read(long(3 * LINE_BYTES + 5), 100_000), ["a", "TooLong", "b"]);
         assert_eq!(read(vec![b'x'; 2 * LINE_BYTES], 100_000), ["Torn"]);
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_an_error() {
+        let mut lines = Lines::new(Box::new(io::repeat(0)));
+        assert_eq!(lines.next().unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

@@ -1,5 +1,6 @@
 //! `flowctl history`: connections of the past, from the files of the flow log. flowbusd is not asked.
 
+mod alive;
 mod answer;
 mod asked;
 mod files;
@@ -22,7 +23,7 @@ use crate::error::Error;
 use crate::format::{Format, Kind};
 use answer::Answer;
 use asked::Asked;
-use files::Log;
+use files::{Log, Machine};
 use progress::Progress;
 use search::Search;
 
@@ -97,9 +98,7 @@ fn bytes(log: &Log, asked: &Asked) -> u64 {
 
 /// Why there are no rows.
 fn why_none(history: &History, log: &Log) -> String {
-    let begins =
-        log.machines.iter().filter_map(|machine| machine.files.first()).map(|file| file.begin_usec());
-    let begin = begins.min().map_or_else(String::new, |usec| {
+    let begin = log.machines.iter().map(Machine::begin_usec).min().map_or_else(String::new, |usec| {
         format!(" The record of {} begins at {}.", history.directory.display(), cell::exactly(usec))
     });
     if history.listed.query.is_for_all() && history.at.is_none() {

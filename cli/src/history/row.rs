@@ -113,9 +113,9 @@ impl Fields for Row<'_> {
 
     fn members(&self) -> Cow<'_, str> {
         if !self.chosen.is_empty() {
-            return Cow::Owned(self.chosen_members());
+            return flowbus_interfaces::printing_json(self.chosen_members().into());
         }
-        match (self.all_members(), self.recorded.is_alive) {
+        match (flowbus_interfaces::printing_json(self.all_members()), self.recorded.is_alive) {
             (members, None) => members,
             (members, Some(alive)) => Cow::Owned(format!("{members},\"alive\":{alive}")),
         }

@@ -1,11 +1,11 @@
 //! The search through the files of one machine.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
-use flowbus_interfaces::{Cursor, FlowRef, Key, RecordError};
+use flowbus_interfaces::{Cursor, FieldSet, FlowRef, Key, RecordError};
 use serde::Deserialize;
 
+use super::alive::Alive;
 use super::answer::Answer;
 use super::asked::Asked;
 use super::files::{LogFile, Machine};
@@ -17,6 +17,8 @@ use crate::error::Error;
 
 /// A log that is written has a line at least this often, unless nothing happens.
 const QUIET_USEC: u64 = 10_000_000;
+/// A time that is this much earlier than one before it means that the clock was set back.
+const STEP_USEC: u64 = 1_000_000;
 /// Lines between two looks at the clock.
 const LINES: u64 = 1024;
 
@@ -26,10 +28,9 @@ pub(super) struct Search<'a, 'h> {
     machine: &'a Machine,
     numbers: Numbers,
     answer: &'a mut Answer<'h>,
-    /// The flows that pass and have not ended, by id, each by its last line.
-    alive: BTreeMap<u64, Box<str>>,
-    /// The ids in `alive` that the snapshot of the file has not shown so far.
-    unseen: BTreeSet<u64>,
+    alive: Alive,
+    /// Whether there were too many.
+    is_full: bool,
     place: Place,
 }
 
@@ -43,6 +44,10 @@ struct Place {
     sequence: u64,
     /// The last line of a change.
     line: Vec<u8>,
+    /// The fields that the file has.
+    recorded: FieldSet,
+    /// Whether all flows have been shown that were alive when the file began.
+    has_snapshot: bool,
     /// Whether the file has its last line.
     is_ended: bool,
     is_unreadable: bool,
@@ -75,8 +80,8 @@ impl<'a, 'h> Search<'a, 'h> {
             machine,
             numbers: Numbers::new(),
             answer,
-            alive: BTreeMap::new(),
-            unseen: BTreeSet::new(),
+            alive: Alive::new(),
+            is_full: false,
             place: Place::default(),
         }
     }
@@ -85,10 +90,9 @@ impl<'a, 'h> Search<'a, 'h> {
     pub(super) fn run(mut self) -> Flow {
         let machine = self.machine;
         let span = machine.span(self.asked.since, self.asked.until);
-        if let Some(first) = machine.files.first().filter(|first| first.begin_usec() > self.asked.since)
-            && self.asked.since > 0
-        {
-            self.incomplete(&Incomplete::Begins { usec: first.begin_usec() })?;
+        let begin = machine.begin_usec();
+        if begin > self.asked.since && self.asked.since > 0 {
+            self.incomplete(&Incomplete::Begins { usec: begin })?;
         }
         for index in span.clone() {
             let file = &machine.files[index];
@@ -99,13 +103,21 @@ impl<'a, 'h> Search<'a, 'h> {
                 self.join(file, next)?;
             }
         }
-        match machine.files.get(span.end) {
-            Some(next) => {
-                if self.read(next, false)?.is_break() {
-                    return Ok(ControlFlow::Break(()));
-                }
+        // What ended up to the last line that was read is known; the rest is in the beginning of the next file, which goes on in the
+        // one after it where its writer was killed meanwhile.
+        let known = (self.usec(), !self.place.is_ended);
+        let mut files = machine.files[span.end..].iter();
+        loop {
+            let Some(next) = files.next() else {
+                self.note_end(known)?;
+                break;
+            };
+            if self.read(next, false)?.is_break() {
+                return Ok(ControlFlow::Break(()));
             }
-            None => self.note_end()?,
+            if self.place.has_snapshot {
+                break;
+            }
         }
         let is_alive = !self.place.is_unreadable;
         self.flush(Some(is_alive))
@@ -131,6 +143,7 @@ impl<'a, 'h> Search<'a, 'h> {
                 return ON;
             }
         };
+        let clues = self.asked.clues(self.place.recorded);
         let mut prefix = Prefix::of(&[]);
         let (mut read, mut bad, mut flow) = (0_u64, 0_u64, ControlFlow::Continue(()));
         loop {
@@ -160,15 +173,14 @@ impl<'a, 'h> Search<'a, 'h> {
                 bad += 1;
                 continue;
             };
-            let asked = self.asked;
-            let is_ruled_out = || is_compact && asked.rules_out(line);
+            let is_ruled_out = || is_compact && clues.rule_out(line);
             match kind {
                 Kind::Flow | Kind::Begun => {
                     if kind == Kind::Begun {
                         self.note(line);
                     }
                     if !is_ruled_out() {
-                        bad += u64::from(!self.begun(line));
+                        bad += u64::from(!self.begun(line)?);
                     }
                 }
                 Kind::Closed | Kind::Destroy => {
@@ -182,6 +194,7 @@ impl<'a, 'h> Search<'a, 'h> {
                     }
                 }
                 Kind::SnapshotEnd => {
+                    self.place.has_snapshot = true;
                     flow = self.end_snapshot()?;
                     if flow.is_break() || !is_whole {
                         break;
@@ -211,11 +224,12 @@ impl<'a, 'h> Search<'a, 'h> {
     /// Begins another file: in another epoch none of the flows goes on.
     fn begin(&mut self, file: &LogFile) -> Flow {
         let flow = if self.place.epoch == file.begin.epoch { ON? } else { self.flush(Some(false))? };
-        self.unseen = self.alive.keys().copied().collect();
+        self.alive.begin_file();
         self.place = Place {
             epoch: file.begin.epoch.clone(),
             usec: file.begin_usec(),
             sequence: file.begin.sequence,
+            recorded: file.begin.recorded(),
             ..Place::default()
         };
         Ok(flow)
@@ -232,20 +246,20 @@ impl<'a, 'h> Search<'a, 'h> {
     }
 
     /// Notes that a flow is alive; false for a line that cannot be read.
-    fn begun(&mut self, line: &[u8]) -> bool {
+    fn begun(&mut self, line: &[u8]) -> Result<bool, Error> {
         // The flow began later than what is asked about, and ends later.
         if self.numbers.start_usec.of(line).is_some_and(|start| start > self.asked.until) {
-            return true;
+            return Ok(true);
         }
-        let Some((text, flow, id)) = flow_of(line) else { return false };
-        self.unseen.remove(&id);
+        let Some((text, flow, id)) = flow_of(line) else { return Ok(false) };
         let matches = self.matches(&flow);
-        if matches == Some(true) {
-            self.alive.insert(id, text.into());
-        } else {
-            self.alive.remove(&id);
+        if matches != Some(true) {
+            self.alive.remove(id);
+        } else if !self.alive.insert(id, text) && !std::mem::replace(&mut self.is_full, true) {
+            let usec = self.usec();
+            self.incomplete(&Incomplete::TooMany { usec })?;
         }
-        matches.is_some()
+        Ok(matches.is_some())
     }
 
     /// Prints a flow that has ended; `None` for a line that cannot be read.
@@ -255,13 +269,11 @@ impl<'a, 'h> Search<'a, 'h> {
         if self.numbers.end_usec.of(line).is_some_and(|end| end < self.asked.since)
             && let Some(id) = self.numbers.id.of(line)
         {
-            self.alive.remove(&id);
-            self.unseen.remove(&id);
+            self.alive.remove(id);
             return Ok(on);
         }
         let Some((text, flow, id)) = flow_of(line) else { return Ok(None) };
-        self.alive.remove(&id);
-        self.unseen.remove(&id);
+        self.alive.remove(id);
         match self.matches(&flow) {
             Some(true) => self.answer.row(self.machine, &self.place.epoch, text, None).map(Some),
             Some(false) => Ok(on),
@@ -271,7 +283,7 @@ impl<'a, 'h> Search<'a, 'h> {
 
     /// Whether the flow passes; `None` for a line that cannot be read.
     fn matches(&mut self, flow: &FlowRef<'_>) -> Option<bool> {
-        match self.asked.filter.matches_line(flow) {
+        match self.asked.filter.matches_line(flow, self.place.recorded) {
             Ok(matches) => Some(matches),
             Err(RecordError::NotRecorded(key)) => {
                 self.answer.not_recorded(key);
@@ -283,8 +295,7 @@ impl<'a, 'h> Search<'a, 'h> {
 
     /// All flows that are alive have been shown: of the others the end is missing.
     fn end_snapshot(&mut self) -> Flow {
-        for id in std::mem::take(&mut self.unseen) {
-            let Some(line) = self.alive.remove(&id) else { continue };
+        for line in self.alive.take_unseen() {
             if self.answer.row(self.machine, &self.place.epoch, &line, Some(false))?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
@@ -294,7 +305,7 @@ impl<'a, 'h> Search<'a, 'h> {
 
     /// Prints the flows that have not ended.
     fn flush(&mut self, is_alive: Option<bool>) -> Flow {
-        for line in std::mem::take(&mut self.alive).into_values() {
+        for line in self.alive.take() {
             if self.answer.row(self.machine, &self.place.epoch, &line, is_alive)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
@@ -327,7 +338,10 @@ impl<'a, 'h> Search<'a, 'h> {
     /// Whether a file begins where the one before it ends.
     fn join(&mut self, file: &LogFile, next: &LogFile) -> Result<(), Error> {
         let (from, to) = (self.usec(), next.begin_usec());
-        if self.place.is_unreadable || !self.asked.is_about(from, Some(to)) {
+        if from.saturating_sub(to) > STEP_USEC && self.asked.is_about(to, Some(from)) {
+            self.incomplete(&Incomplete::ClockSetBack { from, to })?;
+        }
+        if self.place.is_unreadable || !self.asked.is_about(from.min(to), Some(to.max(from))) {
             return Ok(());
         }
         if next.begin.epoch != self.place.epoch {
@@ -342,13 +356,12 @@ impl<'a, 'h> Search<'a, 'h> {
         }
     }
 
-    /// Whether the newest file has the time that is asked about.
-    fn note_end(&mut self) -> Result<(), Error> {
-        let (usec, now) = (self.usec(), cell::now());
+    /// Whether the record, known up to `usec`, has the time that is asked about.
+    fn note_end(&mut self, (usec, is_open): (u64, bool)) -> Result<(), Error> {
+        let now = cell::now();
         let until = self.asked.until.min(now);
-        let is_open = !self.place.is_ended;
         let is_current = is_open && self.asked.until >= now && now.saturating_sub(usec) < QUIET_USEC;
-        if until <= usec || is_current || self.place.is_unreadable {
+        if usec == 0 || until <= usec || is_current || self.place.is_unreadable {
             return Ok(());
         }
         self.incomplete(&Incomplete::Ends { usec, is_open })

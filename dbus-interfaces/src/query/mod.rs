@@ -25,7 +25,7 @@ pub use control::{ChangeOptions, Subject};
 pub use error::QueryError;
 pub use filter::{Filter, Lookup};
 pub use key::{QueryKey, QueryPart};
-pub use recorded::RecordError;
+pub use recorded::{Clue, RecordError};
 pub use report::ReportOptions;
 pub use stream::{EventSet, Resume, StreamQuery};
 

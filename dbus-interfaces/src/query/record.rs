@@ -21,8 +21,12 @@ pub(super) struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// Reads a line; owners are read where they are asked for.
-    pub(super) fn read(line: &FlowRef<'a>, has_owners: bool) -> Result<Self, RecordError> {
+    /// Reads a line of a log with these fields; owners are read where they are asked for.
+    pub(super) fn read(
+        line: &FlowRef<'a>,
+        has_owners: bool,
+        recorded: FieldSet,
+    ) -> Result<Self, RecordError> {
         let fields = Reader { line };
         let id = fields.number(Key::Id)?.ok_or(RecordError::Invalid(Key::Id))?;
         let protocol = fields.protocol()?;
@@ -46,32 +50,56 @@ impl<'a> Record<'a> {
             helper: line.text(Key::Helper),
             labels: fields.labels()?,
             owners: [owner(Key::Initiator)?, owner(Key::Responder)?],
-            known: known(line, protocol),
+            known: known(line, protocol, recorded),
         })
     }
 }
 
 /// The keys whose values a record has, or whose absence says that the flow has none.
-fn known(line: &FlowRef<'_>, protocol: Option<u8>) -> FieldSet {
+fn known(line: &FlowRef<'_>, protocol: Option<u8>, recorded: FieldSet) -> FieldSet {
     const ICMP: [u8; 2] = [1, 58];
     const STATEFUL: [u8; 3] = [6, 33, 132];
     const PORTED: [u8; 6] = [6, 17, 33, 47, 132, 136];
-    let mut known = FieldSet::ALL;
-    let has =
-        |key: Key| line.json(key).is_some() || key.substitutes().iter().any(|&key| line.json(key).is_some());
-    let mut require = |is_for: bool, keys: &[Key]| {
-        for &key in keys.iter().filter(|&&key| is_for && !has(key)) {
-            known = known.without(key);
+    let is_there = |key: Key| line.json(key).is_some();
+    let is_of = |protocols: &[u8]| protocol.is_none_or(|protocol| protocols.contains(&protocol));
+    // The original direction stands for the reply only where translation would have been recorded.
+    let has = |key: Key| match key.substitutes() {
+        &[translated, original] => {
+            is_there(key) || is_there(translated) || is_there(original) && recorded.contains(translated)
+        }
+        _ => is_there(key),
+    };
+    let mut known = line.keys().fold(recorded, FieldSet::with);
+    let mut decide = |keys: &[Key], is_known: &dyn Fn(Key) -> bool| {
+        for &key in keys {
+            known = if is_known(key) { known.with(key) } else { known.without(key) };
         }
     };
-    let is_of = |protocols: &[u8]| protocol.is_none_or(|protocol| protocols.contains(&protocol));
-    require(true, &[Key::Src, Key::Dst, Key::ReplySrc, Key::ReplyDst]);
-    require(true, &[Key::ConntrackId, Key::Mark, Key::SourceId, Key::Status]);
-    require(is_of(&PORTED), &[Key::Sport, Key::Dport, Key::ReplySport, Key::ReplyDport]);
-    require(is_of(&ICMP), &[Key::IcmpType, Key::IcmpCode, Key::IcmpId]);
-    require(is_of(&STATEFUL), &[Key::State]);
-    require(!has(Key::Src) && !has(Key::Dst), &[Key::Family]);
-    require(protocol.is_none(), &[Key::ProtocolNumber]);
+    decide(&[Key::Src, Key::Dst, Key::ReplySrc, Key::ReplyDst], &has);
+    decide(&[Key::ConntrackId, Key::Mark, Key::SourceId, Key::Status], &has);
+    decide(&[Key::Sport, Key::Dport, Key::ReplySport, Key::ReplyDport], &|key| has(key) || !is_of(&PORTED));
+    decide(&[Key::IcmpType, Key::IcmpCode, Key::IcmpId], &|key| has(key) || !is_of(&ICMP));
+    decide(&[Key::State], &|key| has(key) || !is_of(&STATEFUL));
+    decide(&[Key::Family], &|key| has(key) || has(Key::Src) || has(Key::Dst));
+    decide(&[Key::ProtocolNumber], &|_| protocol.is_some());
+    // Translation is said by itself, or by both directions; it may be that of the port alone.
+    for [nat, nat_port, original, port, reply, reply_port] in [
+        [Key::NatSrc, Key::NatSport, Key::Src, Key::Sport, Key::ReplyDst, Key::ReplyDport],
+        [Key::NatDst, Key::NatDport, Key::Dst, Key::Dport, Key::ReplySrc, Key::ReplySport],
+    ] {
+        let has_reply_port = is_there(nat_port) || is_there(reply_port);
+        let has_ids = is_there(Key::IcmpId) && is_there(Key::ReplyIcmpId);
+        let has_ports = is_there(port) && has_reply_port || has_ids || !is_of(&PORTED) && !is_of(&ICMP);
+        let is_told = match is_there(nat) {
+            true => line.json(nat) != line.json(original) || has_ports,
+            false => recorded.contains(nat) || is_there(original) && is_there(reply) && has_ports,
+        };
+        decide(&[nat], &|_| is_told);
+        decide(&[nat_port], &|_| is_told && (has_reply_port || recorded.contains(nat_port)));
+    }
+    // A zone that both directions have is said once.
+    let is_told = |key| is_there(key) || recorded.contains(Key::Zone) && recorded.contains(key);
+    decide(&[Key::OrigZone, Key::ReplyZone], &|key| is_there(Key::Zone) || is_told(key));
     known
 }
 

@@ -55,6 +55,14 @@ impl File {
         ))
     }
 
+    /// The file says which fields its log has.
+    fn fields(mut self, names: &[&str]) -> Self {
+        let fields = format!(",\"fields\":{names:?}}}\n");
+        self.text.truncate(self.text.len() - "}\n".len());
+        self.text.push_str(&fields);
+        self
+    }
+
     fn line(mut self, members: &str) -> Self {
         let _ = writeln!(self.text, r#"{{"machine":"{}","epoch":"{}",{members}}}"#, self.machine, self.epoch);
         self.records += 1;
@@ -613,4 +621,210 @@ fn a_condition_on_what_the_log_leaves_out_has_no_answer() {
     assert_eq!(refused.code, Some(2));
     assert!(refused.stderr.contains("only history has the field machine"), "{}", refused.stderr);
     assert_eq!(log.ask(&["--at", "3 weeks ago"]).code, Some(0));
+}
+
+/// A log for carriers: destinations are left out.
+#[test]
+fn a_destination_that_is_left_out_is_not_said_to_be_absent() {
+    let log = Log::new();
+    let only_src = flow(1, 1, 1001, at(1), Some(at(2))).replace(r#""dst":"198.18.1.2","dport":443,"#, "");
+    let untranslated =
+        only_src.replace(r#","nat_src":"198.18.9.9","nat_sport":1001"#, "").replace(":1,", ":2,");
+    for begin in [
+        File::begin(at(0), 1, None),
+        File::begin(at(0), 1, None).fields(&[
+            "id",
+            "src",
+            "sport",
+            "nat_src",
+            "nat_sport",
+            "start_usec",
+            "end_usec",
+        ]),
+    ] {
+        log.add(
+            &begin
+                .end_of_snapshot(1)
+                .flow("destroy", Some(2), &only_src)
+                .flow("destroy", Some(3), &untranslated)
+                .end(at(9)),
+        );
+        for words in ["dst=198.18.1.2", "dport=443", "address=198.18.1.2", "port=443", "reply_src=198.18.1.2"]
+        {
+            let (rows, notices) = log.found(&[words, "--until", &instant(at(8))]);
+            assert!(rows.is_empty(), "{words}");
+            assert_eq!((notices.len(), notices[0]["lost"].as_u64()), (1, Some(2)), "{words}: {notices:?}");
+            assert_eq!(notices[0]["reason"], "not-recorded", "{words}");
+        }
+        assert_eq!(log.ids(&["address=198.18.9.9", "port=1001", "nat_src=198.18.9.9"]), [1]);
+        assert_eq!(log.reasons(&["src=198.18.9.9", "sport=7", "--until", &instant(at(8))]), [""; 0]);
+    }
+}
+
+#[test]
+fn a_field_that_the_log_does_not_have_is_told_from_one_that_the_flow_does_not_have() {
+    let log = Log::new();
+    let one = flow(1, 1, 1001, at(1), Some(at(2)));
+    let file = |fields: &[&str]| {
+        File::begin(at(0), 1, None)
+            .fields(fields)
+            .end_of_snapshot(1)
+            .flow("destroy", Some(2), &one)
+            .end(at(9))
+    };
+    const FIELDS: &[&str] = &[
+        "id",
+        "protocol_number",
+        "src",
+        "sport",
+        "dst",
+        "dport",
+        "nat_src",
+        "nat_sport",
+        "mark",
+        "start_usec",
+        "end_usec",
+        "initiator",
+    ];
+    log.add(&file(FIELDS));
+    for words in [
+        "interface=wan0",
+        "interface!=wan0",
+        "comm=sshd",
+        "comm!=sshd",
+        "helper=ftp",
+        "labels=1",
+        "zone=7",
+        "nat=destination",
+        "nat_dst=198.18.1.2",
+        "nat_dport!=443",
+    ] {
+        let (rows, notices) = log.found(&[words, "--until", &instant(at(8))]);
+        assert!(rows.is_empty(), "{words}");
+        assert_eq!(notices.first().map(|notice| &notice["reason"]), Some(&"not-recorded".into()), "{words}");
+    }
+    assert_eq!(
+        log.ids(&["comm=curl", "nat=source,destination", "min_bytes=400"]),
+        [1],
+        "the line says enough"
+    );
+    log.add(&file(&[FIELDS, &["interface", "responder", "nat_dst", "nat_dport"]].concat()));
+    assert_eq!(log.ids(&["interface!=wan0", "comm!=sshd", "nat!=destination", "nat_dst!=198.18.1.2"]), [1]);
+    assert_eq!(log.reasons(&["interface=wan0", "--until", &instant(at(8))]), [""; 0]);
+    assert_eq!(log.reasons(&["comm=sshd", "--until", &instant(at(8))]), [""; 0]);
+}
+
+#[test]
+fn ends_are_sought_until_the_beginning_of_a_file_is_whole() {
+    let log = Log::new();
+    let one = |end| flow(1, 1, 1001, at(1), end);
+    log.add(&File::begin(at(0), 1, None).end_of_snapshot(1).flow("new", Some(2), &one(None)).end(at(4)));
+    // It was killed before it had written what ended.
+    log.add(&File::begin(at(5), 4, Some(2)));
+    let asked = ["--at", &instant(at(4) + 1)];
+    assert_eq!(log.reasons(&asked), ["record-ends"], "what ended since is nowhere");
+    log.add(
+        &File::begin(at(6), 4, Some(2))
+            .flow("closed", Some(3), &one(Some(at(5) - 1)))
+            .flow("closed", Some(4), &flow(2, 2, 1002, at(4), Some(at(5) - 1)))
+            .end_of_snapshot(4),
+    );
+    assert_eq!(log.ids(&asked), [1, 2]);
+    assert_eq!(log.reasons(&asked), [""; 0]);
+}
+
+#[test]
+fn files_are_read_in_the_order_of_changes_where_the_clock_was_set_back() {
+    let log = Log::new();
+    let one = |end| flow(1, 1, 1001, at(61), end);
+    log.add(&File::begin(at(60), 1, None).end_of_snapshot(1).flow("new", Some(2), &one(None)).end(at(70)));
+    log.add(
+        &File::begin(at(10), 2, Some(2))
+            .flow("flow", None, &one(None))
+            .end_of_snapshot(2)
+            .flow("destroy", Some(3), &one(Some(at(75))))
+            .end(at(75)),
+    );
+    log.add(&File::begin(at(75), 3, Some(3)).end_of_snapshot(3));
+    for time in [at(62), at(69)] {
+        let (rows, notices) = log.found(&["--at", &instant(time)]);
+        assert_eq!((rows.len(), rows[0]["end_usec"].as_u64()), (1, Some(at(75))), "{rows:?}");
+        assert_eq!((notices.len(), &notices[0]["reason"]), (1, &Value::from("clock-set-back")));
+    }
+    assert_eq!(log.reasons(&["--at", &instant(at(74))]), [""; 0], "that time was once");
+    assert_eq!(log.reasons(&["--at", &instant(at(9))]), ["record-begins"]);
+    let answer = log.ask(&["--at", &instant(at(62))]);
+    assert!(answer.stderr.contains("the clock was set back from "), "{}", answer.stderr);
+}
+
+#[test]
+fn nothing_but_files_is_opened() {
+    let name = |minute| File::begin(at(minute), 1, None).name(false);
+    let make_pipe = |path: &std::path::Path| {
+        assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+    };
+    let make_link = |path: &std::path::Path| std::os::unix::fs::symlink("/dev/zero", path).unwrap();
+    let make_directory = |path: &std::path::Path| std::fs::create_dir(path).unwrap();
+    let makes: [&dyn Fn(&std::path::Path); 3] = [&make_pipe, &make_link, &make_directory];
+    for make in makes {
+        let log = three();
+        make(&log.0.path().join(name(1)));
+        let answer = log.ask(&["--at", &instant(at(3))]);
+        assert_eq!(answer.code, Some(1), "{}", answer.stderr);
+        assert!(answer.stderr.contains(&name(1)), "{}", answer.stderr);
+        assert!(answer.stderr.contains("not a regular file"), "{}", answer.stderr);
+        assert!(answer.stdout.contains("198.18.0.2:40000"), "{}", answer.stdout);
+    }
+}
+
+#[test]
+fn no_form_has_characters_that_do_not_print() {
+    const HIDDEN: &str = "\u{9b}2J\u{202e}\u{7f}";
+    let log = Log::new();
+    let epoch: &'static str = format!("e{HIDDEN}").leak();
+    let machine: &'static str = format!("m{HIDDEN}").leak();
+    let hostile = flow(1, 1, 1001, at(1), Some(at(2))).replace("curl", &format!("é{HIDDEN}"));
+    log.add(
+        &File::of(machine, epoch, "gateway", at(0), 1, None)
+            .end_of_snapshot(1)
+            .flow("destroy", Some(2), &hostile)
+            .end(at(3)),
+    );
+    let asked = ["--since", &instant(at(0) - 1), "--until", &instant(at(5))];
+    for form in [
+        &["-o", "table"][..],
+        &["-o", "csv"],
+        &["-o", "json"],
+        &["-o", "awk"],
+        &["-o", "conntrack"],
+        &["-o", "xml"],
+        &["--fields", "machine,epoch,process", "--numeric"],
+        &["--json", "--fields", "machine,epoch,initiator"],
+    ] {
+        let answer = log.ask(&[form, &asked].concat());
+        assert_eq!(answer.code, Some(0), "{form:?}: {}", answer.stderr);
+        assert!(!answer.stdout.contains(['\u{9b}', '\u{202e}', '\u{7f}']), "{form:?}: {:?}", answer.stdout);
+        assert!(!answer.stderr.contains(['\u{9b}', '\u{202e}', '\u{7f}']), "{form:?}: {:?}", answer.stderr);
+    }
+    let row = &log.found(&asked).0[0];
+    assert_eq!(row["initiator"]["comm"], format!("é{HIDDEN}"), "the value is the same");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_may_be_of_each_machine() {
+    let log = Log::new();
+    log.add(&File::begin(at(0), 1, None).end_of_snapshot(1).end(at(1)));
+    log.add(&File::of("22222222222222222222222222222222", OTHER, "west", at(10), 1, None).end_of_snapshot(1));
+    // Files that are just being made, of both machines.
+    for minute in [4, 30] {
+        std::fs::write(log.0.path().join(File::begin(at(minute), 1, None).name(false)), "").unwrap();
+    }
+    let code = || log.ask(&["--at", &instant(at(20))]).code;
+    assert_eq!(code(), Some(0));
+    // The first machine has no file after it.
+    let path = log.0.path().join(File::begin(at(5), 1, None).name(true));
+    std::fs::write(&path, "no zstd").unwrap();
+    assert_eq!(code(), Some(1));
+    log.add(&File::begin(at(15), 1, None).end_of_snapshot(1));
+    assert_eq!(code(), Some(0), "each machine has a later file");
 }
