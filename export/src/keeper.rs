@@ -49,9 +49,14 @@ impl Keeper {
             return;
         }
         self.finish();
+        // Listed here and not by the thread, which would take the files that begin while it works for complete ones.
+        let files = match flow_log_files(&self.options.directory) {
+            Ok(files) => files,
+            Err(error) => return tracing::warn!(%error, "the log's files cannot be listed, ignoring"),
+        };
         let (options, open) = (self.options.clone(), open.to_owned());
         let failing = std::mem::take(&mut self.kept.failing);
-        let work = move || keep(&options, &open, failing);
+        let work = move || keep(&options, &open, &files, failing);
         match thread::Builder::new().name("keeper".to_owned()).spawn(work) {
             Ok(working) => self.working = Some(working),
             Err(error) => tracing::warn!(%error, "complete files cannot be compressed now, ignoring"),
@@ -83,15 +88,13 @@ impl Keeper {
     }
 }
 
-fn keep(options: &LogOptions, open: &Path, mut failing: BTreeSet<PathBuf>) -> Kept {
+fn keep(
+    options: &LogOptions,
+    open: &Path,
+    files: &[(FlowLogName, PathBuf)],
+    mut failing: BTreeSet<PathBuf>,
+) -> Kept {
     remove_leftovers(&options.directory);
-    let files = match flow_log_files(&options.directory) {
-        Ok(files) => files,
-        Err(error) => {
-            tracing::warn!(%error, "the log's files cannot be listed, ignoring");
-            return Kept { failing, ..Kept::default() };
-        }
-    };
     for (name, path) in files.iter().filter(|(name, path)| path != open && !name.is_compressed) {
         match finish(*name, path) {
             Ok(()) => drop(failing.remove(path)),
@@ -102,7 +105,7 @@ fn keep(options: &LogOptions, open: &Path, mut failing: BTreeSet<PathBuf>) -> Ke
         }
     }
     failing.retain(|failing| files.iter().any(|(_, path)| path == failing));
-    let kept = bound(options, open).unwrap_or_else(|error| {
+    let kept = bound(options, open, files).unwrap_or_else(|error| {
         tracing::warn!(%error, "the oldest files of the log cannot be removed, ignoring");
         Kept::default()
     });
@@ -152,13 +155,22 @@ fn finish(name: FlowLogName, path: &Path) -> io::Result<()> {
 }
 
 /// Removes the oldest files until the log is within its bounds; of those that are too old one at a time, as the clock may have jumped.
-fn bound(options: &LogOptions, open: &Path) -> io::Result<Kept> {
+fn bound(options: &LogOptions, open: &Path, known: &[(FlowLogName, PathBuf)]) -> io::Result<Kept> {
     let mut files = Vec::new();
     let mut bytes = 0;
-    for (name, path) in flow_log_files(&options.directory)? {
-        let length = fs::metadata(&path)?.len();
-        bytes += length;
-        files.push((name, path, length));
+    for (name, path) in known {
+        // Each has one form or the other by now, unless nothing was in it.
+        for path in [path.clone(), compressed(*name, path)] {
+            match fs::metadata(&path) {
+                Ok(metadata) => {
+                    bytes += metadata.len();
+                    files.push((*name, path, metadata.len()));
+                    break;
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
     let now = now_usec();
     let age = u64::try_from(options.maximum_age().as_micros()).unwrap_or(u64::MAX);
@@ -188,6 +200,10 @@ fn bound(options: &LogOptions, open: &Path) -> io::Result<Kept> {
 mod tests {
     use super::*;
 
+    fn listed(directory: &Path) -> Vec<(FlowLogName, PathBuf)> {
+        flow_log_files(directory).unwrap()
+    }
+
     #[test]
     fn the_oldest_files_go_at_the_bounds_and_no_other_file() {
         let directory = std::env::temp_dir().join(format!("flowbus-keeper-{}", std::process::id()));
@@ -207,23 +223,27 @@ mod tests {
         let open = directory.join(name(now));
         // The last old one lasted until what is not old began.
         for (removed, bytes) in [(1, 400), (1, 300), (0, 300)] {
-            let kept = bound(&config("maximum_age_sec = 1800"), &open).unwrap();
+            let kept = bound(&config("maximum_age_sec = 1800"), &open, &listed(&directory)).unwrap();
             assert_eq!((kept.removed, kept.bytes), (removed, bytes));
         }
         let mut options = config("");
         options.maximum_bytes = 300;
-        assert_eq!(bound(&options, &open).unwrap().removed, 1);
+        assert_eq!(bound(&options, &open, &listed(&directory)).unwrap().removed, 1);
         options.maximum_bytes = 0;
-        assert_eq!(bound(&options, &open).unwrap().removed, 2, "not the one that is written");
+        assert_eq!(
+            bound(&options, &open, &listed(&directory)).unwrap().removed,
+            2,
+            "not the one that is written"
+        );
         assert!(open.exists() && directory.join("notes").exists());
         // The clock was set back.
         let begins = [now - 1, now + 3_600_000_000, now + 3_600_000_001];
         begins.iter().for_each(|begin| fs::write(directory.join(name(*begin)), [0; 100]).unwrap());
         options.maximum_bytes = 300;
-        assert_eq!(bound(&options, &open).unwrap().removed, 1);
+        assert_eq!(bound(&options, &open, &listed(&directory)).unwrap().removed, 1);
         assert!(begins.map(|begin| directory.join(name(begin)).exists()) == [true, false, true]);
         options.maximum_bytes = 0;
-        assert_eq!(bound(&options, &open).unwrap().removed, 2);
+        assert_eq!(bound(&options, &open, &listed(&directory)).unwrap().removed, 2);
         fs::remove_dir_all(&directory).unwrap();
     }
 
@@ -242,12 +262,23 @@ mod tests {
             r#"{"epoch":"e","type":"begin","sequence":1,"event_usec":1,"version":"1","host":"h","from":""}"#;
         fs::write(&whole, format!("{begin}\n")).unwrap();
         fs::write(&open, "").unwrap();
-        let kept = keep(&options, &open, BTreeSet::new());
+        let files = listed(&directory);
+        // The next one begins while the thread works.
+        let next = name(now + 1);
+        fs::write(&next, format!("{begin}\n")).unwrap();
+        let mut full = options.clone();
+        full.maximum_bytes = 0;
+        let kept = keep(&full, &open, &files, BTreeSet::new());
+        assert!(fs::read_to_string(&next).unwrap() == format!("{begin}\n") && !whole.exists());
+        fs::remove_file(&next).unwrap();
+        fs::write(&whole, format!("{begin}\n")).unwrap();
+        fs::write(&damaged, "\0\n{}\n").unwrap();
+        let kept = keep(&options, &open, &files, kept.failing);
         assert_eq!(kept.failing, BTreeSet::from([damaged.clone()]));
         assert_eq!(fs::read_to_string(&damaged).unwrap(), "\0\n{}\n");
         assert!(!whole.exists() && whole.with_extension("ndjson.zst").exists() && open.exists());
         fs::remove_file(&damaged).unwrap();
-        assert!(keep(&options, &open, kept.failing).failing.is_empty());
+        assert!(keep(&options, &open, &listed(&directory), kept.failing).failing.is_empty());
         fs::remove_dir_all(&directory).unwrap();
     }
 }
