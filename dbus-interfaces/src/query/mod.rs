@@ -8,6 +8,7 @@
 //! list.
 
 mod argument;
+mod clue;
 mod condition;
 mod control;
 mod error;
@@ -21,11 +22,12 @@ mod stream;
 mod text;
 
 pub use argument::{Argument, RawQuery};
+pub use clue::Clue;
 pub use control::{ChangeOptions, Subject};
 pub use error::QueryError;
 pub use filter::{Filter, Lookup};
 pub use key::{QueryKey, QueryPart};
-pub use recorded::{Clue, RecordError};
+pub use recorded::RecordError;
 pub use report::ReportOptions;
 pub use stream::{EventSet, Resume, StreamQuery};
 
