@@ -303,7 +303,7 @@ impl Candidates {
         self.one_unknown |= self.newest.is_some_and(|newest| newest.process != other.process);
     }
 
-    /// Notes a socket with these ends that has not been seen to end, though it has not sent lately.
+    /// Notes a socket with these ends that is open, as far as reports say, and quiet.
     pub(super) fn note_quiet(&mut self, quiet: &Claim) {
         self.several_namespaces |= self.newest.is_some_and(|newest| newest.namespace != quiet.namespace);
     }

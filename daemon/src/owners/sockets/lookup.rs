@@ -321,7 +321,7 @@ fn end_of(udp: &HashMap<u64, UdpSocket, RandomState>, claim: &Claim) -> u64 {
     claim.until.min(udp.get(&claim.cookie).map_or(u64::MAX, |socket| socket.released))
 }
 
-/// Whether the socket of a claim has not been seen to end, however long it has been quiet.
+/// Whether the socket of a claim is open, as far as reports say, however long it is quiet.
 fn is_open(udp: &HashMap<u64, UdpSocket, RandomState>, claim: &Claim) -> bool {
     udp.get(&claim.cookie).map_or(claim.until, |socket| socket.released) == u64::MAX
 }

@@ -3,6 +3,7 @@
 mod ending;
 mod lookup;
 mod place;
+mod room;
 #[cfg(test)]
 mod tests;
 
@@ -17,12 +18,9 @@ use super::claims::{Claim, Claims, ProcessId};
 use super::window::Window;
 use crate::counters::Counters;
 use crate::flow::{Key, OwnerNumber, TCP, UDP};
-use ending::forget_udp;
 use place::key;
 pub(crate) use place::{Place, direction, unspecified};
 
-/// At most this many directions are kept.
-const MAXIMUM: usize = 1 << 17;
 /// How long a closed socket is kept, because netlink may report its flow later.
 const ENDED_USEC: u64 = 2_000_000;
 /// How long a datagram that was sent may belong to a flow that comes.
@@ -250,70 +248,6 @@ impl Sockets {
             self.put_or(key, claim, counters, |known| known.process == claim.process, |_| {});
         } else {
             self.put_udp(key, claim, Some(key), now, counters);
-        }
-    }
-
-    /// Adds a claim; true when it was added. Where its socket has a claim already that `is_it`, `known` changes that one instead.
-    fn put_or(
-        &mut self,
-        key: Key,
-        claim: Claim,
-        counters: &mut Counters,
-        is_it: impl Fn(&Claim) -> bool,
-        known: impl FnOnce(&mut Claim),
-    ) -> bool {
-        let room = self.has_room(claim.namespace);
-        let dropped = match self.claims.get_mut(&key) {
-            Some(claims) => {
-                if let Some(claim) = claims.of(claim.cookie, is_it) {
-                    known(claim);
-                    return false;
-                }
-                if claim.since > 0 {
-                    claims.push(claim)
-                } else if claims.push_oldest(claim) {
-                    None
-                } else {
-                    counters.owners_unmatched_sockets += u64::from(claim.pending);
-                    return false;
-                }
-            }
-            None if room => {
-                self.claims.insert(key, Claims::new(claim));
-                if self.elsewhere {
-                    *self.shares.entry(claim.namespace).or_default() += 1;
-                }
-                None
-            }
-            None => {
-                counters.owners_refused += 1;
-                return false;
-            }
-        };
-        self.pending += u64::from(claim.pending);
-        if let Some(dropped) = dropped {
-            counters.owners_unmatched_sockets += u64::from(dropped.pending);
-            self.pending -= u64::from(dropped.pending);
-            forget_udp(&mut self.udp, dropped.cookie);
-        }
-        true
-    }
-
-    /// Whether there is room for another direction: of the sockets of other namespaces each has at most as much as is free, so
-    /// that no namespace takes the room of all others.
-    fn has_room(&self, namespace: u32) -> bool {
-        let free = MAXIMUM.saturating_sub(self.claims.len());
-        free > self.shares.get(&namespace).copied().unwrap_or_default()
-    }
-
-    /// Forgets a direction, which has no claims any more.
-    fn remove(&mut self, key: &Key) {
-        let Some(claims) = self.claims.remove(key) else { return };
-        if let Some(share) = self.shares.get_mut(&claims.brought_by) {
-            *share -= 1;
-            if *share == 0 {
-                self.shares.remove(&claims.brought_by);
-            }
         }
     }
 

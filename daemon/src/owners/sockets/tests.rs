@@ -1,3 +1,4 @@
+use super::room::MAXIMUM;
 use super::*;
 
 /// A datagram from 198.18.0.1:5000, `now` (microseconds).
