@@ -14,17 +14,20 @@
 //! in its first `flow` or `closed` line. What is missing is a `gap`. Times are microseconds since 1970. Lines of the writer
 //! (`begin`, `gap`, `resync`, `end`) have `event_usec`, when they were written.
 //!
-//! Files are ordered by name; where the clock was set back, those of an epoch by `sequence`. One that is complete is compressed; for a moment both forms of it are there, and say the same.
-//! Files with any other name are not part of the log.
+//! Files are ordered by name; where the clock was set back, those of an epoch by `sequence`. One that is complete is compressed; for
+//! a moment both forms of it are there, and say the same. Files with any other name are not part of the log.
 
 use std::fmt;
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::{FieldSet, Key};
@@ -95,6 +98,20 @@ pub fn flow_log_files(directory: &Path) -> io::Result<Vec<(FlowLogName, PathBuf)
     files.sort_unstable_by_key(|&(name, _)| (name.begin_usec, !name.is_compressed));
     files.dedup_by_key(|(name, _)| name.begin_usec);
     Ok(files)
+}
+
+/// Opens a file of the log and nothing else: a copy of a log comes from elsewhere, and root may read it. Neither a link, a device nor
+/// a pipe is followed, waited for or made to act.
+///
+/// # Errors
+/// If it cannot be opened; ELOOP for a link, [`io::ErrorKind::InvalidInput`] for what else is no regular file.
+pub fn open_flow_log_file(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = options.custom_flags(flags.bits().cast_signed()).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+    }
 }
 
 /// The first line of a file, as JSON with the `type` `begin`.

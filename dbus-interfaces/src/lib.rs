@@ -63,7 +63,9 @@ pub use dictionary::{Dictionary, Json, MarkDictionary};
 pub use error::Error;
 pub use fit::{Largest, fit};
 pub use flow::{Flow, event_name, visit_mark_fields};
-pub use flow_log::{FLOW_LOG_DIRECTORY, FlowLogBegin, FlowLogName, FlowLogNameError, flow_log_files};
+pub use flow_log::{
+    FLOW_LOG_DIRECTORY, FlowLogBegin, FlowLogName, FlowLogNameError, flow_log_files, open_flow_log_file,
+};
 pub use key::{FieldSet, Key};
 pub use mark::{Mark, Qos, SourceNameError, SourceNames};
 pub use names::*;
@@ -79,6 +81,8 @@ pub use query::{
     QueryKey, QueryPart, RawQuery, RecordError, ReportOptions, Resume, StreamQuery, Subject,
 };
 pub use statistic::{Statistic, StatisticKind, Statistics};
-pub use stream::{Cursor, CursorError, FlowRef, FlowStream, StreamError, StreamItem};
+pub use stream::{
+    Cursor, CursorError, FlowRef, FlowStream, STREAM_LINE_BYTES, StreamError, StreamItem, StreamPause,
+};
 pub use time::{EndReason, Span, Time, TimeSource};
 pub use value::{Value, status_bit, status_names};

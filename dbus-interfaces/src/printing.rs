@@ -82,13 +82,20 @@ pub fn printing_json(json: Cow<'_, str>) -> Cow<'_, str> {
             // JSON has it between values alone.
             '\t' | '\n' | '\r' => printing.push(' '),
             _ => {
-                for unit in character.encode_utf16(&mut [0; 2]) {
-                    let _ = fmt::Write::write_fmt(&mut printing, format_args!("\\u{unit:04x}"));
-                }
+                let _ = fmt::Write::write_fmt(&mut printing, format_args!("{}", Escaped(character)));
             }
         }
     }
     printing.into()
+}
+
+/// A character as JSON escapes it.
+struct Escaped(char);
+
+impl fmt::Display for Escaped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.encode_utf16(&mut [0; 2]).iter().try_for_each(|unit| write!(f, "\\u{unit:04x}"))
+    }
 }
 
 /// serde_json's compact form, with more escapes in texts.
@@ -105,9 +112,7 @@ impl Formatter for Printing {
         {
             let (before, from) = rest.split_at(at);
             writer.write_all(before.as_bytes())?;
-            for unit in character.encode_utf16(&mut [0; 2]) {
-                write!(writer, "\\u{unit:04x}")?;
-            }
+            write!(writer, "{}", Escaped(character))?;
             rest = from.get(character.len_utf8()..).unwrap_or_default();
         }
         writer.write_all(rest.as_bytes())

@@ -2,10 +2,11 @@
 
 use std::fs::{File, TryLockError};
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use flowbus_interfaces::{
     Cursor, Error as CallError, FLOW_MONITOR_NAME, FlowMonitorProxy, FlowStream, StreamError, StreamItem,
+    StreamPause,
 };
 use futures_util::StreamExt;
 use sd_notify::NotifyState;
@@ -101,7 +102,7 @@ impl<'a> Follower<'a> {
         // Watched from before the first stream on: a daemon that comes back in between is not missed.
         let mut owners = self.monitor.inner().receive_owner_changed().await?;
         notify(&[NotifyState::Ready]);
-        let mut pause = Pause::default();
+        let mut pause = StreamPause::default();
         let mut wait = Duration::ZERO;
         loop {
             let next = {
@@ -123,7 +124,7 @@ impl<'a> Follower<'a> {
             let Some(written) = next else { break };
             wait = match written.and_then(|ended| self.close(ended)) {
                 Ok(Ended::Full) => Duration::ZERO,
-                Ok(Ended::Behind) => pause.next(),
+                Ok(Ended::Behind) => pause.begin(),
                 Ok(Ended::Away) => RETURN,
                 Ok(Ended::Nobody) => {
                     status("waiting for flowbusd");
@@ -136,7 +137,7 @@ impl<'a> Follower<'a> {
                 }
                 Err(failure) => {
                     self.handle(failure)?;
-                    pause.next()
+                    pause.begin()
                 }
             };
         }
@@ -302,28 +303,6 @@ impl<'a> Log<'a> {
             return Err(io::ErrorKind::StorageFull.into());
         }
         Ok(())
-    }
-}
-
-/// The time before the next stream after one that could not be followed. Each begins with all that is alive, so that they must not
-/// follow each other at once.
-#[derive(Default)]
-struct Pause {
-    length: Duration,
-    ended: Option<Instant>,
-}
-
-impl Pause {
-    const SHORTEST: Duration = Duration::from_secs(1);
-    const LONGEST: Duration = Duration::from_secs(30);
-
-    /// Nothing the first time, then ever longer while they come shortly after each other.
-    fn next(&mut self) -> Duration {
-        let again = self.ended.is_some_and(|ended| ended.elapsed() < self.length + Self::LONGEST);
-        self.length =
-            if again { (self.length * 2).clamp(Self::SHORTEST, Self::LONGEST) } else { Duration::ZERO };
-        self.ended = Some(Instant::now());
-        self.length
     }
 }
 

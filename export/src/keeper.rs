@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 
-use flowbus_interfaces::{FlowLogName, flow_log_files};
+use flowbus_interfaces::{FlowLogName, flow_log_files, open_flow_log_file};
 
 use crate::config::LogOptions;
 use crate::log::now_usec;
@@ -144,7 +144,7 @@ fn finish(name: FlowLogName, path: &Path) -> io::Result<()> {
         let target = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&new)?;
         let mut encoder = zstd::Encoder::new(target, 3)?;
         encoder.include_checksum(true)?;
-        io::copy(&mut place::regular(path, OpenOptions::new().read(true))?, &mut encoder)?;
+        io::copy(&mut open_flow_log_file(path, OpenOptions::new().read(true))?, &mut encoder)?;
         encoder.finish()?.sync_data()?;
         fs::rename(&new, &closed)?;
         // After a crash one of the two is there.

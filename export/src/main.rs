@@ -1,5 +1,5 @@
-//! flowbus-export writes the flows that flowbusd knows to a log of files and sends them to collectors of IPFIX, as an ordinary client of the bus. It needs no privilege but
-//! the group flowbus.
+//! flowbus-export writes the flows that flowbusd knows to a log of files and sends them to collectors of IPFIX, as an ordinary client
+//! of the bus. It needs no privilege but the group flowbus.
 
 mod collector;
 mod config;

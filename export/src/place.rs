@@ -1,12 +1,12 @@
 //! The place that the log has come to, read back from its files: the log is its own cursor.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use flowbus_interfaces::{Cursor, FlowLogBegin, StreamItem, flow_log_files};
-use rustix::fs::OFlags;
+use flowbus_interfaces::{
+    Cursor, FlowLogBegin, STREAM_LINE_BYTES, StreamItem, flow_log_files, open_flow_log_file,
+};
 
 use crate::log;
 
@@ -23,9 +23,6 @@ struct Place {
     /// The last line is an end.
     has_ended: bool,
 }
-
-/// The bytes of a line, at most.
-const LINE_BYTES: usize = 1 << 20;
 
 /// The cursor behind the last line of this epoch. Files of other machines and of earlier boots are of other epochs.
 pub(crate) fn newest(directory: &Path, epoch: &str) -> io::Result<Cursor> {
@@ -58,7 +55,7 @@ pub(crate) fn mend(path: &Path) -> io::Result<bool> {
         return Ok(false);
     };
     if !place.has_ended {
-        let mut file = regular(path, OpenOptions::new().append(true))?;
+        let mut file = open_flow_log_file(path, OpenOptions::new().append(true))?;
         file.set_len(place.bytes)?;
         let prefix = log::prefix(&place.begin.epoch, place.begin.machine.as_deref());
         file.write_all(&log::end_line(&prefix, "interrupted", place.records))?;
@@ -69,7 +66,7 @@ pub(crate) fn mend(path: &Path) -> io::Result<bool> {
 
 /// The lines of a file.
 pub(crate) fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
-    let file = regular(path, OpenOptions::new().read(true))?;
+    let file = open_flow_log_file(path, OpenOptions::new().read(true))?;
     Ok(if path.extension().is_some_and(|extension| extension == "zst") {
         Box::new(BufReader::new(zstd::Decoder::new(file)?))
     } else {
@@ -77,21 +74,11 @@ pub(crate) fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
     })
 }
 
-/// Opens nothing but a regular file: no link, and no pipe that nobody writes to.
-pub(crate) fn regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = options.custom_flags(flags.bits().cast_signed()).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-    }
-    Ok(file)
-}
-
 /// Reads a line, and how long it is: 0 at the end. One that is too long is skipped, and what is kept of it is not whole.
 pub(crate) fn next_line(lines: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<u64> {
     line.clear();
-    let mut length = Read::take(&mut *lines, LINE_BYTES as u64).read_until(b'\n', line)?;
-    if length == LINE_BYTES && !line.ends_with(b"\n") {
+    let mut length = Read::take(&mut *lines, STREAM_LINE_BYTES as u64).read_until(b'\n', line)?;
+    if length == STREAM_LINE_BYTES && !line.ends_with(b"\n") {
         length += lines.skip_until(b'\n')?;
     }
     Ok(length as u64)
@@ -110,7 +97,7 @@ fn of_file(path: &Path, error: &io::Error) -> io::Error {
 fn read_begin(path: &Path) -> io::Result<Option<FlowLogBegin>> {
     let mut line = Vec::new();
     next_line(&mut open(path)?, &mut line)?;
-    if line.len() < LINE_BYTES && !line.ends_with(b"\n") {
+    if line.len() < STREAM_LINE_BYTES && !line.ends_with(b"\n") {
         return Ok(None);
     }
     let begin = serde_json::from_slice(&line);
@@ -208,14 +195,14 @@ mod tests {
         let directory = directory("damaged");
         let path = directory.join(NAME);
         let text = lines(20, "", &[r#""type":"closed","sequence":7,"id":5}"#]);
-        for damaged in [format!("\0\0{text}"), "x".repeat(LINE_BYTES + 1)] {
+        for damaged in [format!("\0\0{text}"), "x".repeat(STREAM_LINE_BYTES + 1)] {
             fs::write(&path, &damaged).unwrap();
             assert_eq!(mend(&path).unwrap_err().kind(), io::ErrorKind::InvalidData);
             assert!(newest(&directory, EPOCH).unwrap().is_fresh());
             assert!(fs::read_to_string(&path).unwrap() == damaged);
         }
         // A line that is too long is none, and those behind it are.
-        let long = text.replacen('\n', &format!("\n{}\n", "x".repeat(3 * LINE_BYTES)), 1);
+        let long = text.replacen('\n', &format!("\n{}\n", "x".repeat(3 * STREAM_LINE_BYTES)), 1);
         fs::write(&path, &long).unwrap();
         assert_eq!(newest(&directory, EPOCH).unwrap().to_string(), format!("epoch={EPOCH};sequence=7;id=0"));
         assert!(mend(&path).unwrap() && fs::read_to_string(&path).unwrap().starts_with(&long));

@@ -10,7 +10,7 @@ const FLOW_BYTES: usize = 64;
 /// Flows by id, each by its last line.
 pub(super) struct Alive {
     lines: BTreeMap<u64, Box<str>>,
-    /// The ids of `lines` that the snapshot of the file has not shown so far.
+    /// The ids of `lines` that the snapshot of the file lacks so far.
     unseen: BTreeSet<u64>,
     bytes: usize,
     most: usize,
@@ -21,7 +21,7 @@ impl Alive {
         Self { lines: BTreeMap::new(), unseen: BTreeSet::new(), bytes: 0, most: BYTES }
     }
 
-    /// Another file begins, and has not shown any flow.
+    /// Begins another file, whose snapshot lacks every flow so far.
     pub(super) fn begin_file(&mut self) {
         self.unseen = self.lines.keys().copied().collect();
     }
@@ -46,13 +46,13 @@ impl Alive {
         Some(line)
     }
 
-    /// Takes the flows that the snapshot, now complete, has not shown.
+    /// Takes the flows that the snapshot, now complete, lacks.
     pub(super) fn take_unseen(&mut self) -> Vec<Box<str>> {
         std::mem::take(&mut self.unseen).into_iter().filter_map(|id| self.remove(id)).collect()
     }
 
     /// Takes all flows.
-    pub(super) fn take(&mut self) -> impl Iterator<Item = Box<str>> {
+    pub(super) fn take(&mut self) -> impl Iterator<Item = Box<str>> + use<> {
         self.unseen.clear();
         self.bytes = 0;
         std::mem::take(&mut self.lines).into_values()

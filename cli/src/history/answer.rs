@@ -69,19 +69,19 @@ impl<'a> Answer<'a> {
         self.screen.as_mut().ok_or(Error::CutOff)
     }
 
-    /// Prints a flow by its line. `is_alive` is for those whose end is not there: whether they were alive when the record ended.
+    /// Prints a flow, read of this line. `is_alive` is for those whose end is not there: whether they were alive when the record ended.
     pub(super) fn row(
         &mut self,
         machine: &Machine,
         epoch: &str,
         line: &str,
+        flow: FlowRef<'_>,
         is_alive: Option<bool>,
     ) -> Result<ControlFlow<()>, Error> {
         let most = self.history.listed.lines.unwrap_or(usize::MAX);
         if self.rows == most {
             return Ok(ControlFlow::Break(()));
         }
-        let Ok(flow) = FlowRef::parse(line) else { return Ok(ControlFlow::Continue(())) };
         self.rows += 1;
         let format = self.format();
         let event = format.event_of_closed().filter(|_| is_alive.is_none());

@@ -3,13 +3,11 @@
 use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use flowbus_interfaces::{FlowLogBegin, FlowLogName, flow_log_files};
+use flowbus_interfaces::{FlowLogBegin, FlowLogName, flow_log_files, open_flow_log_file};
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 
 use super::incomplete::Incomplete;
 use super::lines::{Line, Lines};
@@ -161,16 +159,13 @@ fn open(path: &Path, name: FlowLogName, bytes: Rc<Cell<u64>>) -> io::Result<Line
     }
 }
 
-/// Opens a file and nothing else: a copy of a log comes from elsewhere, and root may read it. Neither a link, a device nor a pipe is
-/// followed, waited for or made to act.
 fn open_regular(path: &Path) -> io::Result<File> {
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    let not_a_file = || io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
-    let file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
-        Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) => return Err(not_a_file()),
-        file => file?,
-    };
-    if file.metadata()?.is_file() { Ok(file) } else { Err(not_a_file()) }
+    open_flow_log_file(path, OpenOptions::new().read(true)).map_err(|error| match error.raw_os_error() {
+        Some(number) if number == Errno::ELOOP as i32 => {
+            io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")
+        }
+        _ => error,
+    })
 }
 
 /// How a file begins.

@@ -42,6 +42,11 @@ impl Kind {
     }
 }
 
+/// Whether a line begins as flowbus-export writes it.
+pub(super) fn is_compact(line: &[u8]) -> bool {
+    line.starts_with(b"{\"machine\":\"") || line.starts_with(b"{\"epoch\":\"")
+}
+
 /// How the lines of a file begin.
 pub(super) struct Prefix(Vec<u8>);
 
@@ -49,11 +54,8 @@ impl Prefix {
     /// The prefix of the lines of a file that begins with this line.
     pub(super) fn of(begin: &[u8]) -> Self {
         const TYPE: &[u8] = b"\"type\":\"";
-        let length = if begin.starts_with(b"{\"machine\":\"") || begin.starts_with(b"{\"epoch\":\"") {
-            memmem::find(begin, TYPE).map_or(0, |place| place + TYPE.len())
-        } else {
-            0
-        };
+        let place = memmem::find(begin, TYPE).filter(|_| is_compact(begin));
+        let length = place.map_or(0, |place| place + TYPE.len());
         Self(begin[..length].to_vec())
     }
 

@@ -5,12 +5,11 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::rc::Rc;
 
+use flowbus_interfaces::STREAM_LINE_BYTES;
 use memchr::memchr;
 
-/// The longest line that is read. flowbusd writes none that is longer than an eighth of this.
-const LINE_BYTES: usize = 1024 * 1024;
 /// How much of one line is passed over: behind that there is no line, but a file made to be endless.
-const PASSED_BYTES: usize = 64 * LINE_BYTES;
+const PASSED_BYTES: usize = 64 * STREAM_LINE_BYTES;
 /// How much is read at once.
 const READ_BYTES: usize = 256 * 1024;
 
@@ -59,7 +58,7 @@ impl Lines {
                 self.done = line.end + 1;
                 return Ok(Some(if too_long { Line::TooLong } else { Line::Whole(&self.buffer[line]) }));
             }
-            if self.filled - self.done > LINE_BYTES {
+            if self.filled - self.done > STREAM_LINE_BYTES {
                 too_long = true;
                 passed += self.filled - self.done;
                 self.done = self.filled;
@@ -151,9 +150,9 @@ mod tests {
     #[test]
     fn a_line_that_is_too_long_is_passed_over_and_the_next_is_read() {
         let long = |length: usize| [b"a\n".to_vec(), vec![b'x'; length], b"\nb\n".to_vec()].concat();
-        assert_eq!(read(long(LINE_BYTES - 1), 100_000), ["a", "xxxxxxxxx", "b"]);
-        assert_eq!(read(long(3 * LINE_BYTES + 5), 100_000), ["a", "TooLong", "b"]);
-        assert_eq!(read(vec![b'x'; 2 * LINE_BYTES], 100_000), ["Torn"]);
+        assert_eq!(read(long(STREAM_LINE_BYTES - 1), 100_000), ["a", "xxxxxxxxx", "b"]);
+        assert_eq!(read(long(3 * STREAM_LINE_BYTES + 5), 100_000), ["a", "TooLong", "b"]);
+        assert_eq!(read(vec![b'x'; 2 * STREAM_LINE_BYTES], 100_000), ["Torn"]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use flowbus_interfaces::{FlowRef, Key, Mark, OwnedValue, SourceNames};
 
+use super::line::is_compact;
 use crate::field::{Field, Title};
 use crate::fields::{Fields, Recorded};
 
@@ -47,8 +48,7 @@ impl Row<'_> {
             let object = flowbus_interfaces::json_text(&members).ok()?;
             Some(object.strip_prefix('{')?.strip_suffix('}')?.to_owned())
         };
-        let is_compact = self.line.starts_with("{\"machine\":\"") || self.line.starts_with("{\"epoch\":\"");
-        let members = if is_compact { members() } else { any_form() };
+        let members = if is_compact(self.line.as_bytes()) { members() } else { any_form() };
         members.map_or_else(|| Cow::Borrowed(self.flow.members()), Cow::Owned)
     }
 

@@ -46,7 +46,7 @@ struct Place {
     line: Vec<u8>,
     /// The fields that the file has.
     recorded: FieldSet,
-    /// Whether all flows have been shown that were alive when the file began.
+    /// Whether the file's snapshot is complete.
     has_snapshot: bool,
     /// Whether the file has its last line.
     is_ended: bool,
@@ -120,7 +120,7 @@ impl<'a, 'h> Search<'a, 'h> {
             }
         }
         let is_alive = !self.place.is_unreadable;
-        self.flush(Some(is_alive))
+        self.flush(is_alive)
     }
 
     fn incomplete(&mut self, what: &Incomplete) -> Result<(), Error> {
@@ -223,7 +223,7 @@ impl<'a, 'h> Search<'a, 'h> {
 
     /// Begins another file: in another epoch none of the flows goes on.
     fn begin(&mut self, file: &LogFile) -> Flow {
-        let flow = if self.place.epoch == file.begin.epoch { ON? } else { self.flush(Some(false))? };
+        let flow = if self.place.epoch == file.begin.epoch { ON? } else { self.flush(false)? };
         self.alive.begin_file();
         self.place = Place {
             epoch: file.begin.epoch.clone(),
@@ -275,7 +275,7 @@ impl<'a, 'h> Search<'a, 'h> {
         let Some((text, flow, id)) = flow_of(line) else { return Ok(None) };
         self.alive.remove(id);
         match self.matches(&flow) {
-            Some(true) => self.answer.row(self.machine, &self.place.epoch, text, None).map(Some),
+            Some(true) => self.answer.row(self.machine, &self.place.epoch, text, flow, None).map(Some),
             Some(false) => Ok(on),
             None => Ok(None),
         }
@@ -293,20 +293,23 @@ impl<'a, 'h> Search<'a, 'h> {
         }
     }
 
-    /// All flows that are alive have been shown: of the others the end is missing.
+    /// The snapshot is complete: what it lacks of the flows that were alive has ended, and the end is missing.
     fn end_snapshot(&mut self) -> Flow {
-        for line in self.alive.take_unseen() {
-            if self.answer.row(self.machine, &self.place.epoch, &line, Some(false))?.is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
-        }
-        ON
+        let lines = self.alive.take_unseen();
+        self.show_without_end(lines, false)
     }
 
     /// Prints the flows that have not ended.
-    fn flush(&mut self, is_alive: Option<bool>) -> Flow {
-        for line in self.alive.take() {
-            if self.answer.row(self.machine, &self.place.epoch, &line, is_alive)?.is_break() {
+    fn flush(&mut self, are_alive: bool) -> Flow {
+        let lines = self.alive.take();
+        self.show_without_end(lines, are_alive)
+    }
+
+    fn show_without_end(&mut self, lines: impl IntoIterator<Item = Box<str>>, are_alive: bool) -> Flow {
+        for line in lines {
+            let Ok(flow) = FlowRef::parse(&line) else { continue };
+            let epoch = &self.place.epoch;
+            if self.answer.row(self.machine, epoch, &line, flow, Some(are_alive))?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }

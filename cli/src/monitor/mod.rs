@@ -6,12 +6,10 @@ mod session;
 mod summary;
 
 use std::io::Write;
-use std::time::Duration;
 
-use flowbus_interfaces::{FlowStream, Key, QueryMap};
+use flowbus_interfaces::{FlowStream, Key, QueryMap, StreamPause};
 use futures_util::StreamExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::Instant;
 
 use crate::arguments::Monitored;
 use crate::daemon::Daemon;
@@ -41,7 +39,7 @@ pub(crate) async fn monitor(daemon: &Daemon, monitored: &Monitored) -> Result<()
     };
     session.begin()?;
     let mut stream = open(daemon, monitored, &mut session).await?;
-    let mut pause = Pause::default();
+    let mut pause = StreamPause::default();
     loop {
         let ended = {
             let following = session.follow(&mut stream);
@@ -63,7 +61,7 @@ pub(crate) async fn monitor(daemon: &Daemon, monitored: &Monitored) -> Result<()
             tokio::select! {
                 biased;
                 () = signals.wait() => break,
-                () = pause.wait() => {}
+                () = tokio::time::sleep(pause.begin()) => {}
             }
         }
         stream = loop {
@@ -81,28 +79,6 @@ pub(crate) async fn monitor(daemon: &Daemon, monitored: &Monitored) -> Result<()
         };
     }
     finish(daemon, monitored, session, false).await
-}
-
-/// The pause before a stream that fell behind is resumed. Each stream begins with the whole table, so one must not follow the other
-/// at once while the load lasts.
-#[derive(Default)]
-struct Pause {
-    length: Duration,
-    ended: Option<Instant>,
-}
-
-impl Pause {
-    const SHORTEST: Duration = Duration::from_secs(1);
-    const LONGEST: Duration = Duration::from_secs(30);
-
-    /// Waits: not the first time, then ever longer while less than [`Self::LONGEST`] lies between one pause and the next.
-    async fn wait(&mut self) {
-        let again = self.ended.is_some_and(|ended| ended.elapsed() < Self::LONGEST);
-        self.length =
-            if again { (self.length * 2).clamp(Self::SHORTEST, Self::LONGEST) } else { Duration::ZERO };
-        tokio::time::sleep(self.length).await;
-        self.ended = Some(Instant::now());
-    }
 }
 
 /// What is left to say at Ctrl-C.

@@ -105,7 +105,7 @@ impl RingReader {
         read || !drained
     }
 
-    /// True when connections did something that has not been published.
+    /// True when connections did something that is still to be published.
     pub(super) fn has_unpublished(&self) -> bool {
         !self.waiting.is_empty()
     }

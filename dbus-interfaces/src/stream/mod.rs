@@ -3,6 +3,7 @@
 mod cursor;
 mod flow_ref;
 mod item;
+mod pause;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,9 +17,10 @@ pub(crate) use cursor::parse_epoch;
 pub use cursor::{Cursor, CursorError};
 pub use flow_ref::FlowRef;
 pub use item::StreamItem;
+pub use pause::Pause as StreamPause;
 
-/// The daemon writes no line that is longer than an eighth of this.
-const LINE_BYTES: usize = 1024 * 1024;
+/// The bound of a line of a stream or of the flow log, in bytes: the daemon writes none that is longer than an eighth of it.
+pub const STREAM_LINE_BYTES: usize = 1024 * 1024;
 /// What one read takes at most: as much as the pipe holds.
 const READ_BYTES: usize = 256 * 1024;
 
@@ -40,7 +42,7 @@ pub enum StreamError {
         source: serde_json::Error,
     },
     /// A line is longer than any that the daemon writes.
-    #[error("a line of the stream is longer than {LINE_BYTES} bytes")]
+    #[error("a line of the stream is longer than {STREAM_LINE_BYTES} bytes")]
     TooLong,
 }
 
@@ -194,7 +196,7 @@ impl FlowStream {
         self.buffer.drain(..self.done);
         self.searched -= self.done;
         self.done = 0;
-        if self.buffer.len() > LINE_BYTES {
+        if self.buffer.len() > STREAM_LINE_BYTES {
             return Err(StreamError::TooLong);
         }
         self.buffer.reserve(READ_BYTES);

@@ -73,7 +73,7 @@ impl World {
         }
     }
 
-    /// Ends this life in the middle of a change, which has not been published.
+    /// Ends this life in the middle of a change, before it is published.
     fn restart(self, told: usize) -> Self {
         let Self { table, mut changes } = self;
         let memfd = table.state().memfd().try_clone_to_owned().unwrap();
