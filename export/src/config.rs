@@ -70,6 +70,8 @@ pub(crate) struct LogOptions {
     rotate_sec: u64,
     /// How large one file becomes.
     pub(crate) rotate_bytes: u64,
+    /// For how long a closed file stays as it was written.
+    compress_after_sec: u64,
     /// How large all files together become.
     pub(crate) maximum_bytes: u64,
     /// After how long a file is removed.
@@ -82,6 +84,7 @@ impl Default for LogOptions {
             directory: FLOW_LOG_DIRECTORY.into(),
             rotate_sec: 3_600,
             rotate_bytes: 256 << 20,
+            compress_after_sec: 0,
             maximum_bytes: 1 << 30,
             maximum_age_sec: 21 * 24 * 3_600,
         }
@@ -94,6 +97,7 @@ impl LogOptions {
         for (key, value, range, takes) in [
             ("log.rotate_sec", self.rotate_sec, 1..=604_800, "takes 1 to 604800 (a week)"),
             ("log.rotate_bytes", self.rotate_bytes, 65_536..=1 << 40, "takes 65536 or more"),
+            ("log.compress_after_sec", self.compress_after_sec, 0..=604_800, "takes 0 to 604800 (a week)"),
             ("log.maximum_age_sec", self.maximum_age_sec, 1..=1 << 32, "takes 1 or more"),
         ] {
             if !range.contains(&value) {
@@ -111,6 +115,10 @@ impl LogOptions {
 
     pub(crate) fn rotate(&self) -> Duration {
         Duration::from_secs(self.rotate_sec)
+    }
+
+    pub(crate) fn compress_after(&self) -> Duration {
+        Duration::from_secs(self.compress_after_sec)
     }
 
     pub(crate) fn maximum_age(&self) -> Duration {
@@ -324,6 +332,7 @@ mod tests {
             ("extra = 1\n[log]", "unknown field `extra`"),
             ("[log]\nrotate_sec = 0", "log.rotate_sec = 0: takes 1"),
             ("[log]\nrotate_bytes = 1", "log.rotate_bytes = 1: takes 65536"),
+            ("[log]\ncompress_after_sec = 604801", "log.compress_after_sec = 604801: takes 0 to 604800"),
             ("[log]\nmaximum_bytes = 70000", "log.maximum_bytes = 70000: takes at least twice"),
             ("[log]\ndirectory = \"here\"", "takes an absolute path"),
             ("query = { dport = true }\n[log]", "query.dport = true: takes a text"),

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use flowbus_interfaces::{FlowLogName, flow_log_files, open_flow_log_file};
 
@@ -33,8 +34,25 @@ struct Kept {
     bytes: u64,
     /// How many were removed at the bounds.
     removed: u64,
-    /// The files that cannot be completed, which was said.
+    known: Known,
+}
+
+/// What is known of closed files that are not compressed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Known {
+    /// Those that cannot be completed, which was said.
     failing: BTreeSet<PathBuf>,
+    /// Those that have their end, and wait to be compressed.
+    waiting: BTreeSet<PathBuf>,
+}
+
+impl Known {
+    /// Forgets the files that are gone.
+    fn retain(&mut self, files: &[(FlowLogName, PathBuf)]) {
+        for paths in [&mut self.failing, &mut self.waiting] {
+            paths.retain(|path| files.iter().any(|(_, other)| other == path));
+        }
+    }
 }
 
 impl Keeper {
@@ -55,8 +73,8 @@ impl Keeper {
             Err(error) => return tracing::warn!(%error, "the log's files cannot be listed, ignoring"),
         };
         let (options, open) = (self.options.clone(), open.to_owned());
-        let failing = std::mem::take(&mut self.kept.failing);
-        let work = move || keep(&options, &open, &files, failing);
+        let known = std::mem::take(&mut self.kept.known);
+        let work = move || keep(&options, &open, &files, known);
         match thread::Builder::new().name("keeper".to_owned()).spawn(work) {
             Ok(working) => self.working = Some(working),
             Err(error) => tracing::warn!(%error, "complete files cannot be compressed now, ignoring"),
@@ -88,28 +106,23 @@ impl Keeper {
     }
 }
 
-fn keep(
-    options: &LogOptions,
-    open: &Path,
-    files: &[(FlowLogName, PathBuf)],
-    mut failing: BTreeSet<PathBuf>,
-) -> Kept {
+fn keep(options: &LogOptions, open: &Path, files: &[(FlowLogName, PathBuf)], mut known: Known) -> Kept {
     remove_leftovers(&options.directory);
+    known.retain(files);
     for (name, path) in files.iter().filter(|(name, path)| path != open && !name.is_compressed) {
-        match finish(*name, path) {
-            Ok(()) => drop(failing.remove(path)),
-            Err(error) if failing.insert(path.clone()) => {
+        match finish(*name, path, options.compress_after(), &mut known.waiting) {
+            Ok(()) => drop(known.failing.remove(path)),
+            Err(error) if known.failing.insert(path.clone()) => {
                 tracing::warn!(%error, path = %path.display(), "a file of the log cannot be completed, leaving it as it is and trying again with each next file");
             }
             Err(_) => {}
         }
     }
-    failing.retain(|failing| files.iter().any(|(_, path)| path == failing));
     let kept = bound(options, open, files).unwrap_or_else(|error| {
         tracing::warn!(%error, "the oldest files of the log cannot be removed, ignoring");
         Kept::default()
     });
-    Kept { failing, ..kept }
+    Kept { known, ..kept }
 }
 
 /// What a kill has left: a file half compressed, and one whose compressed form is there.
@@ -132,11 +145,22 @@ fn compressed(name: FlowLogName, path: &Path) -> PathBuf {
     path.with_file_name(FlowLogName { is_compressed: true, ..name }.to_string())
 }
 
-/// Ends a file where its writer did not, and compresses it.
-fn finish(name: FlowLogName, path: &Path) -> io::Result<()> {
-    if !place::mend(path)? {
+/// Ends a file where its writer did not, and compresses it once it is old enough.
+fn finish(
+    name: FlowLogName,
+    path: &Path,
+    compress_after: Duration,
+    waiting: &mut BTreeSet<PathBuf>,
+) -> io::Result<()> {
+    if !waiting.contains(path) && !place::mend(path)? {
         return Ok(());
     }
+    // A clock that was set back leaves a time in the future: the file waits until that has passed.
+    if fs::metadata(path)?.modified()?.elapsed().unwrap_or_default() < compress_after {
+        waiting.insert(path.to_owned());
+        return Ok(());
+    }
+    waiting.remove(path);
     let closed = compressed(name, path);
     let mut new = closed.clone().into_os_string();
     new.push(NEW);
@@ -268,17 +292,52 @@ mod tests {
         fs::write(&next, format!("{begin}\n")).unwrap();
         let mut full = options.clone();
         full.maximum_bytes = 0;
-        let kept = keep(&full, &open, &files, BTreeSet::new());
+        let kept = keep(&full, &open, &files, Known::default());
         assert!(fs::read_to_string(&next).unwrap() == format!("{begin}\n") && !whole.exists());
         fs::remove_file(&next).unwrap();
         fs::write(&whole, format!("{begin}\n")).unwrap();
         fs::write(&damaged, "\0\n{}\n").unwrap();
-        let kept = keep(&options, &open, &files, kept.failing);
-        assert_eq!(kept.failing, BTreeSet::from([damaged.clone()]));
+        let kept = keep(&options, &open, &files, kept.known);
+        assert_eq!(kept.known.failing, BTreeSet::from([damaged.clone()]));
         assert_eq!(fs::read_to_string(&damaged).unwrap(), "\0\n{}\n");
         assert!(!whole.exists() && whole.with_extension("ndjson.zst").exists() && open.exists());
         fs::remove_file(&damaged).unwrap();
-        assert!(keep(&options, &open, &listed(&directory), kept.failing).failing.is_empty());
+        assert_eq!(keep(&options, &open, &listed(&directory), kept.known).known, Known::default());
+        fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_to_stay_gets_its_end_at_once_and_is_compressed_when_it_is_old() {
+        let directory = std::env::temp_dir().join(format!("flowbus-waiting-{}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        let config = directory.join("x.toml");
+        fs::write(&config, format!("[log]\ndirectory = {directory:?}\ncompress_after_sec = 600\n")).unwrap();
+        let options = crate::config::Config::load(&config).unwrap().log.unwrap();
+        let now = now_usec();
+        let name = |begin_usec| directory.join(FlowLogName { begin_usec, is_compressed: false }.to_string());
+        let [path, open] = [name(now - 1), name(now)];
+        let begin =
+            r#"{"epoch":"e","type":"begin","sequence":1,"event_usec":1,"version":"1","host":"h","from":""}"#;
+        fs::write(&path, format!("{begin}\n{{\"epoch\":\"e\",\"ty")).unwrap();
+        fs::write(&open, "").unwrap();
+        let ages = [0, 599, 601].map(Duration::from_secs);
+        let mut known = Known::default();
+        for (age, waits) in ages.into_iter().zip([true, true, false]) {
+            if known.waiting.contains(&path) {
+                let file = File::open(&path).unwrap();
+                file.set_modified(std::time::SystemTime::now() - age).unwrap();
+            }
+            known = keep(&options, &open, &listed(&directory), known).known;
+            assert_eq!(known.waiting.contains(&path), waits, "{age:?}");
+            assert_eq!(
+                (path.exists(), path.with_extension("ndjson.zst").exists()),
+                (waits, !waits),
+                "{age:?}"
+            );
+            if waits {
+                assert!(fs::read_to_string(&path).unwrap().contains("\"reason\":\"interrupted\""));
+            }
+        }
         fs::remove_dir_all(&directory).unwrap();
     }
 }

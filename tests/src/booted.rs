@@ -20,7 +20,7 @@ use crate::process::{complain, output_of, wait_for};
 use crate::{Namespace, conntrack};
 
 pub use bus::{control, monitor};
-use layer::Layer;
+pub(crate) use layer::Layer;
 pub use package::{package, previous_package};
 
 /// Which program is the system bus.

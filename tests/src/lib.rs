@@ -29,6 +29,7 @@ pub mod raw;
 pub mod resolved;
 pub mod screen;
 pub mod sockets;
+pub mod stores;
 pub mod traffic;
 
 pub use booted::{Machine, SystemBus};
@@ -46,3 +47,4 @@ pub use raw::RawConnection;
 pub use resolved::Resolved;
 pub use screen::Screen;
 pub use sockets::Sockets;
+pub use stores::Stores;

@@ -1,23 +1,24 @@
-//! The files of a machine: a Debian that all machines share, and a layer of its own above it.
+//! The files of a machine: a Debian that all of its kind share, and a layer of its own above it.
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::OnceLock;
 
 use super::package::workspace;
 use crate::process::{Directory, output_of};
 
 /// A root of its own: what is written goes to a layer above the one that all tests share.
 #[derive(Debug)]
-pub(super) struct Layer(Directory);
+pub(crate) struct Layer(Directory);
 
 impl Layer {
+    /// A layer above the root that machines boot.
     pub(super) fn new() -> Self {
-        static SHARED: OnceLock<PathBuf> = OnceLock::new();
-        let shared = SHARED.get_or_init(|| {
-            let tool = workspace().join("tools/test-root");
-            PathBuf::from(output_of(&mut Command::new(tool)).trim())
-        });
+        Self::above(&[])
+    }
+
+    /// A layer above the root that tools/test-root makes with these arguments.
+    pub(crate) fn above(arguments: &[&str]) -> Self {
+        let shared = output_of(Command::new(workspace().join("tools/test-root")).args(arguments));
         let layer = Self(Directory::new("machine"));
         let path = |name: &str| layer.0.path().join(name);
         for name in ["upper", "work", "root"] {
@@ -25,7 +26,7 @@ impl Layer {
         }
         let options = format!(
             "lowerdir={},upperdir={},workdir={}",
-            shared.display(),
+            shared.trim(),
             path("upper").display(),
             path("work").display()
         );
@@ -33,7 +34,7 @@ impl Layer {
         layer
     }
 
-    pub(super) fn root(&self) -> PathBuf {
+    pub(crate) fn root(&self) -> PathBuf {
         self.0.path().join("root")
     }
 

@@ -2,6 +2,7 @@
 
 mod ipfix;
 mod log;
+mod stores;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,18 +24,25 @@ struct World<'n> {
     bus: Bus,
     kept: Kept,
     directory: Directory,
+    log: PathBuf,
     flowbusd: PathBuf,
 }
 
 impl<'n> World<'n> {
     /// flowbusd is to remember this many ended flows.
     fn new(namespace: &'n Namespace, capacity: u32) -> Self {
-        churn::prepare(namespace);
         let directory = Directory::new("export");
+        let log = directory.path().join("log");
+        Self::logging_to(namespace, capacity, directory, log)
+    }
+
+    /// A world whose log is elsewhere.
+    fn logging_to(namespace: &'n Namespace, capacity: u32, directory: Directory, log: PathBuf) -> Self {
+        churn::prepare(namespace);
         let options = format!("[attribution]\ntier = \"none\"\n[closed]\ncapacity = {capacity}\n");
         let flowbusd = directory.file("flowbusd.toml", &options);
-        fs::create_dir(directory.path().join("log")).unwrap();
-        Self { namespace, bus: Bus::start(), kept: Kept::open(namespace, BUFFER), directory, flowbusd }
+        fs::create_dir(&log).unwrap();
+        Self { namespace, bus: Bus::start(), kept: Kept::open(namespace, BUFFER), directory, log, flowbusd }
     }
 
     fn flowbusd(&self) -> Daemon {
@@ -44,7 +52,7 @@ impl<'n> World<'n> {
     }
 
     fn log(&self) -> PathBuf {
-        self.directory.path().join("log")
+        self.log.clone()
     }
 
     /// The command that starts flowbus-export with these options of its log.
