@@ -4,6 +4,18 @@ use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+/// Keeps this thread, and those that it starts, on one processor.
+///
+/// # Panics
+/// If there is no such processor.
+pub(crate) fn pin(processor: usize) {
+    let mut set = CpuSet::new();
+    set.set(processor);
+    sched_setaffinity(None, &set).expect("there are two processors");
+}
+
 /// The processor time of a process, all its threads together, in user space and in the kernel.
 ///
 /// # Panics

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use flowbus_attribution::{DEFAULT_RING_BYTES, Ring, load};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::thread::{sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::cpu::pin;
 use crate::document::Section;
 use crate::figure::{Bar, Figure};
 use crate::size::Size;
@@ -94,13 +95,6 @@ pub(crate) fn measure(size: Size) -> Section {
 /// The processor of who connects, and that of the reader of the ring and, where it has one, of the other end.
 const CLIENT: usize = 0;
 const OTHER: usize = 1;
-
-/// Keeps this thread, and those that it starts, on one processor.
-fn pin(processor: usize) {
-    let mut set = CpuSet::new();
-    set.set(processor);
-    sched_setaffinity(None, &set).expect("there are two processors");
-}
 
 fn sample(ends: Ends, address: Ipv4Addr) -> Cost {
     let listener = TcpListener::bind((address, 0)).expect("loopback has all of 127.0.0.0/8");

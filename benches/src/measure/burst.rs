@@ -231,7 +231,7 @@ fn run_program(
 }
 
 /// Ends a program in a way that lets it write out what it holds.
-fn stop(child: &mut Child) {
+pub(super) fn stop(child: &mut Child) {
     flowbus_tests::process::signal(child, Signal::INT);
     wait_for("the program to end", || child.try_wait().expect("a child can be waited for"));
 }

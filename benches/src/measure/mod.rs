@@ -7,6 +7,7 @@ mod latency;
 mod listing;
 mod memory;
 mod restart;
+mod sender;
 mod start;
 mod steady;
 
@@ -17,7 +18,7 @@ use crate::size::Size;
 type Measure = fn(Size) -> Section;
 
 /// The measures by the names that `--only` takes, in the order of the document.
-pub(crate) const MEASURES: [(&str, Measure); 9] = [
+pub(crate) const MEASURES: [(&str, Measure); 10] = [
     ("burst", burst::measure),
     ("steady", steady::measure),
     ("memory", memory::measure),
@@ -27,4 +28,5 @@ pub(crate) const MEASURES: [(&str, Measure); 9] = [
     ("idle", idle::measure),
     ("restart", restart::measure),
     ("attribution", attribution::measure),
+    ("sender", sender::measure),
 ];
