@@ -75,7 +75,7 @@ fn exposition(version: &str, synchronized: bool, statistics: &Statistics, totals
             }
         }
     }
-    family(&mut text, "flowbus_flows", "gauge", "Flows that are alive.");
+    family(&mut text, "flowbus_flows", "gauge", "Active flows.");
     for ([source, protocol, state], &flows) in &totals.flows {
         sample(
             &mut text,
@@ -84,7 +84,7 @@ fn exposition(version: &str, synchronized: bool, statistics: &Statistics, totals
             flows,
         );
     }
-    family(&mut text, "flowbus_flow_bytes", "gauge", "Bytes of the flows that are alive, with IP headers.");
+    family(&mut text, "flowbus_flow_bytes", "gauge", "Bytes of active flows, with IP headers.");
     for ([source, direction], &bytes) in &totals.bytes {
         sample(&mut text, "flowbus_flow_bytes", &[("source", source), ("direction", direction)], bytes);
     }
@@ -184,12 +184,12 @@ flowbus_events_new_total 3
 # HELP flowbus_buffer_bytes Size of the receive buffer as the kernel counts it, in bytes.
 flowbus_buffer_bytes 4096
 # TYPE flowbus_flows gauge
-# HELP flowbus_flows Flows that are alive.
+# HELP flowbus_flows Active flows.
 flowbus_flows{source="CHROME",protocol="tcp",state="ESTABLISHED"} 2
 flowbus_flows{source="a\"b\\c\nd",protocol="other"} 2
 # TYPE flowbus_flow_bytes gauge
 # UNIT flowbus_flow_bytes bytes
-# HELP flowbus_flow_bytes Bytes of the flows that are alive, with IP headers.
+# HELP flowbus_flow_bytes Bytes of active flows, with IP headers.
 flowbus_flow_bytes{source="CHROME",direction="original"} 11
 flowbus_flow_bytes{source="CHROME",direction="reply"} 7
 # EOF

@@ -99,8 +99,8 @@ impl FlowControl {
         Ok(self.kernel_state())
     }
 
-    /// The same state, once flows may exist that no event reports: where nf_conntrack_events is 0 or a rule masks events.
-    /// For the daemon's user alone.
+    /// The state that GetKernelState returns, once flows may exist that no event reports: where nf_conntrack_events is 0 or
+    /// a rule masks events. For the daemon's user alone.
     ///
     /// The answer comes after 300 s at the latest, or when this method is called again: there is one waiting call. Waiting
     /// takes no CPU time. Unavailable where settings and rules cannot be watched.
@@ -119,16 +119,16 @@ impl FlowControl {
     /// org.flowbus.control.delete.
     ///
     /// `query` is a query as ListActive takes it, without the keys that only the daemon knows (`id`, `pid`, `comm`, `uid`,
-    /// `unit`, `since`, `until`, `interface`) and those of the answer; `source` takes patchpanel's names and numbers.
-    /// An empty one is InvalidArgument. `options`: `dry_run` b (false) changes nothing; `limit` u (10000, at most 1000000) is
-    /// how many flows are taken at most.
+    /// `unit`, `container`, `pod`, `exe`, `since`, `until`, `interface`) and those that are no filter; `source` takes
+    /// patchpanel's names and numbers. An empty one is InvalidArgument. `options`: `dry_run` b (false) changes nothing;
+    /// `limit` u (10000, at most 1000000) is the most flows that are changed.
     ///
     /// `result`: `matched` u is the sum of `deleted` u, `gone` u and `failed` u, but in a dry run; `more` b is true where the
     /// limit was met, else absent; `flows` aa{sv}, of a dry run, are those that matched, without `id`, at most 1000. A flow
-    /// is `gone` if it ended meanwhile, also where its tuple belongs to another flow by then, which is left alone; one
-    /// that got the same conntrack_id, as often happens when a tuple is used again at once, the kernel cannot tell from
-    /// it. A flow is `failed` if the kernel refuses. When flowbus-control is ended meanwhile, as by an upgrade, it stops
-    /// at the next flow: Unavailable says how many were done and how many are left.
+    /// is `gone` if it ended meanwhile, also if another flow has its tuple by then, which is left alone. If that flow got
+    /// the same conntrack_id, as often happens when a tuple is reused at once, the kernel cannot distinguish the two. A flow
+    /// is `failed` if the kernel refuses. If flowbus-control is terminated meanwhile, as by an upgrade, it stops at the next
+    /// flow: Unavailable says how many were done and how many are left.
     #[zbus(out_args("result"))]
     async fn delete_flows(
         &self,
@@ -144,8 +144,8 @@ impl FlowControl {
     /// and users to whom polkit grants org.flowbus.control.set-mark.
     ///
     /// `query`, `options` and `result` are as those of DeleteFlows, with `changed` u in place of `deleted`. InvalidArgument if
-    /// `mask` is 0 or `mark` has bits outside it. flowbus-control checks that a flow still is the one that matched
-    /// just before the change: the kernel does not compare the id of a change.
+    /// `mask` is 0 or `mark` has bits outside it. Just before each change, flowbus-control checks that the flow is still the
+    /// one that matched: the kernel does not compare the id of a change.
     #[zbus(out_args("result"))]
     async fn set_mark(
         &self,
@@ -167,8 +167,8 @@ impl FlowControl {
         self.change(connection, &header, Action::SetMark, change, [&query, &options]).await
     }
 
-    /// Sets after how many seconds without traffic the flows that match end; traffic moves the time again. For root, and users to whom
-    /// polkit grants org.flowbus.control.set-timeout.
+    /// Sets the timeout of the flows that match: the seconds without traffic after which they end. The next packet sets a new
+    /// one. For root, and users to whom polkit grants org.flowbus.control.set-timeout.
     ///
     /// `query`, `options` and `result` are as those of SetMark. 0 ends a flow at once, or at the kernel's next round.
     #[zbus(out_args("result"))]
@@ -201,8 +201,8 @@ impl FlowControl {
         self.worker.run(move |_| table::flush(uid)).await?
     }
 
-    /// The expectations of the host's network namespace that match: connections that a helper has read about in another
-    /// one, their master, and that have not come yet. For root, and users to whom polkit grants
+    /// The expectations of the host's network namespace that match: connections that a helper expects because another
+    /// one, their master, announced them, and that have not begun yet. For root, and users to whom polkit grants
     /// org.flowbus.control.list-expectations. More than 10000 are LimitExceeded.
     ///
     /// `query` takes `family`, `protocol`, `src`, `dst`, `sport`, `dport` (of the connection that is waited for), `zone` and

@@ -22,7 +22,7 @@ pub trait FlowMonitor {
     /// One page of the flows that ended, latest end first.
     fn list_closed(&self, query: &QueryMap<'_>) -> Result<(Vec<OwnedFlow>, Page), Error>;
 
-    /// The flow with this id, alive or ended.
+    /// The flow with this id, active or ended.
     fn get_flow(&self, id: u64) -> Result<OwnedFlow, Error>;
 
     /// Flows and changes as JSON lines: the read end of a pipe.
@@ -53,7 +53,7 @@ pub trait FlowMonitor {
     #[zbus(property)]
     fn attribution(&self) -> zbus::Result<String>;
 
-    /// How many ended flows are remembered at most.
+    /// The most ended flows that are remembered.
     #[zbus(property)]
     fn closed_capacity(&self) -> zbus::Result<u32>;
 
@@ -61,7 +61,7 @@ pub trait FlowMonitor {
     #[zbus(property(emits_changed_signal = "false"))]
     fn sequence(&self) -> zbus::Result<u64>;
 
-    /// How many flows are alive.
+    /// The number of active flows.
     #[zbus(property(emits_changed_signal = "false"))]
     fn active_count(&self) -> zbus::Result<u32>;
 

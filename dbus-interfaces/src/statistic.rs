@@ -69,7 +69,7 @@ statistics! {
     Gauge kernel_max: u32,
     /// The number of the latest change.
     Counter sequence: u64,
-    /// Flows that are alive.
+    /// Active flows.
     Gauge active: u32,
     /// Ended flows that are remembered.
     Gauge closed: u32,
@@ -106,7 +106,7 @@ statistics! {
     Counter kernel_drop: u64,
     /// Flows that the kernel did not insert because their tuple was taken meanwhile.
     Counter kernel_insert_failed: u64,
-    /// Insertions of one tuple at once that the kernel resolved.
+    /// Concurrent insertions of the same tuple that the kernel resolved.
     Counter kernel_clash_resolve: u64,
     /// Flows that the kernel did not insert because a hash chain was too long.
     Counter kernel_chain_toolong: u64,
@@ -137,7 +137,7 @@ statistics! {
     Counter stream_gaps: u64,
     /// Connects, accepts, closes and failed connects that were reported.
     Counter connection_events: u64,
-    /// Those left out of signals, which are limited, whether anybody listens or not.
+    /// Connection events left out of signals, which are limited, whether anybody listens or not.
     Counter connection_events_lost: u64,
     /// Sockets whose flow has not been seen yet.
     Gauge owners_pending: u64,
@@ -149,17 +149,17 @@ statistics! {
     Counter owners_expired: u64,
     /// Sockets and processes beyond what there is room for.
     Counter owners_refused: u64,
-    /// Times that a direction was looked up of which sockets in several other network namespaces have the ends.
+    /// Lookups of a direction whose ends belong to sockets of several other network namespaces.
     Counter owners_ambiguous: u64,
     /// Records of the BPF programs, absent where none run.
     Counter bpf_written: u64,
-    /// Records that found the programs' ring full.
+    /// Records that the BPF programs lost because their ring was full.
     Counter bpf_dropped: u64,
     /// Sockets that the programs found no memory for.
     Counter bpf_no_storage: u64,
-    /// Events of sockets that nobody was seen to open.
+    /// Events of sockets whose owner the BPF programs do not know.
     Counter bpf_no_owner: u64,
-    /// Runs of a program that the kernel left out.
+    /// Runs of BPF programs that the kernel skipped.
     Counter bpf_recursion_misses: u64,
 }
 

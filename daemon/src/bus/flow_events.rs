@@ -29,8 +29,8 @@ impl FlowEvents {
         lost: u64,
     ) -> zbus::Result<()>;
 
-    /// A batch of what TCP connections did, in order: `event` is connect (opened here, and established), accept, close or
-    /// connect-failed. They are numbered apart from FlowEvents, each with its own `sequence`; `sequence` and `lost` mean
+    /// A batch of events of TCP connections, in order: `event` is connect (opened here, and established), accept, close or
+    /// connect-failed. They are numbered separately from FlowEvents, each with its own `sequence`; `sequence` and `lost` mean
     /// the same as there. There are none while Attribution is not bpf.
     ///
     /// An event is seen from the socket at one end: a connection between two processes of this machine has two of each.

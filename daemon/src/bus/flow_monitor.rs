@@ -77,8 +77,8 @@ impl FlowMonitor {
     /// `nat_sport`, `nat_dport`, `port` (any of the first four): a number or "low-high"; `icmp_type`, `icmp_code`,
     /// `icmp_id`; `nat` (source, destination, any, none); `mark` (a number or "value/mask"); `source`, `vpn`, `qos`,
     /// `routing_table`, `interface`, `zone`, `orig_zone`, `reply_zone`, `state`, `helper`, `labels`; `status` (a name or
-    /// "!name"); `id`, `conntrack_id`; `pid`, `comm`, `uid`, `unit` (of either owner); `min_bytes`; `since`, `until`
-    /// (CLOCK_REALTIME microseconds: the flow's time overlaps that interval).
+    /// "!name"); `id`, `conntrack_id`; `pid`, `comm`, `uid`, `unit`, `container`, `pod`, `exe` (of either owner); `min_bytes`;
+    /// `since`, `until` (CLOCK_REALTIME microseconds: the flow's time overlaps that interval).
     ///
     /// Integers may be of any D-Bus integer type or decimal strings, names are matched without regard to case.
     /// Unknown keys, repeated keys and wrong values return an error that names them.
@@ -104,7 +104,7 @@ impl FlowMonitor {
         self.page(listing::closed(&self.services.handle, &self.services.names, &query).await)
     }
 
-    /// The flow with this id, alive or ended.
+    /// The flow with this id, active or ended.
     ///
     /// Errors: org.flowbus.Error.NotFound if there never was one or it is forgotten, LimitExceeded,
     /// Unavailable.
@@ -120,16 +120,16 @@ impl FlowMonitor {
 
     /// Flows and changes as JSON lines through a pipe: for those who need the whole table or every event.
     ///
-    /// `query` takes the filter keys of ListActive, `fields` and `refresh`, and `snapshot` (b, true: the flows that
-    /// are alive), `follow` (b, true: every change), `closed` (b, false: the flows that ended, first), `connections`
-    /// (b, false: what connections do, too), `expectations` (b, false: what becomes of expectations, too) and `events`
+    /// `query` takes the filter keys of ListActive, `fields` and `refresh`, and `snapshot` (b, true: the active
+    /// flows), `follow` (b, true: every change), `closed` (b, false: the flows that ended, first), `connections`
+    /// (b, false: events of connections, too), `expectations` (b, false: events of expectations, too) and `events`
     /// (as, all: which of new, update and destroy, or none).
     ///
     /// `after` (t: the number of the last change of an earlier stream) and `epoch` (s: its epoch), with `closed` true,
-    /// resume that stream: `closed` begins behind that change. What is forgotten of it is a `gap` with the reason forgotten,
-    /// whose `lost` counts the ends, exactly up to four million changes back and no fewer beyond. In another epoch, or
-    /// where that change is ahead of the table, both are ignored, as `begin` shows. An active flow with
-    /// an `id` above all that were seen began since.
+    /// resume that stream: `closed` begins after that change. Ends that are forgotten are a `gap` with the reason forgotten,
+    /// whose `lost` counts them: exactly, up to four million changes back, and beyond that as an upper bound. In another
+    /// epoch, or if that change is later than the table's, both are ignored, as `begin` shows. An active flow with
+    /// an `id` above all ids that were seen began since.
     ///
     /// The lines are objects with a `type`: `begin` (`epoch`, `sequence`, and `machine`, the id that
     /// `systemd-id128 machine-id -a ab5ed77833064470ad28e715b1f0e4f7` prints; absent where the machine has
@@ -243,7 +243,7 @@ impl FlowMonitor {
         self.services.handle.properties().borrow().attribution.name()
     }
 
-    /// How many ended flows are remembered at most.
+    /// The most ended flows that are remembered.
     #[zbus(property)]
     fn closed_capacity(&self) -> u32 {
         self.services.handle.properties().borrow().closed_capacity
@@ -255,7 +255,7 @@ impl FlowMonitor {
         self.services.handle.published().log.newest()
     }
 
-    /// How many flows are alive.
+    /// The number of active flows.
     #[zbus(property(emits_changed_signal = "false"))]
     fn active_count(&self) -> u32 {
         self.services.handle.published().summary.active

@@ -126,7 +126,7 @@ pub trait FlowControl {
         options: &QueryMap<'_>,
     ) -> Result<Changes, Error>;
 
-    /// Sets after how many seconds without traffic the flows that match end.
+    /// Sets the timeout of the flows that match: the seconds without traffic after which they end.
     #[zbus(allow_interactive_auth)]
     fn set_timeout(
         &self,
@@ -143,7 +143,7 @@ pub trait FlowControl {
     #[zbus(allow_interactive_auth)]
     fn list_expectations(&self, query: &QueryMap<'_>) -> Result<Vec<Expectation>, Error>;
 
-    /// Takes the expectations back that match.
+    /// Deletes the expectations that match.
     #[zbus(allow_interactive_auth)]
     fn delete_expectations(&self, query: &QueryMap<'_>, options: &QueryMap<'_>) -> Result<Changes, Error>;
 
