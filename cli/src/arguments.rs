@@ -41,28 +41,27 @@ pub(crate) enum Command {
         #[command(flatten)]
         json: Json,
     },
-    /// List the connections that are alive
+    /// List active connections
     ///
     /// BYTES, of the original and the reply direction, come from the last dump, and are empty before the first; --refresh
     /// requests a new one.
     List {
         #[command(flatten)]
         listed: Listed,
-        /// Sort by this; without it connections come in the order of their numbers
+        /// Sort by this; by default connections are in the order of their numbers
         #[arg(long, value_enum, ignore_case = true)]
         sort: Option<Sort>,
     },
-    /// List the connections that ended, latest first
+    /// List ended connections, latest first
     Closed(Listed),
     /// List connections of the past, from the log that flowbus-export writes
     ///
-    /// A connection is shown once, by the last that is recorded of it; those of the time that is asked about are shown machine by
-    /// machine. ENDED is "alive" for connections that had not ended when the record did, and "unknown" where their end is missing.
-    /// flowctl reports where the record begins later or ends earlier than the time that is asked about, and every gap in it.
-    /// flowbusd need not run.
+    /// A connection is shown once, as it was last recorded, and connections are listed machine by machine. ENDED is "alive" for
+    /// connections that had not ended when the record ended, and "unknown" where their end is missing. flowctl reports if the
+    /// record begins later or ends earlier than the time that was asked for, and every gap in it. flowbusd need not run.
     #[command(mut_arg("refresh", |arg| arg.hide(true)))]
     History(History),
-    /// Show all that is known of one connection
+    /// Show everything about one connection
     #[command(mut_arg("resolve", |arg| arg.hide(true)))]
     Show {
         /// Its number, the first column of a list
@@ -75,7 +74,7 @@ pub(crate) enum Command {
     ///
     /// Every change is shown, or a line says how many are missing. When flowbusd restarts, monitor reconnects.
     Monitor(Monitored),
-    /// Show a live screen: which connections, processes or sources move how much; with --batch print it
+    /// Show a live screen of the traffic of connections, processes or sources; with --batch print it
     #[cfg(feature = "top")]
     #[command(after_help = crate::top::KEYS)]
     // A screen has fields of its own, which are brought up to date.
@@ -84,14 +83,14 @@ pub(crate) enum Command {
     /// Show which process connects, accepts and closes, as tcptracer does, until Ctrl-C
     ///
     /// T is C for connect, A for accept, X for close, F for a connection that failed. SADDR and SPORT are the process's own end.
-    /// Connections of all network namespaces are shown. A condition on a field that only
-    /// flows have, such as the mark, matches none.
+    /// Connections of all network namespaces are shown. A condition on a field that only flows have, such as the mark, matches
+    /// no connection.
     #[command(mut_arg("pid", |arg| arg.short('p')))]
     #[command(mut_arg("fields", |arg| arg.hide(true)), mut_arg("refresh", |arg| arg.hide(true)))]
     Connections(Connections),
     /// Show the flows and bytes of each traffic source, and their rates
     Sources {
-        /// Seconds between two readings, which rates follow from; 0: no rates
+        /// Seconds between two readings, from which rates are computed; 0: no rates
         #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
         interval: Duration,
         #[command(flatten)]
@@ -111,7 +110,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         changed: Changed,
     },
-    /// Set after how many seconds without traffic connections end
+    /// Set the timeout of connections: the seconds without traffic after which they end
     #[command(mut_arg("fields", |arg| arg.hide(true)), mut_arg("refresh", |arg| arg.hide(true)))]
     SetTimeout {
         /// Seconds
@@ -140,8 +139,7 @@ pub(crate) enum Command {
     },
     /// Print a text for a feedback report, with addresses hidden
     ///
-    /// It exits with 0 and prints a text within 10 s, even where flowbusd is stopped or cannot be asked: the text then says
-    /// why.
+    /// It prints a text within 10 s and exits with 0, even if flowbusd is stopped or does not answer: the text then says why.
     Report(Reported),
     /// Show what a connection mark means
     DecodeMark {
@@ -199,10 +197,10 @@ pub(crate) struct Connections {
 pub(crate) struct Stats {
     #[command(flatten)]
     pub(crate) tabled: Tabled,
-    /// Print OpenMetrics text, with totals of the flows by source, protocol and state
+    /// Print OpenMetrics text, with totals of flows by source, protocol and state
     #[arg(long, conflicts_with = "layout")]
     pub(crate) openmetrics: bool,
-    /// Print the same for Prometheus's older text format, which node_exporter's textfile collector reads
+    /// Print these metrics in Prometheus's older text format, which node_exporter's textfile collector reads
     #[arg(long, conflicts_with_all = ["layout", "openmetrics"])]
     pub(crate) prometheus: bool,
     /// Show the kernel's counters per CPU, one line each
@@ -219,10 +217,10 @@ pub(crate) struct Reported {
     /// Show names of processes
     #[arg(long)]
     processes: bool,
-    /// Hide nothing; root alone may ask for that
+    /// Hide nothing; only for root
     #[arg(long)]
     no_redact: bool,
-    /// List no flows: totals alone
+    /// Print totals, and no flows
     #[arg(long)]
     totals: bool,
     /// Leave out connections that ended earlier
@@ -251,20 +249,20 @@ pub(crate) struct Monitored {
     pub(crate) query: Query,
     #[command(flatten)]
     pub(crate) output: Output,
-    /// Show the connections that are alive first
+    /// Show the active connections first
     #[arg(long)]
     pub(crate) snapshot: bool,
     /// Show these changes only
     #[arg(long, value_enum, value_delimiter = ',', ignore_case = true, value_name = "EVENT,...")]
     events: Vec<Event>,
-    /// Go on behind the last change that an earlier run showed: its place is kept in this file
+    /// Continue after the last change that an earlier run printed; this file keeps the place
     ///
-    /// What began or ended meanwhile comes first. The file is written once a second, after the output: what was printed since
-    /// is printed again when flowctl was killed. JSON lines then always have `id`. Only whoever runs flowctl should be able to
-    /// write in the file's directory.
+    /// Connections that began or ended meanwhile are printed first. The file is written once a second, after the output: if
+    /// flowctl is killed, the next run prints the changes since then again. JSON lines always have `id` with this option. Only
+    /// the user who runs flowctl should be able to write to the file's directory.
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub(crate) cursor_file: Option<PathBuf>,
-    /// At the end list what is alive and what ended meanwhile, as monitor-conntrack does
+    /// At the end list the active connections and those that ended meanwhile, as monitor-conntrack does
     #[arg(long)]
     pub(crate) exit_summary: bool,
     /// Show no connections until the end

@@ -258,7 +258,7 @@ fn must_have_terminal() -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::Usage(
-        "there is no terminal to ask on: add --yes to go on, or --dry-run to see what it would be about"
+        "there is no terminal to ask on: add --yes to go on, or --dry-run to see what would be changed"
             .to_owned(),
     ))
 }

@@ -65,7 +65,7 @@ pub(crate) enum Error {
     Stream(StreamError),
 
     /// The place of an earlier run cannot be read or kept.
-    #[error("the cursor file {}: {source}", path.display())]
+    #[error("cannot use the cursor file {}: {source}", path.display())]
     CursorFile { path: PathBuf, source: io::Error },
 
     /// A listing was cut off before its end.

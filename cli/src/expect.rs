@@ -73,7 +73,7 @@ pub(crate) async fn expect(daemon: &Daemon, expect: &Expect) -> Result<(), Error
                     }
                     // Their number does to go on: not all who may delete may list, and not all that match fit in a list.
                     Err(FlowError::NotAuthorized(text) | FlowError::LimitExceeded(text)) => {
-                        anstream::eprintln!("flowctl: which they are is not shown: {text}");
+                        anstream::eprintln!("flowctl: the expectations cannot be shown: {text}");
                     }
                     Err(error) => return Err(refused(daemon, error)),
                 }

@@ -9,7 +9,7 @@ pub(crate) fn reasons(statistics: &Statistics, texts: &Texts) -> Vec<String> {
     if statistics.get("kernel_events") == Some(&0) {
         reasons.push(
             "nf_conntrack_events is 0, so new flows send no events and are seen up to 16 s late; \
-             sysctl -w net.netfilter.nf_conntrack_events=2"
+             set it with `sysctl -w net.netfilter.nf_conntrack_events=2`"
                 .to_owned(),
         );
     }
@@ -24,7 +24,7 @@ pub(crate) fn reasons(statistics: &Statistics, texts: &Texts) -> Vec<String> {
         && let Some(&silent @ 1..) = statistics.get("silent")
     {
         let flows = counted(silent, "flow");
-        reasons.push(format!("{flows} older than the first listener, or masked: compared every 2 to 16 s"));
+        reasons.push(format!("{flows} older than the first listener, or masked: compared with the kernel's table every 2 to 16 s"));
     }
     reasons
 }

@@ -95,7 +95,7 @@ impl Incomplete {
             ),
             Self::ClockSetBack { from, to } => {
                 format!(
-                    "the clock was set back from {} to {}: a time in between was twice",
+                    "the clock was set back from {} to {}: times in between occur twice",
                     time(*from),
                     time(*to)
                 )

@@ -16,7 +16,7 @@ pub(crate) struct Top {
     /// What a row stands for
     #[arg(long, value_enum, ignore_case = true, default_value = "flow")]
     pub(super) group: Grouping,
-    /// Which rows come first; without it those with the highest rate, or where nothing is counted the latest
+    /// Sort rows by this; by default those with the highest rate come first, or the latest if the kernel counts no bytes
     #[arg(long, value_enum, ignore_case = true)]
     pub(super) sort: Option<Order>,
     /// Seconds between two iterations, at least 1, because flowbusd reads counters no more often
