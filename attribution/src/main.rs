@@ -50,7 +50,7 @@ fn tell(handed: &Handed) {
 
 fn tell_report(report: &Report) {
     for (name, reason) in report.failures() {
-        say(WARNING, &format!("the kernel refuses the program {name}, going on without: {reason}"));
+        say(WARNING, &format!("the kernel refuses the program {name}, continuing without it: {reason}"));
     }
     say(
         INFORMATION,

@@ -49,7 +49,7 @@ pub(crate) async fn connections(daemon: &Daemon, asked: &Connections) -> Result<
     if attribution != "bpf" {
         anstream::eprintln!(
             "flowctl: flowbusd receives no connections (Attribution is {attribution}): its BPF programs do not run, \
-             which its log tells why; waiting for them"
+             and its log says why; waiting for them"
         );
     }
     let mut lines = Lines { asked, first_nsec: None };

@@ -102,7 +102,7 @@ async fn serve(
             }
             Cause::Link(End::Closed) => {
                 // What is being done for callers goes on and is logged; they get no answer.
-                tracing::warn!(bus = %address, "the bus went away, connecting again");
+                tracing::warn!(bus = %address, "the bus went away, reconnecting");
                 link = tokio::select! {
                     link = connect_again(&service, idle) => link?,
                     _ = terminate.recv() => return Ok(()),

@@ -21,17 +21,17 @@ use flowbus_interfaces::BusAddress;
 use flowbus_logging::message_id;
 use rustix::thread::CapabilitySet;
 
-/// Asks the kernel's connection tracking for flowbusd, which holds no capability itself, and changes it for those who may.
+/// Queries the kernel's connection tracking for flowbusd, which holds no capability, and changes it for authorized callers.
 ///
-/// The bus starts it. It needs CAP_NET_ADMIN, and speaks of the network namespace that it is started in. Root may change the
-/// table, and others as far as polkit grants it.
+/// The bus starts it. It needs CAP_NET_ADMIN, and acts in the network namespace that it is started in. Root and users
+/// authorized by polkit may change the table.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
     /// The bus to serve: "system" or a D-Bus address
     #[arg(long, value_name = "system|ADDRESS", default_value = "system")]
     bus: BusAddress,
-    /// The user that flowbusd runs as, who alone may ask for dumps; its group may read statistics
+    /// The user that flowbusd runs as, who alone may request dumps; its group may read statistics
     #[arg(long, value_name = "NAME", default_value = "flowbus")]
     user: String,
     /// Seconds without a call after which it exits

@@ -300,7 +300,7 @@ fn reload(arguments: &Arguments, configuration: &watch::Sender<Arc<Config>>, han
     };
     let old = Arc::clone(&configuration.borrow());
     if new.events != old.events || new.attribution != old.attribution {
-        tracing::warn!("the options of [events] and [attribution] change with a restart only");
+        tracing::warn!("changed options of [events] and [attribution] take effect after a restart");
     }
     if new.closed != old.closed
         && let Err(error) = handle.send(Command::SetClosedLimits(new.closed_limits()))

@@ -94,7 +94,7 @@ impl Collector {
         match self.encoder.finish(|message| self.socket.send(message)) {
             Ok(_) => {
                 if std::mem::take(&mut self.failures) > 0 {
-                    tracing::info!(collector = %self.address, "the collector is reached again");
+                    tracing::info!(collector = %self.address, "sending to the collector works again");
                 }
             }
             Err(error) => self.fail(&error),
@@ -106,7 +106,7 @@ impl Collector {
         self.templates_sent = None;
         self.failures += 1;
         if self.failures == 1 {
-            tracing::warn!(%error, collector = %self.address, "the collector is not reached, its records are lost");
+            tracing::warn!(%error, collector = %self.address, "sending to the collector failed, records are lost");
         }
     }
 }

@@ -186,7 +186,7 @@ impl<'a> Follower<'a> {
         let mut is_sent = cursor.goes_on(epoch, *sequence);
         begin.iter().for_each(|item| cursor.advance(item));
         if std::mem::take(&mut self.is_failing) {
-            tracing::info!("flowbusd is followed again");
+            tracing::info!("following flowbusd again");
         }
         loop {
             let is_drained = !stream.has_line();
@@ -246,11 +246,9 @@ impl<'a> Follower<'a> {
         } else if let Err(error) = self.close(Ended::Away) {
             return self.handle(error);
         }
-        status(&format!("{failure}; trying again"));
+        status(&format!("{failure}; retrying"));
         if !std::mem::replace(&mut self.is_failing, true) {
-            tracing::warn!(
-                "{failure}; trying again, flowbusd remembers what ends meanwhile as far as it can"
-            );
+            tracing::warn!("{failure}; retrying, flowbusd remembers as many ended flows meanwhile as it can");
         }
         Ok(())
     }

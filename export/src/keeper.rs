@@ -113,7 +113,7 @@ fn keep(options: &LogOptions, open: &Path, files: &[(FlowLogName, PathBuf)], mut
         match finish(*name, path, options.compress_after(), &mut known.waiting) {
             Ok(()) => drop(known.failing.remove(path)),
             Err(error) if known.failing.insert(path.clone()) => {
-                tracing::warn!(%error, path = %path.display(), "a file of the log cannot be completed, leaving it as it is and trying again with each next file");
+                tracing::warn!(%error, path = %path.display(), "a file of the log cannot be completed, leaving it unchanged, retrying with each new file");
             }
             Err(_) => {}
         }

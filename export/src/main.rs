@@ -23,11 +23,11 @@ use collector::Collector;
 use config::{Config, ConfigError, IpfixOptions};
 use follow::Follower;
 
-/// Writes flows to a log of files, each begin and each end once, and sends them to a collector of IPFIX
+/// Writes each begin and each end of a flow once to log files, and sends them to an IPFIX collector
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// The configuration: which flows, which fields, where to
+    /// The configuration file
     #[arg(long, value_name = "FILE", required_unless_present = "replay")]
     config: Option<PathBuf>,
     /// The bus that flowbusd is on: "system" or a D-Bus address
@@ -36,10 +36,10 @@ struct Arguments {
     /// Check the configuration and exit
     #[arg(long, requires = "config")]
     check: bool,
-    /// Send a file of the log to a collector of IPFIX, and exit
+    /// Send a file of the log to an IPFIX collector, and exit
     #[arg(long, value_name = "FILE", requires = "to", conflicts_with_all = ["config", "bus"])]
     replay: Option<PathBuf>,
-    /// The collector that a file is sent to
+    /// The collector that the file is sent to
     #[arg(long, value_name = "ADDRESS:PORT", requires = "replay")]
     to: Option<SocketAddr>,
 }

@@ -33,7 +33,7 @@ pub(crate) fn newest(directory: &Path, epoch: &str) -> io::Result<Cursor> {
             Ok(_) => {}
             // It never will be readable, and must not end the log.
             Err(error) if is_of_content(&error) => {
-                tracing::warn!(%error, path = %path.display(), "a file of the log is damaged, ignoring it: what it has may be written again");
+                tracing::warn!(%error, path = %path.display(), "a file of the log is damaged, ignoring it: flows in it may be written again");
             }
             Err(error) => return Err(of_file(&path, &error)),
         }

@@ -42,7 +42,7 @@ impl Notice {
                     "overrun" => "the kernel's events came too fast for flowbusd",
                     "forgotten" => {
                         let ends = cell::counted(*lost, "end");
-                        return format!("up to {ends} missing here: flowbusd remembers no more of them");
+                        return format!("up to {ends} missing here: flowbusd no longer remembers them");
                     }
                     other => other,
                 };

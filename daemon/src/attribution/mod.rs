@@ -106,7 +106,7 @@ fn receive(handle: &Handle, listener: Option<OwnedFd>, kept: Vec<(String, OwnedF
     let Some(listener) = listener else { return };
     if let Err(error) = check_listener(listener.as_fd()) {
         systemd::forget([LISTENER].into_iter());
-        return tracing::warn!("{error}, no BPF programs are waited for");
+        return tracing::warn!("{error}, not waiting for BPF programs");
     }
     loop {
         let request = if have { Request::Snapshot } else { Request::Programs };
@@ -171,7 +171,7 @@ fn failures<'a>(failures: impl Iterator<Item = (&'a str, &'a str)>) -> String {
 fn hand_on(handle: &Handle, probe: Probe) -> Result<(), SourceError> {
     let failures = failures(probe.report.failures());
     if !failures.is_empty() {
-        tracing::info!(programs = failures, "BPF programs do not run, going on without them");
+        tracing::info!(programs = failures, "BPF programs do not run, continuing without them");
     }
     tracing::info!(accept = probe.report.accept().name(), "flows get their owners by BPF");
     handle.send_blocking(Command::Attribute(Box::new(probe))).map_err(|_| SourceError::Tracker)
