@@ -1,4 +1,4 @@
-/* Prints the connections that are alive, then what changes: a copy of flowbusd's table that its signals keep.
+/* Prints the active connections, then what changes: a copy of flowbusd's table that its signals keep.
  *
  *   cc follow.c -o follow $(pkg-config --cflags --libs gio-2.0)
  *   ./follow [ADDRESS]
@@ -12,7 +12,7 @@
 #define MONITOR "org.flowbus.FlowMonitor1"
 #define EVENTS "org.flowbus.FlowEvents1"
 
-/* The flows that are alive, as they are printed, and the number of the last change that the list had. */
+/* The active flows, as they are printed, and the number of the last change that the list had. */
 static GHashTable *alive;
 static guint64 included;
 

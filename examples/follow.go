@@ -1,4 +1,4 @@
-// Prints the connections that are alive, then what changes: a copy of flowbusd's table that its signals keep.
+// Prints the active connections, then what changes: a copy of flowbusd's table that its signals keep.
 //
 //	go run follow.go [ADDRESS]
 //

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Prints the connections that are alive, then what changes: a copy of flowbusd's table that its signals keep.
+"""Prints the active connections, then what changes: a copy of flowbusd's table that its signals keep.
 
 Needs dbus-fast (Debian: python3-dbus-fast). The argument is the address of a bus; without it the system bus is asked.
 Signals are batched, and updates of a connection within a batch are merged; OpenStream has every change.

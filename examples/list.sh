@@ -1,5 +1,5 @@
 #!/bin/sh
-# Prints the connections that are alive, page by page. Needs busctl and jq. Arguments are busctl's, such as --address=ADDRESS.
+# Prints the active connections, page by page. Needs busctl and jq. Arguments are busctl's, such as --address=ADDRESS.
 set -eu
 
 name=org.flowbus.FlowMonitor1

@@ -1,4 +1,4 @@
-//! Prints the connections that are alive, then every change, from a stream, until flowbusd ends it.
+//! Prints the active connections, then every change, from a stream, until flowbusd ends it.
 //!
 //! `cargo run -p flowbus-interfaces --example follow [ADDRESS]`, the address being that of a bus; without it the system bus.
 #![allow(clippy::print_stdout, reason = "it is what the example does")]

@@ -12,10 +12,10 @@ pub enum Error {
     InvalidArgument(String),
     /// There is no such flow.
     NotFound(String),
-    /// The caller or the service already does as much at once as it may; the text names the limit.
+    /// The caller or the service has reached a limit; the text names it.
     LimitExceeded(String),
     /// The caller may not do this.
     NotAuthorized(String),
-    /// Something that the answer needs does not answer or is not there yet.
+    /// Something that the answer depends on does not respond, or is not ready yet.
     Unavailable(String),
 }

@@ -136,11 +136,11 @@ pub(crate) fn errors() -> Vec<(String, &'static str)> {
         }
         Error::NotFound(_) => "There is no such flow: there never was one, or it is forgotten.",
         Error::LimitExceeded(_) => {
-            "The caller or the service already does as much at once as it may; the text names the limit. Try again later."
+            "The caller or the service has reached a limit; the text names it. Try again later."
         }
         Error::NotAuthorized(_) => "The caller may not do this.",
         Error::Unavailable(_) => {
-            "Something that the answer needs does not answer or is not there yet. Try again later."
+            "Something that the answer depends on does not respond, or is not ready yet. Try again later."
         }
     };
     all.iter().map(|error| (error.name().to_string(), meaning(error))).collect()
