@@ -101,7 +101,7 @@ impl Incomplete {
                 )
             }
             Self::TooMany { usec } => format!(
-                "more connections were alive at {} than are remembered: those without an end are missing from then on",
+                "more connections were alive at {} than flowctl can keep in memory (1 GiB): those without an end are missing from then on",
                 time(*usec)
             ),
             Self::Gap { from, to, lost, reason } => {

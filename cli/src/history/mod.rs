@@ -34,7 +34,7 @@ pub(crate) struct History {
     pub(crate) listed: Listed,
     /// Show the connections that were alive at this time
     ///
-    /// Takes what --since takes, also as in "3 weeks ago".
+    /// Takes the same times as --since, such as "3 weeks ago".
     #[arg(long, value_name = "TIME", value_parser = time, conflicts_with_all = ["since", "until"])]
     at: Option<u64>,
     /// Read the log in this directory

@@ -131,19 +131,26 @@ impl FlowMonitor {
     /// epoch, or if that change is later than the table's, both are ignored, as `begin` shows. An active flow with
     /// an `id` above all ids that were seen began since.
     ///
-    /// The lines are objects with a `type`: `begin` (`epoch`, `sequence`, and `machine`, the id that
-    /// `systemd-id128 machine-id -a ab5ed77833064470ad28e715b1f0e4f7` prints; absent where the machine has
-    /// none); `closed` flows, oldest end first; `flow` for
-    /// each that is alive; `snapshot-end` (`sequence`); `new`, `update` and `destroy` with the flow and its
-    /// `sequence`, and `matches` false where the flow has left the filter; `gap` (`first`, `last`, `lost`, `reason`
-    /// slow-reader, overrun or forgotten); `reached` (`sequence`) after thousands of changes of which none passes the
-    /// filter: where to resume; `resync` (`reason`, `lost`, `closed`, `added`); with `connections`, `connect`, `accept`,
-    /// `close` and `connect-failed` with the keys of ConnectionEvents, and `connection-gap` as `gap` by their numbers;
-    /// with `expectations`, `expectation` with
-    /// `event` (new or destroy) and the keys of FlowControl1's ListExpectations, which are those of the connection that
-    /// is waited for and pass the filter as far as it has them, and `expectation-gap` (`lost`, `reason`); and last `end` (`reason` complete or
-    /// stopping). Snapshot and changes join without gaps or duplicates. The daemon never waits for a
-    /// reader: what it could not write in time is a gap.
+    /// The lines are objects with a `type`:
+    /// - `begin`, the first: `epoch`, `sequence`, and `machine`, the id that
+    ///   `systemd-id128 machine-id -a ab5ed77833064470ad28e715b1f0e4f7` prints, absent if the machine has none.
+    /// - `closed`: a flow that ended, the oldest end first.
+    /// - `flow`: an active flow.
+    /// - `snapshot-end`, after the last of these: `sequence`.
+    /// - `new`, `update`, `destroy`: a change, with the flow and its `sequence`; `matches` is false if the flow has left the
+    ///   filter.
+    /// - `gap`, in place of changes that are missing: `first`, `last`, `lost`, `reason` (slow-reader, overrun or forgotten).
+    /// - `reached`, after thousands of changes of which none passes the filter: `sequence`, where to resume.
+    /// - `resync`, when a dump has corrected the table: `reason`, `lost`, `closed`, `added`.
+    /// - `connect`, `accept`, `close`, `connect-failed`, with `connections`: the keys of ConnectionEvents.
+    /// - `connection-gap`, with `connections`: the keys of `gap`, by the numbers of connection events.
+    /// - `expectation`, with `expectations`: `event` (new or destroy) and the keys of FlowControl1's ListExpectations. The filter
+    ///   applies to the keys of the expected connection, as far as it has them.
+    /// - `expectation-gap`, with `expectations`: `lost`, `reason`.
+    /// - `end`, the last: `reason` (complete or stopping).
+    ///
+    /// Snapshot and changes join without gaps or duplicates. The daemon never waits for a reader: what it could not write in
+    /// time is a gap.
     ///
     /// A user has at most 16 streams, all together 64. Close the descriptor to end a stream.
     ///
