@@ -34,6 +34,7 @@ static __always_inline int accepted_by_reading(struct sock *sk)
 
 	if (!sk || (family != AF_INET && family != AF_INET6) || BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP)
 		return 0;
+	report_program();
 	note_current(&process, EXACT);
 	cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
 	if (bpf_map_update_elem(&acceptors, &cookie, &process, BPF_ANY))

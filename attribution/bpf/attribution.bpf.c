@@ -3,8 +3,8 @@
  * one by one, and any of them may be missing.
  *
  * Members of kernel structs are read through pointers that the verifier knows the type of. Programs that read kernel memory by
- * address instead (accept_syscall, accept4_syscall, accept_mptcp, connect_syscall, connect_mptcp, connect_io_uring, cgroup_made, udp_send4, udp_send6) do not load under lockdown=confidentiality. Programs of cgroups
- * return 1: anything else would stop the traffic. */
+ * address instead (accept_syscall, accept4_syscall, accept_mptcp, connect_syscall, connect_mptcp, connect_io_uring, cgroup_made, udp_send4, udp_send6, program_opens,
+ * program_accepts, open_sockets) do not load under lockdown=confidentiality. Programs of cgroups return 1: anything else would stop the traffic. */
 #include "kernel.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
@@ -12,6 +12,7 @@
 #include <bpf/bpf_tracing.h>
 #include "record.h"
 #include "common.h"
+#include "process.h"
 #include "attempt.h"
 #include "tcp.h"
 #include "reading.h"

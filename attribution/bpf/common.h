@@ -84,6 +84,7 @@ static __always_inline void note_current(struct process *process, __u32 confiden
 	process->tid = (__u32)ids;
 	process->uid = task->cred->euid.val;
 	process->confidence = confidence;
+	process->execs = task->self_exec_id;
 	bpf_get_current_comm(process->comm, sizeof(process->comm));
 	__builtin_memcpy(process->leader_comm, task->group_leader->comm, sizeof(process->leader_comm));
 }

@@ -222,8 +222,31 @@ struct pt_regs___arm64 {
 struct socket {
 	struct sock *sk;
 };
+struct qstr {
+	const unsigned char *name;
+};
+struct dentry {
+	struct dentry *d_parent;
+	struct qstr d_name;
+};
+struct vfsmount {
+	struct dentry *mnt_root;
+};
+struct mount {
+	struct mount *mnt_parent;
+	struct dentry *mnt_mountpoint;
+	struct vfsmount mnt;
+};
+struct path {
+	struct vfsmount *mnt;
+	struct dentry *dentry;
+};
 struct file {
+	struct path f_path;
 	void *private_data;
+};
+struct mm_struct {
+	struct file *exe_file;
 };
 struct io_kiocb {
 	struct file *file;
@@ -264,6 +287,8 @@ struct task_struct {
 	char comm[16];
 	struct task_struct *group_leader;
 	__u64 start_boottime;
+	__u64 self_exec_id;
+	struct mm_struct *mm;
 	struct files_struct *files;
 	const struct cred *cred;
 	struct css_set *cgroups;

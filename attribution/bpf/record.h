@@ -17,6 +17,7 @@ enum kind {
 	KIND_RELEASE,
 	KIND_CGROUP_MADE,
 	KIND_CGROUP_REMOVED,
+	KIND_PROGRAM,
 };
 
 enum confidence {
@@ -40,7 +41,8 @@ struct process {
 	__u32 pid;
 	__u32 tid;
 	__u32 uid; /* effective */
-	__u32 confidence;
+	__u16 confidence;
+	__u16 execs; /* low bits of how often it, and those it was forked from, have executed a program */
 	char comm[16];
 	char leader_comm[16];
 };
@@ -78,6 +80,23 @@ struct cgroup_record {
 	__u64 id;
 	char path[PATH_BYTES]; /* none in the record of a removed group; the record ends with the text's zero */
 };
+
+/* No more names are added once a path is longer than this, of which the reader keeps the end. */
+#define PROGRAM_ENOUGH 128
+#define NAME_BYTES 256
+
+struct program_record {
+	__u32 kind;
+	__u32 pid;
+	__u64 start_boottime;
+	__u16 execs;
+	__u8 is_cut; /* the path begins above the last name */
+	__u8 padding;
+	__u32 length;				 /* of the names */
+	char names[PROGRAM_ENOUGH + NAME_BYTES]; /* the program's own first, then its directories', each with its zero */
+};
+
+_Static_assert(sizeof(struct program_record) == 408, "what record.rs asserts too");
 
 /* One for each group of processors, in an array that user space maps. */
 #define COUNTER_SLOTS 64

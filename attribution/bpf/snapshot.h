@@ -10,6 +10,7 @@ static __always_inline void note_holder(struct process *process, struct task_str
 	process->tid = task->pid;
 	process->uid = task->cred->euid.val;
 	process->confidence = SNAPSHOT;
+	process->execs = task->self_exec_id;
 	__builtin_memcpy(process->comm, task->comm, sizeof(process->comm));
 	__builtin_memcpy(process->leader_comm, task->group_leader->comm, sizeof(process->leader_comm));
 }
@@ -21,8 +22,38 @@ static __always_inline bool is_followed(struct sock *sk)
 	return (family == AF_INET || family == AF_INET6) && (sk->sk_protocol == IPPROTO_TCP || sk->sk_protocol == IPPROTO_UDP);
 }
 
-SEC("iter/task_file")
-int open_sockets(struct bpf_iter__task_file *context)
+/* Too large for a program's stack. One is enough: an iterator's file is read by one process at a time. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct program_record);
+} program_scratch SEC(".maps");
+
+/* Writes the program of a socket's holder before the socket. */
+static __always_inline long write_program(struct seq_file *seq, struct task_struct *task)
+{
+	struct program_key key = program_of(task);
+	__u32 first = 0;
+	struct program_record *record;
+	long result;
+
+	if (program_reported(&key))
+		return 0;
+	record = bpf_map_lookup_elem(&program_scratch, &first);
+	if (!record)
+		return 0;
+	describe_program(record, &key);
+	if (read_program(record, (__u64)BPF_CORE_READ(task, mm, exe_file)) <= 0)
+		return 0;
+	/* What does not fit is rolled back, and the program runs again for the same file. */
+	result = bpf_seq_write(seq, record, sizeof(*record));
+	if (!result)
+		note_reported(&key);
+	return result;
+}
+
+static __always_inline int open_socket(struct bpf_iter__task_file *context, bool by_reading)
 {
 	/* Read once: the verifier remembers of a variable that it is not NULL, and not of a member. */
 	struct task_struct *task = context->task;
@@ -41,6 +72,8 @@ int open_sockets(struct bpf_iter__task_file *context)
 	if (!sk || !is_followed(sk))
 		return 0;
 
+	if (by_reading && write_program(context->meta->seq, task))
+		return 0;
 	note_holder(&owner.process, task);
 	if (!bpf_sk_storage_get(&owners, sk, &owner, BPF_LOCAL_STORAGE_GET_F_CREATE))
 		COUNT(no_storage);
@@ -55,4 +88,17 @@ int open_sockets(struct bpf_iter__task_file *context)
 	record.local_port = sk->__sk_common.skc_num;
 	bpf_seq_write(context->meta->seq, &record, sizeof(record));
 	return 0;
+}
+
+SEC("iter/task_file")
+int open_sockets(struct bpf_iter__task_file *context)
+{
+	return open_socket(context, true);
+}
+
+/* For kernels whose memory may not be read. */
+SEC("iter/task_file")
+int open_sockets_plain(struct bpf_iter__task_file *context)
+{
+	return open_socket(context, false);
 }

@@ -115,8 +115,14 @@ static __always_inline int sends4(struct bpf_sock_addr *address, bool by_reading
 	if (is_kernel_thread())
 		return 1;
 	follow(sk, &destination, AF_INET);
-	if (told_lately(&destination) || (by_reading && !source && tell_from_each4(address, &destination)))
+	if (told_lately(&destination))
 		return 1;
+	if (by_reading) {
+		/* It may have been given its socket. */
+		report_program();
+		if (!source && tell_from_each4(address, &destination))
+			return 1;
+	}
 	record = begin_send(address, &destination, AF_INET);
 	if (!record)
 		return 1;
@@ -140,9 +146,13 @@ static __always_inline int sends6(struct bpf_sock_addr *address, bool by_reading
 	if (is_kernel_thread())
 		return 1;
 	follow(sk, &destination, AF_INET6);
-	if (told_lately(&destination) || (by_reading && !(source[0] | source[1] | source[2] | source[3]) &&
-					  tell_from_each6(address, &destination)))
+	if (told_lately(&destination))
 		return 1;
+	if (by_reading) {
+		report_program();
+		if (!(source[0] | source[1] | source[2] | source[3]) && tell_from_each6(address, &destination))
+			return 1;
+	}
 	record = begin_send(address, &destination, AF_INET6);
 	if (!record)
 		return 1;

@@ -12,6 +12,7 @@ const BPF_ITER_CREATE: libc::c_int = 33;
 #[derive(Clone, Copy, Debug)]
 #[repr(u32)]
 pub(crate) enum AttachType {
+    CgroupInetSockCreate = 2,
     CgroupSockOps = 3,
     CgroupInet4Connect = 10,
     CgroupInet6Connect = 11,
@@ -20,6 +21,7 @@ pub(crate) enum AttachType {
     CgroupInet4PostBind = 12,
     CgroupInet6PostBind = 13,
     TraceRawTp = 23,
+    TraceFentry = 24,
     TraceFexit = 25,
     TraceIter = 28,
     CgroupInetSockRelease = 34,

@@ -19,6 +19,18 @@ pub enum Message<'ring> {
         /// The group's number, which is not used again.
         id: u64,
     },
+    /// Which program a process runs; comes before what the process's sockets do.
+    Program {
+        /// The process's number, as in [`Process::pid`].
+        pid: u32,
+        /// When the process began, as in [`Process::start_boottime_ns`].
+        start_boottime_ns: u64,
+        /// Which of the process's programs it is, as in [`Process::execs`].
+        execs: u16,
+        /// The path in the mount namespace of the process. A long one begins with `...` and the names at its end; bytes that are
+        /// not UTF-8 are replaced. That the file was deleted does not show.
+        path: &'ring str,
+    },
 }
 
 /// One event of a socket.
@@ -107,6 +119,9 @@ pub struct Process {
     pub leader_comm: [u8; 16],
     /// The number of the control group (the inode of its directory in cgroup2).
     pub cgroup: u64,
+    /// How often the process and those that it was forked from have executed a program, modulo 65,536: tells the programs of one
+    /// process apart. 0 where it is not known.
+    pub execs: u16,
     /// How surely this process is the one.
     pub confidence: Confidence,
 }

@@ -51,13 +51,14 @@ pub enum LoadError {
 /// Where a program goes.
 enum Place {
     Tracepoint(&'static str),
+    FunctionEntry(&'static str),
     FunctionExit(&'static str),
     Syscall(&'static str),
     Cgroup(AttachType),
 }
 
 /// The programs, in the order in which they are tried.
-const PROGRAMS: [(&str, Place); 27] = [
+const PROGRAMS: [(&str, Place); 29] = [
     ("tcp_state", Place::Tracepoint("inet_sock_set_state")),
     ("tcp_connect", Place::Cgroup(AttachType::CgroupSockOps)),
     ("accept_exact", Place::FunctionExit("inet_accept")),
@@ -81,6 +82,8 @@ const PROGRAMS: [(&str, Place); 27] = [
     // After the programs that see the end of a call: what it asks for is noted only where its end will be seen.
     ("connect_asked4", Place::Cgroup(AttachType::CgroupInet4Connect)),
     ("connect_asked6", Place::Cgroup(AttachType::CgroupInet6Connect)),
+    ("program_opens", Place::Cgroup(AttachType::CgroupInetSockCreate)),
+    ("program_accepts", Place::FunctionEntry("inet_accept")),
     ("udp_bind4", Place::Cgroup(AttachType::CgroupInet4PostBind)),
     ("udp_bind6", Place::Cgroup(AttachType::CgroupInet6PostBind)),
     ("socket_release", Place::Cgroup(AttachType::CgroupInetSockRelease)),
@@ -103,8 +106,12 @@ const INSTEAD: [(&str, &[&[&str]]); 10] = [
 ];
 
 /// Which programs another one works for: it is not needed where none of them runs.
-const ONLY_WITH: [(&str, &[&str]); 2] =
-    [("connect_asked4", &CONNECT_ENDS), ("connect_asked6", &CONNECT_ENDS)];
+const ONLY_WITH: [(&str, &[&str]); 3] = [
+    ("connect_asked4", &CONNECT_ENDS),
+    ("connect_asked6", &CONNECT_ENDS),
+    // The others report it themselves.
+    ("program_accepts", &["accept_exact"]),
+];
 const CONNECT_ENDS: [&str; 2] = ["connect_stream", "connect_syscall"];
 
 /// Loads and attaches the programs, then takes the snapshot of what was open before. Needs CAP_BPF, CAP_PERFMON and
@@ -137,8 +144,8 @@ pub fn load(ring_bytes: u32) -> Result<(Programs, Snapshot), LoadError> {
         tried.push(Program { name: (*name).to_owned(), outcome });
     }
     // What the iterator notes must not stand in the way of what the programs note: so it comes last.
-    let (snapshot, outcome) = object.snapshot()?;
-    tried.push(Program { name: OPEN_SOCKETS.to_owned(), outcome });
+    let (snapshot, outcomes) = object.snapshot()?;
+    tried.extend(outcomes);
     let report =
         Report { layout: LAYOUT, ring_bytes: ring_bytes as usize, network_namespace, programs: tried }
             .to_string();
@@ -154,10 +161,10 @@ pub fn load(ring_bytes: u32) -> Result<(Programs, Snapshot), LoadError> {
 /// The kernel has no BTF, makes no maps, or refuses the program that takes the snapshot.
 pub fn snapshot() -> Result<Snapshot, LoadError> {
     // The maps of this object serve the snapshot alone, and go with it.
-    let (snapshot, outcome) = Object::open(UNUSED_RING_BYTES, network_namespace()?)?.snapshot()?;
-    match outcome {
-        Outcome::Failed(reason) => Err(LoadError::NoPrograms(reason)),
-        Outcome::Attached | Outcome::NotNeeded => Ok(snapshot),
+    let (snapshot, outcomes) = Object::open(UNUSED_RING_BYTES, network_namespace()?)?.snapshot()?;
+    match outcomes.map(|program| program.outcome) {
+        [_, Outcome::Failed(reason)] => Err(LoadError::NoPrograms(reason)),
+        _ => Ok(snapshot),
     }
 }
 
@@ -219,6 +226,7 @@ impl Object {
         let program = loaded.fd().map_err(reason)?.as_fd();
         let link = match place {
             Place::Tracepoint(_) => attach::link(program, None, AttachType::TraceRawTp),
+            Place::FunctionEntry(_) => attach::link(program, None, AttachType::TraceFentry),
             Place::FunctionExit(_) => attach::link(program, None, AttachType::TraceFexit),
             Place::Syscall(event) => attach_to_syscall(program, event),
             Place::Cgroup(attach_type) => attach::link(program, Some(self.cgroup.as_fd()), *attach_type),
@@ -226,20 +234,29 @@ impl Object {
         Ok((link.map_err(reason)?, program.try_clone_to_owned().map_err(reason)?))
     }
 
-    fn snapshot(&mut self) -> Result<(Snapshot, Outcome), LoadError> {
-        let (sockets, outcome) = match self.iterator() {
-            Ok(sockets) => (Some(sockets), Outcome::Attached),
-            Err(reason) => (None, Outcome::Failed(reason)),
-        };
+    /// What is open, by the first of two programs that the kernel takes, and what became of each.
+    fn snapshot(&mut self) -> Result<(Snapshot, [Program; 2]), LoadError> {
+        let mut sockets = None;
+        let outcomes = OPEN_SOCKETS.map(|name| {
+            let outcome = match sockets.is_none().then(|| self.iterator(name)) {
+                None => Outcome::NotNeeded,
+                Some(Ok(found)) => {
+                    sockets = Some(found);
+                    Outcome::Attached
+                }
+                Some(Err(reason)) => Outcome::Failed(reason),
+            };
+            Program { name: name.to_owned(), outcome }
+        });
         let cgroups = cgroup::list(&self.root).and_then(|text| memfd::write("flowbus-bpf-cgroups", &text));
         Ok((
             Snapshot { sockets, cgroups: cgroups.map_err(io("the control groups cannot be listed"))? },
-            outcome,
+            outcomes,
         ))
     }
 
-    fn iterator(&mut self) -> Result<OwnedFd, String> {
-        let Some(Loaded::Iter(program)) = self.object.program_mut(OPEN_SOCKETS) else {
+    fn iterator(&mut self, name: &str) -> Result<OwnedFd, String> {
+        let Some(Loaded::Iter(program)) = self.object.program_mut(name) else {
             return Err("it is not in the object".to_owned());
         };
         program.load("task_file", &self.btf).map_err(reason)?;
@@ -252,6 +269,7 @@ impl Object {
 fn verify(program: &mut Loaded, place: &Place, btf: &Btf) -> Result<(), ProgramError> {
     match (program, place) {
         (Loaded::BtfTracePoint(program), Place::Tracepoint(name)) => program.load(name, btf),
+        (Loaded::FEntry(program), Place::FunctionEntry(name)) => program.load(name, btf),
         (Loaded::FExit(program), Place::FunctionExit(name)) => program.load(name, btf),
         (Loaded::TracePoint(program), Place::Syscall(_)) => program.load(),
         (Loaded::SockOps(program), Place::Cgroup(_)) => program.load(),

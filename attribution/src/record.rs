@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 use crate::event::{Confidence, Event, Kind, Message, Process};
 
 /// Grows with every change of `record.h`: programs that were left by another version are not read.
-pub(crate) const LAYOUT: u32 = 3;
+pub(crate) const LAYOUT: u32 = 4;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -21,7 +21,8 @@ struct ProcessRecord {
     pid: U32<NativeEndian>,
     tid: U32<NativeEndian>,
     uid: U32<NativeEndian>,
-    confidence: U32<NativeEndian>,
+    confidence: U16<NativeEndian>,
+    execs: U16<NativeEndian>,
     comm: [u8; 16],
     leader_comm: [u8; 16],
 }
@@ -58,6 +59,25 @@ struct CgroupRecord {
     id: U64<NativeEndian>,
 }
 
+/// How many bytes of names a record of a program has room for.
+const PROGRAM_NAMES_BYTES: usize = 384;
+
+#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct ProgramRecord {
+    kind: U32<NativeEndian>,
+    pid: U32<NativeEndian>,
+    start_boottime: U64<NativeEndian>,
+    execs: U16<NativeEndian>,
+    is_cut: u8,
+    padding: u8,
+    length: U32<NativeEndian>,
+    names: [u8; PROGRAM_NAMES_BYTES],
+}
+
+/// The size of a record of a program.
+const PROGRAM_RECORD_BYTES: usize = size_of::<ProgramRecord>();
+const _: () = assert!(PROGRAM_RECORD_BYTES == 408, "what record.h asserts too");
 /// The size of a record of a socket.
 pub(crate) const SOCKET_RECORD_BYTES: usize = size_of::<SocketRecord>();
 const _: () = assert!(SOCKET_RECORD_BYTES == 160, "what record.h asserts too");
@@ -66,8 +86,9 @@ pub(crate) const LARGEST_RECORD_BYTES: usize = size_of::<CgroupRecord>() + 4096;
 
 const CGROUP_MADE: u32 = 12;
 const CGROUP_REMOVED: u32 = 13;
+const PROGRAM: u32 = 14;
 
-/// What a record says; `None` where no program of ours writes it. `text` holds the path of a control group.
+/// What a record says; `None` where no program of ours writes it. `text` holds the path of a control group or a program.
 pub(crate) fn decode<'text>(bytes: &[u8], text: &'text mut String) -> Option<Message<'text>> {
     let (kind, _) = U32::<NativeEndian>::read_from_prefix(bytes).ok()?;
     match kind.get() {
@@ -83,8 +104,39 @@ pub(crate) fn decode<'text>(bytes: &[u8], text: &'text mut String) -> Option<Mes
             let (record, _) = CgroupRecord::ref_from_prefix(bytes).ok()?;
             Some(Message::CgroupRemoved { id: record.id.get() })
         }
+        PROGRAM => {
+            let (record, _) = ProgramRecord::ref_from_prefix(bytes).ok()?;
+            write_path(record, text)?;
+            Some(Message::Program {
+                pid: record.pid.get(),
+                start_boottime_ns: record.start_boottime.get(),
+                execs: record.execs.get(),
+                path: text,
+            })
+        }
         _ => decode_socket(bytes).map(Message::Event),
     }
+}
+
+/// The bytes of the first of several records in a row, as a snapshot has them; `None` where they are not all there.
+pub(crate) fn first(bytes: &[u8]) -> Option<&[u8]> {
+    let (kind, _) = U32::<NativeEndian>::read_from_prefix(bytes).ok()?;
+    bytes.get(..if kind.get() == PROGRAM { PROGRAM_RECORD_BYTES } else { SOCKET_RECORD_BYTES })
+}
+
+/// Writes the path of a program, whose names are in the record from its own to that below the root.
+fn write_path(record: &ProgramRecord, text: &mut String) -> Option<()> {
+    let names = record.names.get(..usize::try_from(record.length.get()).ok()?)?;
+    let names = names.strip_suffix(b"\0")?;
+    text.clear();
+    if record.is_cut != 0 {
+        text.push_str("...");
+    }
+    for name in names.split(|byte| *byte == 0).rev() {
+        text.push('/');
+        text.push_str(&String::from_utf8_lossy(name));
+    }
+    Some(())
 }
 
 /// What a record of a socket says.
@@ -177,6 +229,7 @@ fn process(record: &ProcessRecord) -> Option<Process> {
         leader_comm: filled_up(record.leader_comm),
         cgroup: record.cgroup.get(),
         confidence,
+        execs: record.execs.get(),
     })
 }
 
@@ -194,7 +247,8 @@ mod tests {
         put(8, &5_u64.to_ne_bytes());
         put(16, &6_u64.to_ne_bytes());
         put(40, &7_u32.to_ne_bytes());
-        put(52, &1_u32.to_ne_bytes());
+        put(52, &1_u16.to_ne_bytes());
+        put(54, &2_u16.to_ne_bytes());
         put(56, b"thread\0of old");
         put(72, b"leader");
         put(88, &8_u64.to_ne_bytes());
@@ -222,9 +276,54 @@ mod tests {
             ("10.0.0.1:1000".to_owned(), "10.0.0.2:53".to_owned())
         );
         let process = process.unwrap_or_else(|| panic!("somebody did it"));
-        assert_eq!((process.pid, process.confidence), (7, Confidence::Exact));
+        assert_eq!((process.pid, process.execs, process.confidence), (7, 2, Confidence::Exact));
         assert_eq!(&process.comm, b"thread\0\0\0\0\0\0\0\0\0\0");
         assert_eq!(&process.leader_comm, b"leader\0\0\0\0\0\0\0\0\0\0");
+    }
+
+    /// A record of a program by process 7.
+    fn program(is_cut: bool, names: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0xff; PROGRAM_RECORD_BYTES];
+        let mut put =
+            |offset: usize, value: &[u8]| bytes[offset..offset + value.len()].copy_from_slice(value);
+        put(0, &PROGRAM.to_ne_bytes());
+        put(4, &7_u32.to_ne_bytes());
+        put(8, &5_u64.to_ne_bytes());
+        put(16, &2_u16.to_ne_bytes());
+        put(18, &[u8::from(is_cut)]);
+        put(20, &u32::try_from(names.len()).unwrap_or_default().to_ne_bytes());
+        put(24, names);
+        bytes
+    }
+
+    #[test]
+    fn the_path_of_a_program_begins_at_its_last_name() {
+        for (is_cut, names, expected) in [
+            (false, &b"curl\0bin\0usr\0"[..], "/usr/bin/curl"),
+            (false, b"memfd:x\0", "/memfd:x"),
+            (true, b"curl\0bin\0", ".../bin/curl"),
+            (false, b"caf\xe9\0bin\0", "/bin/caf\u{fffd}"),
+        ] {
+            let mut text = String::from("of before");
+            let message = decode(&program(is_cut, names), &mut text);
+            let expected = Message::Program { pid: 7, start_boottime_ns: 5, execs: 2, path: expected };
+            assert_eq!(message, Some(expected));
+        }
+        assert_eq!(decode(&program(false, b""), &mut String::new()), None, "no name");
+        assert_eq!(decode(&program(false, b"curl"), &mut String::new()), None, "a name without its end");
+        let mut long = program(false, b"curl\0");
+        long[20..24].copy_from_slice(&u32::MAX.to_ne_bytes());
+        assert_eq!(decode(&long, &mut String::new()), None, "more names than there is room for");
+    }
+
+    #[test]
+    fn records_in_a_row_are_taken_one_by_one() {
+        let row = [program(false, b"curl\0"), record(10)].concat();
+        assert_eq!(first(&row).map(<[u8]>::len), Some(PROGRAM_RECORD_BYTES));
+        assert_eq!(first(&row[PROGRAM_RECORD_BYTES..]).map(<[u8]>::len), Some(SOCKET_RECORD_BYTES));
+        for length in [0, 3, PROGRAM_RECORD_BYTES - 1] {
+            assert_eq!(first(&row[..length]), None, "{length} bytes");
+        }
     }
 
     #[test]
@@ -238,7 +337,7 @@ mod tests {
 
     #[test]
     fn kinds_and_families_that_are_not_known_are_none() {
-        for kind in [0, 14, u32::MAX] {
+        for kind in [0, 15, u32::MAX] {
             assert_eq!(decode(&record(kind), &mut String::new()), None);
         }
         let mut other = record(1);

@@ -48,8 +48,8 @@ pub enum Outcome {
     Failed(String),
 }
 
-/// The program that takes a snapshot.
-pub(crate) const OPEN_SOCKETS: &str = "open_sockets";
+/// The programs that take a snapshot: the first that the kernel takes is used.
+pub(crate) const OPEN_SOCKETS: [&str; 2] = ["open_sockets", "open_sockets_plain"];
 
 /// How loading went.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +80,8 @@ impl Report {
 
     /// How many programs run; the one that takes snapshots has ended.
     pub(crate) fn attached(&self) -> usize {
-        let runs = |one: &&Program| one.outcome == Outcome::Attached && one.name != OPEN_SOCKETS;
+        let runs =
+            |one: &&Program| one.outcome == Outcome::Attached && !OPEN_SOCKETS.contains(&one.name.as_str());
         self.programs.iter().filter(runs).count()
     }
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 
-use crate::event::Event;
+use crate::event::Message;
 use crate::memfd;
 use crate::record::{self, SOCKET_RECORD_BYTES};
 
@@ -18,30 +18,32 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Reads the sockets: events of the kind [`crate::Kind::Snapshot`], one for each descriptor. Takes about 2 µs a
-    /// socket, more where many files are open, and must not be repeated.
+    /// Reads the sockets: events of the kind [`crate::Kind::Snapshot`], one for each descriptor, and the programs of the processes
+    /// that have them. Takes about 2 µs a socket, more where many files are open, and must not be repeated.
     ///
     /// # Errors
     ///
     /// The kernel's, when reading fails.
-    pub fn sockets(&mut self, mut each: impl FnMut(Event)) -> std::io::Result<()> {
+    pub fn sockets(&mut self, mut each: impl FnMut(Message<'_>)) -> std::io::Result<()> {
         let Some(sockets) = self.sockets.take() else { return Ok(()) };
         let mut file = File::from(sockets);
         let mut bytes = vec![0; 256 * SOCKET_RECORD_BYTES];
-        let mut length = 0;
+        let (mut length, mut text) = (0, String::new());
         loop {
             let read = file.read(&mut bytes[length..])?;
             if read == 0 {
                 return Ok(());
             }
             length += read;
-            let whole = length - length % SOCKET_RECORD_BYTES;
-            bytes[..whole]
-                .chunks_exact(SOCKET_RECORD_BYTES)
-                .filter_map(record::decode_socket)
-                .for_each(&mut each);
-            bytes.copy_within(whole..length, 0);
-            length -= whole;
+            let mut begin = 0;
+            while let Some(record) = record::first(&bytes[begin..length]) {
+                begin += record.len();
+                if let Some(message) = record::decode(record, &mut text) {
+                    each(message);
+                }
+            }
+            bytes.copy_within(begin..length, 0);
+            length -= begin;
         }
     }
 

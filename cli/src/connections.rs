@@ -13,11 +13,12 @@ use crate::error::Error;
 use crate::output::stdout;
 
 /// The BPF programs' source, in the order in which it is read.
-const PROGRAM: [(&str, &str); 13] = [
+const PROGRAM: [(&str, &str); 14] = [
     ("attribution.bpf.c", include_str!("../../attribution/bpf/attribution.bpf.c")),
     ("kernel.h", include_str!("../../attribution/bpf/kernel.h")),
     ("record.h", include_str!("../../attribution/bpf/record.h")),
     ("common.h", include_str!("../../attribution/bpf/common.h")),
+    ("process.h", include_str!("../../attribution/bpf/process.h")),
     ("attempt.h", include_str!("../../attribution/bpf/attempt.h")),
     ("tcp.h", include_str!("../../attribution/bpf/tcp.h")),
     ("reading.h", include_str!("../../attribution/bpf/reading.h")),

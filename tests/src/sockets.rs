@@ -21,6 +21,7 @@ pub struct Sockets {
     snapshot: Snapshot,
     events: Vec<Event>,
     cgroups: Vec<(u64, String)>,
+    programs_of: Vec<((u32, u64, u16), String)>,
 }
 
 impl Sockets {
@@ -51,7 +52,15 @@ impl Sockets {
     pub fn of(programs: Programs, snapshot: Snapshot) -> Self {
         let ring = Ring::map(&programs).expect("the ring can be mapped");
         let counters = Counters::open(&programs).expect("the counters can be mapped");
-        Self { programs, ring, counters, snapshot, events: Vec::new(), cgroups: Vec::new() }
+        Self {
+            programs,
+            ring,
+            counters,
+            snapshot,
+            events: Vec::new(),
+            cgroups: Vec::new(),
+            programs_of: Vec::new(),
+        }
     }
 
     /// The programs.
@@ -82,7 +91,15 @@ impl Sockets {
     pub fn open_before(&mut self, namespace: &Namespace) -> Vec<Event> {
         let inode = inode(namespace);
         let mut events = Vec::new();
-        self.snapshot.sockets(|event| events.push(event)).expect("sockets can be listed");
+        let programs = &mut self.programs_of;
+        let read = self.snapshot.sockets(|message| match message {
+            Message::Event(event) => events.push(event),
+            Message::Program { pid, start_boottime_ns, execs, path } => {
+                programs.push(((pid, start_boottime_ns, execs), path.to_owned()));
+            }
+            Message::Cgroup { .. } | Message::CgroupRemoved { .. } => {}
+        });
+        read.expect("sockets can be listed");
         events.retain(|event| event.network_namespace == inode);
         events
     }
@@ -96,6 +113,19 @@ impl Sockets {
         let mut cgroups = self.cgroups.clone();
         self.snapshot.cgroups(|id, path| cgroups.push((id, path.to_owned()))).expect("it can be read");
         cgroups.into_iter().find(|(known, _)| *known == id).map(|(_, path)| path)
+    }
+
+    /// The path of the program that a process ran, of what was reported so far.
+    #[must_use]
+    pub fn program(&self, process: &Process) -> Option<&str> {
+        let key = (process.pid, process.start_boottime_ns, process.execs);
+        self.programs_of.iter().find(|(known, _)| *known == key).map(|(_, path)| path.as_str())
+    }
+
+    /// How often a program of a process was reported so far.
+    #[must_use]
+    pub fn programs_reported(&self, pid: u32) -> usize {
+        self.programs_of.iter().filter(|((of, ..), _)| *of == pid).count()
     }
 
     /// All events of a namespace so far, once `enough` is true of them. Waits for the ring to wake it.
@@ -138,11 +168,14 @@ impl Sockets {
 
     /// Reads what is there.
     pub fn drain(&mut self) {
-        let (events, cgroups) = (&mut self.events, &mut self.cgroups);
+        let Self { events, cgroups, programs_of, .. } = self;
         while !self.ring.drain(|message| match message {
             Message::Event(event) => events.push(event),
             Message::Cgroup { id, path } => cgroups.push((id, path.to_owned())),
             Message::CgroupRemoved { .. } => {}
+            Message::Program { pid, start_boottime_ns, execs, path } => {
+                programs_of.push(((pid, start_boottime_ns, execs), path.to_owned()));
+            }
         }) {}
         assert_eq!(self.ring.unreadable(), 0);
     }

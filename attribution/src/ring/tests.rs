@@ -84,6 +84,7 @@ fn drained(ring: &mut Ring) -> (Vec<String>, bool) {
     let all = ring.drain(|message| match message {
         Message::Cgroup { id, path } => seen.push(format!("{id} {path}")),
         Message::CgroupRemoved { id } => seen.push(id.to_string()),
+        Message::Program { path, .. } => seen.push(path.to_owned()),
         Message::Event(event) => seen.push(format!("{event:?}")),
     });
     (seen, all)

@@ -149,6 +149,7 @@ fn describe(pid: u32) -> Option<(Process, Option<String>)> {
         comm: name,
         leader_comm: name,
         cgroup: cgroup.unwrap_or(0),
+        execs: 0,
         confidence: Confidence::Procfs,
     };
     Some((process, path))

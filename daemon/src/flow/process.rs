@@ -40,11 +40,12 @@ pub(crate) struct Identity {
     leader_comm: [u8; 16],
     /// Inode of the socket's network namespace; 0 where it is the tracked one.
     pub(crate) network_namespace: u32,
-    unused: u32,
+    /// Tells the programs that the process has run apart; 0 where it is not known.
+    execs: u32,
 }
 
 layout_of!(ProcessEntry { identity, check, uses, path_len, path, exe_len, exe });
-layout_of!(Identity { start_boottime_ns, cgroup, pid, uid, comm, leader_comm, network_namespace, unused });
+layout_of!(Identity { start_boottime_ns, cgroup, pid, uid, comm, leader_comm, network_namespace, execs });
 
 impl Checksummed for ProcessEntry {
     const CHECK: usize = std::mem::offset_of!(Self, check);
@@ -53,8 +54,9 @@ impl Checksummed for ProcessEntry {
 impl Identity {
     /// A process as the owner of a socket in another namespace than the tracked one, unless its inode is 0.
     pub(crate) fn new(process: &Process, network_namespace: u32) -> Self {
-        let Process { pid, start_boottime_ns, uid, comm, leader_comm, cgroup, .. } = *process;
-        Self { start_boottime_ns, cgroup, pid, uid, comm, leader_comm, network_namespace, unused: 0 }
+        let Process { pid, start_boottime_ns, uid, comm, leader_comm, cgroup, execs, .. } = *process;
+        let execs = execs.into();
+        Self { start_boottime_ns, cgroup, pid, uid, comm, leader_comm, network_namespace, execs }
     }
 }
 

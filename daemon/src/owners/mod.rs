@@ -27,6 +27,23 @@ pub(crate) use window::{Begin, Window};
 /// At most this many reports of sockets wait until all events before them have been applied.
 const MAXIMUM_UNSETTLED: usize = 16_384;
 
+/// A program that a process runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ProgramKey {
+    pub(crate) pid: u32,
+    pub(crate) start_boottime_ns: u64,
+    /// Tells the programs of one process apart.
+    pub(crate) execs: u16,
+}
+
+impl ProgramKey {
+    /// The program of this process.
+    pub(crate) fn of(process: &Process) -> Self {
+        let Process { pid, start_boottime_ns, execs, .. } = *process;
+        Self { pid, start_boottime_ns, execs }
+    }
+}
+
 /// What the table knows of sockets, while BPF programs report them.
 #[derive(Debug)]
 pub(crate) struct Attribution {
@@ -46,8 +63,8 @@ pub(crate) struct Attribution {
     pub(crate) look_from: Option<u64>,
     /// The paths of control groups by their number.
     paths: Recent<u64>,
-    /// The paths of programs by process number and start.
-    programs: Recent<(u32, u64)>,
+    /// The paths of programs.
+    programs: Recent<ProgramKey>,
 }
 
 impl Attribution {
@@ -112,8 +129,8 @@ impl Attribution {
     }
 
     /// Notes the path of the program that a process runs.
-    pub(crate) fn set_program(&mut self, pid: u32, start_boottime_ns: u64, path: &str) {
-        self.programs.set((pid, start_boottime_ns), path);
+    pub(crate) fn set_program(&mut self, program: ProgramKey, path: &str) {
+        self.programs.set(program, path);
     }
 
     /// The number of a process that owns a socket in a namespace; the default, which is no process, if none is given or
@@ -127,7 +144,7 @@ impl Attribution {
     ) -> OwnerNumber {
         let Some(process) = process else { return OwnerNumber::default() };
         let path = self.paths.get(&process.cgroup);
-        let exe = self.programs.get(&(process.pid, process.start_boottime_ns));
+        let exe = self.programs.get(&ProgramKey::of(process));
         let elsewhere = if network_namespace == self.network_namespace { 0 } else { network_namespace };
         match processes.intern(state, Identity::new(process, elsewhere), path, exe) {
             Some(number) => OwnerNumber::new(number, process.confidence),

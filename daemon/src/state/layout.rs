@@ -8,7 +8,7 @@ use crate::flow::{ClosedFlow, ClosedLimits, Extra, Owners, ProcessEntry, Process
 use flowbus_interfaces::fit;
 
 /// Grows with every change of the layout, of the types in it, or of the checksum.
-pub(super) const VERSION: u32 = 5;
+pub(super) const VERSION: u32 = 6;
 pub(super) const MAGIC: [u8; 8] = *b"flowbus\0";
 
 const PAGE: usize = 4096;

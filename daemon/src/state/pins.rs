@@ -122,6 +122,7 @@ fn example() -> State {
         comm: *b"nginx\0\0\0\0\0\0\0\0\0\0\0",
         leader_comm: *b"nginx\0\0\0\0\0\0\0\0\0\0\0",
         cgroup: 99,
+        execs: 0,
         confidence: Confidence::Reader,
     };
     state.put_process(0, &ProcessEntry::example(&process, "/system.slice/nginx.service"));

@@ -9,7 +9,7 @@ use super::Tracker;
 use super::sockets::RingReader;
 use crate::clock::{Now, monotonic_nsec};
 use crate::flow::Snapshot;
-use crate::owners::{Attribution, Found, Probe};
+use crate::owners::{Attribution, Found, Probe, ProgramKey};
 
 impl Tracker {
     /// Reads what sockets have done by now; true when something was reported.
@@ -93,7 +93,7 @@ impl Tracker {
                     attribution.set_path(process.cgroup, path);
                 }
                 if let Some(exe) = &exe {
-                    attribution.set_program(process.pid, process.start_boottime_ns, exe);
+                    attribution.set_program(ProgramKey::of(process), exe);
                 }
             }
             self.table.change().apply_socket(&event, Now::read());

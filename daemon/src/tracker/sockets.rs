@@ -7,7 +7,7 @@ use flowbus_attribution::{Counters, Event, Kind, Message, Programs, Ring, Snapsh
 use crate::clock::{Now, monotonic_nsec};
 use crate::connection::ConnectionEvent;
 use crate::flow::TCP;
-use crate::owners::{Attribution, Probe, direction};
+use crate::owners::{Attribution, Probe, ProgramKey, direction};
 use crate::table::Table;
 
 /// The most connection events that wait for their flow; further ones are sent without it.
@@ -53,8 +53,9 @@ impl RingReader {
         });
         let now = Now::read();
         self.read(table, now);
-        let open = snapshot.sockets(|event| {
-            table.change().apply_socket(&event, now);
+        let open = snapshot.sockets(|message| match message {
+            Message::Event(event) => table.change().apply_socket(&event, now),
+            other => note(other, table),
         });
         if let Some(attribution) = table.attribution_mut() {
             attribution.look_at_all = Some(monotonic_nsec());
@@ -77,13 +78,7 @@ impl RingReader {
                         waiting.push(event);
                     }
                 }
-                Message::Cgroup { id, path } => {
-                    if let Some(attribution) = table.attribution_mut() {
-                        attribution.set_path(id, path);
-                    }
-                }
-                // Its number is not used again, and events of processes that were in it still come.
-                Message::CgroupRemoved { .. } => {}
+                other => note(other, table),
             }
         });
         if let Some(attribution) = table.attribution_mut() {
@@ -141,6 +136,19 @@ impl RingReader {
             });
             change.commit();
         }
+    }
+}
+
+/// Notes what is said of a control group or a program.
+fn note(message: Message<'_>, table: &mut Table) {
+    let Some(attribution) = table.attribution_mut() else { return };
+    match message {
+        Message::Cgroup { id, path } => attribution.set_path(id, path),
+        Message::Program { pid, start_boottime_ns, execs, path } => {
+            attribution.set_program(ProgramKey { pid, start_boottime_ns, execs }, path);
+        }
+        // A group's number is not used again, and events of processes that were in it still come.
+        Message::CgroupRemoved { .. } | Message::Event(_) => {}
     }
 }
 

@@ -64,6 +64,7 @@ fn the_report_names_each_program_and_the_way_of_accept() {
         "udp_bind6",
         "socket_release",
         "cgroup_made",
+        "program_opens",
         "open_sockets",
     ] {
         assert_eq!(outcome(program), Outcome::Attached, "{program}");

@@ -39,12 +39,20 @@ fn a_process_in_namespaces_of_its_own_is_known_by_its_number_outside_also_when_i
         "{status}"
     );
     assert_eq!(flow["initiator"]["confidence"], "forwarded", "{flow:#}");
+    let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
+    let exe = flow["initiator"]["exe"].as_str().unwrap_or_else(|| panic!("{flow:#}")).to_owned();
+    assert_eq!(Some(&*exe), program.to_str(), "{flow:#}");
+    for (asked, found) in [(&*exe, 1), ("/usr/bin/other", 0)] {
+        let answer = bus.list("ListActive", &[["exe", "s", asked]]).unwrap();
+        assert_eq!(answer.len(), found, "{asked}: {answer:#?}");
+    }
     drop(accepted);
     container.wait().unwrap();
     let ended = wait_for("the flow is over", || {
         flows(&bus).into_iter().find(|flow| flow["dport"] == PLAIN && flow["state"] == "TIME_WAIT")
     });
     assert_eq!(ended["initiator"]["pid"].as_u64(), Some(pid), "{ended:#}");
+    assert_eq!(ended["initiator"]["exe"], *exe, "{ended:#}");
     daemon.stop();
 }
 
@@ -72,6 +80,7 @@ fn a_container_of_systemd_is_known_by_its_name() {
     let flow = owned(&bus, PLAIN);
     let initiator = &flow["initiator"];
     assert_eq!((&initiator["container"], &initiator["comm"]), (&name.into(), &"bash".into()), "{flow:#}");
+    assert_eq!(initiator["exe"], "/usr/bin/bash", "within the container's root: {flow:#}");
     assert_eq!(initiator["confidence"], "forwarded", "{flow:#}");
     assert_eq!(initiator["network_namespace"], inode(&network.client), "{flow:#}");
     drop(accepted);

@@ -36,6 +36,7 @@ pub(super) fn process(pid: u32, name: &str) -> Process {
         comm,
         leader_comm: comm,
         cgroup: 77,
+        execs: 0,
         confidence: Confidence::Exact,
     }
 }
