@@ -34,6 +34,12 @@ pub struct Counters {
     programs: Option<Vec<File>>,
 }
 
+impl std::fmt::Debug for Counters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Counters").field("statistics", &self.read()).finish_non_exhaustive()
+    }
+}
+
 impl Counters {
     /// Opens the counters of these programs.
     ///

@@ -93,11 +93,6 @@ impl Daemon {
     pub fn wait_until_attributed(&mut self, bus: &Bus) {
         self.wait_until_synchronized(bus);
         wait_for("BPF programs to run", || (bus.property("Attribution").ok()? == "bpf").then_some(()));
-        // A flow has owners if it begins after the tracker has read events once more. The answer to the second question comes from
-        // a turn after the one that announced the programs.
-        for _ in 0..2 {
-            bus.list("ListActive", &[]).expect("flowbusd answers");
-        }
     }
 
     /// Starts a command that is a flowbusd and collects its log.

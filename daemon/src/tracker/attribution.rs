@@ -62,8 +62,15 @@ impl Tracker {
         let (sockets, counters) = RingReader::begin(probe, &mut self.table);
         self.sockets = Some(sockets);
         self.hand_addresses_on();
-        self.publisher.set_programs(counters, accept);
-        self.publish();
+        self.unannounced = Some((counters, accept));
+    }
+
+    /// Announces that flows get their owners by BPF, once the event socket was seen empty with the programs in place: a flow that
+    /// began before that has no bound in time for who began it, one that begins later has its owner.
+    pub(super) fn announce_programs(&mut self) {
+        if let Some((counters, accept)) = self.unannounced.take() {
+            self.publisher.set_programs(counters, accept);
+        }
     }
 
     /// Reads what was open when the programs were attached, which report by now.

@@ -19,6 +19,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use ctnetlink::{Decoder, Socket, SocketError, Tuple};
+use flowbus_attribution::{Accept, Counters};
 use flowbus_logging::message_id;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::OwnedFd;
@@ -84,6 +85,8 @@ pub(crate) struct Tracker {
     sweeps: Sweeps,
     /// While BPF programs tell of sockets.
     sockets: Option<RingReader>,
+    /// What the programs count, until it is announced that they run: see [`Tracker::announce_programs`].
+    unannounced: Option<(Counters, Accept)>,
     /// Where they do not, but somebody looks for them.
     questions: Option<SyncSender<Tuple>>,
     /// When the last dump was merged.
@@ -141,6 +144,7 @@ impl Tracker {
             dump: DumpReader::new(dump, requester),
             sweeps: Sweeps::new(sweep_interval),
             sockets: None,
+            unannounced: None,
             questions: None,
             merged: None,
             waiting: Vec::new(),
@@ -173,6 +177,9 @@ impl Tracker {
             self.told = false;
             self.read_sockets();
             let reading = self.read_events()?;
+            if reading != Reading::Unfinished {
+                self.announce_programs();
+            }
             if reading != Reading::Quiet {
                 self.table.expire_closed(Now::read());
                 self.count_losses()?;
@@ -293,9 +300,9 @@ impl Tracker {
             synchronized: header.resync == 0 && !self.behind,
             closed_capacity: header.closed_capacity,
             attribution: match (&self.sockets, &self.questions) {
-                (Some(_), _) => Tier::Bpf,
+                (Some(_), _) if self.unannounced.is_none() => Tier::Bpf,
                 (None, Some(_)) => Tier::Procfs,
-                (None, None) => Tier::None,
+                _ => Tier::None,
             },
         });
     }
