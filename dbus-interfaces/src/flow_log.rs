@@ -140,6 +140,9 @@ pub struct FlowLogBegin {
     /// without it is read as if it had every field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fields: Option<Vec<String>>,
+    /// The conditions that a flow of the log meets, as words of `flowctl list`: the log lacks all others. Empty where it has every flow.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub query: Vec<String>,
 }
 
 impl FlowLogBegin {
@@ -215,6 +218,7 @@ mod tests {
             host: "gateway".into(),
             from: String::new(),
             fields: None,
+            query: Vec::new(),
         };
         assert_eq!(begin.recorded(), FieldSet::ALL);
         let chosen = FlowLogBegin { fields: Some(vec!["id".into(), "later".into()]), ..begin.clone() };

@@ -45,6 +45,8 @@ const FIELDS: [Key; 25] = [
 pub(crate) struct Config {
     /// What flowbusd is asked for: conditions and fields.
     query: RawQuery,
+    /// The conditions as words of a command line.
+    conditions: Vec<String>,
     pub(crate) log: Option<LogOptions>,
     pub(crate) ipfix: Option<IpfixOptions>,
 }
@@ -217,10 +219,11 @@ impl Config {
                 fields.iter().map(String::as_str).chain(id).collect::<Vec<_>>()
             }
         };
+        let conditions = words.clone();
         words.push(format!("fields={}", fields.join(",")));
         let query =
             query_of(&words).map_err(|source| ConfigError::Query { path: path.to_owned(), source })?;
-        Ok(Self { query, log, ipfix })
+        Ok(Self { query, conditions, log, ipfix })
     }
 
     /// The names of the fields that each flow is asked for.
@@ -233,6 +236,11 @@ impl Config {
             Argument::List(names) => names.iter().map(text).collect(),
             name => Some(vec![text(name)?]),
         }
+    }
+
+    /// The conditions that each flow meets, as words of `flowctl list`.
+    pub(crate) fn conditions(&self) -> &[String] {
+        &self.conditions
     }
 
     /// What each stream is asked for besides its place.
@@ -311,6 +319,7 @@ mod tests {
         let text = format!("{query:?}");
         assert_eq!(query.len(), 4);
         assert_eq!(config.fields(), Some(vec!["src".to_owned(), "id".to_owned()]));
+        assert_eq!(config.conditions(), ["dport=80,440-450", "nat=any"]);
         for part in ["\"any\"", "440-450", "\"src\"", "\"id\"", "destroy"] {
             assert!(text.contains(part), "{part} in {text}");
         }

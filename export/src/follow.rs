@@ -178,8 +178,8 @@ impl<'a> Follower<'a> {
         let begin = stream.next().await?;
         let Some(StreamItem::Begin { epoch, sequence, machine }) = &begin else { return Ok(Ended::Away) };
         if let Some(log) = &mut self.log {
-            let (directory, fields) = (&log.options.directory, self.config.fields());
-            let file = LogFile::create(directory, epoch, machine.as_deref(), *sequence, cursor, fields)?;
+            let directory = &log.options.directory;
+            let file = LogFile::create(directory, epoch, machine.as_deref(), *sequence, cursor, self.config)?;
             log.begin(file);
         }
         // What a collector has not heard of since is sent to it, but not what was before the first stream.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use flowbus_interfaces::{Cursor, FlowLogBegin, FlowLogName, StreamItem};
 use serde_json::json;
 
-use crate::config::LogOptions;
+use crate::config::{Config, LogOptions};
 
 /// Bytes of lines that are gathered before they are written.
 pub(crate) const WRITE_BYTES: usize = 128 * 1024;
@@ -42,7 +42,7 @@ impl LogFile {
         machine: Option<&str>,
         sequence: u64,
         from: &Cursor,
-        fields: Option<Vec<String>>,
+        config: &Config,
     ) -> io::Result<Self> {
         let mut begin_usec = now_usec();
         let (path, file) = loop {
@@ -76,7 +76,8 @@ impl LogFile {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             host: std::fs::read_to_string("/etc/hostname").unwrap_or_default().trim().to_owned(),
             from: if from.goes_on(epoch, sequence) { from.to_string() } else { String::new() },
-            fields,
+            fields: config.fields(),
+            query: config.conditions().to_vec(),
         };
         serde_json::to_writer(&mut log.lines, &begin)?;
         log.end_line();

@@ -106,7 +106,7 @@ impl Log {
         let mut log = Self { files: names.len(), ..Self::default() };
         for (name, path) in names {
             match begin_of(&path, name) {
-                Ok(Begin::Of(begin)) => log.add(LogFile { path, name, begin }),
+                Ok(Begin::Of(begin)) => log.add(LogFile { path, name, begin: *begin }),
                 // It is just being made.
                 Ok(Begin::Nothing) if !name.is_compressed => {}
                 Ok(_) => log.unreadable.push(Incomplete::NotALog { path }),
@@ -170,7 +170,7 @@ fn open_regular(path: &Path) -> io::Result<File> {
 
 /// How a file begins.
 enum Begin {
-    Of(FlowLogBegin),
+    Of(Box<FlowLogBegin>),
     /// It is empty.
     Nothing,
     /// Not as one of a log.
@@ -185,5 +185,5 @@ fn begin_of(path: &Path, name: FlowLogName) -> io::Result<Begin> {
         None => return Ok(Begin::Nothing),
     };
     let begin = serde_json::from_slice(line).ok().filter(|begin: &FlowLogBegin| begin.kind == "begin");
-    Ok(begin.map_or(Begin::Other, Begin::Of))
+    Ok(begin.map_or(Begin::Other, |begin| Begin::Of(Box::new(begin))))
 }

@@ -15,6 +15,8 @@ pub(super) enum Incomplete {
     Begins { usec: u64 },
     /// The record ends earlier than what is asked about.
     Ends { usec: u64, is_open: bool },
+    /// The log has only the flows that meet these conditions.
+    Selected { query: String },
     /// flowbusd lost its table, and began a new one.
     NewEpoch { from: u64, to: u64 },
     /// The clock was set back.
@@ -88,6 +90,9 @@ impl Incomplete {
                 "the last line of the record is of {}: nothing has happened since, or flowbus-export does not run",
                 time(*usec)
             ),
+            Self::Selected { query } => {
+                format!("the log has only connections that match {}", cell::clean(query.into()))
+            }
             Self::NewEpoch { from, to } => format!(
                 "flowbusd began a new table {}: ends before that are not known, and connections that began and ended meanwhile are \
                  missing",
@@ -149,6 +154,7 @@ impl Incomplete {
         let (reason, from_usec, to_usec, lost) = match self {
             Self::Begins { usec } => ("record-begins", None, Some(*usec), None),
             Self::Ends { usec, .. } => ("record-ends", Some(*usec), None, None),
+            Self::Selected { .. } => ("selected", None, None, None),
             Self::NewEpoch { from, to } => ("new-epoch", Some(*from), Some(*to), None),
             Self::ClockSetBack { from, to } => ("clock-set-back", Some(*to), Some(*from), None),
             Self::TooMany { usec } => ("too-many", Some(*usec), None, None),

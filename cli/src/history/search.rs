@@ -1,5 +1,6 @@
 //! The search through the files of one machine.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use flowbus_interfaces::{Cursor, FieldSet, FlowRef, Key, RecordError};
@@ -31,6 +32,8 @@ pub(super) struct Search<'a, 'h> {
     alive: Alive,
     /// Whether there were too many.
     is_full: bool,
+    /// The conditions of the log that were reported.
+    selected: BTreeSet<String>,
     place: Place,
 }
 
@@ -82,6 +85,7 @@ impl<'a, 'h> Search<'a, 'h> {
             answer,
             alive: Alive::new(),
             is_full: false,
+            selected: BTreeSet::new(),
             place: Place::default(),
         }
     }
@@ -224,6 +228,10 @@ impl<'a, 'h> Search<'a, 'h> {
     /// Begins another file: in another epoch none of the flows goes on.
     fn begin(&mut self, file: &LogFile) -> Flow {
         let flow = if self.place.epoch == file.begin.epoch { ON? } else { self.flush(false)? };
+        let query = file.begin.query.join(" ");
+        if !query.is_empty() && self.selected.insert(query.clone()) {
+            self.incomplete(&Incomplete::Selected { query })?;
+        }
         self.alive.begin_file();
         self.place = Place {
             epoch: file.begin.epoch.clone(),

@@ -186,3 +186,30 @@ fn files_are_read_in_the_order_of_changes_where_the_clock_was_set_back() {
     let answer = log.ask(&["--at", &instant(at(62))]);
     assert!(answer.stderr.contains("the clock was set back from "), "{}", answer.stderr);
 }
+
+#[test]
+fn the_last_line_of_a_connection_says_whose_it_is() {
+    let log = Log::new();
+    let of = |id, end, comm: &str| {
+        flow(id, 1, 1000 + u16::try_from(id).unwrap(), at(1), end).replace("curl", comm)
+    };
+    log.add(
+        &File::begin(at(0), 10, None)
+            .flow("flow", None, &of(5, None, "curl"))
+            .flow("flow", None, &of(6, None, "wget"))
+            .end_of_snapshot(10)
+            .flow("new", Some(11), &of(1, None, "curl"))
+            .flow("new", Some(12), &of(2, None, "wget"))
+            .flow("new", Some(13), &of(3, None, "curl"))
+            .flow("new", Some(14), &of(4, None, "curl"))
+            .flow("destroy", Some(15), &of(1, Some(at(2)), "wget"))
+            .flow("destroy", Some(16), &of(2, Some(at(2)), "curl"))
+            .flow("destroy", Some(17), &of(3, Some(at(2)), "curl"))
+            .end(at(10)),
+    );
+    assert_eq!(log.ids(&["comm=curl"]), [2, 3, 4, 5]);
+    assert_eq!(log.ids(&["comm=wget"]), [1, 6]);
+    assert_eq!(log.ids(&["comm=cu"]), [0; 0]);
+    assert_eq!(log.ids(&["comm=curl", "nat_sport=1002"]), [2]);
+    assert_eq!(log.ids(&["comm!=curl"]), [1, 6]);
+}

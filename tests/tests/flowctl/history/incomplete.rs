@@ -324,3 +324,26 @@ fn a_file_that_cannot_be_read_may_be_of_each_machine() {
     log.add(&File::begin(at(15), 1, None).end_of_snapshot(1));
     assert_eq!(code(), Some(0), "each machine has a later file");
 }
+
+#[test]
+fn a_log_that_was_written_with_a_query_says_what_it_has() {
+    let log = Log::new();
+    let one = flow(1, 1, 1001, at(1), Some(at(2)));
+    let file = |begin, from: Option<u64>| File::begin(begin, from.unwrap_or(10), from);
+    let nat = |file: File| file.query(&["nat=any", "dport=80,443"]);
+    log.add(&nat(file(at(0), None)).end_of_snapshot(10).flow("destroy", Some(11), &one).end(at(10)));
+    log.add(&nat(file(at(10) + 1, Some(11))).end_of_snapshot(11).end(at(20)));
+    log.add(&file(at(20) + 1, Some(11)).query(&["comm=\u{1b}[2J"]).end_of_snapshot(11).end(at(30)));
+    log.add(&file(at(30) + 1, Some(11)).end_of_snapshot(11).end(at(40)));
+    assert_eq!(log.reasons(&["--at", &instant(at(1))]), ["selected"]);
+    assert_eq!(log.reasons(&["--at", &instant(at(35))]), [""; 0], "this one has all");
+    assert_eq!(log.reasons(&["--since", &instant(at(1)), "--until", &instant(at(35))]), ["selected"; 2]);
+    let answer = log.ask(&["--at", &instant(at(1))]);
+    assert!(
+        answer.stderr.contains("the log has only connections that match nat=any dport=80,443\n"),
+        "{}",
+        answer.stderr
+    );
+    let answer = log.ask(&["--at", &instant(at(25))]);
+    assert!(answer.stderr.contains("match comm=") && !answer.stderr.contains('\u{1b}'), "{}", answer.stderr);
+}

@@ -55,10 +55,19 @@ impl File {
     }
 
     /// The file says which fields its log has.
-    pub(super) fn fields(mut self, names: &[&str]) -> Self {
-        let fields = format!(",\"fields\":{names:?}}}\n");
+    pub(super) fn fields(self, names: &[&str]) -> Self {
+        self.member("fields", names)
+    }
+
+    /// The file says which flows its log has.
+    pub(super) fn query(self, words: &[&str]) -> Self {
+        self.member("query", words)
+    }
+
+    /// Adds texts to the last line.
+    fn member(mut self, name: &str, texts: &[&str]) -> Self {
         self.text.truncate(self.text.len() - "}\n".len());
-        self.text.push_str(&fields);
+        let _ = writeln!(self.text, ",\"{name}\":{}}}", serde_json::json!(texts));
         self
     }
 
