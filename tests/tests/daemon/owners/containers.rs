@@ -168,15 +168,17 @@ fn what_passes_within_a_bridge_has_both_owners_where_the_bridge_is_tracked() {
 
 #[test]
 fn a_namespace_that_has_the_number_of_one_that_is_gone_has_its_own_owners() {
+    const TURNS: u8 = 100;
     let network = Network::new();
     let bus = Bus::start();
     let daemon = Daemon::start_attributed(&network.router, &bus);
     let router = &network.router;
     let server = udp(&network.server, "server", &format!("0.0.0.0:{PLAIN}"));
     let to = socket_address(SERVER_V4, PLAIN);
-    let mut numbers = Vec::new();
-    // The kernel gives the lowest number that is free.
-    for turn in 0..5 {
+    let mut numbers = std::collections::HashSet::new();
+    // The kernel gives the lowest number that is free, so that of a namespace that is gone comes again: not at once, as the kernel takes
+    // namespaces down later, and others make some meanwhile.
+    for turn in 0..TURNS {
         let host = Namespace::new("again");
         router.run(&format!("ip link add again{turn} type veth peer name up0 netns {}", host.path()));
         router.run(&format!("ip link set again{turn} up"));
@@ -196,16 +198,15 @@ fn a_namespace_that_has_the_number_of_one_that_is_gone_has_its_own_owners() {
         });
         assert_eq!(who(&flow["initiator"]), forwarded(&name), "{flow:#}");
         assert_eq!(flow["initiator"]["network_namespace"], inode(&host), "{flow:#}");
-        numbers.push(inode(&host));
+        let is_again = !numbers.insert(inode(&host));
         drop((client, host));
         let of_gone = flows(&bus).into_iter().find(|flow| flow["src"] == source.as_str()).unwrap();
         assert_eq!(of_gone["initiator"], flow["initiator"]);
+        if is_again {
+            return daemon.stop();
+        }
     }
-    let all = numbers.len();
-    numbers.sort_unstable();
-    numbers.dedup();
-    eprintln!("{} numbers for {all} namespaces", numbers.len());
-    daemon.stop();
+    panic!("each of {TURNS} namespaces has a number of its own");
 }
 
 /// A process that does with sockets what it is asked to, by the messages that they come with.
@@ -306,7 +307,7 @@ fn in_a_storm_of_forks_no_flow_has_a_process_that_is_not_its_own() {
         let flows = ["ListActive", "ListClosed"].map(|list| bus.list(list, &[]).unwrap()).concat();
         (flows.len() >= COUNT).then_some(flows)
     });
-    let mut known = 0;
+    let mut unknown = 0;
     for flow in &all {
         // A port that is free again has been that of several processes.
         let port = flow["sport"].as_u64().unwrap();
@@ -316,9 +317,13 @@ fn in_a_storm_of_forks_no_flow_has_a_process_that_is_not_its_own() {
             owner.is_null() || pids.iter().any(|pid| owner["pid"] == *pid),
             "{port}: none of {pids:?} is {owner:#}"
         );
-        known += usize::from(owner.is_object());
+        // Where a port was used again at once, time may not tell one process from the other.
+        unknown += usize::from(owner.is_null() && pids.len() == 1);
     }
-    assert!(known * 2 > COUNT, "{known} of {COUNT}");
+    // The ring is the whole machine's: what it could not hold is not known.
+    let statistics = &bus.monitor_call("GetStatistics", &[]).unwrap()[0];
+    let is_lost = ["bpf_dropped", "events_lost"].into_iter().any(|key| statistics[key] != 0);
+    assert!(unknown == 0 || is_lost, "{unknown} of {COUNT} flows have no owner: {statistics:#}");
     daemon.stop();
 }
 
