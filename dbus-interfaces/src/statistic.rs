@@ -139,9 +139,10 @@ statistics! {
     Counter connection_events: u64,
     /// Connection events left out of signals, which are limited, whether anybody listens or not.
     Counter connection_events_lost: u64,
-    /// Sockets whose flow has not been seen yet.
+    /// Sockets and datagrams whose flow has not been seen yet, in all network namespaces. A datagram is counted once per address that it
+    /// may have been sent from, and matches one of them at most.
     Gauge owners_pending: u64,
-    /// Sockets that ended before their flow was seen.
+    /// Sockets that ended, and datagrams that were forgotten, before their flow was seen; counted as in `owners_pending`.
     Counter owners_unmatched_sockets: u64,
     /// Flows that ended without an owner, forwarded ones among them.
     Counter owners_unmatched_flows: u64,
