@@ -7,10 +7,19 @@ use std::process::Command;
 fn main() {
     println!("cargo::rerun-if-changed=bpf");
     println!("cargo::rerun-if-env-changed=FLOWBUS_BPF");
+    for (name, variable) in [("attribution.bpf.o", "BPF_OBJECT"), ("events.bpf.o", "EVENTS_BPF_OBJECT")] {
+        if let Some(object) = object(name) {
+            println!("cargo::rustc-env={variable}={object}");
+        }
+    }
+}
+
+/// Where the object is; `None` where that is an error.
+fn object(name: &str) -> Option<String> {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("bpf");
-    let committed = sources.join("attribution.bpf.o").display().to_string();
-    let compiled = format!("{}/attribution.bpf.o", std::env::var("OUT_DIR").unwrap_or_default());
-    let object = match std::env::var("FLOWBUS_BPF").as_deref() {
+    let committed = sources.join(name).display().to_string();
+    let compiled = format!("{}/{name}", std::env::var("OUT_DIR").unwrap_or_default());
+    Some(match std::env::var("FLOWBUS_BPF").as_deref() {
         Ok("committed") => committed,
         Ok("build") => match compile(&sources, &compiled) {
             Ok(()) => compiled,
@@ -19,12 +28,12 @@ fn main() {
                     "cargo::error=the BPF programs do not compile: {reason}; install clang and the headers of libbpf, or set \
                      FLOWBUS_BPF=committed to take the object in the repository"
                 );
-                return;
+                return None;
             }
         },
         Ok(other) => {
             println!("cargo::error=FLOWBUS_BPF is \"build\" or \"committed\", not {other:?}");
-            return;
+            return None;
         }
         Err(_) if !has_clang() => committed,
         Err(_) => match compile(&sources, &compiled) {
@@ -36,8 +45,7 @@ fn main() {
                 committed
             }
         },
-    };
-    println!("cargo::rustc-env=BPF_OBJECT={object}");
+    })
 }
 
 fn has_clang() -> bool {

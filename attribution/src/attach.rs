@@ -87,6 +87,57 @@ pub(crate) fn tracepoint(id: u64) -> std::io::Result<OwnedFd> {
     descriptor(result)
 }
 
+/// Attaches a socket filter; an earlier one is replaced.
+pub(crate) fn filter(socket: BorrowedFd<'_>, program: BorrowedFd<'_>) -> std::io::Result<()> {
+    let program = program.as_raw_fd();
+    set_option(socket, libc::SO_ATTACH_BPF, program)
+}
+
+/// Detaches the filter of a socket: what is sent from now on comes by its queue, whole.
+///
+/// # Errors
+/// ENOENT where there is none.
+pub fn remove_filter(socket: BorrowedFd<'_>) -> std::io::Result<()> {
+    set_option(socket, libc::SO_DETACH_FILTER, 0)
+}
+
+/// Whether a BPF program filters what the socket receives.
+///
+/// # Errors
+/// The descriptor is not a socket.
+pub fn has_filter(socket: BorrowedFd<'_>) -> std::io::Result<bool> {
+    let mut length: libc::socklen_t = 0;
+    // SAFETY: with a length of 0 the kernel writes nothing but the length, which lives through the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_GET_FILTER,
+            std::ptr::null_mut(),
+            &raw mut length,
+        )
+    };
+    match result {
+        // The length is that of a filter in the old language.
+        0 => Ok(length > 0),
+        _ => match std::io::Error::last_os_error() {
+            // The kernel cannot show a program as a filter in the old language.
+            error if error.raw_os_error() == Some(libc::EACCES) => Ok(true),
+            error => Err(error),
+        },
+    }
+}
+
+fn set_option(socket: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int) -> std::io::Result<()> {
+    const LENGTH: libc::socklen_t = 4;
+    const { assert!(size_of::<libc::c_int>() == LENGTH as usize) };
+    // SAFETY: the kernel reads `LENGTH` bytes of `value`, which lives through the call.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const value).cast(), LENGTH)
+    };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
 fn bpf(command: libc::c_int, attributes: &LinkCreate) -> std::io::Result<OwnedFd> {
     // SAFETY: the attributes are as long as is said and live through the call, which only reads them. These commands take
     // numbers only, no pointers.

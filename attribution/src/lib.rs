@@ -10,6 +10,7 @@ mod cgroup;
 mod container;
 mod descriptors;
 mod event;
+pub mod events;
 pub mod handover;
 mod kind;
 mod load;

@@ -300,7 +300,7 @@ fn tracefs() -> std::io::Result<OwnedFd> {
 }
 
 /// Why a program does not run, in a line.
-fn reason(error: impl Into<ProgramError>) -> String {
+pub(crate) fn reason(error: impl Into<ProgramError>) -> String {
     match error.into() {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();

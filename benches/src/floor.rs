@@ -5,7 +5,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use ctnetlink::{Groups, Socket};
+use ctnetlink::{Groups, Received, Socket};
+use flowbus_attribution::events::{DEFAULT_EVENT_RING_BYTES, EventFilter, EventReader};
 use flowbus_tests::Namespace;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -23,6 +24,8 @@ pub(crate) enum Floor {
     Blocking,
     /// Reads until there is nothing, then sleeps for 2 ms, and polls when quiet, as flowbusd does.
     Napping,
+    /// Naps likewise; a BPF filter on the socket puts the messages into a ring, which is read without system calls.
+    Ring,
 }
 
 /// What a floor did.
@@ -49,14 +52,23 @@ impl Reader {
         let socket = namespace.enter(|| {
             let socket = Socket::open().expect("a netlink socket can be opened");
             socket.set_receive_buffer(BUFFER).expect("its buffer can be set");
-            socket.join(Groups::all()).expect("its groups can be joined");
             socket
         });
+        let join = |socket: &Socket| socket.join(Groups::all()).expect("its groups can be joined");
+        let mut source: Box<dyn FnMut(u32) -> Done + Send> = if floor == Floor::Ring {
+            let filter = EventFilter::load(DEFAULT_EVENT_RING_BYTES).expect("root may load programs");
+            let mut reader = EventReader::attach(socket, &filter).expect("a filter can be attached");
+            join(reader.socket());
+            Box::new(move |count| read_ring(&mut reader, count))
+        } else {
+            join(&socket);
+            Box::new(move |count| read(&socket, floor, count))
+        };
         let (wanted, orders) = channel();
         let (answers, done) = channel();
         thread::spawn(move || {
             for count in orders {
-                if answers.send(read(&socket, floor, count)).is_err() {
+                if answers.send(source(count)).is_err() {
                     return;
                 }
             }
@@ -100,6 +112,40 @@ fn read(socket: &Socket, floor: Floor, count: u32) -> Done {
                 }
             }
             Err(error) => panic!("recv: {error}"),
+        }
+    }
+    let end = clock_gettime(ClockId::ThreadCPUTime);
+    let used = Duration::try_from(end - begin).expect("time goes forward");
+    Done { received, used, woken: own_sleeps() - slept }
+}
+
+fn read_ring(reader: &mut EventReader, count: u32) -> Done {
+    let drops = |reader: &EventReader| reader.socket().drops().expect("the kernel counts drops");
+    let dropped = drops(reader);
+    let mut buffer = vec![0_u8; 64 * 1024];
+    let mut received = 0;
+    let mut lost = 0;
+    let mut busy = false;
+    let slept = own_sleeps();
+    let begin = clock_gettime(ClockId::ThreadCPUTime);
+    while received + lost < count {
+        match reader.receive(&mut buffer).expect("events can be received") {
+            Received::Datagram(_) => {
+                received += 1;
+                busy = true;
+            }
+            Received::Overrun => lost = drops(reader).wrapping_sub(dropped),
+            Received::Empty if std::mem::take(&mut busy) || reader.is_held_back() => {
+                thread::sleep(Duration::from_millis(2));
+            }
+            Received::Empty => {
+                if reader.prepare_to_sleep() {
+                    let descriptors = reader.descriptors();
+                    let mut waiting = descriptors.each_ref().map(|fd| PollFd::new(fd, PollFlags::IN));
+                    let _ = poll(&mut waiting, None);
+                }
+            }
+            other => panic!("received {other:?}"),
         }
     }
     let end = clock_gettime(ClockId::ThreadCPUTime);

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
+use super::raw::BUSY;
 use super::*;
 use crate::memfd;
 use crate::record::LAYOUT;

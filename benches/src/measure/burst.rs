@@ -29,9 +29,10 @@ pub(super) enum Peer {
     Ulogd,
 }
 
-pub(super) const PEERS: [(&str, Peer); 7] = [
+pub(super) const PEERS: [(&str, Peer); 8] = [
     ("floor: recv and count, blocking", Peer::Floor(Floor::Blocking)),
     ("floor: recv and count, napping", Peer::Floor(Floor::Napping)),
+    ("floor: ring of a BPF socket filter, napping", Peer::Floor(Floor::Ring)),
     ("flowbusd", Peer::Flowbusd),
     ("conntrack -E", Peer::Conntrack(&["-E", "-o", "timestamp,id"])),
     ("conntrack -E -b 32M", Peer::Conntrack(&["-E", "-o", "timestamp,id", "-b", "33554432"])),

@@ -1,0 +1,145 @@
+//! Loads the socket filter.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use aya::maps::{Map, MapData};
+use aya::programs::Program;
+use aya::{Btf, EbpfLoader};
+use ctnetlink::SocketError;
+
+use crate::attach;
+use crate::load::reason;
+use crate::ring::RingError;
+
+/// The size of the ring: some 2,300 events, or 10 ms of what one core sends at most.
+pub const DEFAULT_EVENT_RING_BYTES: u32 = 512 << 10;
+
+/// Why events do not come by a ring.
+#[derive(Debug, thiserror::Error)]
+pub enum FilterError {
+    /// The kernel has no description of its types.
+    #[error("/sys/kernel/btf/vmlinux cannot be read, a kernel with CONFIG_DEBUG_INFO_BTF is needed: {0}")]
+    Btf(#[from] aya::BtfError),
+    /// The maps could not be made.
+    #[error("the kernel refuses the maps of the socket filter, which need CAP_BPF: {0}")]
+    Object(#[from] Box<aya::EbpfError>),
+    /// A map is not in the object.
+    #[error("the object has no map named {0}")]
+    NoMap(&'static str),
+    /// The program could not be loaded.
+    #[error("the kernel refuses the socket filter: {0}")]
+    Refused(String),
+    /// A descriptor could not be made.
+    #[error("a descriptor cannot be made: {0}")]
+    Descriptor(std::io::Error),
+    /// The filter could not be attached.
+    #[error("the socket filter cannot be attached: {0}")]
+    Attach(std::io::Error),
+    /// The socket may have messages that the filter has not seen.
+    #[error("the socket has joined groups already: the filter is attached before that")]
+    Joined,
+    /// The socket could not be asked.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The ring could not be mapped.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+}
+
+/// A socket filter that is loaded, with a ring of its own.
+#[derive(Debug)]
+pub struct EventFilter {
+    program: OwnedFd,
+    pub(super) ring: OwnedFd,
+    pub(super) control: OwnedFd,
+    pub(super) ring_bytes: usize,
+}
+
+/// What stands in the place of the function's number in `bpf/events.bpf.c`: the call, and KERNEL_FUNCTION.
+const MARKED_CALL: [u8; 8] = [0x85, 0x20, 0, 0, 0x66, 0x6c, 0x6f, 0x77];
+
+/// How the filter learns who has sent a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SenderBy {
+    /// By the kernel's type of the buffer. It takes Linux 6.2.
+    Type,
+    /// By reading the kernel's memory, which lockdown=confidentiality forbids. It takes CAP_PERFMON.
+    Reading,
+}
+
+impl EventFilter {
+    /// Loads the filter, with a ring of `ring_bytes`, a power of two and a multiple of the page. Needs CAP_BPF, and CAP_PERFMON before
+    /// Linux 6.2; whoever has the result needs nothing.
+    ///
+    /// # Errors
+    /// The kernel has no BTF, makes no maps, or refuses the programs.
+    pub fn load(ring_bytes: u32) -> Result<Self, FilterError> {
+        Self::load_by(ring_bytes, SenderBy::Type).or_else(|by_type| match by_type {
+            FilterError::Refused(by_type) => match Self::load_by(ring_bytes, SenderBy::Reading) {
+                Err(FilterError::Refused(by_reading)) => {
+                    Err(FilterError::Refused(format!("{by_type}; {by_reading}")))
+                }
+                other => other,
+            },
+            error => Err(error),
+        })
+    }
+
+    /// Loads the filter that learns the sender in this way.
+    ///
+    /// # Errors
+    /// As those of [`EventFilter::load`].
+    pub fn load_by(ring_bytes: u32, sender: SenderBy) -> Result<Self, FilterError> {
+        let btf = Btf::from_sys_fs()?;
+        let mut object = aya::include_bytes_aligned!(env!("EVENTS_BPF_OBJECT")).to_vec();
+        let name = match sender {
+            SenderBy::Type => {
+                let refused = || FilterError::Refused("it has no bpf_cast_to_kern_ctx".to_owned());
+                number_call(&mut object, function(&btf, "bpf_cast_to_kern_ctx").ok_or_else(refused)?);
+                "events_by_type"
+            }
+            SenderBy::Reading => "events_by_reading",
+        };
+        let mut loader = EbpfLoader::new();
+        loader.btf(Some(&btf)).map_max_entries("messages", ring_bytes);
+        let mut object = loader.load(&object).map_err(Box::new)?;
+        let Some(Program::SocketFilter(program)) = object.program_mut(name) else {
+            return Err(FilterError::Refused(format!("the object has no program named {name}")));
+        };
+        program.load().map_err(|error| FilterError::Refused(reason(error)))?;
+        let program = program.fd().map_err(|error| FilterError::Refused(reason(error)))?.as_fd();
+        let program = program.try_clone_to_owned().map_err(FilterError::Descriptor)?;
+        let map = |name| {
+            let (Map::Array(map) | Map::RingBuf(map)) = object.map(name).ok_or(FilterError::NoMap(name))?
+            else {
+                return Err(FilterError::NoMap(name));
+            };
+            MapData::fd(map).as_fd().try_clone_to_owned().map_err(FilterError::Descriptor)
+        };
+        let (ring, control) = (map("messages")?, map("control")?);
+        Ok(Self { program, ring, control, ring_bytes: ring_bytes as usize })
+    }
+
+    /// Attaches the filter to a socket. What the ring has room for is in no queue any more: a socket whose ring nobody reads is deaf.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn attach(&self, socket: BorrowedFd<'_>) -> Result<(), FilterError> {
+        attach::filter(socket, self.program.as_fd()).map_err(FilterError::Attach)
+    }
+}
+
+/// The number of a function that the kernel describes.
+fn function(btf: &Btf, name: &str) -> Option<u32> {
+    /// `BTF_KIND_FUNC`, by its number: aya keeps the type's name to itself.
+    const FUNCTION: u32 = 12;
+    btf.id_by_type_name_kind(name, FUNCTION.try_into().ok()?).ok()
+}
+
+/// Writes the function's number into the call that has a mark in its place.
+fn number_call(object: &mut [u8], function: u32) {
+    let place = object.windows(MARKED_CALL.len()).position(|bytes| bytes == MARKED_CALL);
+    if let Some(number) = place.and_then(|place| object.get_mut(place + 4..place + 8)) {
+        number.copy_from_slice(&function.to_le_bytes());
+    }
+}
