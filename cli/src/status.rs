@@ -17,6 +17,7 @@ struct Status {
     epoch: String,
     synchronized: bool,
     attribution: String,
+    event_source: String,
     closed_capacity: u32,
     sequence: u64,
     active: u32,
@@ -51,6 +52,7 @@ async fn ask(daemon: &Daemon) -> Result<Status, Error> {
         epoch: monitor.epoch().await.map_err(failed)?,
         synchronized: monitor.synchronized().await.map_err(failed)?,
         attribution: monitor.attribution().await.map_err(failed)?,
+        event_source: monitor.event_source().await.map_err(failed)?,
         closed_capacity: monitor.closed_capacity().await.map_err(failed)?,
         sequence: monitor.sequence().await.map_err(failed)?,
         active: monitor.active_count().await.map_err(failed)?,
@@ -75,6 +77,7 @@ impl Status {
             "epoch": self.epoch,
             "synchronized": self.synchronized,
             "attribution": self.attribution,
+            "event_source": self.event_source,
             "closed_capacity": self.closed_capacity,
             "sequence": self.sequence,
             "active_count": self.active,
@@ -107,8 +110,9 @@ impl Status {
             (
                 "events",
                 format!(
-                    "{} received, {} lost, {}",
+                    "{} received by {}, {} lost, {}",
                     self.received,
+                    self.event_source,
                     self.lost,
                     counted(self.resyncs, "resync")
                 ),
@@ -156,6 +160,7 @@ mod tests {
             epoch: "00ff".into(),
             synchronized: true,
             attribution: "none".into(),
+            event_source: "ring".into(),
             closed_capacity: 20_000,
             sequence: 9,
             active: 3,
@@ -184,7 +189,7 @@ flowbusd      0.1.0 on the system bus
 synchronized  yes
 active        3; the kernel has 3 of at most 262144
 closed        1 remembered, at most 20000
-events        12 received, 0 lost, 1 resync
+events        12 received by ring, 0 lost, 1 resync
 signals       unknown sent
 counters      on
 timestamps    off; for new flows: sysctl -w net.netfilter.nf_conntrack_timestamp=1

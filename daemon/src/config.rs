@@ -39,6 +39,19 @@ pub(crate) struct EventOptions {
     pub(crate) receive_buffer_bytes: u32,
     /// How many seconds pass between two comparisons with the kernel's table while flows exist, for what no event reports.
     pub(crate) sweep_interval_sec: u64,
+    /// How events are received.
+    pub(crate) source: SourceChoice,
+}
+
+/// How events may be received.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum SourceChoice {
+    /// By a ring that a BPF socket filter fills, where the kernel takes it and the socket is ours alone.
+    #[default]
+    Auto,
+    /// By the socket.
+    Socket,
 }
 
 /// The flows that ended.
@@ -88,7 +101,7 @@ pub(crate) enum TierChoice {
 
 impl Default for EventOptions {
     fn default() -> Self {
-        Self { receive_buffer_bytes: 32 * 1024 * 1024, sweep_interval_sec: 300 }
+        Self { receive_buffer_bytes: 32 * 1024 * 1024, sweep_interval_sec: 300, source: SourceChoice::Auto }
     }
 }
 

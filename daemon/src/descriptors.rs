@@ -5,14 +5,16 @@
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
 use ctnetlink::{Groups, Socket, SocketError};
-use flowbus_attribution::Programs;
 use flowbus_attribution::handover::LISTENER;
+use flowbus_attribution::{Programs, events};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt};
 use rustix::thread::CapabilitySet;
 
+use crate::config::{EventOptions, SourceChoice};
+use crate::event_source::EventSource;
 use crate::systemd::{self, STATE};
 
 /// What LISTEN_FDS handed over. The names are those of LISTEN_FDNAMES; their order means nothing.
@@ -104,6 +106,8 @@ pub(crate) enum Fault {
     Groups { missing: Groups },
     #[error("it is of another network namespace than {than}")]
     Namespace { than: &'static str },
+    #[error("its filter cannot be detached: {0}")]
+    Filter(std::io::Error),
     #[error("it is no route socket that has joined the groups of links and addresses")]
     Route,
 }
@@ -117,22 +121,55 @@ const EVENTS: &str = "events";
 const DUMP: &str = "dump";
 const LINKS: &str = "links";
 
-/// The event socket: the one handed over, or one opened in this network namespace with a buffer of `receive_buffer` bytes,
-/// which needs CAP_NET_ADMIN.
-pub(crate) fn event_socket(handed: Option<OwnedFd>, receive_buffer: u32) -> Result<Socket, DescriptorError> {
+/// The source of events: the socket handed over, or one opened in this network namespace, which needs CAP_NET_ADMIN. True where the one
+/// handed over was deaf.
+pub(crate) fn event_source(
+    handed: Option<OwnedFd>,
+    options: &EventOptions,
+) -> Result<(EventSource, bool), DescriptorError> {
     if let Some(descriptor) = handed {
-        return adopt_events(descriptor).map_err(|fault| DescriptorError::Handed { name: EVENTS, fault });
+        let adopt = || {
+            let socket = adopt_events(descriptor)?;
+            let was_deaf = end_filter(&socket)?;
+            Ok((EventSource::Socket(socket), was_deaf))
+        };
+        return adopt().map_err(|fault| DescriptorError::Handed { name: EVENTS, fault });
     }
     if is_isolated() {
         return Err(DescriptorError::Isolated);
     }
     let open = || {
         let socket = Socket::open()?;
-        socket.set_receive_buffer(receive_buffer as usize)?;
-        socket.join(Groups::all())?;
+        socket.set_receive_buffer(options.receive_buffer_bytes as usize)?;
         Ok(socket)
     };
-    open().map_err(|source| DescriptorError::Missing { name: EVENTS, source })
+    let open_source = || {
+        let source = match options.source {
+            SourceChoice::Auto => match EventSource::ring(open()?) {
+                Ok(ring) => ring,
+                Err(error) => {
+                    tracing::info!(%error, "events are received from the socket, not by a ring");
+                    EventSource::Socket(open()?)
+                }
+            },
+            SourceChoice::Socket => EventSource::Socket(open()?),
+        };
+        source.socket().join(Groups::all())?;
+        Ok((source, false))
+    };
+    open_source().map_err(|source| DescriptorError::Missing { name: EVENTS, source })
+}
+
+/// Detaches a filter that somebody has left on the event socket: nobody reads what it has put elsewhere. True where there was one.
+fn end_filter(socket: &Socket) -> Result<bool, Fault> {
+    let has_filter = events::has_filter(socket.as_fd()).map_err(Fault::Filter)?;
+    if has_filter {
+        events::remove_filter(socket.as_fd()).map_err(Fault::Filter)?;
+        tracing::warn!(
+            "the event socket had a filter, which is detached: events may be missing, resynchronizing"
+        );
+    }
+    Ok(has_filter)
 }
 
 fn adopt_events(descriptor: OwnedFd) -> Result<Socket, Fault> {

@@ -15,6 +15,7 @@ mod counters;
 mod descriptors;
 mod dictionary;
 mod dump_requests;
+mod event_source;
 mod expectation;
 mod flow;
 mod handle;
@@ -133,7 +134,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         (Requester::Helper(sender), Some(requests))
     };
     let opened = open(&config, handed, requester)?;
-    let links = descriptors::handed_links(links, &opened.events);
+    let links = descriptors::handed_links(links, opened.events.socket());
     let (tracker, handle) = Tracker::new(opened)?;
     let start =
         |source: Option<Source>| source.map(|source| attribution::start(source, handle.clone())).transpose();
@@ -186,8 +187,8 @@ fn source(config: &Config, handed: &mut Descriptors) -> Option<Source> {
 
 /// What the tracker starts with: what was handed over, and the rest opened here.
 fn open(config: &Config, handed: Descriptors, requester: Requester) -> Result<Setup, Error> {
-    let events = descriptors::event_socket(handed.events, config.events.receive_buffer_bytes)?;
-    let dump = descriptors::dump_socket(handed.dump, &events)?;
+    let (events, was_deaf) = descriptors::event_source(handed.events, &config.events)?;
+    let dump = descriptors::dump_socket(handed.dump, events.socket())?;
     let (state, refused) = match handed.state {
         Some(memfd) => State::open(memfd).map_err(Error::State)?,
         None => (State::create().map_err(Error::State)?, None),
@@ -197,6 +198,7 @@ fn open(config: &Config, handed: Descriptors, requester: Requester) -> Result<Se
     }
     Ok(Setup {
         events,
+        was_deaf,
         dump,
         requester,
         state,

@@ -55,6 +55,8 @@ pub(crate) struct Properties {
     pub(crate) synchronized: bool,
     pub(crate) closed_capacity: u32,
     pub(crate) attribution: Tier,
+    /// How events are received: ring or socket.
+    pub(crate) event_source: &'static str,
 }
 
 /// How flows get their processes.

@@ -53,6 +53,10 @@ pub trait FlowMonitor {
     #[zbus(property)]
     fn attribution(&self) -> zbus::Result<String>;
 
+    /// How events are received: ring or socket.
+    #[zbus(property)]
+    fn event_source(&self) -> zbus::Result<String>;
+
     /// The most ended flows that are remembered.
     #[zbus(property)]
     fn closed_capacity(&self) -> zbus::Result<u32>;

@@ -18,6 +18,9 @@ pub const BINARIES: &str = "FLOWBUS_BINARIES";
 /// A configuration in which nobody asks for BPF programs.
 pub const UNATTRIBUTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/unattributed.toml");
 
+/// A configuration in which events are received from the socket, too.
+pub const BY_SOCKET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/by-socket.toml");
+
 /// A running flowbusd.
 #[derive(Debug)]
 pub struct Daemon {

@@ -40,7 +40,7 @@ pub struct EventReader {
     done: u64,
     /// The socket's drops, as far as they are in `done`.
     drops: u32,
-    /// So many messages were passed at that time, and not all of them have come.
+    /// How many messages had been passed at that time: not all of them have come.
     missing: Option<(u64, Instant)>,
     held_back: bool,
     disorder: bool,

@@ -250,6 +250,12 @@ impl FlowMonitor {
         self.services.handle.properties().borrow().attribution.name()
     }
 
+    /// How events are received: ring or socket.
+    #[zbus(property)]
+    fn event_source(&self) -> &'static str {
+        self.services.handle.properties().borrow().event_source
+    }
+
     /// The most ended flows that are remembered.
     #[zbus(property)]
     fn closed_capacity(&self) -> u32 {

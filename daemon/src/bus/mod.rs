@@ -191,6 +191,9 @@ async fn announce_properties(
             if new.attribution != announced.attribution {
                 monitor.attribution_changed(emitter).await?;
             }
+            if new.event_source != announced.event_source {
+                monitor.event_source_changed(emitter).await?;
+            }
             Ok::<(), zbus::Error>(())
         };
         if let Err(error) = result.await {

@@ -23,6 +23,8 @@ pub(super) enum Reading {
     Quiet,
     /// There were some, and no more.
     Drained,
+    /// There are more, which are on their way: they come within microseconds, unless whoever sends them is interrupted.
+    HeldBack,
     /// There may be more.
     Unfinished,
 }
@@ -36,11 +38,17 @@ impl Tracker {
         while read < EVENTS_AT_ONCE {
             let begin = if is_attributed { monotonic_nsec() } else { 0 };
             let received = self.receive()?;
+            if self.events.take_disorder() {
+                self.note_disorder();
+            }
             if received > 0 {
                 self.read_sockets_of_batch();
                 self.apply_received(now);
             }
             read += received;
+            if received < BATCH && self.events.is_held_back() {
+                return Ok(Reading::HeldBack);
+            }
             if received < BATCH {
                 self.table.settle(begin, &mut self.changes);
                 return Ok(if read == 0 { Reading::Quiet } else { Reading::Drained });
@@ -89,7 +97,7 @@ impl Tracker {
 
     /// Asks the kernel how many events it dropped.
     pub(super) fn count_losses(&mut self) -> Result<(), TrackerError> {
-        let drops = self.events.drops()?;
+        let drops = self.events.socket().drops()?;
         let lost = u64::from(drops.wrapping_sub(self.table.header().drops));
         if lost == 0 {
             return Ok(());
@@ -111,6 +119,22 @@ impl Tracker {
         change.commit();
         self.dump.restart(&mut self.table);
         Ok(())
+    }
+
+    /// Events may be applied in another order than they were sent: the table may be wrong until it has been compared.
+    fn note_disorder(&mut self) {
+        let mut change = self.table.change();
+        let header = change.header();
+        if header.resync == 0 {
+            header.resync = ResyncReason::Overrun as u32;
+        }
+        change.note_loss();
+        change.commit();
+        tracing::warn!(
+            message_id = message_id::EVENTS_LOST,
+            "the order of events is not known: their ring and the socket's queue disagree, resynchronizing"
+        );
+        self.dump.restart(&mut self.table);
     }
 }
 

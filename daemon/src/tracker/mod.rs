@@ -29,6 +29,7 @@ use crate::change::Change;
 use crate::clock::Now;
 use crate::connection::ConnectionEvent;
 use crate::counters::ResyncReason;
+use crate::event_source::EventSource;
 use crate::flow::ClosedLimits;
 use crate::handle::{COMMANDS, Command, Handle, Look, Publisher};
 use crate::owners::Attribution;
@@ -53,7 +54,9 @@ const DUMP_BUFFER: usize = 64 * 1024;
 #[derive(Debug)]
 pub(crate) struct Setup {
     /// Joined to the groups of NEW, UPDATE and DESTROY, and to those of expectations.
-    pub(crate) events: Socket,
+    pub(crate) events: EventSource,
+    /// Events may be missing that the event socket's drop counter does not have.
+    pub(crate) was_deaf: bool,
     /// For the replies of dumps.
     pub(crate) dump: Socket,
     pub(crate) requester: Requester,
@@ -78,7 +81,7 @@ pub(crate) enum TrackerError {
 #[derive(Debug)]
 pub(crate) struct Tracker {
     table: Table,
-    events: Socket,
+    events: EventSource,
     inbox: Inbox,
     decoder: Decoder,
     dump: DumpReader,
@@ -113,7 +116,8 @@ pub(crate) struct Tracker {
 impl Tracker {
     /// A tracker of what the state holds, and the handle to it.
     pub(crate) fn new(setup: Setup) -> Result<(Self, Handle), TrackerError> {
-        let Setup { events, dump, requester, state, refused, closed_limits, sweep_interval } = setup;
+        let Setup { events, was_deaf, dump, requester, state, refused, closed_limits, sweep_interval } =
+            setup;
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let (sender, commands) = sync_channel(COMMANDS);
         let inbox = state.inbox()?;
@@ -122,6 +126,7 @@ impl Tracker {
             synchronized: false,
             closed_capacity: closed_limits.capacity,
             attribution: Tier::None,
+            event_source: events.name(),
         };
         let (publisher, handle) = Publisher::new(
             Session {
@@ -135,7 +140,7 @@ impl Tracker {
             sender,
             Arc::clone(&wake),
         );
-        let buffer_bytes = events.receive_buffer()? as u64;
+        let buffer_bytes = events.socket().receive_buffer()? as u64;
         let mut tracker = Self {
             table,
             events,
@@ -162,7 +167,7 @@ impl Tracker {
         };
         // What the last life received and did not come to apply: it comes before what was missed since.
         tracker.apply_received(Now::read());
-        take_over(&mut tracker.table, &tracker.events, refused.as_ref())?;
+        take_over(&mut tracker.table, tracker.events.socket(), refused.as_ref(), was_deaf)?;
         // Events may have been lost while nobody read them: counted before the table is announced as synchronized.
         tracker.count_losses()?;
         tracker.publish();
@@ -200,7 +205,7 @@ impl Tracker {
         let now = Instant::now();
         // What was queued before a loss is read before the dump begins: a flow whose end was lost would else seem to be
         // seen again by its own old events.
-        let drained = reading != Reading::Unfinished;
+        let drained = matches!(reading, Reading::Quiet | Reading::Drained);
         if drained && let Some(merged) = self.dump.finish(&mut self.table, &mut self.changes) {
             self.end_dump(merged);
         }
@@ -304,6 +309,7 @@ impl Tracker {
                 (None, Some(_)) => Tier::Procfs,
                 _ => Tier::None,
             },
+            event_source: self.events.name(),
         });
     }
 
@@ -316,15 +322,19 @@ impl Tracker {
     /// timeout unless a dump is due. A nap loses nothing: what has gathered is still there, and `poll` returns at once for it.
     fn wait(&mut self, reading: Reading) -> Result<(), TrackerError> {
         let readable = PollFlags::IN;
-        let (events, dump) = (self.events.as_fd(), self.dump.as_fd());
-        let sockets = self.sockets.as_ref().map_or(events, RingReader::as_fd);
-        let mut fds = [self.wake.as_fd(), dump, events, sockets]
-            .map(|descriptor| PollFd::from_borrowed_fd(descriptor, readable));
         let is_waiting =
             self.table.is_unsettled() || self.sockets.as_ref().is_some_and(RingReader::has_unpublished);
+        let is_to_sleep = reading == Reading::Quiet && !self.told && !is_waiting;
+        if is_to_sleep && !self.events.prepare_to_sleep() {
+            return Ok(());
+        }
+        let [ring, events] = self.events.descriptors();
+        let sockets = self.sockets.as_ref().map_or(events, RingReader::as_fd);
+        let mut fds = [self.wake.as_fd(), self.dump.as_fd(), ring, events, sockets]
+            .map(|descriptor| PollFd::from_borrowed_fd(descriptor, readable));
         let (fds, timeout) = match reading {
             _ if self.told || is_waiting => (&mut fds[..2], Some(SOCKETS_NAP)),
-            Reading::Quiet => (&mut fds[..], self.until_dump()),
+            _ if is_to_sleep => (&mut fds[..], self.until_dump()),
             _ => (&mut fds[..2], Some(NAP)),
         };
         let timeout = timeout.and_then(|timeout| timeout.try_into().ok());
@@ -347,8 +357,13 @@ impl Tracker {
     }
 }
 
-/// Fits the state to the event socket: with the one that the state was made with, nothing was missed.
-fn take_over(table: &mut Table, events: &Socket, refused: Option<&Refused>) -> Result<(), TrackerError> {
+/// Fits the state to the event socket: with the one that the state was made with, nothing was missed, unless a filter kept it from us.
+fn take_over(
+    table: &mut Table,
+    events: &Socket,
+    refused: Option<&Refused>,
+    was_deaf: bool,
+) -> Result<(), TrackerError> {
     let cookie = events.cookie()?;
     let header = table.header();
     let reason = if let Some(refused) = refused {
@@ -359,7 +374,7 @@ fn take_over(table: &mut Table, events: &Socket, refused: Option<&Refused>) -> R
         Some(ResyncReason::StateRefused)
     } else if header.socket_cookie == 0 {
         Some(ResyncReason::Start)
-    } else if header.socket_cookie != cookie {
+    } else if header.socket_cookie != cookie || was_deaf {
         Some(ResyncReason::NewSocket)
     } else {
         None

@@ -168,6 +168,7 @@ fn properties_and_statistics_are_as_the_contract_has_them() {
     assert!(epoch.len() == 32 && epoch.bytes().all(|b| b.is_ascii_hexdigit()), "128 bits in hex: {epoch}");
     assert_eq!(property("Synchronized"), true);
     assert_eq!(property("Attribution"), "none");
+    assert_eq!(property("EventSource"), "ring");
     assert_eq!(property("ClosedCapacity"), 20_000);
     assert_eq!((property("ActiveCount"), property("ClosedCount")), (json!(5), json!(0)));
     assert!(property("EventsReceived").as_u64() >= Some(5));

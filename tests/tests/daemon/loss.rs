@@ -1,10 +1,14 @@
 //! Bursts, overruns and readers that stop: what was lost is counted exactly, and the table is right again after it.
 
+use std::os::fd::AsFd;
+
 use ctnetlink::{Conntrack, Socket};
+use flowbus_attribution::events::{EventFilter, has_filter};
 use flowbus_tests::conntrack;
+use flowbus_tests::daemon::{BY_SOCKET, UNATTRIBUTED};
 use flowbus_tests::flow::agreed;
 use flowbus_tests::inject::tuple;
-use flowbus_tests::process::wait_for;
+use flowbus_tests::process::{Directory, wait_for};
 use flowbus_tests::{Bus, Daemon, Kept, Namespace, burst};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -15,6 +19,16 @@ fn burst_namespace() -> Namespace {
     let namespace = Namespace::tracked("burst");
     burst::prepare(&namespace);
     namespace
+}
+
+/// Tests a daemon that has its events by a ring, then one that has them from the socket.
+fn over_both_sources(test: impl Fn(&Namespace, &Bus, Daemon)) {
+    for (source, configuration) in [("ring", UNATTRIBUTED), ("socket", BY_SOCKET)] {
+        let (namespace, bus) = (burst_namespace(), Bus::start());
+        let daemon = Daemon::start_with(&namespace, &bus, &["--config", configuration]);
+        assert_eq!(bus.property("EventSource").unwrap(), source);
+        test(&namespace, &bus, daemon);
+    }
 }
 
 fn number(bus: &Bus, property: &str) -> u64 {
@@ -50,46 +64,46 @@ fn flush(namespace: &Namespace) {
 #[test]
 fn of_200000_flows_that_begin_and_end_in_bursts_that_fit_nothing_is_lost() {
     const PIECES: u32 = 8;
-    let (namespace, bus) = (burst_namespace(), Bus::start());
-    let daemon = Daemon::start(&namespace, &bus);
-    for piece in 0..PIECES {
-        burst::create(&namespace, piece * (BURST / PIECES), BURST / PIECES);
-        wait_for_events(&bus, u64::from((piece + 1) * (BURST / PIECES)));
-    }
-    assert_eq!((number(&bus, "EventsLost"), number(&bus, "ActiveCount")), (0, u64::from(BURST)));
-    assert_eq!(namespace.sysctl_value("net.netfilter.nf_conntrack_count"), BURST.to_string());
-    for piece in 0..PIECES {
-        // An eighth of the addresses.
-        namespace.run(&format!("conntrack -D -p udp -d 198.19.{}.0/19", piece * (256 / PIECES)));
-        let left = namespace.sysctl_value("net.netfilter.nf_conntrack_count").parse::<u32>().unwrap();
-        wait_for_events(&bus, u64::from(2 * BURST - left));
-    }
-    assert_eq!((number(&bus, "EventsLost"), number(&bus, "ActiveCount")), (0, 0));
-    assert_eq!(number(&bus, "ClosedCount") + statistic(&bus, "closed_evicted"), u64::from(BURST));
-    assert_eq!(number(&bus, "Sequence"), 2 * u64::from(BURST));
-    daemon.stop();
+    over_both_sources(|namespace, bus, daemon| {
+        for piece in 0..PIECES {
+            burst::create(namespace, piece * (BURST / PIECES), BURST / PIECES);
+            wait_for_events(bus, u64::from((piece + 1) * (BURST / PIECES)));
+        }
+        assert_eq!((number(bus, "EventsLost"), number(bus, "ActiveCount")), (0, u64::from(BURST)));
+        assert_eq!(namespace.sysctl_value("net.netfilter.nf_conntrack_count"), BURST.to_string());
+        for piece in 0..PIECES {
+            // An eighth of the addresses.
+            namespace.run(&format!("conntrack -D -p udp -d 198.19.{}.0/19", piece * (256 / PIECES)));
+            let left = namespace.sysctl_value("net.netfilter.nf_conntrack_count").parse::<u32>().unwrap();
+            wait_for_events(bus, u64::from(2 * BURST - left));
+        }
+        assert_eq!((number(bus, "EventsLost"), number(bus, "ActiveCount")), (0, 0));
+        assert_eq!(number(bus, "ClosedCount") + statistic(bus, "closed_evicted"), u64::from(BURST));
+        assert_eq!(number(bus, "Sequence"), 2 * u64::from(BURST));
+        daemon.stop();
+    });
 }
 
 #[test]
 fn a_daemon_that_is_stopped_under_load_says_exactly_what_it_lost() {
-    let (namespace, bus) = (burst_namespace(), Bus::start());
-    let daemon = Daemon::start(&namespace, &bus);
-    daemon.signal(Signal::STOP);
-    burst::create(&namespace, 0, BURST);
-    flush(&namespace);
-    burst::create(&namespace, 0, 3_000);
-    // Traffic did not notice: every packet made its flow.
-    assert_eq!(namespace.sysctl_value("net.netfilter.nf_conntrack_count"), "3000");
-    daemon.signal(Signal::CONT);
-    wait_for_events(&bus, 2 * u64::from(BURST) + 3_000);
-    assert!(number(&bus, "EventsLost") > 0, "the buffer cannot hold that");
-    wait_until_synchronized(&bus);
-    // At once: a ghost would otherwise be found by the sweeps that follow.
-    assert_eq!(number(&bus, "ActiveCount"), 3_000);
-    let (flows, table) = agreed(&bus, &namespace);
-    assert_eq!((flows.len(), table.len()), (3_000, 3_000));
-    assert!(number(&bus, "Resyncs") >= 2);
-    daemon.stop();
+    over_both_sources(|namespace, bus, daemon| {
+        daemon.signal(Signal::STOP);
+        burst::create(namespace, 0, BURST);
+        flush(namespace);
+        burst::create(namespace, 0, 3_000);
+        // Traffic did not notice: every packet made its flow.
+        assert_eq!(namespace.sysctl_value("net.netfilter.nf_conntrack_count"), "3000");
+        daemon.signal(Signal::CONT);
+        wait_for_events(bus, 2 * u64::from(BURST) + 3_000);
+        assert!(number(bus, "EventsLost") > 0, "the buffer cannot hold that");
+        wait_until_synchronized(bus);
+        // At once: a ghost would otherwise be found by the sweeps that follow.
+        assert_eq!(number(bus, "ActiveCount"), 3_000);
+        let (flows, table) = agreed(bus, namespace);
+        assert_eq!((flows.len(), table.len()), (3_000, 3_000));
+        assert!(number(bus, "Resyncs") >= 2);
+        daemon.stop();
+    });
 }
 
 #[test]
@@ -113,6 +127,66 @@ fn a_reader_with_a_small_buffer_has_no_ghosts_and_misses_nothing_after_its_resyn
     assert_eq!(number(&bus, "ActiveCount"), 4_000);
     let (flows, _) = agreed(&bus, &namespace);
     assert_eq!(flows.len(), 4_000);
+    daemon.stop();
+}
+
+#[test]
+fn with_a_small_buffer_behind_it_a_ring_loses_what_is_counted_and_no_ghost_is_left() {
+    let directory = Directory::new("small");
+    for source in ["auto", "socket"] {
+        let (namespace, bus) = (burst_namespace(), Bus::start());
+        let text = format!(
+            "[attribution]\ntier = \"none\"\n[events]\nsource = \"{source}\"\nreceive_buffer_bytes = 65536\n"
+        );
+        let configuration = directory.file(&format!("{source}.toml"), &text);
+        let daemon =
+            Daemon::start_with(&namespace, &bus, &["--config", configuration.to_str().expect("it is UTF-8")]);
+        let mut emitted = 0;
+        for round in 0..5 {
+            // Or it might keep up.
+            daemon.signal(Signal::STOP);
+            std::thread::scope(|scope| {
+                scope.spawn(|| burst::create(&namespace, 100_000 + round * 1_000, 20_000));
+                burst::create(&namespace, round * 1_000, 20_000);
+            });
+            daemon.signal(Signal::CONT);
+            flush(&namespace);
+            emitted += 4 * 20_000;
+        }
+        burst::create(&namespace, 0, 4_000);
+        wait_for_events(&bus, emitted + 4_000);
+        assert!(
+            number(&bus, "EventsLost") > 0,
+            "a buffer of 64 KiB holds a hundred events, a ring some 2,300"
+        );
+        wait_until_synchronized(&bus);
+        assert_eq!(number(&bus, "ActiveCount"), 4_000);
+        let (flows, _) = agreed(&bus, &namespace);
+        assert_eq!(flows.len(), 4_000);
+        daemon.stop();
+    }
+}
+
+#[test]
+fn a_kept_socket_with_a_filter_of_nobody_hears_again_and_is_resynchronized() {
+    let (namespace, bus) = (burst_namespace(), Bus::start());
+    let kept = Kept::open(&namespace, 1 << 20);
+    let mut daemon = kept.spawn(&namespace, &bus);
+    daemon.wait_until_synchronized(&bus);
+    daemon.signal(Signal::KILL);
+    let _ = daemon.ended();
+    // As if a version that leaves filters on kept sockets had run meanwhile.
+    let filter = EventFilter::load(1 << 20).unwrap();
+    filter.attach(kept.events.as_fd()).unwrap();
+    burst::create(&namespace, 0, 3);
+    let mut daemon = kept.spawn(&namespace, &bus);
+    daemon.wait_until_synchronized(&bus);
+    assert!(!has_filter(kept.events.as_fd()).unwrap());
+    assert_eq!(bus.property("EventSource").unwrap(), "socket");
+    assert_eq!((number(&bus, "ActiveCount"), number(&bus, "EventsReceived")), (3, 0));
+    burst::create(&namespace, 3, 3);
+    wait_for_events(&bus, 3);
+    assert_eq!((number(&bus, "ActiveCount"), number(&bus, "Resyncs")), (6, 2));
     daemon.stop();
 }
 
@@ -227,21 +301,21 @@ fn events_that_are_repeated_for_a_stalled_listener_change_nothing_twice() {
 #[test]
 fn the_same_tuple_recreated_20000_times_is_20000_flows() {
     const TIMES: u64 = 20_000;
-    let (namespace, bus) = (burst_namespace(), Bus::start());
-    let daemon = Daemon::start(&namespace, &bus);
-    let mut table = namespace.enter(|| Conntrack::open().unwrap());
-    let (src, dst) = burst::tuple(0);
-    let tuple = tuple(&src.ip().to_string(), &dst.ip().to_string(), 17, src.port(), dst.port());
-    for _ in 0..TIMES {
-        burst::create(&namespace, 0, 1);
-        table.delete(&tuple, None).unwrap();
-    }
-    wait_for_events(&bus, 2 * TIMES);
-    assert_eq!((number(&bus, "ActiveCount"), number(&bus, "ClosedCount")), (0, TIMES));
-    let mut ids: Vec<u64> =
-        bus.list("ListClosed", &[]).unwrap().iter().map(|flow| flow["id"].as_u64().unwrap()).collect();
-    ids.sort_unstable();
-    assert!(ids == (1..=TIMES).collect::<Vec<_>>(), "{} ids", ids.len());
-    assert_eq!(conntrack::list(&namespace).len(), 0);
-    daemon.stop();
+    over_both_sources(|namespace, bus, daemon| {
+        let mut table = namespace.enter(|| Conntrack::open().unwrap());
+        let (src, dst) = burst::tuple(0);
+        let tuple = tuple(&src.ip().to_string(), &dst.ip().to_string(), 17, src.port(), dst.port());
+        for _ in 0..TIMES {
+            burst::create(namespace, 0, 1);
+            table.delete(&tuple, None).unwrap();
+        }
+        wait_for_events(bus, 2 * TIMES);
+        assert_eq!((number(bus, "ActiveCount"), number(bus, "ClosedCount")), (0, TIMES));
+        let mut ids: Vec<u64> =
+            bus.list("ListClosed", &[]).unwrap().iter().map(|flow| flow["id"].as_u64().unwrap()).collect();
+        ids.sort_unstable();
+        assert!(ids == (1..=TIMES).collect::<Vec<_>>(), "{} ids", ids.len());
+        assert_eq!(conntrack::list(namespace).len(), 0);
+        daemon.stop();
+    });
 }
