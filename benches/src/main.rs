@@ -43,7 +43,7 @@ struct Arguments {
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Only these measures, and their parts of the document: burst, steady, memory, listing, start, latency, idle, restart,
-    /// attribution, sender
+    /// attribution, sender, export
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// Where docs/performance.md is

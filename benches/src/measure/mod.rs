@@ -2,6 +2,7 @@
 
 mod attribution;
 mod burst;
+mod export;
 mod idle;
 mod latency;
 mod listing;
@@ -18,7 +19,7 @@ use crate::size::Size;
 type Measure = fn(Size) -> Section;
 
 /// The measures by the names that `--only` takes, in the order of the document.
-pub(crate) const MEASURES: [(&str, Measure); 10] = [
+pub(crate) const MEASURES: [(&str, Measure); 11] = [
     ("burst", burst::measure),
     ("steady", steady::measure),
     ("memory", memory::measure),
@@ -29,4 +30,5 @@ pub(crate) const MEASURES: [(&str, Measure); 10] = [
     ("restart", restart::measure),
     ("attribution", attribution::measure),
     ("sender", sender::measure),
+    ("export", export::measure),
 ];
