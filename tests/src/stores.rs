@@ -35,14 +35,28 @@ impl Stores {
         std::fs::write(&path, content).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
 
-    /// A command that a user of the root runs in it and in a network namespace; its process id is the program's own.
+    /// A command that a user of the root runs in it and in a network namespace; its process id is the program's own. The kernel kills
+    /// it when the thread that started it has ended.
     #[must_use]
     pub fn command(&self, namespace: &Namespace, user: &str, program: &str) -> Command {
         let root = self.0.root();
         let mut command = namespace.command("unshare");
         // Shared memory goes away with the processes that have it.
         command.args(["--ipc", &format!("--mount-proc={}", root.join("proc").display())]);
-        command.args(["chroot", &format!("--userspec={user}")]).arg(root).arg(program);
+        command.arg("chroot").arg(root);
+        // In this order: a process that becomes another user is tied to nobody.
+        command.args([
+            "setpriv",
+            "--reuid",
+            user,
+            "--regid",
+            user,
+            "--init-groups",
+            "--pdeathsig",
+            "KILL",
+            "--",
+        ]);
+        command.arg(program);
         command
     }
 }

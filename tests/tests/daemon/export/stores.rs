@@ -2,6 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
+use std::thread;
 
 use flowbus_tests::process::{Directory, output_of, output_with_input, wait_for};
 use flowbus_tests::{Daemon, Namespace, Stores, burst};
@@ -127,9 +131,28 @@ impl Pipeline<'_> {
     }
 }
 
+/// Kills a server, and waits until its children have ended as well: they hold the pipe of its log, which is read to its end. Postgres
+/// must not be started above them, as each has shared memory of its own.
 fn kill(mut process: Daemon) {
     process.signal(Signal::KILL);
     process.ended();
+}
+
+#[test]
+fn a_server_ends_with_the_thread_that_started_it_however_that_ends() {
+    let (namespace, stores) = (Namespace::new("store"), Stores::new());
+    for user in ["root", "postgres"] {
+        let mut command = stores.command(&namespace, user, "bash");
+        command.args(["-c", "echo runs; exec sleep 60"]).stdout(Stdio::piped());
+        let start = || {
+            let mut server = command.spawn().unwrap();
+            let mut line = [0; 5];
+            server.stdout.take().unwrap().read_exact(&mut line).unwrap();
+            server
+        };
+        let mut server = thread::scope(|scope| scope.spawn(start).join().unwrap());
+        assert_eq!(server.wait().unwrap().signal(), Some(9), "of {user}");
+    }
 }
 
 #[test]
