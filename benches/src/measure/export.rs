@@ -197,8 +197,11 @@ fn of_log(world: &World, flows: u32, log: &Path) -> Round {
     let (_, destination) = tuple(flows / 2);
     let (address, port) = (format!("dst={}", destination.ip()), format!("dport={}", destination.port()));
     let at = at.to_string();
-    let asked: [&[&str]; 3] = [&["--at", &at, &address, &port], &["--at", &at], &["comm=curl"]];
-    let answers = asked.map(|question| answered(log, question));
+    let own = fs::read_to_string("/proc/self/comm").expect("/proc is there");
+    let process = format!("comm={}", own.trim());
+    let asked: [(&[&str], u32); 3] =
+        [(&["--at", &at, &address, &port], 1), (&["--at", &at], flows), (&[&process], flows)];
+    let answers = asked.map(|(question, rows)| answered(log, question, rows));
     Round {
         log: each(used),
         compressed: each(used + compressing),
@@ -211,19 +214,24 @@ fn of_log(world: &World, flows: u32, log: &Path) -> Round {
     }
 }
 
-/// The seconds until `flowctl history` has answered, on one processor.
-fn answered(log: &Path, question: &[&str]) -> f64 {
+/// The seconds until `flowctl history` has answered with so many rows, on one processor.
+fn answered(log: &Path, question: &[&str], rows: u32) -> f64 {
+    let directory = Directory::new("answer");
+    let answer = directory.file("answer", "");
+    let file = fs::File::create(&answer).expect("a directory of our own takes files");
     let mut command = Command::new("taskset");
     command
         .args(["--cpu-list", "0"])
         .arg(binary("flowctl"))
         .args(["history", "--json", "--directory"])
         .arg(log);
-    command.args(question).stdout(Stdio::null()).stderr(Stdio::null());
+    command.args(question).stdout(file).stderr(Stdio::null());
     let begin = Instant::now();
     let status = command.status().expect("taskset is there");
+    let elapsed = begin.elapsed();
     assert!(status.success(), "{command:?} ended with {status}");
-    begin.elapsed().as_secs_f64()
+    assert_eq!(count(&answer, "\"id\":"), rows, "{command:?}");
+    elapsed.as_secs_f64()
 }
 
 /// The microseconds for each event that flowbus-export sends to a collector.
