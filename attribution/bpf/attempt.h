@@ -33,8 +33,14 @@ struct destination {
 	__u8 remote[16];
 	__u16 remote_port;
 	__u16 local_port;
-	__u32 pid;
+	__u32 program; /* see running() */
 };
+
+/* Tells the program that a process runs from all others for some seconds: the kernel's pids have 22 bits. */
+static __always_inline __u32 running(__u32 pid, __u16 execs)
+{
+	return pid | (__u32)execs << 22;
+}
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -60,7 +66,7 @@ static __always_inline bool failure_told_lately(const struct attempt *attempt)
 
 	__builtin_memcpy(destination.remote, attempt->remote, sizeof(destination.remote));
 	destination.remote_port = attempt->remote_port;
-	destination.pid = attempt->process.pid;
+	destination.program = running(attempt->process.pid, attempt->process.execs);
 	return told_lately(&destination);
 }
 

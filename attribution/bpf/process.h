@@ -12,10 +12,10 @@ struct program_key {
 	__u32 execs;
 };
 
-/* When a process's program was reported. The reader keeps as many (daemon/src/owners/recent.rs). */
+/* When a process's program was reported. The reader keeps at least as many (daemon/src/owners/recent.rs). */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 4096);
+	__uint(max_entries, 2048);
 	__type(key, struct program_key);
 	__type(value, __u64);
 } programs SEC(".maps");

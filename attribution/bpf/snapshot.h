@@ -30,27 +30,18 @@ struct {
 	__type(value, struct program_record);
 } program_scratch SEC(".maps");
 
-/* Writes the program of a socket's holder before the socket. */
-static __always_inline long write_program(struct seq_file *seq, struct task_struct *task)
+/* Writes the program of a socket's holder. */
+static __always_inline long write_program(struct seq_file *seq, struct task_struct *task, const struct program_key *key)
 {
-	struct program_key key = program_of(task);
 	__u32 first = 0;
-	struct program_record *record;
-	long result;
+	struct program_record *record = bpf_map_lookup_elem(&program_scratch, &first);
 
-	if (program_reported(&key))
-		return 0;
-	record = bpf_map_lookup_elem(&program_scratch, &first);
 	if (!record)
 		return 0;
-	describe_program(record, &key);
+	describe_program(record, key);
 	if (read_program(record, (__u64)BPF_CORE_READ(task, mm, exe_file)) <= 0)
 		return 0;
-	/* What does not fit is rolled back, and the program runs again for the same file. */
-	result = bpf_seq_write(seq, record, sizeof(*record));
-	if (!result)
-		note_reported(&key);
-	return result;
+	return bpf_seq_write(seq, record, sizeof(*record));
 }
 
 static __always_inline int open_socket(struct bpf_iter__task_file *context, bool by_reading)
@@ -60,8 +51,10 @@ static __always_inline int open_socket(struct bpf_iter__task_file *context, bool
 	struct file *file = context->file;
 	struct socket_record record = {};
 	struct owner owner = {};
+	struct program_key key;
 	struct socket *socket;
 	struct sock *sk;
+	bool fresh;
 
 	if (!task || !file)
 		return 0;
@@ -72,7 +65,11 @@ static __always_inline int open_socket(struct bpf_iter__task_file *context, bool
 	if (!sk || !is_followed(sk))
 		return 0;
 
-	if (by_reading && write_program(context->meta->seq, task))
+	/* Before the socket comes its holder's program. If either does not fit, the kernel takes both back and runs this again for the same
+	 * file: so the program has been reported only when the socket has been, too. */
+	key = program_of(task);
+	fresh = by_reading && !program_reported(&key);
+	if (fresh && write_program(context->meta->seq, task, &key))
 		return 0;
 	note_holder(&owner.process, task);
 	if (!bpf_sk_storage_get(&owners, sk, &owner, BPF_LOCAL_STORAGE_GET_F_CREATE))
@@ -86,7 +83,8 @@ static __always_inline int open_socket(struct bpf_iter__task_file *context, bool
 	record.process = owner.process;
 	describe(&record, sk);
 	record.local_port = sk->__sk_common.skc_num;
-	bpf_seq_write(context->meta->seq, &record, sizeof(record));
+	if (!bpf_seq_write(context->meta->seq, &record, sizeof(record)) && fresh)
+		note_reported(&key);
 	return 0;
 }
 

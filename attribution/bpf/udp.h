@@ -21,7 +21,7 @@ static __always_inline struct socket_record *begin_send(struct bpf_sock_addr *ad
 static __always_inline void aim(struct destination *destination, struct bpf_sock_addr *address, struct bpf_sock *sk)
 {
 	destination->cookie = bpf_get_socket_cookie(address);
-	destination->pid = bpf_get_current_pid_tgid() >> 32;
+	destination->program = running(bpf_get_current_pid_tgid() >> 32, bpf_get_current_task_btf()->self_exec_id);
 	destination->local_port = sk->src_port;
 	destination->remote_port = bpf_ntohs(address->user_port);
 }
@@ -199,10 +199,11 @@ static __always_inline int sent_connected(struct sock *sk)
 {
 	__u64 now = bpf_ktime_get_ns();
 	struct owner *owner = make_owner(sk);
+	__u16 execs = bpf_get_current_task_btf()->self_exec_id;
 
 	if (!owner)
 		return 0;
-	if (owner->process.pid == bpf_get_current_pid_tgid() >> 32 && owner->sent_to == ends(sk) &&
+	if (owner->process.pid == bpf_get_current_pid_tgid() >> 32 && owner->process.execs == execs && owner->sent_to == ends(sk) &&
 	    now - owner->sent_at < REPEAT_NS)
 		return 0;
 	note_current(&owner->process, EXACT);

@@ -5,7 +5,8 @@ use std::hash::Hash;
 
 use foldhash::fast::RandomState;
 
-/// At most this many texts are kept.
+/// At most this many texts are kept, and at least half as many: those programs that the kernel takes for reported
+/// (`attribution/bpf/process.h`).
 const MAXIMUM: usize = 4096;
 
 /// Texts by number.
@@ -56,8 +57,9 @@ mod tests {
         for number in 1..=2 * MAXIMUM {
             recent.set(number, "new");
             assert_eq!(recent.get(&0), Some("kept"));
+            assert!(recent.texts.len() <= MAXIMUM);
+            assert!(recent.texts.len() > number.min(MAXIMUM / 2 - 1));
         }
-        assert!(recent.texts.len() <= MAXIMUM);
         assert_eq!(recent.get(&1), None);
     }
 }

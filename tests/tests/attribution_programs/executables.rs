@@ -1,7 +1,7 @@
 //! Which program a process runs, as the kernel's /proc has it.
 
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
@@ -233,6 +233,61 @@ fn a_process_that_was_there_before_is_known() {
     accepted.shutdown(std::net::Shutdown::Both).unwrap();
     let _ = accepted.read(&mut [0]);
     process.wait().unwrap();
+}
+
+#[test]
+fn each_of_many_processes_that_were_there_before_is_known() {
+    const COUNT: usize = 400;
+    let namespace = Namespace::new("crowd");
+    // Four of them have records of 3,232 bytes, so that most of the kernel's buffers, of 32 KiB, end between a program and its socket.
+    let script = format!(
+        "exec 9<&0; for i in {{1..{COUNT}}}; do \
+         (for ((j = 0; j <= i % 4; j++)); do exec {{socket}}<>/dev/udp/127.0.0.1/9; done; echo; read -u 9) & done; wait"
+    );
+    let mut process = shell(&namespace, &script, Stdio::piped());
+    let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    assert_eq!(lines.take(COUNT).filter(Result::is_ok).count(), COUNT);
+    let mut sockets = Sockets::watch();
+    let holders: Vec<Process> = sockets.open_before(&namespace).iter().map(by).collect();
+    assert_eq!(holders.len(), COUNT / 4 * (1 + 2 + 3 + 4));
+    let bash = real("/bin/bash");
+    let unknown: Vec<&Process> =
+        holders.iter().filter(|holder| sockets.program(holder) != Some(&*bash)).collect();
+    assert!(unknown.is_empty(), "{} of {}: {unknown:#?}", unknown.len(), holders.len());
+    drop(process.stdin.take());
+    process.wait().unwrap();
+}
+
+#[test]
+fn after_an_exec_a_sender_is_reported_again() {
+    let namespace = Namespace::new("resend");
+    let mut sockets = Sockets::watch();
+    for connected in [false, true] {
+        let socket = namespace.enter(|| UdpSocket::bind("127.0.0.1:0").unwrap());
+        let port = socket.local_addr().unwrap().port();
+        let to = if connected {
+            socket.connect(socket.local_addr().unwrap()).unwrap();
+            String::new()
+        } else {
+            format!(", sockaddr_in({port}, inet_aton(\"127.0.0.1\"))")
+        };
+        let script = format!(
+            "export SENDS='use Socket; open(S, \"+<&=0\"); for (1..2) {{ send(S, \"x\", 0{to}) or die $!; }} \
+             exec($^X, \"-e\", $ENV{{SENDS}}, \"again\") unless @ARGV'; exec perl -e \"$SENDS\""
+        );
+        let mut sender = shell(&namespace, &script, OwnedFd::from(socket));
+        assert!(sender.wait().unwrap().success(), "connected: {connected}");
+        let is_send = |event: &Event| event.kind == Kind::Send && event.local.port() == port;
+        let released = |event: &Event, cookie| event.kind == Kind::Release && event.cookie == cookie;
+        let events = sockets.events_until(&namespace, |events| {
+            let send = events.iter().find(|event| is_send(event));
+            send.is_some_and(|send| events.iter().any(|event| released(event, send.cookie)))
+        });
+        let senders: Vec<Process> = events.iter().filter(|event| is_send(event)).map(by).collect();
+        let [first, again] = senders[..] else { panic!("connected: {connected}: {senders:#?}") };
+        assert_eq!((first.pid, again.pid), (sender.id(), sender.id()));
+        assert_ne!(first.execs, again.execs, "connected: {connected}");
+    }
 }
 
 #[test]
