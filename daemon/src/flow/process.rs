@@ -74,8 +74,10 @@ impl ProcessEntry {
         Self::new(Identity::new(process, 0), 0, Some(path), Some("/usr/bin/example"))
     }
 
-    /// Notes the paths of control group and program, as far as they were not known yet; true when that changed something. A
-    /// process that runs another program by now has the other one's path.
+    /// Notes the paths of control group and program, as far as they were not known yet; true when that changed something.
+    ///
+    /// A program that is renamed while it runs keeps the path that it had, also for flows that have ended. Where programs are not
+    /// told apart, the path is another program's, which the process runs by now.
     pub(crate) fn complete(&mut self, path: Option<&str>, exe: Option<&str>) -> bool {
         let mut changed = false;
         if let Some(path) = path
@@ -87,6 +89,7 @@ impl ProcessEntry {
             changed = true;
         }
         if let Some(exe) = exe
+            && (self.exe_len == 0 || self.identity.execs == 0)
             && self.exe_is_another(exe)
         {
             self.set_exe(exe);
@@ -248,5 +251,14 @@ mod tests {
         assert!(!entry.complete(Some(&"p".repeat(300)), Some(&long)), "nothing is new");
         assert!(entry.complete(Some("/a"), Some("/bin/sh")), "it runs another program");
         assert_eq!((entry.path(), entry.exe()), (Some("/a"), Some("/bin/sh")));
+    }
+
+    #[test]
+    fn a_program_that_is_renamed_keeps_the_path_that_it_had() {
+        let identity = Identity { execs: 1, ..FromZeros::new_zeroed() };
+        let mut entry = ProcessEntry::new(identity, 0, None, None);
+        assert!(entry.complete(None, Some("/tmp/first")));
+        assert!(!entry.complete(None, Some("/tmp/second")));
+        assert_eq!(entry.exe(), Some("/tmp/first"));
     }
 }

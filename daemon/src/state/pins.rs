@@ -122,7 +122,7 @@ fn example() -> State {
         comm: *b"nginx\0\0\0\0\0\0\0\0\0\0\0",
         leader_comm: *b"nginx\0\0\0\0\0\0\0\0\0\0\0",
         cgroup: 99,
-        execs: 0,
+        execs: 0x1234,
         confidence: Confidence::Reader,
     };
     state.put_process(0, &ProcessEntry::example(&process, "/system.slice/nginx.service"));
@@ -202,6 +202,7 @@ fn the_golden_state_is_read_as_what_was_written() {
     let owner = table.process_texts().get(process).unwrap();
     let owner = owner.owner(confidence, None);
     assert_eq!((owner.pid, owner.comm, owner.uid), (Some(4711), Some("nginx"), Some(33)));
+    assert_eq!(owner.exe, Some("/usr/bin/example"));
     assert_eq!((owner.unit, owner.cgroup), (Some("nginx.service"), Some("/system.slice/nginx.service")));
     assert_eq!((translated.record.id, translated.reply().dst), (3, Ipv4Addr::new(198, 18, 0, 9).into()));
     assert_eq!(translated.labels(), Some(&[1, 2, 3, 4][..]));

@@ -37,6 +37,12 @@ fn owners_survive_a_daemon_that_is_killed() {
     };
     let closed_before = wait_for("its end", || closed(&bus));
     assert_eq!(who(&closed_before["initiator"]), exact("ends"), "{closed_before:#}");
+    let program = std::env::current_exe().unwrap();
+    for owner in [&before["initiator"], &before["responder"], &closed_before["initiator"]] {
+        let exe = owner["exe"].as_str().unwrap_or_else(|| panic!("{owner:#}"));
+        // Of a long path the end is shown.
+        assert!(program.to_str().unwrap().ends_with(exe.trim_start_matches("...")), "{exe}");
+    }
 
     daemon.signal(Signal::KILL);
     let _ = daemon.ended();

@@ -216,3 +216,33 @@ fn an_owner_that_comes_late_is_told_as_an_update() {
     drop(accepted);
     daemon.stop();
 }
+
+#[test]
+fn after_an_exec_a_process_has_the_other_program() {
+    let namespace = Namespace::tracked("exec");
+    let bus = Bus::start();
+    let daemon = Daemon::start_attributed(&namespace, &bus);
+    let listener = listen(&namespace, "127.0.0.1:0");
+    let port = listener.local_addr().unwrap().port();
+    // One process: bash connects, and so does perl.
+    let perl = format!(
+        "use Socket; socket(S, PF_INET, SOCK_STREAM, 0); connect(S, sockaddr_in({port}, inet_aton(\"127.0.0.1\"))); sysread(S, $x, 1)"
+    );
+    let script = format!("exec 3<>/dev/tcp/127.0.0.1/{port}; exec perl -e '{perl}'");
+    let mut process = namespace.command("bash").args(["-c", &script]).spawn().unwrap();
+    let accepted = [listener.accept().unwrap(), listener.accept().unwrap()];
+    let exe = |from: u16| {
+        wait_for("its owner", || {
+            let flow = flows(&bus).into_iter().find(|flow| flow["sport"] == from)?;
+            assert!(flow["initiator"].is_null() || flow["initiator"]["pid"] == process.id(), "{flow:#}");
+            Some(flow["initiator"]["exe"].as_str()?.to_owned())
+        })
+    };
+    for ((_, peer), program) in accepted.iter().zip(["/bin/bash", "/usr/bin/perl"]) {
+        let real = std::fs::canonicalize(program).unwrap();
+        assert_eq!(exe(peer.port()), real.to_str().unwrap());
+    }
+    drop(accepted);
+    process.wait().unwrap();
+    daemon.stop();
+}

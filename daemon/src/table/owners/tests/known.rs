@@ -127,6 +127,26 @@ fn a_path_that_comes_late_is_shown_from_then_on() {
 }
 
 #[test]
+fn a_process_that_runs_another_program_is_another_owner() {
+    let mut world = OwnersWorld::new();
+    let first = Process { execs: 1, ..process(7, "same") };
+    let second = Process { execs: 2, ..first };
+    world.table.attribution_mut().unwrap().set_program(ProgramKey::of(&first), "/usr/bin/first");
+    for (from, process) in [(CLIENT, first), ("198.18.0.1:1", second)] {
+        world.tell(&socket(Kind::Syn, TCP, from, SERVER, process));
+        world.born(&plain(TCP, from, SERVER));
+    }
+    let texts = world.table.process_texts();
+    let exes = world.table.active_after(0).map(|flow| {
+        let (text, confidence) = texts.owner(flow.owners.initiator).unwrap();
+        let owner = text.owner(confidence, None);
+        (owner.pid, owner.exe.map(str::to_owned))
+    });
+    let expected = [(Some(7), Some("/usr/bin/first".to_owned())), (Some(7), None)];
+    assert_eq!(exes.collect::<Vec<_>>(), expected);
+}
+
+#[test]
 fn processes_that_nobody_refers_to_make_room_and_are_never_taken_for_others() {
     let mut world = OwnersWorld::over(State::create().unwrap(), 10);
     let mut first = None;

@@ -8,6 +8,7 @@ mod world;
 use ctnetlink::{EventKind, Flow, ProtocolInfo, Status, TcpInfo};
 use flowbus_attribution::{Confidence, Event, Kind, Process};
 
+use crate::owners::ProgramKey;
 use crate::state::State;
 use world::{
     CLIENT, CLOSED, NAMESPACE, OwnersWorld, SERVER, TCP, UDP, answered, in_zone, plain, process, socket,
