@@ -214,7 +214,7 @@ fn of_log(world: &World, flows: u32, log: &Path) -> Round {
     }
 }
 
-/// The seconds until `flowctl history` has answered with so many rows, on one processor.
+/// The seconds until `flowctl history` has answered with `rows` rows, on one processor.
 fn answered(log: &Path, question: &[&str], rows: u32) -> f64 {
     let directory = Directory::new("answer");
     let answer = directory.file("answer", "");
