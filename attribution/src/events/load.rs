@@ -74,7 +74,7 @@ impl EventFilter {
     /// # Errors
     /// The kernel has no BTF, makes no maps, or refuses the programs.
     pub fn load(ring_bytes: u32) -> Result<Self, FilterError> {
-        Self::load_by(ring_bytes, SenderBy::Type).or_else(|by_type| match by_type {
+        let loaded = Self::load_by(ring_bytes, SenderBy::Type).or_else(|by_type| match by_type {
             FilterError::Refused(by_type) => match Self::load_by(ring_bytes, SenderBy::Reading) {
                 Err(FilterError::Refused(by_reading)) => {
                     Err(FilterError::Refused(format!("{by_type}; {by_reading}")))
@@ -82,7 +82,9 @@ impl EventFilter {
                 other => other,
             },
             error => Err(error),
-        })
+        });
+        attach::trim_memory();
+        loaded
     }
 
     /// Loads the filter that learns the sender in this way.
