@@ -113,9 +113,10 @@ static __always_inline int filter(struct __sk_buff *skb, __u32 port)
 
 	if (!control)
 		return WHOLE;
-	/* Of a process, as the queue will say, too: what is in the ring is of the kernel. */
+	/* Of a process, as the queue will say, too: what is in the ring is of the kernel. It is not counted, because it may come here
+	 * twice, or be refused by the queue without being counted as dropped. Its place among the events means nothing. */
 	if (port)
-		return pass(control);
+		return WHOLE;
 	if (*(volatile __u64 *)&control->passed != *(volatile __u64 *)&control->taken)
 		return pass(control);
 	/* No message is shorter. The verifier of Linux 6.1 learns from this that the length is not 0, as long as the compiler does not make one
@@ -164,8 +165,11 @@ int events_by_reading(struct __sk_buff *skb)
 	__u32 port = ~0;
 	__u32 place = bpf_core_field_offset(struct sk_buff, cb) + bpf_core_field_offset(struct netlink_skb_parms, portid);
 
-	if (bpf_probe_read_kernel(&port, sizeof(port), (void *)skb + place))
-		return WHOLE;
+	if (bpf_probe_read_kernel(&port, sizeof(port), (void *)skb + place)) {
+		struct control *control = controls();
+
+		return control ? pass(control) : WHOLE; /* the queue will say whose it is */
+	}
 	return filter(skb, port);
 }
 

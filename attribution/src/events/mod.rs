@@ -5,7 +5,7 @@
 //!
 //! - The filter counts each message that it leaves to the queue (`passed`), before the kernel queues it. The reader counts those that it is
 //!   done with: it has received them, or the kernel has dropped them, which `SO_MEMINFO` tells (`done`).
-//! - Messages of processes go to the queue, which tells who has sent them: those in the ring are the kernel's.
+//! - Messages of processes go to the queue, which says who has sent them: those in the ring are the kernel's. They are in no count.
 //! - While `passed` is not what the reader has published as `taken`, the filter leaves *everything* to the queue.
 //! - The reader publishes `taken` when it has seen the queue empty and `done` is `passed`: then no message is queued, nor about to be.
 //! - A message of the queue is handed out only after everything that the ring had when it was received.

@@ -1,7 +1,7 @@
 //! Reads the ring and the queue behind it, in the order in which messages were sent.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering, compiler_fence, fence};
 use std::time::{Duration, Instant};
 
 use ctnetlink::{Received, Socket, SocketError};
@@ -40,8 +40,8 @@ pub struct EventReader {
     done: u64,
     /// The socket's drops, as far as they are in `done`.
     drops: u32,
-    /// How many messages had been passed at that time: not all of them have come.
-    missing: Option<(u64, Instant)>,
+    /// Since when each look at the counts has found that not all messages have come that were passed to the queue.
+    missing: Option<Instant>,
     held_back: bool,
     disorder: bool,
 }
@@ -111,10 +111,12 @@ impl EventReader {
                     // What was sent before it is in the ring by now, even if it was not a moment ago.
                     self.waiting = Some(length);
                 }
-                other @ (Received::Foreign(_) | Received::Truncated(_)) => {
+                truncated @ Received::Truncated(_) => {
                     self.done += 1;
-                    return Ok(other);
+                    return Ok(truncated);
                 }
+                // In no count: the kernel filters the message of a process again after its sender has waited for room.
+                foreign @ Received::Foreign(_) => return Ok(foreign),
                 Received::Overrun => return Ok(Received::Overrun),
                 Received::Empty => {
                     self.compare_counts()?;
@@ -137,7 +139,7 @@ impl EventReader {
         std::mem::take(&mut self.disorder)
     }
 
-    /// How many messages found no room in the ring, or were of processes, and were left to the queue, since the filter was loaded.
+    /// How many messages found no room in the ring and were left to the queue, since the filter was loaded.
     #[must_use]
     pub fn passed(&self) -> u64 {
         self.number(PASSED).load(Ordering::Acquire)
@@ -188,7 +190,8 @@ impl EventReader {
             let length = usize::try_from(u64::from_ne_bytes(head)).unwrap_or(usize::MAX);
             let received = match buffer.get_mut(..length) {
                 Some(buffer) => {
-                    self.ring.copy(record.wrapping_add(HEAD), buffer);
+                    let message = record.wrapping_add(HEAD);
+                    length_last(buffer, |from, part| self.ring.copy(message.wrapping_add(from as u64), part));
                     Received::Datagram(length)
                 }
                 None => Received::Truncated(length),
@@ -216,10 +219,11 @@ impl EventReader {
         }
         // Drops first: those that are seen here were passed before, and are in the number that is read next.
         let drops = self.socket.drops()?;
+        fence(Ordering::Acquire);
         self.done += u64::from(drops.wrapping_sub(self.drops));
         self.drops = drops;
         let passed = self.passed();
-        if self.done < passed && !self.is_missing_for_long(passed) {
+        if self.done < passed && self.missing.get_or_insert_with(Instant::now).elapsed() < PATIENCE {
             self.held_back = true;
             return Ok(());
         }
@@ -232,27 +236,25 @@ impl EventReader {
         Ok(())
     }
 
-    /// Whether a message that was passed has not come although the queue was empty, and did not for a while.
-    fn is_missing_for_long(&mut self, passed: u64) -> bool {
-        match self.missing {
-            Some((number, since)) if self.done < number => since.elapsed() >= PATIENCE,
-            _ => {
-                self.missing = Some((passed, Instant::now()));
-                false
-            }
-        }
-    }
-
     fn number(&self, offset: usize) -> &AtomicU64 {
         self.control.position(offset)
     }
+}
+
+/// Fills the buffer with a message by `copy`, which takes a position in it. The length, with which a message begins, is written last:
+/// memory that outlives this process never has part of a message that seems complete.
+fn length_last(buffer: &mut [u8], copy: impl Fn(usize, &mut [u8])) {
+    let (length, rest) = buffer.split_at_mut(buffer.len().min(size_of::<u32>()));
+    copy(length.len(), rest);
+    compiler_fence(Ordering::SeqCst);
+    copy(0, length);
 }
 
 /// Copies a message that was received elsewhere.
 fn hand_out(message: &[u8], buffer: &mut [u8]) -> Received {
     match buffer.get_mut(..message.len()) {
         Some(buffer) => {
-            buffer.copy_from_slice(message);
+            length_last(buffer, |from, part| part.copy_from_slice(&message[from..from + part.len()]));
             Received::Datagram(message.len())
         }
         None => Received::Truncated(message.len()),

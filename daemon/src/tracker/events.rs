@@ -38,12 +38,13 @@ impl Tracker {
         while read < EVENTS_AT_ONCE {
             let begin = if is_attributed { monotonic_nsec() } else { 0 };
             let received = self.receive()?;
-            if self.events.take_disorder() {
-                self.note_disorder();
-            }
             if received > 0 {
                 self.read_sockets_of_batch();
                 self.apply_received(now);
+            }
+            // This batch is part of what may be out of order.
+            if self.events.take_disorder() {
+                self.note_disorder();
             }
             read += received;
             if received < BATCH && self.events.is_held_back() {
