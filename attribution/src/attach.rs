@@ -128,12 +128,12 @@ pub fn has_filter(socket: BorrowedFd<'_>) -> std::io::Result<bool> {
     }
 }
 
-/// Gives memory that was freed back to the kernel: the description of its types, which loading reads, takes 16 MB of many pieces, and the
-/// allocator would keep them.
-pub(crate) fn trim_memory() {
+/// Has the allocator give back what is freed at the end of a heap, also when much was in use once. Otherwise it raises that limit with the
+/// largest piece that it has seen freed, and keeps the 16 MB that reading the description of the kernel's types takes.
+pub(crate) fn return_freed_memory() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: it changes nothing that is in use.
-    let _ = unsafe { libc::malloc_trim(0) };
+    // SAFETY: it sets a number of the allocator's, under the allocator's lock.
+    let _ = unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, 128 << 10) };
 }
 
 fn set_option(socket: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int) -> std::io::Result<()> {

@@ -74,7 +74,14 @@ impl EventFilter {
     /// # Errors
     /// The kernel has no BTF, makes no maps, or refuses the programs.
     pub fn load(ring_bytes: u32) -> Result<Self, FilterError> {
-        let loaded = Self::load_by(ring_bytes, SenderBy::Type).or_else(|by_type| match by_type {
+        // On a thread of its own, whose memory the allocator keeps apart: nothing that stays is among it, so all of it is given back.
+        attach::return_freed_memory();
+        let loading = std::thread::spawn(move || Self::load_either(ring_bytes));
+        loading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    fn load_either(ring_bytes: u32) -> Result<Self, FilterError> {
+        Self::load_by(ring_bytes, SenderBy::Type).or_else(|by_type| match by_type {
             FilterError::Refused(by_type) => match Self::load_by(ring_bytes, SenderBy::Reading) {
                 Err(FilterError::Refused(by_reading)) => {
                     Err(FilterError::Refused(format!("{by_type}; {by_reading}")))
@@ -82,9 +89,7 @@ impl EventFilter {
                 other => other,
             },
             error => Err(error),
-        });
-        attach::trim_memory();
-        loaded
+        })
     }
 
     /// Loads the filter that learns the sender in this way.
