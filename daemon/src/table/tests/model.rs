@@ -173,7 +173,7 @@ fn converge(steps: Vec<Step>, same_id: bool, repeats: bool) -> (World, ModelKern
                     // What is queued stays; what comes next is dropped: here the newest of the queue.
                     kernel.events.pop_back();
                     read(&mut world, &mut kernel, usize::MAX);
-                    world.table.note_loss();
+                    world.table.change().note_loss();
                     world.table.abandon_dump();
                     kernel.dump = None;
                     (lost, lost_ever) = (true, true);
