@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use flowbus_tests::daemon::{BY_SOCKET, UNATTRIBUTED};
 use flowbus_tests::process::{Directory, wait_for};
 use flowbus_tests::{Bus, Daemon, Namespace, burst};
 use rustix::process::Signal;
@@ -24,16 +25,19 @@ const OF_FLOOR: f64 = 0.8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Peer {
     Floor(Floor),
+    /// It receives events from the socket, as the service does.
     Flowbusd,
+    FlowbusdByRing,
     Conntrack(&'static [&'static str]),
     Ulogd,
 }
 
-pub(super) const PEERS: [(&str, Peer); 8] = [
+pub(super) const PEERS: [(&str, Peer); 9] = [
     ("floor: recv and count, blocking", Peer::Floor(Floor::Blocking)),
     ("floor: recv and count, napping", Peer::Floor(Floor::Napping)),
     ("floor: ring of a BPF socket filter, napping", Peer::Floor(Floor::Ring)),
     ("flowbusd", Peer::Flowbusd),
+    ("flowbusd by hand, through a ring", Peer::FlowbusdByRing),
     ("conntrack -E", Peer::Conntrack(&["-E", "-o", "timestamp,id"])),
     ("conntrack -E -b 32M", Peer::Conntrack(&["-E", "-o", "timestamp,id", "-b", "33554432"])),
     ("conntrack -E -o xml -b 32M", Peer::Conntrack(&["-E", "-o", "xml,timestamp,id", "-b", "33554432"])),
@@ -152,7 +156,8 @@ pub(super) fn run(
                 [new, destroy].map(|Done { received, used, .. }| Part { received, used });
             Outcome { new: new_part, destroy: destroy_part, process: None, woken: new.woken + destroy.woken }
         }
-        Peer::Flowbusd => run_flowbusd(namespace, create, flush),
+        Peer::Flowbusd => run_flowbusd(namespace, BY_SOCKET, create, flush),
+        Peer::FlowbusdByRing => run_flowbusd(namespace, UNATTRIBUTED, create, flush),
         Peer::Conntrack(arguments) => {
             let directory = Directory::new("events");
             let path = directory.file("out", "");
@@ -181,9 +186,9 @@ pub(super) fn run(
     }
 }
 
-fn run_flowbusd(namespace: &Namespace, create: &dyn Fn(), flush: &dyn Fn()) -> Outcome {
+fn run_flowbusd(namespace: &Namespace, config: &str, create: &dyn Fn(), flush: &dyn Fn()) -> Outcome {
     let bus = Bus::start();
-    let daemon = Daemon::start(namespace, &bus);
+    let daemon = Daemon::start_with(namespace, &bus, &["--config", config]);
     let client = Client::connect(&bus);
     let tracker = || cpu::of_thread(daemon.pid(), "tracker");
     let process = || cpu::of_process(daemon.pid());
