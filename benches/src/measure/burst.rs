@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use flowbus_tests::daemon::{BY_SOCKET, UNATTRIBUTED};
+use flowbus_tests::daemon::BY_SOCKET;
 use flowbus_tests::process::{Directory, wait_for};
 use flowbus_tests::{Bus, Daemon, Namespace, burst};
 use rustix::process::Signal;
@@ -18,8 +18,23 @@ use crate::floor::{Done, Floor, Reader};
 use crate::size::Size;
 use crate::world::{flush, namespace, wait_for_listener};
 
-/// The CPU per event that is allowed, as a part of the blocking floor's.
-const OF_FLOOR: f64 = 0.8;
+/// What is compared in each round: CPU an event of one peer against that of another, and how much is allowed.
+const RATIOS: [(&str, Peer, Peer, f64); 4] = [
+    ("flowbusd against the blocking floor", Peer::Flowbusd, Peer::Floor(Floor::Blocking), 0.8),
+    (
+        "flowbusd through a ring against the napping floor",
+        Peer::FlowbusdByRing,
+        Peer::Floor(Floor::Napping),
+        0.9,
+    ),
+    (
+        "flowbusd with attribution against the napping floor",
+        Peer::FlowbusdAttributed,
+        Peer::Floor(Floor::Napping),
+        1.5,
+    ),
+    ("flowbusd through a ring against conntrack -E", Peer::FlowbusdByRing, CONNTRACK, 0.11),
+];
 
 /// A reader of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,17 +43,22 @@ pub(super) enum Peer {
     /// It receives events from the socket, as the service does.
     Flowbusd,
     FlowbusdByRing,
+    /// Through a ring, and with BPF programs that report sockets: its default configuration.
+    FlowbusdAttributed,
     Conntrack(&'static [&'static str]),
     Ulogd,
 }
 
-pub(super) const PEERS: [(&str, Peer); 9] = [
+const CONNTRACK: Peer = Peer::Conntrack(&["-E", "-o", "timestamp,id"]);
+
+pub(super) const PEERS: [(&str, Peer); 10] = [
     ("floor: recv and count, blocking", Peer::Floor(Floor::Blocking)),
     ("floor: recv and count, napping", Peer::Floor(Floor::Napping)),
     ("floor: ring of a BPF socket filter, napping", Peer::Floor(Floor::Ring)),
     ("flowbusd", Peer::Flowbusd),
     ("flowbusd by hand, through a ring", Peer::FlowbusdByRing),
-    ("conntrack -E", Peer::Conntrack(&["-E", "-o", "timestamp,id"])),
+    ("flowbusd by hand, with attribution", Peer::FlowbusdAttributed),
+    ("conntrack -E", CONNTRACK),
     ("conntrack -E -b 32M", Peer::Conntrack(&["-E", "-o", "timestamp,id", "-b", "33554432"])),
     ("conntrack -E -o xml -b 32M", Peer::Conntrack(&["-E", "-o", "xml,timestamp,id", "-b", "33554432"])),
     ("ulogd2", Peer::Ulogd),
@@ -74,30 +94,56 @@ impl Outcome {
         Part { received: self.new.received + self.destroy.received, used: self.new.used + self.destroy.used }
     }
 
+    /// What the whole process did.
+    pub(super) fn process(&self) -> Part {
+        self.process.unwrap_or(self.all())
+    }
+
     /// How many events a floor read each time it was woken.
     pub(super) fn events_a_wake(&self) -> f64 {
         f64::from(self.all().received) / self.woken.max(1) as f64
     }
 }
 
-pub(crate) fn measure(size: Size) -> Section {
-    let mut outcomes: Vec<Vec<Outcome>> = vec![Vec::new(); PEERS.len()];
-    for _ in 0..size.rounds {
-        for ((_, peer), outcomes) in PEERS.iter().zip(&mut outcomes) {
-            let namespace = namespace();
-            let (create, end) = (|| burst::create(&namespace, 0, size.flows), || flush(&namespace));
-            outcomes.push(run(*peer, &namespace, size.flows, &create, &end));
+/// What each of [`PEERS`] did in each round.
+pub(super) struct Rounds([Vec<Outcome>; PEERS.len()]);
+
+impl Rounds {
+    /// Has the peers take turns, each in a namespace of its own.
+    pub(super) fn run(size: Size, flows: u32, create: impl Fn(&Namespace), end: impl Fn(&Namespace)) -> Self {
+        let mut outcomes = [const { Vec::new() }; PEERS.len()];
+        for _ in 0..size.rounds {
+            for ((_, peer), outcomes) in PEERS.iter().zip(&mut outcomes) {
+                let namespace = namespace();
+                outcomes.push(run(*peer, &namespace, flows, &|| create(&namespace), &|| end(&namespace)));
+            }
         }
+        Self(outcomes)
     }
-    let flowbusd = PEERS.iter().position(|(_, peer)| *peer == Peer::Flowbusd).expect("it is one of them");
+
+    /// A figure of each peer, with its name.
+    pub(super) fn figures(&self, unit: &'static str, value: impl Fn(&Outcome) -> f64) -> Vec<Figure> {
+        PEERS.iter().map(|(name, peer)| Figure::new(*name, unit, self.of(*peer, &value))).collect()
+    }
+
+    /// A value of one peer in each round.
+    pub(super) fn of(&self, peer: Peer, value: impl Fn(&Outcome) -> f64) -> Vec<f64> {
+        let place = PEERS.iter().position(|(_, other)| *other == peer).expect("it is one of them");
+        self.0[place].iter().map(value).collect()
+    }
+
+    /// CPU an event of one peer, as a part of that of another in the same round.
+    pub(super) fn ratio(&self, ours: Peer, theirs: Peer) -> Vec<f64> {
+        let each = |peer| self.of(peer, |outcome| outcome.all().each());
+        each(ours).iter().zip(each(theirs)).map(|(ours, theirs)| ours / theirs).collect()
+    }
+}
+
+pub(crate) fn measure(size: Size) -> Section {
+    let rounds = Rounds::run(size, size.flows, |namespace| burst::create(namespace, 0, size.flows), flush);
     let all = f64::from(2 * size.flows);
-    let figures = |unit, of: &dyn Fn(Outcome) -> f64| -> Vec<Figure> {
-        let each = PEERS.iter().zip(&outcomes);
-        each.map(|((name, _), outcomes)| Figure::new(*name, unit, outcomes.iter().map(|o| of(*o)).collect()))
-            .collect()
-    };
-    let received = figures("events", &|outcome| f64::from(outcome.all().received));
-    let cost = figures("µs", &|outcome| outcome.all().each());
+    let received = rounds.figures("events", |outcome| f64::from(outcome.all().received));
+    let cost = rounds.figures("µs", |outcome| outcome.all().each());
     let mut section = Section::new(
         "Bursts",
         format!(
@@ -105,36 +151,28 @@ pub(crate) fn measure(size: Size) -> Section {
             show(f64::from(size.flows))
         ),
     );
-    for (place, figure) in received.iter().enumerate() {
+    for (figure, (_, peer)) in received.iter().zip(PEERS) {
         let mut figure = figure.clone();
         figure.what = format!("events of a burst received: {}", figure.what);
-        section.figures.push(if place == flowbusd { figure.bar(Bar::AtLeast(all)) } else { figure });
+        let is_ours = matches!(peer, Peer::Flowbusd | Peer::FlowbusdByRing | Peer::FlowbusdAttributed);
+        section.figures.push(if is_ours { figure.bar(Bar::AtLeast(all)) } else { figure });
     }
     for figure in &cost {
         let mut figure = figure.clone();
         figure.what = format!("CPU an event: {}", figure.what);
         section.figures.push(figure);
     }
-    let of = |part: &dyn Fn(Outcome) -> Part| outcomes[flowbusd].iter().map(|o| part(*o).each()).collect();
-    section.figures.push(Figure::new("CPU a NEW: flowbusd", "µs", of(&|outcome| outcome.new)));
-    section.figures.push(Figure::new("CPU a DESTROY: flowbusd", "µs", of(&|outcome| outcome.destroy)));
-    let whole = of(&|outcome| outcome.process.unwrap_or(outcome.all()));
-    section.figures.push(Figure::new("CPU an event: flowbusd with its bus thread", "µs", whole));
-    let woken = outcomes[0].iter().map(Outcome::events_a_wake).collect();
-    section.figures.push(Figure::new("events read by the blocking floor each time it was woken", "", woken));
-    // Each round against the floor of the same round.
-    let ratios = outcomes[0]
-        .iter()
-        .zip(&outcomes[flowbusd])
-        .map(|(floor, ours)| ours.all().each() / floor.all().each());
-    section.figures.push(
-        Figure::new(
-            "CPU an event: flowbusd against the blocking floor of the same round",
-            "x",
-            ratios.collect(),
-        )
-        .bar(Bar::AtMost(OF_FLOOR)),
-    );
+    let mut figure = |what, unit, samples| section.figures.push(Figure::new(what, unit, samples));
+    figure("CPU a NEW: flowbusd", "µs", rounds.of(Peer::Flowbusd, |outcome| outcome.new.each()));
+    figure("CPU a DESTROY: flowbusd", "µs", rounds.of(Peer::Flowbusd, |outcome| outcome.destroy.each()));
+    let whole = rounds.of(Peer::Flowbusd, |outcome| outcome.process().each());
+    figure("CPU an event: flowbusd with its bus thread", "µs", whole);
+    let woken = rounds.of(Peer::Floor(Floor::Blocking), Outcome::events_a_wake);
+    figure("events read by the blocking floor each time it was woken", "", woken);
+    for (what, ours, theirs, allowed) in RATIOS {
+        let what = format!("CPU an event: {what} of the same round");
+        section.figures.push(Figure::new(what, "x", rounds.ratio(ours, theirs)).bar(Bar::AtMost(allowed)));
+    }
     section.charts.push(Chart::new("burst", "Events received of a burst", received));
     section.charts.push(Chart::new("cpu", "CPU time an event, in microseconds", cost));
     section
@@ -156,8 +194,11 @@ pub(super) fn run(
                 [new, destroy].map(|Done { received, used, .. }| Part { received, used });
             Outcome { new: new_part, destroy: destroy_part, process: None, woken: new.woken + destroy.woken }
         }
-        Peer::Flowbusd => run_flowbusd(namespace, BY_SOCKET, create, flush),
-        Peer::FlowbusdByRing => run_flowbusd(namespace, UNATTRIBUTED, create, flush),
+        Peer::Flowbusd => run_flowbusd(namespace, create, flush, |namespace, bus| {
+            Daemon::start_with(namespace, bus, &["--config", BY_SOCKET])
+        }),
+        Peer::FlowbusdByRing => run_flowbusd(namespace, create, flush, Daemon::start),
+        Peer::FlowbusdAttributed => run_flowbusd(namespace, create, flush, Daemon::start_attributed),
         Peer::Conntrack(arguments) => {
             let directory = Directory::new("events");
             let path = directory.file("out", "");
@@ -186,9 +227,14 @@ pub(super) fn run(
     }
 }
 
-fn run_flowbusd(namespace: &Namespace, config: &str, create: &dyn Fn(), flush: &dyn Fn()) -> Outcome {
+fn run_flowbusd(
+    namespace: &Namespace,
+    create: &dyn Fn(),
+    flush: &dyn Fn(),
+    start: impl Fn(&Namespace, &Bus) -> Daemon,
+) -> Outcome {
     let bus = Bus::start();
-    let daemon = Daemon::start_with(namespace, &bus, &["--config", config]);
+    let daemon = start(namespace, &bus);
     let client = Client::connect(&bus);
     let tracker = || cpu::of_thread(daemon.pid(), "tracker");
     let process = || cpu::of_process(daemon.pid());

@@ -4,37 +4,32 @@ use std::hint::spin_loop;
 use std::time::{Duration, Instant};
 
 use ctnetlink::Socket;
+use flowbus_tests::Namespace;
 use flowbus_tests::burst::Sender;
 
-use super::burst::{Outcome, PEERS, run};
+use super::burst::{Outcome, Peer, Rounds};
 use crate::document::{Chart, Section};
-use crate::figure::{Figure, show};
+use crate::figure::{Bar, Figure, show};
 use crate::floor::Floor;
 use crate::load::delete;
-use crate::measure::burst::Peer;
 use crate::size::Size;
-use crate::world::namespace;
 
 /// Events a second.
 const RATE: u32 = 20_000;
+/// Microseconds an event that flowbusd may take through a ring, with its bus thread.
+const WITH_BUS_THREAD: f64 = 1.2;
 
 pub(crate) fn measure(size: Size) -> Section {
     let flows = size.flows / 8;
-    let mut outcomes: Vec<Vec<Outcome>> = vec![Vec::new(); PEERS.len()];
-    for _ in 0..size.rounds {
-        for ((_, peer), outcomes) in PEERS.iter().zip(&mut outcomes) {
-            let namespace = namespace();
-            let create = || {
-                let sender = Sender::open(&namespace);
-                paced(flows, |number| sender.create(number, 1));
-            };
-            let end = || {
-                let netlink = namespace.enter(|| Socket::open().expect("a netlink socket can be opened"));
-                paced(flows, |number| delete(&netlink, std::iter::once(number)));
-            };
-            outcomes.push(run(*peer, &namespace, flows, &create, &end));
-        }
-    }
+    let create = |namespace: &Namespace| {
+        let sender = Sender::open(namespace);
+        paced(flows, |number| sender.create(number, 1));
+    };
+    let end = |namespace: &Namespace| {
+        let netlink = namespace.enter(|| Socket::open().expect("a netlink socket can be opened"));
+        paced(flows, |number| delete(&netlink, std::iter::once(number)));
+    };
+    let rounds = Rounds::run(size, flows, create, end);
     let mut section = Section::new(
         "Steady events",
         format!(
@@ -42,25 +37,23 @@ pub(crate) fn measure(size: Size) -> Section {
             show(f64::from(flows))
         ),
     );
-    let cost = PEERS.iter().zip(&outcomes).map(|((name, _), outcomes)| {
-        Figure::new(*name, "µs", outcomes.iter().map(|outcome| outcome.all().each()).collect())
-    });
-    let cost: Vec<Figure> = cost.collect();
+    let cost = rounds.figures("µs", |outcome| outcome.all().each());
     for figure in &cost {
         let mut figure = figure.clone();
         figure.what = format!("CPU an event: {}", figure.what);
         section.figures.push(figure);
     }
-    let of = |peer: Peer| PEERS.iter().position(|(_, other)| *other == peer).expect("it is one of them");
-    let (floor, flowbusd) = (of(Peer::Floor(Floor::Blocking)), of(Peer::Flowbusd));
-    let woken = outcomes[floor].iter().map(Outcome::events_a_wake).collect();
+    let whole = rounds.of(Peer::FlowbusdByRing, |outcome| outcome.process().each());
+    let whole =
+        Figure::new("CPU an event: flowbusd by hand, through a ring, with its bus thread", "µs", whole);
+    section.figures.push(whole.bar(Bar::AtMost(WITH_BUS_THREAD)));
+    let floor = Peer::Floor(Floor::Blocking);
+    let woken = rounds.of(floor, Outcome::events_a_wake);
     section.figures.push(Figure::new("events read by the blocking floor each time it was woken", "", woken));
-    let ratios = outcomes[floor].iter().zip(&outcomes[flowbusd]);
-    let ratios = ratios.map(|(floor, ours)| ours.all().each() / floor.all().each()).collect();
     section.figures.push(Figure::new(
         "CPU an event: flowbusd against the blocking floor of the same round",
         "x",
-        ratios,
+        rounds.ratio(Peer::Flowbusd, floor),
     ));
     section.charts.push(Chart::new("steady", "CPU time an event that comes alone, in microseconds", cost));
     section
