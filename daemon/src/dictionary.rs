@@ -8,7 +8,7 @@ use serde::ser::{Serialize, SerializeSeq, Serializer};
 use tokio::sync::watch;
 use zbus::{Signature, Type};
 
-use crate::change::Change;
+use crate::change::FlowEvent;
 use crate::config::Config;
 use crate::flow::{ProcessTexts, Record, Snapshot};
 use crate::handle::Handle;
@@ -117,8 +117,8 @@ impl From<Snapshot> for Item {
     }
 }
 
-impl From<&Change> for Item {
-    fn from(change: &Change) -> Self {
+impl From<&FlowEvent> for Item {
+    fn from(change: &FlowEvent) -> Self {
         Self {
             event: Some(change.kind),
             sequence: Some(change.sequence),

@@ -10,7 +10,7 @@ use flowbus_attribution::{Accept, Counters as ProgramCounters, Snapshot as OpenS
 use rustix::fd::OwnedFd;
 use tokio::sync::{broadcast, oneshot, watch};
 
-use crate::change::Change;
+use crate::change::{ChangeLog, Changes};
 use crate::connection::ConnectionEvent;
 use crate::expectation::ExpectationEvent;
 use crate::flow::{ClosedLimits, Ends, ProcessTexts, Snapshot};
@@ -298,7 +298,7 @@ impl Publisher {
         commands: SyncSender<Command>,
         wake: Arc<OwnedFd>,
     ) -> (Self, Handle) {
-        let log = Log::starting_after(session.first_sequence);
+        let log = ChangeLog::starting_after(session.first_sequence);
         let connections = Log::starting_after(session.first_connection);
         let published = Mutex::new(Published { log, connections, ..Published::default() });
         let expectations = broadcast::Sender::new(EXPECTATIONS);
@@ -318,7 +318,7 @@ impl Publisher {
     /// Publishes a batch: takes the changes over and wakes those who follow.
     pub(crate) fn publish(
         &self,
-        changes: &mut Vec<Change>,
+        changes: &mut Changes,
         connections: &mut Vec<ConnectionEvent>,
         summary: Summary,
     ) {

@@ -13,6 +13,7 @@ use flowbus_interfaces::{FieldSet, Query, RawQuery, SourceNames};
 use zbus::wire::serialized::Context;
 use zbus::wire::{LE, to_bytes};
 
+use crate::change::Changes;
 use crate::clock::Now;
 use crate::dictionary::{FlowNames, Item, Listing};
 use crate::flow::{ClosedLimits, inverted};
@@ -63,7 +64,7 @@ fn events(change: Status) -> Vec<Flow<'static>> {
 }
 
 fn apply(table: &mut Table, kind: EventKind, events: &[Flow<'_>]) {
-    let mut changes = Vec::with_capacity(events.len());
+    let mut changes = Changes::with_capacity(events.len());
     for batch in events.chunks(BATCH) {
         table.prefetch(batch.iter().map(|event| (kind, event)));
         let mut change = table.change();

@@ -2,19 +2,19 @@
 
 use std::collections::VecDeque;
 
-/// What stands in a log.
+/// What a log keeps.
 pub(crate) trait Numbered: Clone {
     /// At least this many entries are kept, and at most a piece more.
     const KEPT: usize;
 
-    /// The entry's number, larger by one than that of the entry before.
+    /// The entry's number, larger than that of the entry before.
     fn sequence(&self) -> u64;
 }
 
 /// Maximum number of entries of a piece; a turn of the tracker rarely has more.
-const PIECE: usize = 1024;
+pub(crate) const PIECE: usize = 1024;
 
-/// The newest entries. A follower that falls further behind misses the oldest, and knows how many: sequence numbers have no
+/// The newest entries. A follower that falls further behind misses the oldest, and knows how many where the numbers have no
 /// holes.
 #[derive(Debug)]
 pub(crate) struct Log<T> {

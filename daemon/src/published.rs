@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::change::Change;
+use crate::change::ChangeLog;
 use crate::connection::ConnectionEvent;
 use crate::counters::{Counters, ResyncReason};
 use crate::flow::ProcessTexts;
@@ -24,7 +24,7 @@ pub(crate) struct Session {
 /// What changes while the daemon lives.
 #[derive(Debug, Default)]
 pub(crate) struct Published {
-    pub(crate) log: Log<Change>,
+    pub(crate) log: ChangeLog,
     pub(crate) connections: Log<ConnectionEvent>,
     pub(crate) summary: Summary,
     /// Why the last dump failed, until one is merged.

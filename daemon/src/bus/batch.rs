@@ -7,7 +7,7 @@ use flowbus_interfaces::{ConnectionDictionary, FieldSet};
 use serde::ser::{Serialize, SerializeSeq, Serializer};
 use zbus::{Signature, Type};
 
-use crate::change::Change;
+use crate::change::FlowEvent;
 use crate::config::SignalOptions;
 use crate::connection::ConnectionEvent;
 use crate::dictionary::{FlowNames, Item, Listing};
@@ -37,12 +37,12 @@ pub(super) struct ChangeBatch {
     bytes: usize,
 }
 
-impl Batch<Change> for ChangeBatch {
+impl Batch<FlowEvent> for ChangeBatch {
     fn is_empty(&self) -> bool {
         self.events == 0
     }
 
-    fn push(&mut self, change: &Change, names: &FlowNames, limits: &SignalOptions) -> bool {
+    fn push(&mut self, change: &FlowEvent, names: &FlowNames, limits: &SignalOptions) -> bool {
         let item = Item::from(change);
         let id = change.flow.record.id;
         let is_update = change.kind == EventKind::Update;

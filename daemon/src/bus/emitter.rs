@@ -15,19 +15,18 @@ use super::batch::{Batch, ChangeBatch, ConnectionBatch};
 use super::flow_events::FlowEvents;
 use super::outlet::Outlet;
 use super::services::BusCounters;
-use crate::change::Change;
+use crate::change::FlowEvent;
 use crate::config::Config;
 use crate::connection::ConnectionEvent;
 use crate::dictionary::FlowNames;
 use crate::handle::Handle;
-use crate::log::{Log, Numbered};
 use crate::published::{Published, Resync};
 
 /// The most changes that are copied out of the log at once.
 const CHANGES_AT_ONCE: usize = 256;
 
 /// What is sent: the entries of a log, by a signal of their own.
-pub(super) trait Topic: Numbered {
+pub(super) trait Topic: Sized {
     /// The events of one signal.
     type Batch: Batch<Self>;
 
@@ -37,7 +36,14 @@ pub(super) trait Topic: Numbered {
     /// Wakes when there is something to send, and perhaps when there is not.
     fn news(handle: &Handle) -> watch::Receiver<()>;
 
-    fn log(published: &Published) -> &Log<Self>;
+    /// The number of the newest entry.
+    fn newest(published: &Published) -> u64;
+
+    /// Entries of the log numbered above `after`, as [`Log::after`](crate::log::Log::after) returns them.
+    fn after(published: &Published, after: u64) -> impl Iterator<Item = Self>;
+
+    /// The entry's number, larger by one than that of the entry before.
+    fn sequence(&self) -> u64;
 
     /// The counter of lost entries.
     fn lost(counters: &BusCounters) -> &AtomicU64;
@@ -58,7 +64,7 @@ pub(super) trait Topic: Numbered {
     fn resyncs(handle: &Handle, seen: u64, sequence: u64) -> Vec<(u64, Resync)>;
 }
 
-impl Topic for Change {
+impl Topic for FlowEvent {
     type Batch = ChangeBatch;
 
     fn first(handle: &Handle) -> u64 {
@@ -69,8 +75,16 @@ impl Topic for Change {
         handle.news()
     }
 
-    fn log(published: &Published) -> &Log<Self> {
-        &published.log
+    fn newest(published: &Published) -> u64 {
+        published.log.newest()
+    }
+
+    fn after(published: &Published, after: u64) -> impl Iterator<Item = Self> {
+        published.log.after(after)
+    }
+
+    fn sequence(&self) -> u64 {
+        self.sequence
     }
 
     fn lost(counters: &BusCounters) -> &AtomicU64 {
@@ -107,8 +121,16 @@ impl Topic for ConnectionEvent {
         handle.connection_news()
     }
 
-    fn log(published: &Published) -> &Log<Self> {
-        &published.connections
+    fn newest(published: &Published) -> u64 {
+        published.connections.newest()
+    }
+
+    fn after(published: &Published, after: u64) -> impl Iterator<Item = Self> {
+        published.connections.after(after).cloned()
+    }
+
+    fn sequence(&self) -> u64 {
+        self.sequence
     }
 
     fn lost(counters: &BusCounters) -> &AtomicU64 {
@@ -224,7 +246,7 @@ impl<T: Topic> Emitter<T> {
     /// stale signals.
     fn skip_backlog(&mut self) {
         if std::mem::replace(&mut self.again, true) {
-            let newest = T::log(&self.handle.published()).newest();
+            let newest = T::newest(&self.handle.published());
             self.lose(newest - self.sent);
             (self.cursor, self.sent) = (newest, newest);
         }
@@ -232,7 +254,7 @@ impl<T: Topic> Emitter<T> {
 
     fn has_news(&self) -> bool {
         let published = self.handle.published();
-        self.lost > 0 || T::log(&published).newest() > self.cursor || T::has_resyncs(&published, self.resyncs)
+        self.lost > 0 || T::newest(&published) > self.cursor || T::has_resyncs(&published, self.resyncs)
     }
 
     fn lose(&mut self, count: u64) {
@@ -267,7 +289,7 @@ impl<T: Topic> Emitter<T> {
         loop {
             self.entries.clear();
             let published = self.handle.published();
-            self.entries.extend(T::log(&published).after(self.cursor).take(CHANGES_AT_ONCE).cloned());
+            self.entries.extend(T::after(&published, self.cursor).take(CHANGES_AT_ONCE));
             drop(published);
             let Some(first) = self.entries.first() else { return false };
             let missed = first.sequence() - self.cursor - 1;

@@ -23,7 +23,7 @@ use flowbus_interfaces::{
     BusAddress, FLOW_EVENTS_NAME, FLOW_EVENTS_PATH, FLOW_MONITOR_NAME, FLOW_MONITOR_PATH,
 };
 
-use crate::change::Change;
+use crate::change::FlowEvent;
 use crate::config::Config;
 use crate::connection::ConnectionEvent;
 use crate::handle::Handle;
@@ -100,7 +100,7 @@ async fn confine(loading: Option<oneshot::Receiver<()>>, handle: Handle) {
 
 /// The emitters, each of which follows a log of its own.
 struct Emitters {
-    changes: Emitter<Change>,
+    changes: Emitter<FlowEvent>,
     connections: Emitter<ConnectionEvent>,
 }
 

@@ -54,12 +54,33 @@ pub(crate) struct Snapshot {
 pub(crate) struct Prior {
     status: u32,
     mark: u32,
+    owners: Owners,
+    state: u8,
+    present: u8,
+}
+
+/// Those parts of a flow's extra part.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PriorExtra {
     labels: [u8; 16],
     labels_len: u8,
     helper: NameNumber,
-    state: u8,
-    present: u8,
-    owners: Owners,
+}
+
+impl Prior {
+    pub(crate) fn new(record: &Record, owners: Owners) -> Self {
+        let Record { status, mark, state, present, .. } = *record;
+        Self { status, mark, owners, state, present }
+    }
+}
+
+impl PriorExtra {
+    pub(crate) const EMPTY: Self = Self { labels: [0; 16], labels_len: 0, helper: NameNumber(0) };
+
+    pub(crate) fn new(extra: &Extra) -> Self {
+        let Extra { labels, labels_len, helper, .. } = *extra;
+        Self { labels, labels_len, helper }
+    }
 }
 
 /// How a flow ended.
@@ -77,15 +98,15 @@ pub(crate) struct End {
 
 impl Snapshot {
     /// What an update may change of this flow.
-    pub(crate) fn prior(&self) -> Prior {
-        let Record { status, mark, state, present, .. } = self.record;
-        let Extra { labels, labels_len, helper, .. } = self.extra.unwrap_or(Extra::EMPTY);
-        Prior { status, mark, labels, labels_len, helper, state, present, owners: self.owners }
+    pub(crate) fn prior(&self) -> (Prior, PriorExtra) {
+        let extra = self.extra.as_ref().map_or(PriorExtra::EMPTY, PriorExtra::new);
+        (Prior::new(&self.record, self.owners), extra)
     }
 
     /// This flow as it was before an update.
-    pub(crate) fn with(mut self, before: Prior) -> Self {
-        let Prior { status, mark, labels, labels_len, helper, state, present, owners } = before;
+    pub(crate) fn with(mut self, before: Prior, extra_before: PriorExtra) -> Self {
+        let Prior { status, mark, owners, state, present } = before;
+        let PriorExtra { labels, labels_len, helper } = extra_before;
         self.owners = owners;
         let Self { record, extra, .. } = &mut self;
         (record.status, record.mark, record.state, record.present) = (status, mark, state, present);

@@ -15,6 +15,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::layout::*;
 use super::*;
+use crate::change::Changes;
 use crate::clock::Now;
 use crate::counters::{Counters, ResyncReason};
 use crate::flow::{ClosedLimits, Key, OwnerNumber, ProcessNumber, Silence, inverted};
@@ -99,7 +100,7 @@ fn example() -> State {
     let mut state = State::create().unwrap();
     state.header.epoch = *b"epoch of example";
     let mut table = Table::new(state, LIMITS);
-    let mut changes = Vec::new();
+    let mut changes = Changes::default();
     let mut change = table.change();
     for number in [1, 2] {
         change.apply(EventKind::New, &flow(number), NOW, &mut changes);

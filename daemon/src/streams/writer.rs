@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::join::Join;
 use super::line::Lines;
-use crate::change::Change;
+use crate::change::FlowEvent;
 use crate::dictionary::{FlowNames, Item};
 use crate::expectation::ExpectationEvent;
 use crate::handle::{AskError, Handle, Preselection};
@@ -24,7 +24,7 @@ use crate::published::Resync;
 const CHUNK: usize = 1024;
 /// Bytes of lines that are gathered before they are written.
 const WRITE_BYTES: usize = 128 * 1024;
-/// The most changes that wait in the task while a snapshot is written, 4 MiB; the log keeps as many more.
+/// The most changes that wait in the task while a snapshot is written, 5 MiB; the log keeps as many more.
 const WAITING: usize = 16 * 1024;
 
 /// After how many changes without a line the reader learns how far the stream has come.
@@ -41,7 +41,7 @@ pub(super) struct Writer {
     lines: Lines,
     join: Join,
     /// Changes taken out of the log and not written yet.
-    waiting: VecDeque<Change>,
+    waiting: VecDeque<FlowEvent>,
     /// The number of the last change taken, written or skipped.
     cursor: u64,
     /// The number of the last change that the reader knows the stream to have reached.
@@ -281,7 +281,7 @@ impl Writer {
         }
     }
 
-    fn push_change(&mut self, change: &Change) {
+    fn push_change(&mut self, change: &FlowEvent) {
         let Self { names, query, lines, join, .. } = self;
         let StreamQuery { filter, fields, events, closed, .. } = query;
         // The closed flows are those that had ended when the stream began: a reader of them needs each end after that.

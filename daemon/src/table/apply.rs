@@ -6,10 +6,10 @@
 use ctnetlink::{EventKind, Flow, Status};
 use flowbus_interfaces::{EndReason, TimeSource};
 
-use super::Table;
-use crate::change::Change;
+use super::{Table, adds_extra};
+use crate::change::Changes;
 use crate::clock::Now;
-use crate::flow::{Key, NO_EXTRA, Owners, Record, Silence, Snapshot, Start, inverted};
+use crate::flow::{Key, NO_EXTRA, Record, Silence, Start, inverted};
 
 /// What a message did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ impl Table {
         kind: EventKind,
         flow: &Flow<'_>,
         now: Now,
-        changes: &mut Vec<Change>,
+        changes: &mut Changes,
     ) -> Outcome {
         let stamp = flow.event_nsec.or(match kind {
             EventKind::New => flow.start_nsec,
@@ -43,13 +43,7 @@ impl Table {
         }
     }
 
-    fn apply_new(
-        &mut self,
-        live: Option<u32>,
-        flow: &Flow<'_>,
-        now: Now,
-        changes: &mut Vec<Change>,
-    ) -> Outcome {
+    fn apply_new(&mut self, live: Option<u32>, flow: &Flow<'_>, now: Now, changes: &mut Changes) -> Outcome {
         if let Some(slot) = live {
             // Events were lost since this flow was last seen: its end may be among them. While a dump is merged
             // the flow may be one that the dump showed before its NEW was read.
@@ -60,8 +54,8 @@ impl Table {
             }
             self.replace(slot, now, changes);
         }
-        let (record, extra) = self.new_record(flow, event_time(flow, now));
-        self.insert(record, extra, changes);
+        let mut begun = self.new_flow(flow, event_time(flow, now));
+        self.insert(&mut begun, changes);
         Outcome::Applied
     }
 
@@ -70,7 +64,7 @@ impl Table {
         live: Option<u32>,
         flow: &Flow<'_>,
         now: Now,
-        changes: &mut Vec<Change>,
+        changes: &mut Changes,
     ) -> Outcome {
         if let Some(slot) = live
             && self.is_about(slot, flow)
@@ -96,7 +90,7 @@ impl Table {
         live: Option<u32>,
         flow: &Flow<'_>,
         now: Now,
-        changes: &mut Vec<Change>,
+        changes: &mut Changes,
     ) -> Outcome {
         let (usec, source) = match flow.stop_nsec {
             Some(stop) => (stop / 1_000, TimeSource::Kernel),
@@ -114,7 +108,7 @@ impl Table {
             self.left_out += u64::from(!ended.record.is_silent() && ended.record.progress() != told);
             ended.record.merge_counters(flow);
             ended.record.seen = self.state.header.stamp;
-            self.push_closed(ended, usec, source, EndReason::Destroyed, now, changes);
+            self.push_closed(&ended, usec, source, EndReason::Destroyed, now, changes);
             return Outcome::Applied;
         }
         if self.closed.seen(&self.state, &key, flow.id).is_some() {
@@ -123,15 +117,14 @@ impl Table {
         // Born and ended where we did not see it: it is published once, with what is known.
         self.note_unannounced();
         let start = Start { usec, boottime_usec: now.boottime_usec_at(usec), source: TimeSource::Estimated };
-        let (record, extra) = self.new_record(flow, start);
-        let ended = Snapshot { record, extra, owners: Owners::default(), end: None };
+        let ended = self.new_flow(flow, start);
         self.note_end(&ended, true);
-        self.push_closed(ended, usec, source, EndReason::Destroyed, now, changes);
+        self.push_closed(&ended, usec, source, EndReason::Destroyed, now, changes);
         Outcome::Applied
     }
 
     /// Merges one entry of the dump that was begun with [`Table::begin_dump`].
-    pub(super) fn apply_dump_entry(&mut self, flow: &Flow<'_>, now: Now, changes: &mut Vec<Change>) {
+    pub(super) fn apply_dump_entry(&mut self, flow: &Flow<'_>, now: Now, changes: &mut Changes) {
         self.change_usec = now.realtime_usec;
         let key = Key::new(&flow.original);
         let tombstone = self.tombstone(&key, flow.id);
@@ -166,8 +159,8 @@ impl Table {
     }
 
     /// Merges an event into a live flow.
-    fn update(&mut self, slot: u32, flow: &Flow<'_>, changes: &mut Vec<Change>) -> Outcome {
-        let before = self.snapshot(slot).prior();
+    fn update(&mut self, slot: u32, flow: &Flow<'_>, changes: &mut Changes) -> Outcome {
+        let before = self.prior(slot);
         let doubted = self.doubt_owners(slot, flow);
         let mut record = *self.state.record(slot);
         let was_answered = record.is_answered();
@@ -201,7 +194,7 @@ impl Table {
     /// If none has, the entry is the newest there is and is merged whole. What it changes then was not reported by an event, unless
     /// the event is late: the flow is missed, which makes it silent, so that sweeps look at it more often ([`Record::miss`]). Counters,
     /// timeout and start are no change, and flow tables send no events for what they do, so neither makes a flow silent.
-    fn refresh(&mut self, slot: u32, flow: &Flow<'_>, tombstone: u64, changes: &mut Vec<Change>) {
+    fn refresh(&mut self, slot: u32, flow: &Flow<'_>, tombstone: u64, changes: &mut Changes) {
         let mut record = *self.state.record(slot);
         if let Some(dump) = &self.dump
             && record.seen >= dump.stamp
@@ -213,7 +206,7 @@ impl Table {
             self.state.put_record(slot, &record);
             return;
         }
-        let before = self.snapshot(slot).prior();
+        let before = self.prior(slot);
         let doubted = self.doubt_owners(slot, flow);
         record = *self.state.record(slot);
         let before_status = record.status();
@@ -242,7 +235,10 @@ impl Table {
 
     /// Merges labels, helper and security context into a live flow; true when one of them changed.
     fn merge_extra(&mut self, record: &mut Record, flow: &Flow<'_>) -> bool {
-        let before = self.extra(record);
+        if !adds_extra(flow) {
+            return false;
+        }
+        let before = self.extra(record).copied();
         let after = self.merged_extra(before, flow);
         if after == before {
             return false;
@@ -258,14 +254,14 @@ impl Table {
     }
 
     /// Adds a flow that began before it was seen: an update or a dump's entry is the first message about it.
-    fn observe(&mut self, flow: &Flow<'_>, silence: Option<Silence>, now: Now, changes: &mut Vec<Change>) {
+    fn observe(&mut self, flow: &Flow<'_>, silence: Option<Silence>, now: Now, changes: &mut Changes) {
         let start =
             Start { usec: now.realtime_usec, boottime_usec: now.boottime_usec, source: TimeSource::Observed };
-        let (mut record, extra) = self.new_record(flow, start);
-        if let Some(silence) = silence.filter(|_| !record.is_silent()) {
-            record.set_silence(silence);
+        let mut observed = self.new_flow(flow, start);
+        if let Some(silence) = silence.filter(|_| !observed.record.is_silent()) {
+            observed.record.set_silence(silence);
         }
-        self.insert(record, extra, changes);
+        self.insert(&mut observed, changes);
     }
 
     /// Notes an event of a flow whose birth was not reported, which is to be expected before the first dump and after a loss.
@@ -276,7 +272,7 @@ impl Table {
     }
 
     /// Ends a flow whose tuple another one has taken over, unseen.
-    fn replace(&mut self, slot: u32, now: Now, changes: &mut Vec<Change>) {
+    fn replace(&mut self, slot: u32, now: Now, changes: &mut Changes) {
         self.close_unseen(slot, EndReason::Replaced, now, changes);
     }
 }

@@ -9,7 +9,7 @@ use flowbus_interfaces::EndReason;
 use foldhash::fast::RandomState;
 
 use super::Table;
-use crate::change::Change;
+use crate::change::Changes;
 use crate::clock::Now;
 use crate::flow::Key;
 use flowbus_interfaces::fit;
@@ -59,7 +59,7 @@ impl Table {
     }
 
     /// Ends the merge. A complete dump closes the flows that neither it nor an event since its begin has shown.
-    pub(crate) fn end_dump(&mut self, complete: bool, now: Now, changes: &mut Vec<Change>) -> Merged {
+    pub(crate) fn end_dump(&mut self, complete: bool, now: Now, changes: &mut Changes) -> Merged {
         let Some(dump) = self.dump.take() else { return Merged::default() };
         self.change_usec = now.realtime_usec;
         let gone = |slot: &u32| complete && self.state.record(*slot).seen < dump.stamp;

@@ -29,11 +29,11 @@ pub(crate) use apply::Outcome;
 pub(crate) use dump::Merged;
 pub(crate) use transaction::Transaction;
 
-use crate::change::Change;
+use crate::change::{Changes, What};
 use crate::clock::{Now, monotonic_nsec};
 use crate::flow::{
-    ClosedLimits, End, Extra, Key, NO_EXTRA, Owners, Prior, ProcessTexts, Record, Silence, Snapshot, Start,
-    inverted,
+    ClosedLimits, End, Extra, Key, NO_EXTRA, Owners, Prior, PriorExtra, ProcessTexts, Record, Silence,
+    Snapshot, Start, inverted,
 };
 use crate::names::{NameStrings, Names};
 use crate::owners::{Attribution, Processes};
@@ -246,17 +246,28 @@ impl Table {
     }
 
     fn snapshot(&self, slot: u32) -> Snapshot {
-        let record = *self.state.record(slot);
-        let owners = if record.is_owned() { self.state.owners(slot) } else { Owners::default() };
-        Snapshot { record, extra: self.extra(&record), owners, end: None }
+        let record = self.state.record(slot);
+        let owners = self.owners(slot, record);
+        Snapshot { record: *record, extra: self.extra(record).copied(), owners, end: None }
     }
 
-    fn extra(&self, record: &Record) -> Option<Extra> {
-        (record.extra != NO_EXTRA).then(|| *self.state.extra(record.extra))
+    /// What an update may change of the flow in this slot.
+    fn prior(&self, slot: u32) -> (Prior, PriorExtra) {
+        let record = self.state.record(slot);
+        let extra = self.extra(record).map_or(PriorExtra::EMPTY, PriorExtra::new);
+        (Prior::new(record, self.owners(slot, record)), extra)
     }
 
-    /// A record for a flow that the table does not hold, with a new id; it is not in the table yet.
-    fn new_record(&mut self, flow: &ctnetlink::Flow<'_>, start: Start) -> (Record, Option<Extra>) {
+    fn owners(&self, slot: u32, record: &Record) -> Owners {
+        if record.is_owned() { self.state.owners(slot) } else { Owners::default() }
+    }
+
+    fn extra(&self, record: &Record) -> Option<&Extra> {
+        (record.extra != NO_EXTRA).then(|| self.state.extra(record.extra))
+    }
+
+    /// A flow that the table does not hold yet, with a new id and nobody as its owners.
+    fn new_flow(&mut self, flow: &ctnetlink::Flow<'_>, start: Start) -> Snapshot {
         self.state.header.last_id += 1;
         let mut record = Record::new(self.state.header.last_id, flow, start);
         record.seen = self.state.header.stamp;
@@ -265,12 +276,12 @@ impl Table {
         }
         let plain = flow.reply == inverted(&flow.original, flow.reply.zone);
         let extra = self.merged_extra((!plain).then(|| Extra::new(&flow.reply)), flow);
-        (record, extra)
+        Snapshot { record, extra, owners: Owners::default(), end: None }
     }
 
     /// What `flow` adds to an extra part; `None` while there is nothing to keep.
     fn merged_extra(&mut self, extra: Option<Extra>, flow: &ctnetlink::Flow<'_>) -> Option<Extra> {
-        if flow.labels.is_none() && flow.helper.is_none() && flow.security_context.is_none() {
+        if !adds_extra(flow) {
             return extra;
         }
         let mut extra = extra.unwrap_or_else(|| Extra::new(&flow.reply));
@@ -286,24 +297,23 @@ impl Table {
         Some(extra)
     }
 
-    fn insert(&mut self, mut record: Record, extra: Option<Extra>, changes: &mut Vec<Change>) {
+    fn insert(&mut self, flow: &mut Snapshot, changes: &mut Changes) {
         let slot = self.free_records.pop().unwrap_or(self.state.header.records);
         if slot as usize >= MAXIMUM_FLOWS {
             self.state.header.counters.flows_refused += 1;
             return;
         }
-        if let Some(extra) = extra {
-            record.extra = self.insert_extra(&extra);
+        if let Some(extra) = &flow.extra {
+            flow.record.extra = self.insert_extra(extra);
         }
-        let mut flow = Snapshot { record, extra, owners: Owners::default(), end: None };
         // Owners first: the record says whether it has some, and is written once.
-        self.attribute_new(slot, &mut flow);
+        self.attribute_new(slot, flow);
         self.state.add_record(slot, &flow.record);
         self.state.header.active += 1;
         self.silent += u32::from(flow.record.is_silent());
         self.index.insert(self.hash(&flow.record.key), slot);
         self.order.push(slot);
-        self.push_change(EventKind::New, flow, changes);
+        self.push_change(flow, What::New, PriorExtra::EMPTY, changes);
     }
 
     fn insert_extra(&mut self, extra: &Extra) -> u32 {
@@ -331,38 +341,39 @@ impl Table {
     }
 
     /// Ends an active flow whose end was not reported.
-    fn close_unseen(&mut self, slot: u32, reason: EndReason, now: Now, changes: &mut Vec<Change>) {
+    fn close_unseen(&mut self, slot: u32, reason: EndReason, now: Now, changes: &mut Changes) {
         let flow = self.remove(slot);
-        self.push_closed(flow, now.realtime_usec, TimeSource::Estimated, reason, now, changes);
+        self.push_closed(&flow, now.realtime_usec, TimeSource::Estimated, reason, now, changes);
     }
 
     /// Puts a flow that is not in the table among the closed ones.
     fn push_closed(
         &mut self,
-        mut flow: Snapshot,
+        flow: &Snapshot,
         usec: u64,
         source: TimeSource,
         reason: EndReason,
         now: Now,
-        changes: &mut Vec<Change>,
+        changes: &mut Changes,
     ) {
         let duration_usec = flow.record.duration_usec(usec, now);
         let end = End { usec, source, reason, duration_usec, sequence: self.state.header.sequence + 1 };
-        flow.end = Some(end);
-        self.closed.push(&mut self.state, &flow, end, now);
-        self.push_change(EventKind::Destroy, flow, changes);
+        self.closed.push(&mut self.state, flow, end, now);
+        self.push_change(flow, What::Destroy(end), PriorExtra::EMPTY, changes);
     }
 
-    fn push_change(&mut self, kind: EventKind, flow: Snapshot, changes: &mut Vec<Change>) {
-        let sequence = self.state.number_change(kind == EventKind::Destroy);
-        let time_usec = self.change_usec;
-        changes.push(Change { sequence, time_usec, kind, flow, before: None });
+    fn push_change(&mut self, flow: &Snapshot, what: What, before: PriorExtra, changes: &mut Changes) {
+        let sequence = self.state.number_change(matches!(what, What::Destroy(_)));
+        changes.push(sequence, self.change_usec, flow, what, before);
     }
 
-    fn push_update(&mut self, slot: u32, before: Prior, changes: &mut Vec<Change>) {
-        self.push_change(EventKind::Update, self.snapshot(slot), changes);
-        if let Some(change) = changes.last_mut() {
-            change.before = Some(before);
-        }
+    fn push_update(&mut self, slot: u32, before: (Prior, PriorExtra), changes: &mut Changes) {
+        let (prior, extra) = before;
+        self.push_change(&self.snapshot(slot), What::Update(prior), extra, changes);
     }
+}
+
+/// Whether a message has something for the extra part of its flow, beside the reply tuple.
+fn adds_extra(flow: &ctnetlink::Flow<'_>) -> bool {
+    flow.labels.is_some() || flow.helper.is_some() || flow.security_context.is_some()
 }

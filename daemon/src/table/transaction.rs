@@ -4,7 +4,7 @@ use ctnetlink::{EventKind, Flow};
 use flowbus_attribution::Event;
 
 use super::{Outcome, Table};
-use crate::change::Change;
+use crate::change::Changes;
 use crate::clock::Now;
 use crate::state::Header;
 
@@ -32,13 +32,13 @@ impl Transaction<'_> {
         kind: EventKind,
         flow: &Flow<'_>,
         now: Now,
-        changes: &mut Vec<Change>,
+        changes: &mut Changes,
     ) -> Outcome {
         self.0.apply(kind, flow, now, changes)
     }
 
     /// Merges one entry of the dump that was begun with [`Table::begin_dump`].
-    pub(crate) fn apply_dump_entry(&mut self, flow: &Flow<'_>, now: Now, changes: &mut Vec<Change>) {
+    pub(crate) fn apply_dump_entry(&mut self, flow: &Flow<'_>, now: Now, changes: &mut Changes) {
         self.0.apply_dump_entry(flow, now, changes);
     }
 

@@ -21,7 +21,7 @@ use ctnetlink::{
     dump_request,
 };
 
-use crate::change::Change;
+use crate::change::Changes;
 use crate::clock::Now;
 use crate::dump_requests::DumpRequest;
 use crate::state::BATCH;
@@ -154,7 +154,7 @@ impl DumpReader {
     pub(super) fn read(
         &mut self,
         table: &mut Table,
-        changes: &mut Vec<Change>,
+        changes: &mut Changes,
         decoder: &mut Decoder,
         buffer: &mut [u8],
     ) -> Result<(), SocketError> {
@@ -178,7 +178,7 @@ impl DumpReader {
         mut messages: impl Iterator<Item = Result<Message<'a>, DecodeError>>,
         now: Now,
         table: &mut Table,
-        changes: &mut Vec<Change>,
+        changes: &mut Changes,
     ) -> Result<(), SocketError> {
         if let Phase::Merging { heard, .. } = &mut self.phase {
             *heard = Instant::now();
@@ -204,7 +204,7 @@ impl DumpReader {
         message: &Result<Message<'_>, DecodeError>,
         now: Now,
         change: &mut Transaction<'_>,
-        changes: &mut Vec<Change>,
+        changes: &mut Changes,
     ) -> Result<(), SocketError> {
         let Phase::Merging { sequence: expected, complete, .. } = self.phase else { return Ok(()) };
         match message {
@@ -236,7 +236,7 @@ impl DumpReader {
 
     /// Ends the merge once the events that the kernel sent until the end of the dump are applied: flows whose DESTROY is
     /// among them have ended by it, and not unseen. Something when the table is the kernel's.
-    pub(super) fn finish(&mut self, table: &mut Table, changes: &mut Vec<Change>) -> Option<Merged> {
+    pub(super) fn finish(&mut self, table: &mut Table, changes: &mut Changes) -> Option<Merged> {
         let Phase::Ended { complete } = self.phase else { return None };
         self.phase = Phase::Idle;
         let merged = table.end_dump(complete, Now::read(), changes);

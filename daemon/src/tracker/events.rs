@@ -5,7 +5,7 @@ use flowbus_logging::message_id;
 
 use super::dump::flow_of;
 use super::{Tracker, TrackerError};
-use crate::change::Change;
+use crate::change::Changes;
 use crate::clock::{Now, monotonic_nsec};
 use crate::counters::ResyncReason;
 use crate::expectation::ExpectationEvent;
@@ -142,7 +142,7 @@ impl Tracker {
 /// Applies a message to the table.
 fn apply(
     change: &mut Transaction<'_>,
-    changes: &mut Vec<Change>,
+    changes: &mut Changes,
     publisher: &Publisher,
     message: &Result<Message<'_>, DecodeError>,
     now: Now,

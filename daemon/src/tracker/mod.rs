@@ -25,7 +25,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
-use crate::change::Change;
+use crate::change::Changes;
 use crate::clock::Now;
 use crate::connection::ConnectionEvent;
 use crate::counters::ResyncReason;
@@ -99,7 +99,7 @@ pub(crate) struct Tracker {
     commands: Receiver<Command>,
     wake: Arc<OwnedFd>,
     publisher: Publisher,
-    changes: Vec<Change>,
+    changes: Changes,
     connections: Vec<ConnectionEvent>,
     /// Sockets have reported something in this turn.
     told: bool,
@@ -156,7 +156,7 @@ impl Tracker {
             commands,
             wake,
             publisher,
-            changes: Vec::new(),
+            changes: Changes::default(),
             connections: Vec::new(),
             told: false,
             buffer_bytes,

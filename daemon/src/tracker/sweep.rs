@@ -192,6 +192,7 @@ mod tests {
     use ctnetlink::{EventKind, Flow, Layer4, Status, Tuple};
 
     use super::*;
+    use crate::change::Changes;
     use crate::clock::Now;
     use crate::flow::{ClosedLimits, inverted};
     use crate::state::State;
@@ -266,7 +267,7 @@ mod tests {
             zone: 0,
         };
         let flow = Flow { status: Some(status), ..Flow::new(original, inverted(&original, 0)) };
-        table.change().apply(kind, &flow, Now::read(), &mut Vec::new());
+        table.change().apply(kind, &flow, Now::read(), &mut Changes::default());
     }
 
     /// The table was the kernel's now.

@@ -4,7 +4,7 @@ use ctnetlink::Tuple;
 use flowbus_attribution::Confidence;
 
 use super::directions::Direction;
-use crate::change::Change;
+use crate::change::Changes;
 use crate::clock::Now;
 use crate::flow::{OwnerNumber, TCP, UDP};
 use crate::owners::{Attribution, Current, Reused, Touched};
@@ -14,7 +14,7 @@ use crate::table::ports::PortSet;
 impl Table {
     /// Notes that all events have been applied that the kernel sent until a time, and gives the flows that are there
     /// the owners that sockets reported until then.
-    pub(crate) fn settle(&mut self, applied: u64, changes: &mut Vec<Change>) {
+    pub(crate) fn settle(&mut self, applied: u64, changes: &mut Changes) {
         let Some(attribution) = &mut self.attribution else { return };
         attribution.window.from = applied;
         if attribution.sockets.is_held_back(attribution.window) {
@@ -60,7 +60,7 @@ impl Table {
 
     /// Gives owners to flows before which another one with the same ends ended in the same window, where one process had all
     /// sockets that can be meant: as soon as the flows are finished, so that no socket of theirs will be reported any more.
-    fn settle_reused(&mut self, changes: &mut Vec<Change>) {
+    fn settle_reused(&mut self, changes: &mut Changes) {
         let Some(Attribution { begins, window, .. }) = &mut self.attribution else { return };
         // The ring was read up to here before these events were applied.
         let to = window.to;
@@ -85,7 +85,7 @@ impl Table {
     }
 
     /// Settles the flows with this id or a larger one.
-    fn settle_from(&mut self, first: u64, applied: u64, changes: &mut Vec<Change>) {
+    fn settle_from(&mut self, first: u64, applied: u64, changes: &mut Changes) {
         let slots: Vec<u32> = self.order.from(first, |slot| self.state.record(slot).id).collect();
         for slot in slots {
             for direction in Direction::BOTH {
@@ -95,7 +95,7 @@ impl Table {
     }
 
     /// Settles the replies of UDP flows at these ports, in one pass over the table however many ports there are.
-    fn settle_ports(&mut self, ports: &PortSet, applied: u64, changes: &mut Vec<Change>) {
+    fn settle_ports(&mut self, ports: &PortSet, applied: u64, changes: &mut Changes) {
         let is_touched = |slot: &u32| {
             self.state.record(*slot).key.protocol() == UDP
                 && self.has_port_that(*slot, |port| ports.contains(port))
@@ -106,7 +106,7 @@ impl Table {
         }
     }
 
-    fn settle_direction(&mut self, sent: &Tuple, applied: u64, changes: &mut Vec<Change>) {
+    fn settle_direction(&mut self, sent: &Tuple, applied: u64, changes: &mut Changes) {
         let Some(attribution) = &self.attribution else { return };
         for sent in attribution.sockets.directions(sent) {
             for (slot, direction) in self.flows_with(&sent) {
@@ -116,7 +116,7 @@ impl Table {
     }
 
     /// Gives a flow that is there the process that sends in a direction of it by now.
-    fn settle_flow(&mut self, slot: u32, direction: Direction, applied: u64, changes: &mut Vec<Change>) {
+    fn settle_flow(&mut self, slot: u32, direction: Direction, applied: u64, changes: &mut Changes) {
         let flow = self.snapshot(slot);
         let sent = direction.of(&flow);
         let Some(attribution) = &mut self.attribution else { return };

@@ -11,7 +11,7 @@ use ctnetlink::{Counters, EventKind, Flow, Layer4, Status, Tuple};
 use flowbus_interfaces::{EndReason, TimeSource};
 
 use super::{Merged, Outcome, Table};
-use crate::change::Change;
+use crate::change::Changes;
 use crate::clock::Now;
 use crate::flow::{ClosedLimits, Snapshot, inverted};
 use crate::state::{KNOWN_ENDS, State};
@@ -43,12 +43,12 @@ fn flow(number: u16, id: u32) -> Flow<'static> {
 /// A table and the changes that it published.
 struct World {
     table: Table,
-    changes: Vec<Change>,
+    changes: Changes,
 }
 
 impl World {
     fn new() -> Self {
-        Self { table: Table::new(State::create().unwrap(), LIMITS), changes: Vec::new() }
+        Self { table: Table::new(State::create().unwrap(), LIMITS), changes: Changes::default() }
     }
 
     fn apply(&mut self, kind: EventKind, flow: &Flow<'_>) -> Outcome {
@@ -270,7 +270,7 @@ fn table_of_ended(count: u16, capacity: u32) -> Table {
     let mut table = Table::new(State::create().unwrap(), limits);
     for number in 0..count {
         for kind in [EventKind::New, EventKind::Destroy] {
-            table.apply(kind, &flow(number, 7), NOW, &mut Vec::new());
+            table.apply(kind, &flow(number, 7), NOW, &mut Changes::default());
         }
     }
     table
@@ -329,7 +329,8 @@ fn the_closed_are_listed_newest_first_and_by_the_number_of_their_end() {
 #[test]
 fn a_kill_in_a_change_that_ends_more_flows_than_the_ring_has_spare_places_takes_nothing_away() {
     let limits = ClosedLimits { capacity: 100, ..LIMITS };
-    let mut world = World { table: Table::new(State::create().unwrap(), limits), changes: Vec::new() };
+    let mut world =
+        World { table: Table::new(State::create().unwrap(), limits), changes: Changes::default() };
     for number in 0..300 {
         world.apply(EventKind::New, &flow(number, 7));
     }

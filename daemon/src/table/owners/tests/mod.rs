@@ -35,7 +35,7 @@ fn an_owner_that_comes_late_is_an_update_of_the_flow() {
     world.tell(&socket(Kind::Accept, TCP, SERVER, CLIENT, process(8, "nginx")));
     assert_eq!(world.owners(), [Some(7), Some(8)]);
     assert_eq!(world.kinds(), [EventKind::New, EventKind::Update, EventKind::Update]);
-    let before = world.changes[1].flow_before().unwrap();
+    let before = world.changes.iter().nth(1).unwrap().flow_before().unwrap();
     assert!(before.owners.is_empty(), "a filter can tell that the flow had no owner before");
     assert_eq!(world.table.attribution().unwrap().sockets.pending(), 0);
 }

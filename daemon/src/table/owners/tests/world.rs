@@ -6,7 +6,7 @@ use std::time::Duration;
 use ctnetlink::{EventKind, Flow, Layer4, Status, Tuple};
 use flowbus_attribution::{Confidence, Event, Kind, Process};
 
-use crate::change::Change;
+use crate::change::Changes;
 use crate::clock::Now;
 use crate::flow::{ClosedLimits, OwnerNumber, Snapshot, inverted};
 use crate::owners::{Attribution, Sockets};
@@ -88,7 +88,7 @@ pub(super) fn in_zone(zone: u16, mut flow: Flow<'static>) -> Flow<'static> {
 /// A table that receives events of sockets and flows, on a clock that the test advances.
 pub(super) struct OwnersWorld {
     pub(super) table: Table,
-    pub(super) changes: Vec<Change>,
+    pub(super) changes: Changes,
     pub(super) now: Now,
     /// CLOCK_MONOTONIC nanoseconds.
     pub(super) at: u64,
@@ -108,7 +108,7 @@ impl OwnersWorld {
         attribution.window.from = 0;
         table.attribute(attribution);
         let now = Now { realtime_usec: 1_000_000_000, boottime_usec: 5_000_000 };
-        Self { table, changes: Vec::new(), now, at: 0 }
+        Self { table, changes: Changes::default(), now, at: 0 }
     }
 
     pub(super) fn with_addresses(addresses: &[&str]) -> Self {
