@@ -54,6 +54,10 @@ struct control {
 	__u64 unused_too[7];
 	__u64 sleeping; /* set by the reader, cleared by the filter that wakes it */
 	__u64 unused_as_well[7];
+	__u64 mark; /* by the reader, to know the ring again */
+	__u64 layout; /* by the loader: the version of this and of the records */
+	__u64 ring_bytes; /* by the loader: the ring's size */
+	__u64 unused_at_last[5];
 };
 
 struct {

@@ -62,7 +62,7 @@ impl Programs {
     }
 
     /// The descriptors with their names, some of which repeat: for the service manager to keep.
-    pub fn named(&self) -> impl Iterator<Item = (&'static str, BorrowedFd<'_>)> {
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, BorrowedFd<'_>)> + Clone {
         [(RING, &self.ring), (STATISTICS, &self.statistics), (REPORT, &self.report)]
             .into_iter()
             .chain(self.links.iter().map(|link| (LINK, link)))

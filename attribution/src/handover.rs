@@ -20,6 +20,7 @@ use rustix::net::{
 };
 
 use crate::descriptors::{DescriptorError, Programs};
+use crate::events::{DEFAULT_EVENT_RING_BYTES, EventFilter, FilterError};
 use crate::load::{self, LoadError};
 use crate::snapshot::Snapshot;
 
@@ -30,27 +31,35 @@ pub const LISTENER: &str = "bpf-handover";
 
 const SNAPSHOT: &str = "bpf-snapshot";
 const CGROUPS: &str = "bpf-cgroups";
-/// The most descriptors of a hand-over: each program has 2, and there are 5 more.
+/// In the place of names where nothing is handed over.
+const NOTHING: &str = "nothing";
+/// The most descriptors of a hand-over: each program has 2, and there are 8 more.
 const MAXIMUM_DESCRIPTORS: usize = 64;
 const MAXIMUM_NAMES_BYTES: usize = 2048;
 const ROOT: u32 = 0;
 
-/// What the daemon asks the loader for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Request {
-    /// Everything: it has no programs.
-    Programs,
-    /// The snapshot: it has programs, which PID 1 has kept for it.
-    Snapshot,
+/// What the daemon asks the loader for. With programs comes a snapshot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// The programs that report sockets.
+    pub programs: bool,
+    /// What is open: alone where the daemon has programs, which PID 1 has kept for it.
+    pub snapshot: bool,
+    /// The filter that puts events into a ring.
+    pub filter: bool,
 }
 
-/// What the loader hands over.
-#[derive(Debug)]
+/// What the loader hands over, of what it was asked for.
+#[derive(Debug, Default)]
 pub struct Handed {
-    /// The programs, if they were asked for.
+    /// The programs that report sockets.
     pub programs: Option<Programs>,
     /// What was open.
-    pub snapshot: Snapshot,
+    pub snapshot: Option<Snapshot>,
+    /// The filter that puts events into a ring.
+    pub filter: Option<EventFilter>,
+    /// Why there is none: the kernel refuses it, or, to the daemon, it is of another version.
+    pub refused: Option<FilterError>,
 }
 
 /// Why nothing is handed over.
@@ -176,35 +185,72 @@ impl AsFd for Loader {
 
 impl Handed {
     fn from_named(names: &str, descriptors: Vec<OwnedFd>) -> Result<Self, HandoverError> {
+        if names == NOTHING && descriptors.is_empty() {
+            return Ok(Self::default());
+        }
         if names.split(':').count() != descriptors.len() {
             return Err(HandoverError::Message("it has more or fewer names than descriptors"));
         }
-        let (mut sockets, mut cgroups, mut programs) = (None, None, Vec::new());
+        let (mut sockets, mut cgroups, mut programs, mut filter) = (None, None, Vec::new(), Vec::new());
         for (name, descriptor) in names.split(':').zip(descriptors) {
             match name {
                 SNAPSHOT => sockets = Some(descriptor),
                 CGROUPS => cgroups = Some(descriptor),
+                name if EventFilter::owns(name) => filter.push((name.to_owned(), descriptor)),
                 name => programs.push((name.to_owned(), descriptor)),
             }
         }
-        let programs = if programs.is_empty() { None } else { Some(Programs::from_named(programs)?) };
-        let cgroups = cgroups.ok_or(DescriptorError::Missing(CGROUPS))?;
-        Ok(Self { programs, snapshot: Snapshot { sockets, cgroups } })
+        let filter = if filter.is_empty() { None } else { Some(EventFilter::from_named(filter)) };
+        let (filter, refused) = match filter.transpose() {
+            Ok(filter) => (filter, None),
+            Err(error) => (None, Some(error)),
+        };
+        let handed = Self {
+            programs: if programs.is_empty() { None } else { Some(Programs::from_named(programs)?) },
+            filter,
+            refused,
+            snapshot: cgroups.map(|cgroups| Snapshot { sockets, cgroups }),
+        };
+        match handed {
+            Self { programs: Some(_), snapshot: None, .. } => Err(DescriptorError::Missing(CGROUPS).into()),
+            handed => Ok(handed),
+        }
     }
 
     fn named(&self) -> impl Iterator<Item = (&'static str, BorrowedFd<'_>)> {
-        let sockets = self.snapshot.sockets.iter().map(|sockets| (SNAPSHOT, sockets.as_fd()));
+        let snapshot = self.snapshot.iter().flat_map(|snapshot| {
+            let sockets = snapshot.sockets.iter().map(|sockets| (SNAPSHOT, sockets.as_fd()));
+            sockets.chain([(CGROUPS, snapshot.cgroups.as_fd())])
+        });
         let programs = self.programs.iter().flat_map(Programs::named);
-        sockets.chain([(CGROUPS, self.snapshot.cgroups.as_fd())]).chain(programs)
+        snapshot.chain(programs).chain(self.filter.iter().flat_map(EventFilter::named))
     }
 }
 
 impl Request {
+    // The bits of the byte, all of them letters.
+    const NONE: u8 = b'@';
+    const PROGRAMS: u8 = 1;
+    const SNAPSHOT: u8 = 2;
+    const FILTER: u8 = 4;
+
     fn byte(self) -> u8 {
-        match self {
-            Self::Programs => b'p',
-            Self::Snapshot => b's',
-        }
+        let bit = |is_set, bit| if is_set { bit } else { 0 };
+        Self::NONE
+            | bit(self.programs, Self::PROGRAMS)
+            | bit(self.snapshot, Self::SNAPSHOT)
+            | bit(self.filter, Self::FILTER)
+    }
+
+    fn from_byte(byte: u8) -> Option<Self> {
+        let bits = byte ^ Self::NONE;
+        let has = |bit| bits & bit != 0;
+        let is_known = bits & !(Self::PROGRAMS | Self::SNAPSHOT | Self::FILTER) == 0;
+        is_known.then_some(Self {
+            programs: has(Self::PROGRAMS),
+            snapshot: has(Self::SNAPSHOT),
+            filter: has(Self::FILTER),
+        })
     }
 }
 
@@ -216,13 +262,20 @@ impl Request {
 /// There is no daemon, or nothing can be loaded.
 pub fn serve(socket: &Path) -> Result<Handed, HandoverError> {
     let connection = connect(socket)?;
-    let handed = match receive_request(&connection)? {
-        Request::Programs => {
-            let (programs, snapshot) = load::load(load::DEFAULT_RING_BYTES)?;
-            Handed { programs: Some(programs), snapshot }
+    let request = receive_request(&connection)?;
+    let mut handed = Handed::default();
+    if request.programs {
+        let (programs, snapshot) = load::load(load::DEFAULT_RING_BYTES)?;
+        (handed.programs, handed.snapshot) = (Some(programs), Some(snapshot));
+    } else if request.snapshot {
+        handed.snapshot = Some(load::snapshot()?);
+    }
+    if request.filter {
+        match EventFilter::load_either(DEFAULT_EVENT_RING_BYTES) {
+            Ok(filter) => handed.filter = Some(filter),
+            Err(error) => handed.refused = Some(error),
         }
-        Request::Snapshot => Handed { programs: None, snapshot: load::snapshot()? },
-    };
+    }
     send(&connection, &handed)?;
     Ok(handed)
 }
@@ -244,20 +297,19 @@ fn receive_request(connection: &OwnedFd) -> Result<Request, HandoverError> {
     let mut byte = [0];
     let (_, length) = rustix::net::recv(connection, &mut byte, RecvFlags::empty())
         .map_err(io("the daemon does not say what it needs"))?;
-    match (length, byte) {
+    match (length, Request::from_byte(byte[0])) {
         (0, _) => Err(HandoverError::Closed),
-        (_, [b'p']) => Ok(Request::Programs),
-        (_, [b's']) => Ok(Request::Snapshot),
-        _ => Err(HandoverError::Message("the daemon asks for something that is not known")),
+        (_, Some(request)) => Ok(request),
+        (_, None) => Err(HandoverError::Message("the daemon asks for something that is not known")),
     }
 }
 
 fn send(connection: &OwnedFd, handed: &Handed) -> Result<(), HandoverError> {
     let (names, descriptors): (Vec<_>, Vec<_>) = handed.named().unzip();
-    let names = names.join(":");
+    let names = if names.is_empty() { NOTHING.to_owned() } else { names.join(":") };
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAXIMUM_DESCRIPTORS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
         return Err(HandoverError::Message("it has too many descriptors"));
     }
     rustix::net::sendmsg(connection, &[IoSlice::new(names.as_bytes())], &mut control, SendFlags::NOSIGNAL)

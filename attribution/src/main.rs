@@ -1,4 +1,4 @@
-//! flowbus-attribution: loads the BPF programs for a flowbusd that may not, hands it their descriptors, and exits.
+//! flowbus-attribution: loads the BPF programs and the socket filter for a flowbusd that may not, hands it their descriptors, and exits.
 
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -32,15 +32,24 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            say(ERROR, &format!("flowbusd gets no programs: {error}"));
+            say(ERROR, &format!("flowbusd gets nothing: {error}"));
             ExitCode::FAILURE
         }
     }
 }
 
 fn tell(handed: &Handed) {
+    if let Some(error) = &handed.refused {
+        say(WARNING, &format!("flowbusd receives events from its socket, not by a ring: {error}"));
+    }
+    if handed.filter.is_some() {
+        say(INFORMATION, "flowbusd gets its events by a ring");
+    }
     let Some(programs) = &handed.programs else {
-        return say(INFORMATION, "flowbusd has its programs and got a new snapshot");
+        if handed.snapshot.is_some() {
+            say(INFORMATION, "flowbusd has its programs and got a new snapshot");
+        }
+        return;
     };
     match programs.report() {
         Ok(report) => tell_report(&report),

@@ -14,7 +14,9 @@ use rustix::mm::ProtFlags;
 use crate::descriptors::{DescriptorError, Programs};
 use crate::event::Message;
 use crate::record::{self, LARGEST_RECORD_BYTES};
-pub(crate) use raw::{DISCARDED, HEADER_BYTES, Mapping, RawRing};
+pub(crate) use raw::{DISCARDED, HEADER_BYTES, LONGEST_IN_ONE_PIECE, Mapping, RawRing, whole_length};
+
+const _: () = assert!(LARGEST_RECORD_BYTES <= LONGEST_IN_ONE_PIECE);
 
 /// Why there is no ring.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +47,6 @@ pub enum RingError {
 /// the programs do. When nothing happens there are none.
 pub struct Ring {
     raw: RawRing,
-    bytes: Vec<u8>,
     text: String,
     unreadable: u64,
     held_back: bool,
@@ -61,7 +62,6 @@ impl Ring {
     pub fn map(programs: &Programs) -> Result<Self, RingError> {
         Ok(Self {
             raw: RawRing::map(programs.ring.as_fd(), programs.report()?.ring_bytes)?,
-            bytes: Vec::with_capacity(LARGEST_RECORD_BYTES),
             text: String::new(),
             unreadable: 0,
             held_back: false,
@@ -133,19 +133,20 @@ impl Ring {
             };
             let length = header & !DISCARDED;
             if header & DISCARDED == 0 {
-                self.read_record(position.wrapping_add(HEADER_BYTES), length, each);
+                // No record goes beyond the writers' position, where they may be writing.
+                let most = u32::try_from(left - HEADER_BYTES).unwrap_or(u32::MAX);
+                self.read_record(position.wrapping_add(HEADER_BYTES), length.min(most), each);
             }
             // A length that is not true leads nowhere: what is left cannot be found.
-            left = left.saturating_sub((HEADER_BYTES + u64::from(length)).next_multiple_of(8));
+            left = left.saturating_sub(whole_length(header));
         }
         written.wrapping_sub(left)
     }
 
     fn read_record(&mut self, position: u64, length: u32, each: &mut impl FnMut(Message<'_>)) {
         // More than the largest of ours are cut off.
-        self.bytes.resize((length as usize).min(LARGEST_RECORD_BYTES).min(self.raw.size()), 0);
-        self.raw.copy(position, &mut self.bytes);
-        match record::decode(&self.bytes, &mut self.text) {
+        let bytes = self.raw.bytes(position, (length as usize).min(LARGEST_RECORD_BYTES));
+        match bytes.and_then(|bytes| record::decode(bytes, &mut self.text)) {
             Some(message) => each(message),
             None => self.unreadable += 1,
         }

@@ -5,9 +5,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use ctnetlink::{Groups, Received, Socket};
-use flowbus_attribution::events::{DEFAULT_EVENT_RING_BYTES, EventFilter, EventReader};
-use flowbus_tests::Namespace;
+use ctnetlink::{Groups, Socket};
+use flowbus_attribution::events::{DEFAULT_EVENT_RING_BYTES, EventFilter};
+use flowbus_tests::{EventRing, Namespace};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
@@ -57,9 +57,9 @@ impl Reader {
         let join = |socket: &Socket| socket.join(Groups::all()).expect("its groups can be joined");
         let mut source: Box<dyn FnMut(u32) -> Done + Send> = if floor == Floor::Ring {
             let filter = EventFilter::load(DEFAULT_EVENT_RING_BYTES).expect("root may load programs");
-            let mut reader = EventReader::attach(socket, &filter).expect("a filter can be attached");
-            join(reader.socket());
-            Box::new(move |count| read_ring(&mut reader, count))
+            let mut ring = EventRing::attach(socket, &filter);
+            join(ring.reader.socket());
+            Box::new(move |count| read_ring(&mut ring, count))
         } else {
             join(&socket);
             Box::new(move |count| read(&socket, floor, count))
@@ -119,33 +119,20 @@ fn read(socket: &Socket, floor: Floor, count: u32) -> Done {
     Done { received, used, woken: own_sleeps() - slept }
 }
 
-fn read_ring(reader: &mut EventReader, count: u32) -> Done {
-    let drops = |reader: &EventReader| reader.socket().drops().expect("the kernel counts drops");
-    let dropped = drops(reader);
-    let mut buffer = vec![0_u8; 64 * 1024];
-    let mut received = 0;
-    let mut lost = 0;
-    let mut busy = false;
+fn read_ring(ring: &mut EventRing, count: u32) -> Done {
+    let drops = |ring: &EventRing| ring.reader.socket().drops().expect("the kernel counts drops");
+    let dropped = drops(ring);
+    let (mut received, mut seen) = (0, 0);
     let slept = own_sleeps();
     let begin = clock_gettime(ClockId::ThreadCPUTime);
-    while received + lost < count {
-        match reader.receive(&mut buffer).expect("events can be received") {
-            Received::Datagram(_) => {
-                received += 1;
-                busy = true;
-            }
-            Received::Overrun => lost = drops(reader).wrapping_sub(dropped),
-            Received::Empty if std::mem::take(&mut busy) || reader.is_held_back() => {
-                thread::sleep(Duration::from_millis(2));
-            }
-            Received::Empty => {
-                if reader.prepare_to_sleep() {
-                    let descriptors = reader.descriptors();
-                    let mut waiting = descriptors.each_ref().map(|fd| PollFd::new(fd, PollFlags::IN));
-                    let _ = poll(&mut waiting, None);
-                }
-            }
-            other => panic!("received {other:?}"),
+    while received + drops(ring).wrapping_sub(dropped) < count {
+        ring.read(|_| received += 1);
+        if std::mem::replace(&mut seen, received) != received || ring.reader.is_held_back() {
+            thread::sleep(Duration::from_millis(2));
+        } else if ring.reader.prepare_to_sleep() {
+            let descriptors = ring.reader.descriptors();
+            let mut waiting = descriptors.each_ref().map(|fd| PollFd::new(fd, PollFlags::IN));
+            let _ = poll(&mut waiting, None);
         }
     }
     let end = clock_gettime(ClockId::ThreadCPUTime);

@@ -237,6 +237,19 @@ impl Socket {
     /// How many messages the kernel has dropped since the socket was opened, because its receive buffer was full.
     /// Exact; wraps at 2^32.
     pub fn drops(&self) -> Result<u32, SocketError> {
+        Ok(self.memory()?[SK_MEMINFO_DROPS])
+    }
+
+    /// What the messages take that wait to be received, in bytes as the kernel counts them: 0 where there is none.
+    ///
+    /// # Errors
+    /// [`SocketError::System`] when the kernel refuses.
+    pub fn queued_bytes(&self) -> Result<u32, SocketError> {
+        Ok(self.memory()?[SK_MEMINFO_RMEM_ALLOC])
+    }
+
+    /// `SO_MEMINFO`.
+    fn memory(&self) -> Result<[u32; SK_MEMINFO_VARS], SocketError> {
         let mut values = [0u32; SK_MEMINFO_VARS];
         let mut length = length_u32(size_of_val(&values));
         // SAFETY: the kernel writes at most `length` bytes into `values`, which are both alive and writable
@@ -251,7 +264,7 @@ impl Socket {
             )
         };
         check(result, "getsockopt(SO_MEMINFO)")?;
-        Ok(values[SK_MEMINFO_DROPS])
+        Ok(values)
     }
 
     /// `SO_COOKIE`: a number that no other socket has had since boot.
@@ -365,8 +378,9 @@ impl From<Socket> for OwnedFd {
 /// asm-generic/socket.h; flowbus runs on no machine that has another number.
 const SO_NETNS_COOKIE: libc::c_int = 71;
 
-/// `SK_MEMINFO_VARS` (linux/sock_diag.h), and the place of the drop counter.
+/// `SK_MEMINFO_VARS` (linux/sock_diag.h), and the places of what waits and of the drop counter.
 const SK_MEMINFO_VARS: usize = 9;
+const SK_MEMINFO_RMEM_ALLOC: usize = 0;
 const SK_MEMINFO_DROPS: usize = 8;
 
 /// The kernel doubles the number in a C int.

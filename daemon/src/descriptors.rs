@@ -5,8 +5,9 @@
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
 use ctnetlink::{Groups, Socket, SocketError};
+use flowbus_attribution::Programs;
+use flowbus_attribution::events::{DEFAULT_EVENT_RING_BYTES, EventFilter};
 use flowbus_attribution::handover::LISTENER;
-use flowbus_attribution::{Programs, events};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
@@ -14,7 +15,6 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, soc
 use rustix::thread::CapabilitySet;
 
 use crate::config::{EventOptions, SourceChoice};
-use crate::event_source::EventSource;
 use crate::systemd::{self, STATE};
 
 /// What LISTEN_FDS handed over. The names are those of LISTEN_FDNAMES; their order means nothing.
@@ -34,6 +34,8 @@ pub(crate) struct Descriptors {
     pub(crate) listener: Option<OwnedFd>,
     /// The BPF programs of the last life.
     pub(crate) programs: Vec<(String, OwnedFd)>,
+    /// The filter of the event socket, of the last life.
+    pub(crate) filter: Vec<(String, OwnedFd)>,
 }
 
 impl Descriptors {
@@ -55,6 +57,10 @@ impl Descriptors {
                 LISTENER => &mut taken.listener,
                 bpf if Programs::owns(bpf) => {
                     taken.programs.push((name, descriptor));
+                    continue;
+                }
+                bpf if EventFilter::owns(bpf) => {
+                    taken.filter.push((name, descriptor));
                     continue;
                 }
                 _ => {
@@ -106,8 +112,6 @@ pub(crate) enum Fault {
     Groups { missing: Groups },
     #[error("it is of another network namespace than {than}")]
     Namespace { than: &'static str },
-    #[error("its filter cannot be detached: {0}")]
-    Filter(std::io::Error),
     #[error("it is no route socket that has joined the groups of links and addresses")]
     Route,
 }
@@ -121,19 +125,13 @@ const EVENTS: &str = "events";
 const DUMP: &str = "dump";
 const LINKS: &str = "links";
 
-/// The source of events: the socket handed over, or one opened in this network namespace, which needs CAP_NET_ADMIN. True where the one
-/// handed over was deaf.
-pub(crate) fn event_source(
+/// The event socket that was handed over, or one opened in this network namespace, which needs CAP_NET_ADMIN.
+pub(crate) fn event_socket(
     handed: Option<OwnedFd>,
     options: &EventOptions,
-) -> Result<(EventSource, bool), DescriptorError> {
+) -> Result<Socket, DescriptorError> {
     if let Some(descriptor) = handed {
-        let adopt = || {
-            let socket = adopt_events(descriptor)?;
-            let was_deaf = end_filter(&socket)?;
-            Ok((EventSource::Socket(socket), was_deaf))
-        };
-        return adopt().map_err(|fault| DescriptorError::Handed { name: EVENTS, fault });
+        return adopt_events(descriptor).map_err(|fault| DescriptorError::Handed { name: EVENTS, fault });
     }
     if is_isolated() {
         return Err(DescriptorError::Isolated);
@@ -141,35 +139,36 @@ pub(crate) fn event_source(
     let open = || {
         let socket = Socket::open()?;
         socket.set_receive_buffer(options.receive_buffer_bytes as usize)?;
+        socket.join(Groups::all())?;
         Ok(socket)
     };
-    let open_source = || {
-        let source = match options.source {
-            SourceChoice::Auto => match EventSource::ring(open()?) {
-                Ok(ring) => ring,
-                Err(error) => {
-                    tracing::info!(%error, "events are received from the socket, not by a ring");
-                    EventSource::Socket(open()?)
-                }
-            },
-            SourceChoice::Socket => EventSource::Socket(open()?),
-        };
-        source.socket().join(Groups::all())?;
-        Ok((source, false))
-    };
-    open_source().map_err(|source| DescriptorError::Missing { name: EVENTS, source })
+    open().map_err(|source| DescriptorError::Missing { name: EVENTS, source })
 }
 
-/// Detaches a filter that somebody has left on the event socket: nobody reads what it has put elsewhere. True where there was one.
-fn end_filter(socket: &Socket) -> Result<bool, Fault> {
-    let has_filter = events::has_filter(socket.as_fd()).map_err(Fault::Filter)?;
-    if has_filter {
-        events::remove_filter(socket.as_fd()).map_err(Fault::Filter)?;
-        tracing::warn!(
-            "the event socket had a filter, which is detached: events may be missing, resynchronizing"
-        );
-    }
-    Ok(has_filter)
+/// The filter that puts events into a ring: the one of the last life, which PID 1 has kept with the socket, or one that is loaded here for a
+/// socket of our own, which takes root's powers. `None` where there is none, or none is wanted.
+pub(crate) fn event_filter(
+    kept: Vec<(String, OwnedFd)>,
+    is_our_socket: bool,
+    options: &EventOptions,
+) -> Option<EventFilter> {
+    let names: Vec<_> = kept.iter().map(|(name, _)| name.clone()).collect();
+    let forget = || systemd::forget(names.iter().map(String::as_str));
+    let filter = match options.source {
+        SourceChoice::Socket => {
+            forget();
+            return None;
+        }
+        SourceChoice::Auto if is_our_socket => EventFilter::load(DEFAULT_EVENT_RING_BYTES),
+        SourceChoice::Auto if kept.is_empty() => return None,
+        SourceChoice::Auto => EventFilter::from_named(kept),
+    };
+    filter
+        .inspect_err(|error| {
+            forget();
+            tracing::info!(%error, "events are received from the socket, not by a ring");
+        })
+        .ok()
 }
 
 fn adopt_events(descriptor: OwnedFd) -> Result<Socket, Fault> {

@@ -2,14 +2,14 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use ctnetlink::{Received, Socket, SocketError};
-use flowbus_attribution::events::{DEFAULT_EVENT_RING_BYTES, EventFilter, EventReader, FilterError};
+use ctnetlink::Socket;
+use flowbus_attribution::events::{EventReader, Next};
 
-/// The source of events.
+/// The source of events. Those of the socket's queue are received into the inbox, whichever it is.
 pub(crate) enum EventSource {
-    /// Each event is received from the socket. So it is where PID 1 keeps the socket: a filter on it would outlive its reader.
+    /// Each event is received from the socket.
     Socket(Socket),
-    /// Events are read from memory. The filter ends with this process, as the socket does.
+    /// Events are read from memory.
     Ring(Box<EventReader>),
 }
 
@@ -20,24 +20,18 @@ impl std::fmt::Debug for EventSource {
 }
 
 impl EventSource {
-    /// The ring of a socket that has joined no groups. It takes root's powers.
-    ///
-    /// # Errors
-    /// The kernel refuses the filter.
-    pub(crate) fn ring(socket: Socket) -> Result<Self, FilterError> {
-        let filter = EventFilter::load(DEFAULT_EVENT_RING_BYTES)?;
-        Ok(Self::Ring(Box::new(EventReader::attach(socket, &filter)?)))
-    }
+    /// The name of a ring in the property EventSource.
+    pub(crate) const RING: &str = "ring";
 
     /// Its name in the property EventSource.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Socket(_) => "socket",
-            Self::Ring(_) => "ring",
+            Self::Ring(_) => Self::RING,
         }
     }
 
-    /// The event socket, to ask it for what it dropped.
+    /// The event socket, to receive from its queue and to ask for its drops.
     pub(crate) fn socket(&self) -> &Socket {
         match self {
             Self::Socket(socket) => socket,
@@ -45,28 +39,20 @@ impl EventSource {
         }
     }
 
-    /// Takes the next event, without waiting.
+    /// Where the next events are, at most `most`; those that were given before are applied.
     #[inline]
-    pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> Result<Received, SocketError> {
+    pub(crate) fn next(&mut self, most: usize) -> Next {
         match self {
-            Self::Socket(socket) => socket.receive(buffer),
-            Self::Ring(reader) => reader.receive(buffer),
+            Self::Socket(_) => Next::Queue,
+            Self::Ring(reader) => reader.next(most),
         }
     }
 
-    /// True where nothing was received, but an event is known to be on its way: events that were sent earlier are not all read.
+    /// True where nothing was found, but an event is known to be on its way: events that were sent earlier are not all read.
     pub(crate) fn is_held_back(&self) -> bool {
         match self {
             Self::Socket(_) => false,
             Self::Ring(reader) => reader.is_held_back(),
-        }
-    }
-
-    /// True, once, where events may have come in another order than they were sent.
-    pub(crate) fn take_disorder(&mut self) -> bool {
-        match self {
-            Self::Socket(_) => false,
-            Self::Ring(reader) => reader.take_disorder(),
         }
     }
 

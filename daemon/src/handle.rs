@@ -6,6 +6,7 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ctnetlink::Tuple;
+use flowbus_attribution::events::EventFilter;
 use flowbus_attribution::{Accept, Counters as ProgramCounters, Snapshot as OpenSockets, Statistics};
 use rustix::fd::OwnedFd;
 use tokio::sync::{broadcast, oneshot, watch};
@@ -45,6 +46,8 @@ pub(crate) enum Command {
     Flow { id: u64, reply: oneshot::Sender<Option<Snapshot>> },
     /// The configuration was read again.
     SetClosedLimits(ClosedLimits),
+    /// Events come by the ring of this filter.
+    ReadByRing(EventFilter),
     /// Flows get their owners by these BPF programs.
     Attribute(Box<Probe>),
     /// The sockets that were open when the programs were attached, which run already.

@@ -47,10 +47,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use attribution::{GivenUp, Source};
 use bus::BusError;
-use config::{Config, ConfigError, TierChoice};
+use config::{Config, ConfigError, SourceChoice, TierChoice};
 use descriptors::{DescriptorError, Descriptors};
 use dictionary::FlowNames;
 use dump_requests::DumpRequest;
+use event_source::EventSource;
+use flowbus_attribution::events::EventFilter;
 use flowbus_interfaces::BusAddress;
 use flowbus_logging::message_id;
 use handle::{Command, Handle};
@@ -125,7 +127,6 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     }
     let mut handed = Descriptors::take()?;
     let links = handed.links.take();
-    let source = source(&config, &mut handed);
     // Who may not ask the kernel has flowbus-control ask it.
     let (requester, requests) = if descriptors::may_ask_the_kernel() {
         (Requester::Ourselves, None)
@@ -133,9 +134,15 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         let (sender, requests) = mpsc::channel(1);
         (Requester::Helper(sender), Some(requests))
     };
-    let opened = open(&config, handed, requester)?;
-    let links = descriptors::handed_links(links, opened.events.socket());
+    let opened = open(&config, &mut handed, requester)?;
+    let links = descriptors::handed_links(links, &opened.events);
+    let has_filter = opened.filter.is_some();
     let (tracker, handle) = Tracker::new(opened)?;
+    let has_ring = handle.properties().borrow().event_source == EventSource::RING;
+    if has_filter && !has_ring {
+        systemd::forget(EventFilter::NAMES.into_iter());
+    }
+    let source = source(&config, &mut handed, has_ring);
     let start =
         |source: Option<Source>| source.map(|source| attribution::start(source, handle.clone())).transpose();
     // By hand that thread needs root's powers, which end here for all others. The service has none.
@@ -168,28 +175,31 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     result.and(joined)
 }
 
-/// Where BPF programs come from, if anybody wants them.
-fn source(config: &Config, handed: &mut Descriptors) -> Option<Source> {
-    match config.attribution.tier {
-        TierChoice::None => None,
-        TierChoice::Auto if descriptors::may_ask_the_kernel() => Some(Source::Load),
-        TierChoice::Procfs if descriptors::may_ask_the_kernel() => Some(Source::Procfs),
-        TierChoice::Procfs => {
-            tracing::warn!("attribution.tier = \"procfs\" is for a flowbusd by hand: flows have no owners");
-            None
-        }
-        TierChoice::Auto => {
-            let (listener, kept) = (handed.listener.take(), std::mem::take(&mut handed.programs));
-            Some(Source::Handover { listener, kept })
-        }
+/// Where BPF programs come from, if anybody wants them. `has_ring`: events come by a ring already.
+fn source(config: &Config, handed: &mut Descriptors, has_ring: bool) -> Option<Source> {
+    if descriptors::may_ask_the_kernel() {
+        return match config.attribution.tier {
+            TierChoice::None => None,
+            TierChoice::Auto => Some(Source::Load),
+            TierChoice::Procfs => Some(Source::Procfs),
+        };
     }
+    if config.attribution.tier == TierChoice::Procfs {
+        tracing::warn!("attribution.tier = \"procfs\" is for a flowbusd by hand: flows have no owners");
+    }
+    let programs = config.attribution.tier == TierChoice::Auto;
+    let filter = config.events.source == SourceChoice::Auto && !has_ring;
+    let (listener, kept) = (handed.listener.take(), std::mem::take(&mut handed.programs));
+    (programs || filter).then_some(Source::Handover { listener, kept, programs, filter })
 }
 
 /// What the tracker starts with: what was handed over, and the rest opened here.
-fn open(config: &Config, handed: Descriptors, requester: Requester) -> Result<Setup, Error> {
-    let (events, was_deaf) = descriptors::event_source(handed.events, &config.events)?;
-    let dump = descriptors::dump_socket(handed.dump, events.socket())?;
-    let (state, refused) = match handed.state {
+fn open(config: &Config, handed: &mut Descriptors, requester: Requester) -> Result<Setup, Error> {
+    let is_our_socket = handed.events.is_none();
+    let events = descriptors::event_socket(handed.events.take(), &config.events)?;
+    let filter = descriptors::event_filter(std::mem::take(&mut handed.filter), is_our_socket, &config.events);
+    let dump = descriptors::dump_socket(handed.dump.take(), &events)?;
+    let (state, refused) = match handed.state.take() {
         Some(memfd) => State::open(memfd).map_err(Error::State)?,
         None => (State::create().map_err(Error::State)?, None),
     };
@@ -198,7 +208,7 @@ fn open(config: &Config, handed: Descriptors, requester: Requester) -> Result<Se
     }
     Ok(Setup {
         events,
-        was_deaf,
+        filter,
         dump,
         requester,
         state,

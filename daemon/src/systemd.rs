@@ -3,7 +3,6 @@
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use flowbus_attribution::Programs;
 use sd_notify::NotifyState;
 
 use crate::handle::Handle;
@@ -22,10 +21,10 @@ pub(crate) fn store_state(memfd: BorrowedFd<'_>) {
     }
 }
 
-/// Gives the manager the BPF programs to keep, in place of older ones.
-pub(crate) fn store_programs(programs: &Programs) {
-    forget(programs.named().map(|(name, _)| name));
-    for (name, descriptor) in programs.named() {
+/// Gives the manager descriptors of BPF programs to keep, in place of older ones of their names.
+pub(crate) fn store_programs<'a>(named: impl Iterator<Item = (&'static str, BorrowedFd<'a>)> + Clone) {
+    forget(named.clone().map(|(name, _)| name));
+    for (name, descriptor) in named {
         let store = [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
         if let Err(error) = sd_notify::notify_with_fds(&store, &[descriptor]) {
             tracing::warn!(%error, "the service manager does not keep the BPF programs, ignoring");

@@ -86,10 +86,19 @@ impl Machine {
     /// If the machine does not come up, or dpkg fails.
     #[must_use]
     pub fn installed_with_bpf(bus: SystemBus) -> Self {
-        let options = ["--capability=CAP_BPF,CAP_PERFMON", "--bind-ro=/sys/kernel/tracing"];
-        let mut machine = Self::boot_with(Layer::new(), bus, &options, "bpf perf_event_open");
+        let mut machine = Self::boot_with_bpf(bus);
         machine.install(package());
         machine
+    }
+
+    /// Boots a machine that may load BPF programs, without flowbus.
+    ///
+    /// # Panics
+    /// If the machine does not come up.
+    #[must_use]
+    pub fn boot_with_bpf(bus: SystemBus) -> Self {
+        let options = ["--capability=CAP_BPF,CAP_PERFMON", "--bind-ro=/sys/kernel/tracing"];
+        Self::boot_with(Layer::new(), bus, &options, "bpf perf_event_open")
     }
 
     /// Boots a machine with more options of nspawn and more system calls.

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use ctnetlink::{Groups, Socket};
+use flowbus_attribution::events::EventFilter;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{FdFlags, fcntl_setfd};
 
@@ -18,6 +19,8 @@ pub struct Kept {
     pub dump: Socket,
     /// The restart state.
     pub state: OwnedFd,
+    /// The filter that puts events into a ring.
+    pub filter: Option<EventFilter>,
 }
 
 impl Kept {
@@ -33,7 +36,16 @@ impl Kept {
             events.join(Groups::all()).expect("its groups can be joined");
             (events, Socket::open().expect("a netlink socket can be opened"))
         });
-        Self { events, dump, state: empty_state() }
+        Self { events, dump, state: empty_state(), filter: None }
+    }
+
+    /// The same with a filter, and a ring of so many bytes.
+    ///
+    /// # Panics
+    /// If the kernel refuses the filter.
+    #[must_use]
+    pub fn with_ring(self, bytes: u32) -> Self {
+        Self { filter: Some(EventFilter::load(bytes).expect("root may load a filter")), ..self }
     }
 
     /// Starts a flowbusd on these descriptors; it is not waited for.
@@ -51,16 +63,27 @@ impl Kept {
     /// If it cannot be started.
     #[must_use]
     pub fn spawn_with(&self, namespace: &Namespace, bus: &Bus, configuration: &str) -> Daemon {
-        let kept = [self.events.as_fd(), self.dump.as_fd(), self.state.as_fd()];
-        let inherited = kept.map(|fd| fd.try_clone_to_owned().expect("a descriptor can be duplicated"));
-        for fd in &inherited {
-            fcntl_setfd(fd, FdFlags::empty()).expect("a descriptor can be inherited");
-        }
-        let [events, dump, state] = inherited.each_ref().map(AsRawFd::as_raw_fd);
+        let mut kept =
+            vec![("events", self.events.as_fd()), ("dump", self.dump.as_fd()), ("state", self.state.as_fd())];
+        kept.extend(self.filter.iter().flat_map(EventFilter::named));
+        let names: Vec<_> = kept.iter().map(|(name, _)| *name).collect();
+        let inherited = kept.iter().map(|(_, fd)| {
+            let fd = fd.try_clone_to_owned().expect("a descriptor can be duplicated");
+            fcntl_setfd(&fd, FdFlags::empty()).expect("a descriptor can be inherited");
+            fd
+        });
+        let inherited: Vec<_> = inherited.collect();
         // bash moves them above those that it moves them to; LISTEN_PID has to be the daemon's own.
+        let (mut up, mut down) = (String::new(), String::new());
+        for (place, fd) in inherited.iter().enumerate() {
+            let (from, above, to) = (fd.as_raw_fd(), 200 + place, 3 + place);
+            up += &format!("{above}<&{from} ");
+            down += &format!("{to}<&{above} {above}<&- ");
+        }
         let script = format!(
-            "exec 203<&{events} 204<&{dump} 205<&{state}; exec 3<&203 4<&204 5<&205 203<&- 204<&- 205<&-; \
-             LISTEN_PID=$$ LISTEN_FDS=3 LISTEN_FDNAMES=events:dump:state exec {} --bus {} --config {}",
+            "exec {up}; exec {down}; LISTEN_PID=$$ LISTEN_FDS={} LISTEN_FDNAMES={} exec {} --bus {} --config {}",
+            names.len(),
+            names.join(":"),
             binary("flowbusd").display(),
             bus.address(),
             configuration,

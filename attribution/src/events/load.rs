@@ -1,59 +1,17 @@
 //! Loads the socket filter.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use aya::maps::{Map, MapData};
 use aya::programs::Program;
 use aya::{Btf, EbpfLoader};
-use ctnetlink::SocketError;
 
+use super::filter::{EventFilter, FilterError};
 use crate::attach;
 use crate::load::reason;
-use crate::ring::RingError;
 
 /// The size of the ring: some 2,300 events, or 10 ms of what one core sends at most.
 pub const DEFAULT_EVENT_RING_BYTES: u32 = 512 << 10;
-
-/// Why events do not come by a ring.
-#[derive(Debug, thiserror::Error)]
-pub enum FilterError {
-    /// The kernel has no description of its types.
-    #[error("/sys/kernel/btf/vmlinux cannot be read, a kernel with CONFIG_DEBUG_INFO_BTF is needed: {0}")]
-    Btf(#[from] aya::BtfError),
-    /// The maps could not be made.
-    #[error("the kernel refuses the maps of the socket filter, which need CAP_BPF: {0}")]
-    Object(#[from] Box<aya::EbpfError>),
-    /// A map is not in the object.
-    #[error("the object has no map named {0}")]
-    NoMap(&'static str),
-    /// The program could not be loaded.
-    #[error("the kernel refuses the socket filter: {0}")]
-    Refused(String),
-    /// A descriptor could not be made.
-    #[error("a descriptor cannot be made: {0}")]
-    Descriptor(std::io::Error),
-    /// The filter could not be attached.
-    #[error("the socket filter cannot be attached: {0}")]
-    Attach(std::io::Error),
-    /// The socket may have messages that the filter has not seen.
-    #[error("the socket has joined groups already: the filter is attached before that")]
-    Joined,
-    /// The socket could not be asked.
-    #[error(transparent)]
-    Socket(#[from] SocketError),
-    /// The ring could not be mapped.
-    #[error(transparent)]
-    Ring(#[from] RingError),
-}
-
-/// A socket filter that is loaded, with a ring of its own.
-#[derive(Debug)]
-pub struct EventFilter {
-    program: OwnedFd,
-    pub(super) ring: OwnedFd,
-    pub(super) control: OwnedFd,
-    pub(super) ring_bytes: usize,
-}
 
 /// What stands in the place of the function's number in `bpf/events.bpf.c`: the call, and KERNEL_FUNCTION.
 const MARKED_CALL: [u8; 8] = [0x85, 0x20, 0, 0, 0x66, 0x6c, 0x6f, 0x77];
@@ -80,7 +38,8 @@ impl EventFilter {
         loading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
-    fn load_either(ring_bytes: u32) -> Result<Self, FilterError> {
+    /// Loads the filter in a process that ends soon.
+    pub(crate) fn load_either(ring_bytes: u32) -> Result<Self, FilterError> {
         Self::load_by(ring_bytes, SenderBy::Type).or_else(|by_type| match by_type {
             FilterError::Refused(by_type) => match Self::load_by(ring_bytes, SenderBy::Reading) {
                 Err(FilterError::Refused(by_reading)) => {
@@ -124,15 +83,7 @@ impl EventFilter {
             MapData::fd(map).as_fd().try_clone_to_owned().map_err(FilterError::Descriptor)
         };
         let (ring, control) = (map("messages")?, map("control")?);
-        Ok(Self { program, ring, control, ring_bytes: ring_bytes as usize })
-    }
-
-    /// Attaches the filter to a socket. What the ring has room for is in no queue any more: a socket whose ring nobody reads is deaf.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn attach(&self, socket: BorrowedFd<'_>) -> Result<(), FilterError> {
-        attach::filter(socket, self.program.as_fd()).map_err(FilterError::Attach)
+        Self::new(program, ring, control, ring_bytes)
     }
 }
 

@@ -1,158 +1,267 @@
-//! Reads the ring and the queue behind it, in the order in which messages were sent.
+//! Reads the ring, and keeps it in order with the socket's queue.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicU64, Ordering, compiler_fence, fence};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
-use ctnetlink::{Received, Socket, SocketError};
-use rustix::mm::ProtFlags;
+use ctnetlink::{Socket, SocketError};
 
-use super::load::{EventFilter, FilterError};
+use super::filter::{EventFilter, FilterError, MARK, PASSED, SLEEPING, TAKEN};
 use crate::attach;
-use crate::ring::{DISCARDED, HEADER_BYTES, Mapping, RawRing};
-
-/// Where the members of `struct control` are (`bpf/events.bpf.c`).
-const PASSED: usize = 0;
-const TAKEN: usize = 64;
-const SLEEPING: usize = 128;
+use crate::ring::{DISCARDED, HEADER_BYTES, Mapping, RawRing, whole_length};
 
 /// A record begins with the length of its message.
 const HEAD: u64 = 8;
-/// The kernel makes no longer message.
-const LONGEST_MESSAGE: usize = 32 << 10;
 /// A message that the filter has passed to the queue is there within microseconds, unless whoever sends it is interrupted.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// A look that finds one on its way is rare; so many in a row find the same one.
+const LOOKS: u32 = 100;
+/// What was passed to the queue before such a pause is in it.
+const PAUSE: Duration = Duration::from_micros(30);
+
+/// Where the next messages are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// In the ring, so many: [`EventReader::messages`]. None, where records were passed over that hold no message.
+    Ring(usize),
+    /// In the ring, but its writer has not finished: they come within microseconds, unless it is interrupted.
+    HeldBack,
+    /// In the queue. A message that was received from it earlier has its turn now.
+    Queue,
+}
+
+/// What the counts of the messages tell that were passed to the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counts {
+    /// Each was received or dropped, or it is not known yet.
+    Agree,
+    /// Some of them are on their way: they come within microseconds, unless whoever sends them is interrupted.
+    HeldBack,
+    /// The reader begins to count here, with this number. [`EventReader::set_taken`] ends the beginning.
+    Begin(u64),
+    /// They do not agree, so messages may have come in another order than they were sent. From here on this number is right;
+    /// [`EventReader::set_taken`] takes it over.
+    Disagree(u64),
+}
 
 /// An event socket whose messages come by the ring, and by its queue where the ring has no room.
 ///
-/// It hands out each message that the filter has let pass, once and in the order in which they were sent; of those that were lost
-/// [`Socket::drops`] tells how many. When it is dropped the filter is detached.
+/// [`EventReader::next`] says where the next messages are; those of the queue are received from [`EventReader::socket`], by the caller,
+/// who counts them. When it is dropped the filter is detached, so that the socket is not deaf if somebody keeps it.
 pub struct EventReader {
     socket: Socket,
     ring: RawRing,
     control: Mapping,
     /// Where reading goes on in the ring.
     position: u64,
-    /// A message of the queue, at the front of `buffer`, which has to wait for what is in the ring.
-    waiting: Option<usize>,
-    buffer: Vec<u8>,
-    /// Messages that the filter has passed to the queue, and that were received since or dropped.
-    done: u64,
-    /// The socket's drops, as far as they are in `done`.
-    drops: u32,
-    /// Since when each look at the counts has found that not all messages have come that were passed to the queue.
-    missing: Option<Instant>,
+    /// Where messages are that were read last: their positions and lengths.
+    read: Vec<(u64, usize)>,
+    /// Records that hold no message.
+    unreadable: u64,
+    /// The socket may have messages that are in no count, those from before the filter was attached.
+    is_beginning: bool,
+    /// Since when each look at the counts has found that not all messages have come that were passed to the queue, and how many looks.
+    missing: Option<(Instant, u32)>,
     held_back: bool,
-    disorder: bool,
 }
 
 impl EventReader {
-    /// Attaches the filter to a socket, which joins its groups afterwards: what it receives before would be in no count.
+    /// The reader of a filter that is not attached yet, to a socket that may have messages.
     ///
     /// # Errors
-    /// The socket has joined groups, the kernel refuses the filter, or the ring cannot be mapped.
-    pub fn attach(socket: Socket, filter: &EventFilter) -> Result<Self, FilterError> {
-        if !socket.groups()?.is_empty() {
-            return Err(FilterError::Joined);
-        }
-        let ring = RawRing::map(filter.ring.as_fd(), filter.ring_bytes)?;
-        let both = ProtFlags::READ | ProtFlags::WRITE;
-        let page = rustix::param::page_size();
-        let control = Mapping::new(filter.control.as_fd(), "event filter's array", page, both, 0)?;
-        let (position, drops) = (ring.written(), socket.drops()?);
-        // Last: a socket whose filter nobody reads is deaf.
-        filter.attach(socket.as_fd())?;
-        let mut reader = Self {
+    /// The descriptors are not those of a filter, or cannot be mapped.
+    pub fn open(socket: Socket, filter: &EventFilter) -> Result<Self, FilterError> {
+        let control = filter.map_control()?;
+        let ring = filter.map_ring(&control)?;
+        let position = ring.written();
+        Ok(Self {
             socket,
             ring,
             control,
             position,
-            waiting: None,
-            buffer: vec![0; LONGEST_MESSAGE],
-            done: 0,
-            drops,
+            read: Vec::new(),
+            unreadable: 0,
+            is_beginning: false,
             missing: None,
             held_back: false,
-            disorder: false,
-        };
-        // Another reader may have had the filter before.
-        reader.ring.set_read(position);
-        reader.done = reader.passed();
-        reader.number(TAKEN).store(reader.done, Ordering::Release);
-        Ok(reader)
+        })
     }
 
-    /// The socket, to join groups and to ask for its drops. Whoever receives from it takes messages away.
+    /// Attaches the filter. Until [`EventReader::compare`] says where to begin, all messages go to the queue; what is in the ring was
+    /// there before.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn attach(&mut self, filter: &EventFilter) -> Result<(), FilterError> {
+        // Never equal, as long as messages are counted one by one.
+        self.set_number(TAKEN, !self.passed());
+        self.is_beginning = true;
+        filter.attach(self.socket.as_fd())
+    }
+
+    /// The number by which a reader knows its ring again: 0 in a new one.
+    #[must_use]
+    pub fn mark(&self) -> u64 {
+        self.number(MARK).load(Ordering::Relaxed)
+    }
+
+    /// Marks the ring for the next reader, and begins with what comes from now on.
+    pub fn set_mark(&mut self, mark: u64) {
+        self.position = self.ring.written();
+        self.ring.set_read(self.position);
+        self.set_number(MARK, mark);
+    }
+
+    /// Goes on where an earlier reader was: behind all messages that were applied. `has_begun` says whether that reader has learned from
+    /// [`EventReader::compare`] where to begin. False where no reader of this ring can have been there.
+    #[must_use]
+    pub fn resume(&mut self, position: u64, has_begun: bool) -> bool {
+        let is_sound = self.ring.begins_record(position);
+        if is_sound {
+            self.position = position;
+            self.ring.set_read(position);
+            self.is_beginning = !has_begun;
+        }
+        is_sound
+    }
+
+    /// The socket, to receive from its queue and to ask for its drops.
     #[must_use]
     pub fn socket(&self) -> &Socket {
         &self.socket
     }
 
-    /// Takes the next message, without waiting, as [`Socket::receive`] does.
+    /// Where the next messages are, at most `most` of them. Those that it gave before have to be applied by now: the filter has their room
+    /// again.
     ///
-    /// # Errors
-    /// The socket's.
+    /// A message that was received from the queue has to wait until this says [`Next::Queue`] once more: what was sent before it is in
+    /// the ring by then.
     #[inline]
-    pub fn receive(&mut self, buffer: &mut [u8]) -> Result<Received, SocketError> {
+    pub fn next(&mut self, most: usize) -> Next {
+        self.read.clear();
+        if self.ring.read() != self.position {
+            self.ring.set_read(self.position);
+        }
         self.held_back = false;
-        loop {
-            if let Some(received) = self.receive_from_ring(buffer) {
-                return Ok(received);
+        let (start, written) = (self.position, self.ring.written());
+        while self.position != written && self.read.len() < most {
+            let Some(header) = self.ring.finished(self.position) else {
+                self.held_back = self.position == start;
+                break;
+            };
+            let (record, whole) = (self.position.wrapping_add(HEADER_BYTES), whole_length(header));
+            if whole > written.wrapping_sub(self.position) {
+                // No record of ours: where the next one begins cannot be known.
+                self.unreadable += 1;
+                self.position = written;
+                break;
             }
-            if self.held_back {
-                return Ok(Received::Empty);
+            self.position = self.position.wrapping_add(whole);
+            if header & DISCARDED != 0 {
+                continue;
             }
-            if let Some(length) = self.waiting.take() {
-                return Ok(hand_out(&self.buffer[..length], buffer));
-            }
-            match self.socket.receive(&mut self.buffer)? {
-                Received::Datagram(length) => {
-                    self.done += 1;
-                    // What was sent before it is in the ring by now, even if it was not a moment ago.
-                    self.waiting = Some(length);
+            match self.message_length(record) {
+                Some(message) if (message as u64).saturating_add(HEADER_BYTES + HEAD) <= whole => {
+                    self.read.push((record.wrapping_add(HEAD), message));
                 }
-                truncated @ Received::Truncated(_) => {
-                    self.done += 1;
-                    return Ok(truncated);
-                }
-                // In no count: the kernel filters the message of a process again after its sender has waited for room.
-                foreign @ Received::Foreign(_) => return Ok(foreign),
-                Received::Overrun => return Ok(Received::Overrun),
-                Received::Empty => {
-                    self.compare_counts()?;
-                    return Ok(Received::Empty);
-                }
+                _ => self.unreadable += 1,
             }
+        }
+        match () {
+            () if self.position != start => Next::Ring(self.read.len()),
+            () if self.held_back => Next::HeldBack,
+            () => Next::Queue,
         }
     }
 
-    /// True where the last [`EventReader::receive`] found nothing, but knows of a message that is on its way: call it again after a
-    /// while, the descriptors may not become readable for that.
+    /// The messages that were read last, oldest first.
+    pub fn messages(&self) -> impl Iterator<Item = &[u8]> {
+        self.read.iter().filter_map(|(position, length)| self.ring.bytes(*position, *length))
+    }
+
+    /// Where the next reader goes on once these messages are applied.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Compares the counts, once the queue was seen empty and all that was received from it is applied. `done` is how many messages were
+    /// received or dropped of those that the filter has passed to the queue; the socket was asked for its drops before. If all are
+    /// accounted for the filter may use the ring again.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn compare(&mut self, done: u64) -> Result<Counts, SocketError> {
+        self.held_back = false;
+        if self.is_beginning {
+            return self.find_beginning();
+        }
+        // Drops that were seen were passed before, and are in the number that is read next.
+        fence(Ordering::Acquire);
+        let taken = self.number(TAKEN).load(Ordering::Relaxed);
+        let passed = self.passed();
+        if done == passed {
+            self.missing = None;
+            if passed != taken {
+                self.set_number(TAKEN, passed);
+            }
+            return Ok(Counts::Agree);
+        }
+        let (since, looks) = self.missing.get_or_insert_with(|| (Instant::now(), 0));
+        *looks += 1;
+        if done < passed && (since.elapsed() < PATIENCE || *looks < LOOKS) {
+            self.held_back = true;
+            return Ok(Counts::HeldBack);
+        }
+        Ok(Counts::Disagree(passed))
+    }
+
+    /// The queue may have had messages of before the filter, so its count is known only when nothing is on its way and the queue is
+    /// empty. A message that was interrupted for longer comes in no order, and [`EventReader::compare`] will notice.
+    fn find_beginning(&mut self) -> Result<Counts, SocketError> {
+        let passed = self.passed();
+        let begin = Instant::now();
+        while begin.elapsed() < PAUSE {
+            std::hint::spin_loop();
+        }
+        let is_quiet = self.socket.queued_bytes()? == 0 && self.passed() == passed;
+        Ok(if is_quiet { Counts::Begin(passed) } else { Counts::Agree })
+    }
+
+    /// Has the filter use the ring again, when `done` messages of the queue are accounted for, and whoever reads it next knows that.
+    pub fn set_taken(&mut self, done: u64) {
+        self.is_beginning = false;
+        self.missing = None;
+        self.set_number(TAKEN, done);
+    }
+
+    /// True where the last call found nothing, but knows of a message that is on its way: ask again after a while, the descriptors may
+    /// not become readable for that.
     #[must_use]
     pub fn is_held_back(&self) -> bool {
         self.held_back
     }
 
-    /// True where messages may have been handed out in another order than they were sent, since this was last asked: the table that is made of
-    /// them has to be compared with the kernel's.
-    pub fn take_disorder(&mut self) -> bool {
-        std::mem::take(&mut self.disorder)
+    /// How many records held no message since this was last asked: none, if the ring is that of our filter. Messages may be missing
+    /// behind each of them.
+    pub fn take_unreadable(&mut self) -> u64 {
+        std::mem::take(&mut self.unreadable)
     }
 
-    /// How many messages found no room in the ring and were left to the queue, since the filter was loaded.
+    /// How many messages the filter has left to the queue since it was loaded.
     #[must_use]
     pub fn passed(&self) -> u64 {
         self.number(PASSED).load(Ordering::Acquire)
     }
 
     /// Has the next message wake whoever waits for [`EventReader::descriptors`]; without this the ring's does not. False where there is
-    /// something to be received already.
+    /// something in the ring already.
     #[must_use]
     pub fn prepare_to_sleep(&mut self) -> bool {
         self.number(SLEEPING).store(1, Ordering::SeqCst);
         // Either the filter sees the store and wakes us, or we see its reservation.
         fence(Ordering::SeqCst);
-        let is_empty = self.ring.written() == self.position && self.waiting.is_none();
+        let is_empty = self.ring.written() == self.position;
         if !is_empty || self.held_back {
             self.number(SLEEPING).store(0, Ordering::Relaxed);
             return false;
@@ -166,98 +275,18 @@ impl EventReader {
         [self.ring.as_fd(), self.socket.as_fd()]
     }
 
-    /// The next message of the ring.
-    #[inline]
-    fn receive_from_ring(&mut self, buffer: &mut [u8]) -> Option<Received> {
-        loop {
-            if self.ring.written() == self.position {
-                self.release();
-                return None;
-            }
-            let Some(header) = self.ring.finished(self.position) else {
-                self.held_back = true;
-                self.release();
-                return None;
-            };
-            let record = self.position.wrapping_add(HEADER_BYTES);
-            let length = u64::from(header & !DISCARDED);
-            self.position = record.wrapping_add(length.next_multiple_of(8));
-            if header & DISCARDED != 0 {
-                continue;
-            }
-            let mut head = [0; size_of::<u64>()];
-            self.ring.copy(record, &mut head);
-            let length = usize::try_from(u64::from_ne_bytes(head)).unwrap_or(usize::MAX);
-            let received = match buffer.get_mut(..length) {
-                Some(buffer) => {
-                    let message = record.wrapping_add(HEAD);
-                    length_last(buffer, |from, part| self.ring.copy(message.wrapping_add(from as u64), part));
-                    Received::Datagram(length)
-                }
-                None => Received::Truncated(length),
-            };
-            // Rarely: the filters, on other processors, read the position whenever they reserve.
-            if self.position.wrapping_sub(self.ring.read()) > self.ring.size() as u64 / 8 {
-                self.release();
-            }
-            return Some(received);
-        }
-    }
-
-    /// Leaves what was read to the filter.
-    fn release(&mut self) {
-        if self.ring.read() != self.position {
-            self.ring.set_read(self.position);
-        }
-    }
-
-    /// The queue was seen empty. Where everything that was passed to it is accounted for, the filter may use the ring again.
-    fn compare_counts(&mut self) -> Result<(), SocketError> {
-        let taken = self.number(TAKEN).load(Ordering::Relaxed);
-        if self.done == taken && self.passed() == taken {
-            return Ok(());
-        }
-        // Drops first: those that are seen here were passed before, and are in the number that is read next.
-        let drops = self.socket.drops()?;
-        fence(Ordering::Acquire);
-        self.done += u64::from(drops.wrapping_sub(self.drops));
-        self.drops = drops;
-        let passed = self.passed();
-        if self.done < passed && self.missing.get_or_insert_with(Instant::now).elapsed() < PATIENCE {
-            self.held_back = true;
-            return Ok(());
-        }
-        if self.done != passed {
-            self.disorder = true;
-            self.done = passed;
-        }
-        self.missing = None;
-        self.number(TAKEN).store(self.done, Ordering::Release);
-        Ok(())
+    /// The length of the message in a record.
+    fn message_length(&self, record: u64) -> Option<usize> {
+        let head = self.ring.bytes(record, size_of::<u64>())?.first_chunk()?;
+        usize::try_from(u64::from_ne_bytes(*head)).ok()
     }
 
     fn number(&self, offset: usize) -> &AtomicU64 {
         self.control.position(offset)
     }
-}
 
-/// Fills the buffer with a message by `copy`, which takes a position in it. The length, with which a message begins, is written last:
-/// memory that outlives this process never has part of a message that seems complete.
-fn length_last(buffer: &mut [u8], copy: impl Fn(usize, &mut [u8])) {
-    let (length, rest) = buffer.split_at_mut(buffer.len().min(size_of::<u32>()));
-    copy(length.len(), rest);
-    compiler_fence(Ordering::SeqCst);
-    copy(0, length);
-}
-
-/// Copies a message that was received elsewhere.
-fn hand_out(message: &[u8], buffer: &mut [u8]) -> Received {
-    match buffer.get_mut(..message.len()) {
-        Some(buffer) => {
-            length_last(buffer, |from, part| part.copy_from_slice(&message[from..from + part.len()]));
-            Received::Datagram(message.len())
-        }
-        None => Received::Truncated(message.len()),
+    fn set_number(&self, offset: usize, number: u64) {
+        self.number(offset).store(number, Ordering::Release);
     }
 }
 

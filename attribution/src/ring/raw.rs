@@ -14,6 +14,13 @@ pub(crate) const BUSY: u32 = 1 << 31;
 /// In a record's length: its writer gave it up.
 pub(crate) const DISCARDED: u32 = 1 << 30;
 pub(crate) const HEADER_BYTES: u64 = 8;
+/// No record of ours is longer.
+pub(crate) const LONGEST_IN_ONE_PIECE: usize = 8192;
+
+/// How many bytes a record has with this header, its header among them.
+pub(crate) fn whole_length(header: u32) -> u64 {
+    (HEADER_BYTES + u64::from(header & !(BUSY | DISCARDED))).next_multiple_of(8)
+}
 
 /// Memory shared with the kernel. It is unmapped when it is dropped.
 pub(crate) struct Mapping {
@@ -58,13 +65,14 @@ impl Mapping {
         unsafe { AtomicU32::from_ptr(self.start.as_ptr().add(offset).cast()) }
     }
 
-    /// Copies bytes that nobody writes meanwhile.
-    fn copy(&self, offset: usize, to: &mut [u8]) {
-        let end = offset.checked_add(to.len());
-        assert!(end.is_some_and(|end| end <= self.length), "bytes lie in the mapping");
+    /// Bytes between the reader's position and the writers', of a record that its writer has finished; `None` where they would not lie in the mapping.
+    fn bytes(&self, offset: usize, length: usize) -> Option<&[u8]> {
+        if offset.checked_add(length).is_none_or(|end| end > self.length) {
+            return None;
+        }
         // SAFETY: within the mapping, as was just seen. The kernel does not write what was committed until the reader's
-        // position has passed it, which is set after this has copied.
-        to.copy_from_slice(unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(offset), to.len()) });
+        // position has passed it. To set that takes the ring as `&mut`, which nobody has while these bytes are borrowed.
+        Some(unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(offset), length) })
     }
 }
 
@@ -79,8 +87,8 @@ impl Drop for Mapping {
 pub(crate) struct RawRing {
     descriptor: OwnedFd,
     reader: Mapping,
-    /// The writers' page, then the data, once: the kernel would map the data twice, so that records that wrap lie in one
-    /// piece, but that counts twice in the process's memory.
+    /// The writers' page, then the data, then the data's beginning again, so that records that wrap lie in one piece. The kernel
+    /// would map all of the data again, but that counts twice in the process's memory.
     writers: Mapping,
     page: usize,
     /// Bytes of the data; a power of two.
@@ -95,10 +103,11 @@ impl RawRing {
             return Err(RingError::Size(size));
         }
         let both = ProtFlags::READ | ProtFlags::WRITE;
+        let again = LONGEST_IN_ONE_PIECE.next_multiple_of(page).min(size);
         Ok(Self {
             descriptor: ring.try_clone_to_owned().map_err(RingError::Copy)?,
             reader: Mapping::new(ring, "reader's page of the ring", page, both, 0)?,
-            writers: Mapping::new(ring, "ring", page + size, ProtFlags::READ, page)?,
+            writers: Mapping::new(ring, "ring", page + size + again, ProtFlags::READ, page)?,
             page,
             size,
         })
@@ -126,9 +135,35 @@ impl RawRing {
 
     /// Where the last reader has left the ring; `None` where it can have left it like that only if it was not ours.
     pub(crate) fn start(&self) -> Option<u64> {
-        let (position, written) = (self.read(), self.written());
-        let is_sound = position.is_multiple_of(8) && written.wrapping_sub(position) <= self.size as u64;
-        is_sound.then_some(position)
+        let position = self.read();
+        self.is_within(position).then_some(position)
+    }
+
+    /// Whether this position is not before the reader's, and not behind the writers'.
+    pub(crate) fn is_within(&self, position: u64) -> bool {
+        let (read, written) = (self.read(), self.written());
+        let left = written.wrapping_sub(read);
+        position.is_multiple_of(8) && left <= self.size as u64 && written.wrapping_sub(position) <= left
+    }
+
+    /// Whether a record begins at this position: from record to record it leads to the writers' position.
+    pub(crate) fn begins_record(&self, position: u64) -> bool {
+        if !self.is_within(position) {
+            return false;
+        }
+        let (written, mut at) = (self.written(), position);
+        while written.wrapping_sub(at) <= self.size as u64 {
+            if at == written {
+                return true;
+            }
+            let header = self.writers.header(self.offset(at)).load(Ordering::Acquire);
+            if whole_length(header) == HEADER_BYTES {
+                // No record is empty; what is left of one's size may be zeros.
+                return false;
+            }
+            at = at.wrapping_add(whole_length(header));
+        }
+        false
     }
 
     /// The header of a record, once its writer has finished. It takes a fraction of a microsecond to do so, unless it was
@@ -146,13 +181,10 @@ impl RawRing {
         None
     }
 
-    /// Copies the bytes at a position, at most those of the whole ring. They may go on at the beginning of the data.
-    pub(crate) fn copy(&self, position: u64, to: &mut [u8]) {
-        let start = self.offset(position);
-        let first = to.len().min(self.page + self.size - start);
-        let (first, rest) = to.split_at_mut(first);
-        self.writers.copy(start, first);
-        self.writers.copy(self.page, rest);
+    /// The bytes of a finished record at a position, all of which lie between the reader's position and the writers'. `None` where they are more than
+    /// [`LONGEST_IN_ONE_PIECE`] and do not lie in one piece.
+    pub(crate) fn bytes(&self, position: u64, length: usize) -> Option<&[u8]> {
+        self.writers.bytes(self.offset(position), length)
     }
 
     /// Where a position lies in the mapping of the writers.

@@ -27,7 +27,7 @@ impl Writer {
     fn new(position: u64) -> (Self, Ring) {
         let page = rustix::param::page_size();
         let memory = rustix::fs::memfd_create("ring", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-        rustix::fs::ftruncate(&memory, (2 * page + size()) as u64).unwrap();
+        rustix::fs::ftruncate(&memory, (2 * page + 2 * size()) as u64).unwrap();
         let report =
             Report { layout: LAYOUT, ring_bytes: size(), network_namespace: 0, programs: Vec::new() };
         let programs = Programs {
@@ -47,8 +47,11 @@ impl Writer {
 
     fn put(&self, position: u64, bytes: &[u8]) {
         for (index, byte) in (0..).zip(bytes) {
-            let offset = 2 * self.page + position.wrapping_add(index) % size() as u64;
-            self.memory.write_all_at(&[*byte], offset).unwrap();
+            let offset = position.wrapping_add(index) % size() as u64;
+            // The data's first page is there twice, as the kernel maps it.
+            for copy in [0, size() as u64] {
+                self.memory.write_all_at(&[*byte], 2 * self.page + copy + offset).unwrap();
+            }
         }
     }
 

@@ -28,8 +28,9 @@ pub(crate) enum Source {
     Load,
     /// /proc tells, without them.
     Procfs,
-    /// They were kept from the last life, or are not there yet; who connects to this socket hands them over.
-    Handover { listener: Option<OwnedFd>, kept: Vec<(String, OwnedFd)> },
+    /// They were kept from the last life, or are not there yet; who connects to this socket hands over what is wanted and not there:
+    /// the programs that report sockets, the filter of the event socket.
+    Handover { listener: Option<OwnedFd>, kept: Vec<(String, OwnedFd)>, programs: bool, filter: bool },
 }
 
 /// Why no sockets are reported.
@@ -70,7 +71,14 @@ pub(crate) fn start(source: Source, handle: Handle) -> std::io::Result<oneshot::
             return;
         }
         match (source, loaded) {
-            (Source::Handover { listener, kept }, _) => receive(&handle, listener, kept),
+            (Source::Handover { listener, kept, programs, filter }, _) => {
+                // With programs comes a snapshot; whoever has programs wants that alone.
+                let mut wanted = Request { programs, snapshot: programs, filter };
+                if programs {
+                    wanted.programs = !take_kept(&handle, kept);
+                }
+                receive(&handle, listener, wanted);
+            }
             (_, Ok(Some(probe))) => drop(hand_on(&handle, probe)),
             (_, Ok(None)) => procfs::run(&handle),
             (_, Err(error)) => {
@@ -90,28 +98,31 @@ fn load() -> Result<Option<Probe>, SourceError> {
     Ok(Some(Probe::open(programs, Some(snapshot))?))
 }
 
-/// Takes what comes from flowbus-attribution, for ever.
-fn receive(handle: &Handle, listener: Option<OwnedFd>, kept: Vec<(String, OwnedFd)>) {
-    let mut have = !kept.is_empty();
-    let names: Vec<String> = kept.iter().map(|(name, _)| name.clone()).collect();
-    if have {
-        let opened = Programs::from_named(kept).map_err(SourceError::from);
-        let result = opened.and_then(|programs| hand_on(handle, Probe::open(programs, None)?));
-        if let Err(error) = result {
-            have = false;
-            systemd::forget(names.iter().map(String::as_str));
-            tracing::warn!(%error, "the BPF programs of the last run are of no use, waiting for others");
-        }
+/// Takes over the programs of the last life. True where they run.
+fn take_kept(handle: &Handle, kept: Vec<(String, OwnedFd)>) -> bool {
+    if kept.is_empty() {
+        return false;
     }
+    let names: Vec<String> = kept.iter().map(|(name, _)| name.clone()).collect();
+    let opened = Programs::from_named(kept).map_err(SourceError::from);
+    let result = opened.and_then(|programs| hand_on(handle, Probe::open(programs, None)?));
+    if let Err(error) = &result {
+        systemd::forget(names.iter().map(String::as_str));
+        tracing::warn!(%error, "the BPF programs of the last run are of no use, waiting for others");
+    }
+    result.is_ok()
+}
+
+/// Takes what comes from flowbus-attribution, for ever.
+fn receive(handle: &Handle, listener: Option<OwnedFd>, mut wanted: Request) {
     let Some(listener) = listener else { return };
     if let Err(error) = check_listener(listener.as_fd()) {
         systemd::forget([LISTENER].into_iter());
         return tracing::warn!("{error}, not waiting for BPF programs");
     }
-    loop {
-        let request = if have { Request::Snapshot } else { Request::Programs };
-        match receive_once(handle, &listener, request) {
-            Ok(()) => have = true,
+    while wanted != Request::default() {
+        match receive_once(handle, &listener, &mut wanted) {
+            Ok(()) => {}
             Err(SourceError::Poll(_) | SourceError::Tracker) => return,
             Err(error) => {
                 tracing::warn!(%error, "receiving BPF programs from flowbus-attribution failed");
@@ -122,27 +133,42 @@ fn receive(handle: &Handle, listener: Option<OwnedFd>, kept: Vec<(String, OwnedF
     }
 }
 
-fn receive_once(handle: &Handle, listener: &OwnedFd, request: Request) -> Result<(), SourceError> {
+/// Takes what one loader hands over. What is there is not wanted any more.
+fn receive_once(handle: &Handle, listener: &OwnedFd, wanted: &mut Request) -> Result<(), SourceError> {
     let loader = loop {
         wait(listener)?;
-        if let Some(loader) = Loader::accept(listener.as_fd(), request)? {
+        if let Some(loader) = Loader::accept(listener.as_fd(), *wanted)? {
             break loader;
         }
     };
-    let Handed { programs, snapshot } = loop {
+    let Handed { programs, snapshot, filter, refused } = loop {
         wait(&loader)?;
         if let Some(handed) = loader.receive()? {
             break handed;
         }
     };
-    match programs {
-        Some(programs) => {
-            let probe = Probe::open(programs, Some(snapshot))?;
-            systemd::store_programs(&probe.programs);
-            hand_on(handle, probe)
-        }
-        None => handle.send_blocking(Command::ReadSnapshot(snapshot)).map_err(|_| SourceError::Tracker),
+    if let Some(error) = refused {
+        tracing::warn!(%error, "events are received from the socket, not by a ring");
     }
+    if let Some(filter) = filter {
+        // Kept before it is attached: a filter without its ring would make the next life's socket deaf.
+        systemd::store_programs(filter.named());
+        handle.send_blocking(Command::ReadByRing(filter)).map_err(|_| SourceError::Tracker)?;
+        wanted.filter = false;
+    }
+    match (programs, snapshot) {
+        (Some(programs), snapshot) => {
+            let probe = Probe::open(programs, snapshot)?;
+            systemd::store_programs(probe.programs.named());
+            hand_on(handle, probe)?;
+            wanted.programs = false;
+        }
+        (None, Some(snapshot)) => {
+            handle.send_blocking(Command::ReadSnapshot(snapshot)).map_err(|_| SourceError::Tracker)?;
+        }
+        (None, None) => {}
+    }
+    Ok(())
 }
 
 fn wait(descriptor: &impl AsFd) -> Result<(), rustix::io::Errno> {

@@ -73,13 +73,22 @@ impl Inbox {
         is_one.then(|| (u64::from_ne_bytes(*number), begin..begin + length))
     }
 
-    /// The messages of the batch with their numbers, the oldest first.
-    pub(crate) fn messages(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        let first = self.number + 1 - self.messages.len() as u64;
-        (first..).zip(self.messages.iter().map(|message| &self.map[message.clone()]))
+    /// The messages of the batch, the oldest first.
+    pub(crate) fn messages(&self) -> impl Iterator<Item = &[u8]> {
+        self.messages.iter().map(|message| &self.map[message.clone()])
     }
 
-    /// Begins the next batch.
+    /// How many messages the batch has.
+    pub(crate) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// The number of the newest message.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Begins the next batch, once this one is applied.
     pub(crate) fn clear(&mut self) {
         self.messages.clear();
     }

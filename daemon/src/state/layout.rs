@@ -8,7 +8,7 @@ use crate::flow::{ClosedFlow, ClosedLimits, Extra, Owners, ProcessEntry, Process
 use flowbus_interfaces::fit;
 
 /// Grows with every change of the layout, of the types in it, or of the checksum.
-pub(super) const VERSION: u32 = 6;
+pub(super) const VERSION: u32 = 7;
 pub(super) const MAGIC: [u8; 8] = *b"flowbus\0";
 
 const PAGE: usize = 4096;
@@ -64,6 +64,12 @@ pub(crate) struct Header {
     pub(crate) socket_cookie: u64,
     /// The number of the newest message that was applied; see [`super::Inbox`].
     pub(crate) message: u64,
+    /// The mark of the event ring, 0 where events are received from the socket; see `crate::tracker`'s `ring`.
+    pub(crate) ring: u64,
+    /// The ring's position behind the newest message that was applied.
+    pub(crate) ring_position: u64,
+    /// How many messages the filter has left to the queue that were received or dropped, less `message`; wraps.
+    pub(crate) ring_offset: u64,
     pub(crate) last_id: u64,
     pub(crate) sequence: u64,
     /// How many closed flows were ever put into the ring.
@@ -90,6 +96,9 @@ pub(crate) struct Header {
     pub(crate) drops: u32,
     /// Why the table may differ from the kernel's: a `ResyncReason`, or 0 when it does not.
     pub(crate) resync: u32,
+    /// Whether `ring_offset` is known: 1, or 0.
+    pub(crate) ring_has_begun: u32,
+    pub(super) padding: u32,
 }
 
 layout_of!(Header {
@@ -99,6 +108,9 @@ layout_of!(Header {
     epoch,
     socket_cookie,
     message,
+    ring,
+    ring_position,
+    ring_offset,
     last_id,
     sequence,
     closed_total,
@@ -117,6 +129,8 @@ layout_of!(Header {
     loss_stamp,
     drops,
     resync,
+    ring_has_begun,
+    padding,
 });
 layout_of!(OwnersEntry { owners, check, padding });
 layout_of!(NameEntry { check, length, bytes });

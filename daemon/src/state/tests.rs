@@ -212,8 +212,11 @@ fn receive(inbox: &mut Inbox, message: &[u8]) {
     inbox.keep(message.len());
 }
 
+/// What the next life finds, with its numbers.
 fn received(state: &State) -> Vec<(u64, Vec<u8>)> {
-    state.inbox().unwrap().messages().map(|(number, message)| (number, message.to_vec())).collect()
+    let inbox = state.inbox().unwrap();
+    let first = inbox.number() + 1 - inbox.len() as u64;
+    (first..).zip(inbox.messages().map(<[u8]>::to_vec)).collect()
 }
 
 #[test]

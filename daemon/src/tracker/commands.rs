@@ -66,6 +66,7 @@ impl Tracker {
                 self.publish();
             }
             Command::Attribute(probe) => self.attribute(*probe),
+            Command::ReadByRing(filter) => self.read_by_ring(filter),
             Command::ReadSnapshot(snapshot) => self.read_snapshot(snapshot),
             Command::LookUp { network_namespace, questions } => self.look_up(network_namespace, questions),
             Command::Found(found) => self.apply_found(found),

@@ -1,6 +1,7 @@
 //! The kernel's events: read, and applied to the table.
 
 use ctnetlink::{DecodeError, EventKind, Message, Received};
+use flowbus_attribution::events::Next;
 use flowbus_logging::message_id;
 
 use super::dump::flow_of;
@@ -8,6 +9,7 @@ use super::{Tracker, TrackerError};
 use crate::change::Changes;
 use crate::clock::{Now, monotonic_nsec};
 use crate::counters::ResyncReason;
+use crate::event_source::EventSource;
 use crate::expectation::ExpectationEvent;
 use crate::handle::Publisher;
 use crate::state::BATCH;
@@ -29,6 +31,15 @@ pub(super) enum Reading {
     Unfinished,
 }
 
+/// What is applied next, as one change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Batch {
+    /// Messages that lie in the ring.
+    Ring,
+    /// Messages that were received into the inbox.
+    Inbox,
+}
+
 impl Tracker {
     /// Reads and applies events.
     pub(super) fn read_events(&mut self) -> Result<Reading, TrackerError> {
@@ -37,33 +48,45 @@ impl Tracker {
         let mut read = 0;
         while read < EVENTS_AT_ONCE {
             let begin = if is_attributed { monotonic_nsec() } else { 0 };
-            let received = self.receive()?;
-            if received > 0 {
-                self.read_sockets_of_batch();
-                self.apply_received(now);
-            }
-            // This batch is part of what may be out of order.
-            if self.events.take_disorder() {
-                self.note_disorder();
-            }
-            read += received;
-            if received < BATCH && self.events.is_held_back() {
-                return Ok(Reading::HeldBack);
-            }
-            if received < BATCH {
+            let Some((batch, count)) = self.receive()? else {
+                if self.events.is_held_back() {
+                    return Ok(Reading::HeldBack);
+                }
                 self.table.settle(begin, &mut self.changes);
                 return Ok(if read == 0 { Reading::Quiet } else { Reading::Drained });
-            }
+            };
+            self.read_sockets_of_batch();
+            self.apply_received(batch, now);
+            read += count;
         }
         Ok(Reading::Unfinished)
     }
 
-    /// Receives a batch of events; fewer than [`BATCH`] when there are no more.
-    fn receive(&mut self) -> Result<usize, TrackerError> {
-        self.inbox.clear();
-        for received in 0..BATCH {
+    /// Receives a batch of events and how many it has; `None` when there are no more.
+    ///
+    /// What was received from the queue waits in the inbox, of this life or the last, until all is applied that was in the ring by then: it was
+    /// sent before.
+    fn receive(&mut self) -> Result<Option<(Batch, usize)>, TrackerError> {
+        let mut is_drained = false;
+        loop {
+            match self.events.next(BATCH) {
+                Next::Ring(count) => return Ok(Some((Batch::Ring, count))),
+                Next::HeldBack => return Ok(None),
+                Next::Queue if self.inbox.len() > 0 => return Ok(Some((Batch::Inbox, self.inbox.len()))),
+                Next::Queue if is_drained => {
+                    self.compare_counts()?;
+                    return Ok(None);
+                }
+                Next::Queue => is_drained = self.receive_from_queue()?,
+            }
+        }
+    }
+
+    /// Fills the inbox from the socket's queue. True when the queue is empty.
+    fn receive_from_queue(&mut self) -> Result<bool, TrackerError> {
+        for _ in 0..BATCH {
             let Some(place) = self.inbox.prepare() else { break };
-            match self.events.receive(place)? {
+            match self.events.socket().receive(place)? {
                 Received::Datagram(length) => self.inbox.keep(length),
                 Received::Foreign(_) => {
                     self.inbox.discard();
@@ -71,29 +94,53 @@ impl Tracker {
                 }
                 Received::Truncated(_) => {
                     self.inbox.discard();
-                    self.table.change().header().counters.events_invalid += 1;
+                    let mut change = self.table.change();
+                    let header = change.header();
+                    header.counters.events_invalid += 1;
+                    header.ring_offset = header.ring_offset.wrapping_add(1);
                 }
-                Received::Empty => return Ok(received),
+                Received::Empty => return Ok(true),
                 Received::Overrun => {} // count_losses learns how many.
             }
         }
-        Ok(BATCH)
+        Ok(false)
     }
 
     /// Applies what was received, as one change for the next life.
-    pub(super) fn apply_received(&mut self, now: Now) {
-        let Self { table, changes, publisher, inbox, decoder, .. } = self;
+    fn apply_received(&mut self, batch: Batch, now: Now) {
+        let Self { table, changes, publisher, inbox, decoder, events, .. } = self;
         let mut messages = Vec::with_capacity(BATCH);
-        for (number, datagram) in inbox.messages() {
-            messages.extend(decoder.messages(datagram).map(|message| (number, message)));
+        match (batch, &*events) {
+            (Batch::Ring, EventSource::Ring(reader)) => {
+                reader.messages().for_each(|datagram| messages.extend(decoder.messages(datagram)));
+            }
+            _ => inbox.messages().for_each(|datagram| messages.extend(decoder.messages(datagram))),
         }
-        table.prefetch(messages.iter().filter_map(|(_, message)| flow_of(message)));
+        table.prefetch(messages.iter().filter_map(flow_of));
         let mut change = table.change();
-        for (number, message) in &messages {
+        for message in &messages {
             apply(&mut change, changes, publisher, message, now);
-            change.header().message = *number;
+        }
+        let header = change.header();
+        let mut unreadable = 0;
+        match (batch, events) {
+            (Batch::Ring, EventSource::Ring(reader)) => {
+                header.ring_position = reader.position();
+                unreadable = reader.take_unreadable();
+            }
+            _ => {
+                header.message = inbox.number();
+                inbox.clear();
+            }
+        }
+        header.counters.events_invalid += unreadable;
+        if unreadable > 0 {
+            Self::note_disorder(&mut change);
         }
         change.commit();
+        if unreadable > 0 {
+            self.dump.restart(&mut self.table);
+        }
     }
 
     /// Asks the kernel how many events it dropped.
@@ -108,6 +155,7 @@ impl Tracker {
         header.drops = drops;
         header.counters.events_lost += lost;
         header.lost += lost;
+        header.ring_offset = header.ring_offset.wrapping_add(lost);
         if header.resync == 0 {
             header.resync = ResyncReason::Overrun as u32;
             tracing::warn!(
@@ -123,19 +171,16 @@ impl Tracker {
     }
 
     /// Events may be applied in another order than they were sent: the table may be wrong until it has been compared.
-    fn note_disorder(&mut self) {
-        let mut change = self.table.change();
+    pub(super) fn note_disorder(change: &mut Transaction<'_>) {
         let header = change.header();
         if header.resync == 0 {
             header.resync = ResyncReason::Overrun as u32;
         }
         change.note_loss();
-        change.commit();
         tracing::warn!(
             message_id = message_id::EVENTS_LOST,
             "the order of events is not known: their ring and the socket's queue disagree, resynchronizing"
         );
-        self.dump.restart(&mut self.table);
     }
 }
 

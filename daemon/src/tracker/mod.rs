@@ -8,6 +8,7 @@ mod attribution;
 mod commands;
 mod dump;
 mod events;
+mod ring;
 mod sockets;
 mod sweep;
 
@@ -19,6 +20,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use ctnetlink::{Decoder, Socket, SocketError, Tuple};
+use flowbus_attribution::events::EventFilter;
 use flowbus_attribution::{Accept, Counters};
 use flowbus_logging::message_id;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -54,9 +56,9 @@ const DUMP_BUFFER: usize = 64 * 1024;
 #[derive(Debug)]
 pub(crate) struct Setup {
     /// Joined to the groups of NEW, UPDATE and DESTROY, and to those of expectations.
-    pub(crate) events: EventSource,
-    /// Events may be missing that the event socket's drop counter does not have.
-    pub(crate) was_deaf: bool,
+    pub(crate) events: Socket,
+    /// What puts events into a ring, if it is there already.
+    pub(crate) filter: Option<EventFilter>,
     /// For the replies of dumps.
     pub(crate) dump: Socket,
     pub(crate) requester: Requester,
@@ -75,6 +77,10 @@ pub(crate) enum TrackerError {
     Socket(#[from] SocketError),
     #[error("waiting for the kernel failed: {0}")]
     Poll(#[from] Errno),
+    #[error(
+        "the event socket's filter cannot be detached: {0}; `systemctl restart flowbusd.socket` has PID 1 open the socket anew"
+    )]
+    Filter(std::io::Error),
 }
 
 /// The tracker. [`Tracker::run`] is its thread.
@@ -116,12 +122,12 @@ pub(crate) struct Tracker {
 impl Tracker {
     /// A tracker of what the state holds, and the handle to it.
     pub(crate) fn new(setup: Setup) -> Result<(Self, Handle), TrackerError> {
-        let Setup { events, was_deaf, dump, requester, state, refused, closed_limits, sweep_interval } =
-            setup;
+        let Setup { events, filter, dump, requester, state, refused, closed_limits, sweep_interval } = setup;
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let (sender, commands) = sync_channel(COMMANDS);
         let inbox = state.inbox()?;
-        let table = Table::new(state, closed_limits);
+        let mut table = Table::new(state, closed_limits);
+        let events = ring::open(events, filter, &mut table)?;
         let announced = Properties {
             synchronized: false,
             closed_capacity: closed_limits.capacity,
@@ -165,9 +171,7 @@ impl Tracker {
             addresses: None,
             stop: false,
         };
-        // What the last life received and did not come to apply: it comes before what was missed since.
-        tracker.apply_received(Now::read());
-        take_over(&mut tracker.table, tracker.events.socket(), refused.as_ref(), was_deaf)?;
+        take_over(&mut tracker.table, tracker.events.socket(), refused.as_ref())?;
         // Events may have been lost while nobody read them: counted before the table is announced as synchronized.
         tracker.count_losses()?;
         tracker.publish();
@@ -357,13 +361,8 @@ impl Tracker {
     }
 }
 
-/// Fits the state to the event socket: with the one that the state was made with, nothing was missed, unless a filter kept it from us.
-fn take_over(
-    table: &mut Table,
-    events: &Socket,
-    refused: Option<&Refused>,
-    was_deaf: bool,
-) -> Result<(), TrackerError> {
+/// Fits the state to the event socket: with the one that the state was made with, nothing was missed, unless [`ring::open`] noted it.
+fn take_over(table: &mut Table, events: &Socket, refused: Option<&Refused>) -> Result<(), TrackerError> {
     let cookie = events.cookie()?;
     let header = table.header();
     let reason = if let Some(refused) = refused {
@@ -374,7 +373,7 @@ fn take_over(
         Some(ResyncReason::StateRefused)
     } else if header.socket_cookie == 0 {
         Some(ResyncReason::Start)
-    } else if header.socket_cookie != cookie || was_deaf {
+    } else if header.socket_cookie != cookie {
         Some(ResyncReason::NewSocket)
     } else {
         None

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use ctnetlink::{EventKind, Groups, Layer4, Message, Received, Socket, messages};
 use flowbus_attribution::events::{
-    DEFAULT_EVENT_RING_BYTES, EventFilter, EventReader, FilterError, SenderBy, has_filter, remove_filter,
+    Counts, DEFAULT_EVENT_RING_BYTES, EventFilter, EventReader, Next, SenderBy, has_filter, remove_filter,
 };
 use flowbus_tests::process::DEADLINE;
-use flowbus_tests::{Namespace, burst, companion};
+use flowbus_tests::{EventRing, Namespace, burst, companion};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{SendFlags, sendto};
@@ -42,41 +42,35 @@ fn open(namespace: &Namespace) -> Socket {
 }
 
 /// A reader of all events of a namespace.
-fn reader(namespace: &Namespace, ring_bytes: u32, queue_bytes: usize) -> EventReader {
-    reader_of(namespace, &EventFilter::load(ring_bytes).unwrap(), queue_bytes)
+fn ring(namespace: &Namespace, ring_bytes: u32, queue_bytes: usize) -> EventRing {
+    ring_of(namespace, &EventFilter::load(ring_bytes).unwrap(), queue_bytes)
 }
 
-fn reader_of(namespace: &Namespace, filter: &EventFilter, queue_bytes: usize) -> EventReader {
+fn ring_of(namespace: &Namespace, filter: &EventFilter, queue_bytes: usize) -> EventRing {
     let socket = open(namespace);
     socket.set_receive_buffer(queue_bytes).unwrap();
-    let reader = EventReader::attach(socket, filter).unwrap();
-    reader.socket().join(Groups::all()).unwrap();
-    reader
+    let ring = EventRing::attach(socket, filter);
+    ring.reader.socket().join(Groups::all()).unwrap();
+    ring
 }
 
 /// Everything that there is, and what is on its way.
-fn drain(reader: &mut EventReader) -> Vec<Vec<u8>> {
-    let mut all = drain_now(reader);
+fn drain(ring: &mut EventRing) -> Vec<Vec<u8>> {
+    let mut all = drain_now(ring);
     let end = Instant::now() + DEADLINE;
-    while reader.is_held_back() {
+    while ring.reader.is_held_back() {
         assert!(Instant::now() < end, "a message is on its way for ever");
         thread::sleep(Duration::from_millis(1));
-        all.extend(drain_now(reader));
+        all.extend(drain_now(ring));
     }
     all
 }
 
 /// Everything that there is.
-fn drain_now(reader: &mut EventReader) -> Vec<Vec<u8>> {
-    let (mut buffer, mut all) = (vec![0; 1 << 16], Vec::new());
-    loop {
-        match reader.receive(&mut buffer).unwrap() {
-            Received::Datagram(length) => all.push(buffer[..length].to_vec()),
-            Received::Overrun => {}
-            Received::Empty => return all,
-            other => panic!("{other:?}"),
-        }
-    }
+fn drain_now(ring: &mut EventRing) -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    ring.read(|message| all.push(message.to_vec()));
+    all
 }
 
 /// What a listener without a filter has, in the order in which it was sent.
@@ -136,7 +130,7 @@ fn messages_by_the_ring_are_those_of_a_socket_byte_for_byte() {
     let namespace = Namespace::tracked("ring");
     let plain = open(&namespace);
     plain.join(Groups::all()).unwrap();
-    let mut reader = reader(&namespace, DEFAULT_EVENT_RING_BYTES, LARGE_QUEUE);
+    let mut ring = ring(&namespace, DEFAULT_EVENT_RING_BYTES, LARGE_QUEUE);
     namespace.enter(|| {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let listener = TcpListener::bind(address).unwrap();
@@ -149,20 +143,20 @@ fn messages_by_the_ring_are_those_of_a_socket_byte_for_byte() {
     });
     namespace.run("conntrack -I -s 198.18.0.1 -d 198.18.0.2 -p udp --sport 1 --dport 2 -t 60 -m 7 --zone 3");
     namespace.run("conntrack -F");
-    let (ours, theirs) = (drain(&mut reader), drain_socket(&plain));
+    let (ours, theirs) = (drain(&mut ring), drain_socket(&plain));
     assert!(theirs.len() > 15, "{theirs:?}");
     assert_eq!(ours, theirs);
-    assert_eq!((reader.passed(), reader.take_disorder()), (0, false));
+    assert_eq!((ring.reader.passed(), ring.disorders), (0, 0));
 }
 
 #[test]
 fn what_finds_no_room_in_the_ring_comes_by_the_queue_and_in_order() {
     let namespace = burst_namespace();
-    let mut reader = reader(&namespace, SMALL_RING, LARGE_QUEUE);
+    let mut ring = ring(&namespace, SMALL_RING, LARGE_QUEUE);
     // Nobody reads.
     send_by_two(&namespace, [0, 1 << 16]);
-    let by_queue = reader.passed();
-    let mut all = drain(&mut reader);
+    let by_queue = ring.reader.passed();
+    let mut all = drain(&mut ring);
     assert!(by_queue > u64::from(FLOWS) && by_queue < u64::from(2 * FLOWS), "{by_queue}");
     assert_eq!(all.len(), 2 * FLOWS as usize);
     // Somebody reads whenever the ring was full: from the ring to the queue and back, again and again.
@@ -170,11 +164,11 @@ fn what_finds_no_room_in_the_ring_comes_by_the_queue_and_in_order() {
         |stop: &AtomicBool| {
             let mut turns = 0;
             while !stop.load(Ordering::Relaxed) {
-                let passed = reader.passed();
-                while reader.passed() == passed && !stop.load(Ordering::Relaxed) {
+                let passed = ring.reader.passed();
+                while ring.reader.passed() == passed && !stop.load(Ordering::Relaxed) {
                     thread::sleep(Duration::from_micros(200));
                 }
-                all.extend(drain(&mut reader));
+                all.extend(drain(&mut ring));
                 turns += 1;
             }
             turns
@@ -184,47 +178,47 @@ fn what_finds_no_room_in_the_ring_comes_by_the_queue_and_in_order() {
             namespace.run("conntrack -F");
         },
     );
-    all.extend(drain(&mut reader));
+    all.extend(drain(&mut ring));
     assert_eq!(all.len(), 8 * FLOWS as usize);
     assert_order(&all);
     assert!(turns > 1, "the queue was used {turns} times only");
-    assert_eq!((reader.socket().drops().unwrap(), reader.take_disorder()), (0, false));
+    assert_eq!((ring.reader.socket().drops().unwrap(), ring.disorders), (0, 0));
     // And the ring is in use again.
-    let by_queue = reader.passed();
+    let by_queue = ring.reader.passed();
     burst::create(&namespace, 0, 100);
-    assert_eq!((drain(&mut reader).len(), reader.passed()), (100, by_queue));
+    assert_eq!((drain(&mut ring).len(), ring.reader.passed()), (100, by_queue));
 }
 
 #[test]
 fn what_the_queue_cannot_hold_either_is_counted_exactly() {
     let namespace = burst_namespace();
     // About 160 messages.
-    let mut reader = reader(&namespace, SMALL_RING, 100_000);
+    let mut ring = ring(&namespace, SMALL_RING, 100_000);
     let mut all = Vec::new();
     for round in 0..4 {
         send_by_two(&namespace, [round * FLOWS / 2, (1 << 16) + round * FLOWS / 2]);
-        all.extend(drain(&mut reader));
+        all.extend(drain(&mut ring));
         namespace.run("conntrack -F");
-        all.extend(drain(&mut reader));
-        let lost = reader.socket().drops().unwrap();
+        all.extend(drain(&mut ring));
+        let lost = ring.reader.socket().drops().unwrap();
         assert!(lost > 0);
         assert_eq!(all.len() + lost as usize, (round as usize + 1) * 4 * FLOWS as usize);
         // The queue is read, all that was dropped is accounted for, and the ring serves again.
-        let passed = reader.passed();
+        let passed = ring.reader.passed();
         namespace
             .enter(|| UdpSocket::bind("127.0.0.1:4001").unwrap().send_to(b"x", "127.0.0.1:4002").unwrap());
         namespace.run("conntrack -F");
-        assert_eq!((drain(&mut reader).len(), reader.passed()), (2, passed));
+        assert_eq!((drain(&mut ring).len(), ring.reader.passed()), (2, passed));
     }
-    assert!(!reader.take_disorder());
+    assert_eq!(ring.disorders, 0);
 }
 
 #[test]
 fn a_message_that_no_record_holds_comes_whole_by_the_queue() {
     let namespace = burst_namespace();
     let plain = open(&namespace);
-    let mut reader = reader(&namespace, DEFAULT_EVENT_RING_BYTES, LARGE_QUEUE);
-    for socket in [&plain, reader.socket()] {
+    let mut ring = ring(&namespace, DEFAULT_EVENT_RING_BYTES, LARGE_QUEUE);
+    for socket in [&plain, ring.reader.socket()] {
         socket.join_rules().unwrap();
     }
     plain.join(Groups::all()).unwrap();
@@ -237,10 +231,10 @@ fn a_message_that_no_record_holds_comes_whole_by_the_queue() {
         ));
         burst::create(&namespace, 1000 + 10 * round, 10);
     }
-    let (ours, theirs) = (drain(&mut reader), drain_socket(&plain));
+    let (ours, theirs) = (drain(&mut ring), drain_socket(&plain));
     assert!(theirs.iter().any(|message| message.len() > 768), "{:?}", theirs.iter().map(Vec::len));
     assert_eq!(ours, theirs);
-    assert!(reader.passed() > 0 && !reader.take_disorder());
+    assert!(ring.reader.passed() > 0 && ring.disorders == 0);
 }
 
 #[test]
@@ -251,18 +245,15 @@ fn messages_of_processes_are_told_from_those_of_the_kernel() {
         [SenderBy::Type, SenderBy::Reading].map(|way| EventFilter::load_by(DEFAULT_EVENT_RING_BYTES, way));
     assert!(ways.iter().any(Result::is_ok), "{ways:?}");
     for (round, filter) in (0..).zip(ways.into_iter().flatten()) {
-        let mut reader = reader_of(&namespace, &filter, LARGE_QUEUE);
+        let mut ring = ring_of(&namespace, &filter, LARGE_QUEUE);
         let stranger = open(&namespace);
         let header = [20, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0];
-        for (port, groups) in [(0, 1), (reader.socket().port().unwrap(), 0)] {
+        for (port, groups) in [(0, 1), (ring.reader.socket().port().unwrap(), 0)] {
             sendto(&stranger, &header, SendFlags::empty(), &SocketAddrNetlink::new(port, groups)).unwrap();
         }
-        let mut buffer = [0; 4096];
-        for _ in 0..2 {
-            assert_eq!(reader.receive(&mut buffer).unwrap(), Received::Foreign(20));
-        }
+        assert_eq!((drain(&mut ring).len(), ring.foreign), (0, 2));
         burst::create(&namespace, 10 * round, 3);
-        assert_eq!((drain(&mut reader).len(), reader.passed(), reader.take_disorder()), (3, 0, false));
+        assert_eq!((drain(&mut ring).len(), ring.reader.passed(), ring.disorders), (3, 0, 0));
     }
 }
 
@@ -270,7 +261,7 @@ fn messages_of_processes_are_told_from_those_of_the_kernel() {
 fn whoever_is_about_to_sleep_is_woken_by_the_next_message() {
     const TIMES: u32 = 2_000;
     let namespace = burst_namespace();
-    let mut reader = reader(&namespace, DEFAULT_EVENT_RING_BYTES, LARGE_QUEUE);
+    let mut ring = ring(&namespace, DEFAULT_EVENT_RING_BYTES, LARGE_QUEUE);
     let sender = burst::Sender::open(&namespace);
     let (answers, received) = std::sync::mpsc::channel();
     thread::scope(|scope| {
@@ -283,76 +274,145 @@ fn whoever_is_about_to_sleep_is_woken_by_the_next_message() {
         });
         let mut seen = 0;
         while seen < TIMES {
-            for _ in drain(&mut reader) {
+            for _ in drain(&mut ring) {
                 seen += 1;
                 answers.send(()).unwrap();
             }
-            if reader.prepare_to_sleep() {
+            if ring.reader.prepare_to_sleep() {
                 let timeout = Timespec::try_from(DEADLINE).unwrap();
-                let descriptors = reader.descriptors();
+                let descriptors = ring.reader.descriptors();
                 let mut waiting = descriptors.each_ref().map(|fd| PollFd::new(fd, PollFlags::IN));
                 let ready = seen == TIMES || poll(&mut waiting, Some(&timeout)).unwrap() > 0;
                 assert!(ready, "nobody is woken for message {seen}");
             }
         }
     });
-    assert_eq!(reader.passed(), 0);
+    assert_eq!(ring.reader.passed(), 0);
 }
 
 #[test]
 fn messages_that_somebody_else_took_are_noticed_as_disorder() {
     let namespace = burst_namespace();
-    let mut reader = reader(&namespace, SMALL_RING, LARGE_QUEUE);
-    let other = Socket::from_fd(reader.socket().try_clone().unwrap()).unwrap();
+    let mut ring = ring(&namespace, SMALL_RING, LARGE_QUEUE);
+    let other = Socket::from_fd(ring.reader.socket().try_clone().unwrap()).unwrap();
     burst::create(&namespace, 0, 1_000);
     assert!(matches!(other.receive(&mut vec![0; 1 << 16]).unwrap(), Received::Datagram(_)));
     // Also while events go on coming.
     let mut sent = 1_000;
-    let mut received = drain_now(&mut reader).len();
+    let mut received = drain_now(&mut ring).len();
     let end = Instant::now() + DEADLINE;
-    while !reader.take_disorder() {
+    while ring.disorders == 0 {
         assert!(Instant::now() < end, "{sent} events, and none is missed");
         burst::create(&namespace, sent, 1);
         sent += 1;
         thread::sleep(Duration::from_millis(1));
-        received += drain_now(&mut reader).len();
+        received += drain_now(&mut ring).len();
     }
-    received += drain(&mut reader).len();
+    received += drain(&mut ring).len();
     assert_eq!(received, sent as usize - 1);
-    let passed = reader.passed();
+    let passed = ring.reader.passed();
     burst::create(&namespace, sent, 100);
-    assert_eq!((drain(&mut reader).len(), reader.passed(), reader.take_disorder()), (100, passed, false));
+    assert_eq!((drain(&mut ring).len(), ring.reader.passed(), ring.disorders), (100, passed, 1));
 }
 
 #[test]
 fn messages_that_the_filter_never_saw_are_noticed_as_disorder() {
     let namespace = burst_namespace();
-    let mut reader = reader(&namespace, DEFAULT_EVENT_RING_BYTES, LARGE_QUEUE);
-    remove_filter(reader.socket().as_fd()).unwrap();
+    let mut ring = ring(&namespace, DEFAULT_EVENT_RING_BYTES, LARGE_QUEUE);
+    remove_filter(ring.reader.socket().as_fd()).unwrap();
     burst::create(&namespace, 0, 10);
-    assert_eq!(drain(&mut reader).len(), 10);
-    assert!(reader.take_disorder() && !reader.take_disorder());
+    assert_eq!(drain(&mut ring).len(), 10);
+    assert_eq!(ring.disorders, 1);
 }
 
 #[test]
 fn a_socket_hears_again_when_its_reader_is_gone() {
     let namespace = burst_namespace();
-    let reader = reader(&namespace, DEFAULT_EVENT_RING_BYTES, LARGE_QUEUE);
-    let kept = Socket::from_fd(reader.socket().try_clone().unwrap()).unwrap();
+    let ring = ring(&namespace, DEFAULT_EVENT_RING_BYTES, LARGE_QUEUE);
+    let kept = Socket::from_fd(ring.reader.socket().try_clone().unwrap()).unwrap();
     assert!(has_filter(kept.as_fd()).unwrap());
-    drop(reader);
+    drop(ring);
     assert!(!has_filter(kept.as_fd()).unwrap());
     burst::create(&namespace, 0, 3);
     assert_eq!(drain_socket(&kept).len(), 3);
 }
 
 #[test]
-fn a_socket_that_may_have_messages_already_is_refused() {
-    let namespace = Namespace::tracked("ring");
+fn a_filter_for_a_socket_that_is_in_use_takes_nothing_away() {
+    let namespace = burst_namespace();
+    for round in 0..4 {
+        let socket = open(&namespace);
+        socket.set_receive_buffer(LARGE_QUEUE).unwrap();
+        socket.join(Groups::all()).unwrap();
+        burst::create(&namespace, 4 * round * FLOWS, FLOWS);
+        let filter = EventFilter::load(SMALL_RING).unwrap();
+        // Two senders go on while it is attached, and the ring is in use before they have ended, or after.
+        let (mut ring, mut all) = thread::scope(|scope| {
+            let senders = [1, 2].map(|part| {
+                let first = (4 * round + part) * FLOWS;
+                let namespace = &namespace;
+                scope.spawn(move || {
+                    for piece in 0..50 {
+                        burst::create(namespace, first + piece * FLOWS / 50, FLOWS / 50);
+                        thread::sleep(Duration::from_micros(300));
+                    }
+                })
+            });
+            thread::sleep(Duration::from_millis(2));
+            let (mut ring, mut all) = (EventRing::attach_under_load(socket, &filter), Vec::new());
+            while !senders.iter().all(thread::ScopedJoinHandle::is_finished) {
+                all.extend(drain(&mut ring));
+                thread::sleep(Duration::from_micros(200));
+            }
+            (ring, all)
+        });
+        all.extend(drain(&mut ring));
+        assert_eq!((all.len(), ring.disorders), (3 * FLOWS as usize, 0));
+        assert!(ring.has_begun());
+        let passed = ring.reader.passed();
+        burst::create(&namespace, (4 * round + 3) * FLOWS, 100);
+        all.extend(drain(&mut ring));
+        assert_eq!(ring.reader.passed(), passed);
+        namespace.run("conntrack -F");
+        all.extend(drain(&mut ring));
+        let ends = all.iter().filter(|message| event_of(message).1 == EventKind::Destroy).count();
+        assert_eq!((all.len(), ends), (2 * ends, 3 * FLOWS as usize + 100));
+    }
+}
+
+#[test]
+fn the_next_reader_goes_on_where_the_last_one_was_killed() {
+    let namespace = burst_namespace();
+    let filter = EventFilter::load(SMALL_RING).unwrap();
     let socket = open(&namespace);
-    socket.join(Groups::NEW).unwrap();
-    let kept = socket.try_clone().unwrap();
-    let refused = EventReader::attach(socket, &EventFilter::load(SMALL_RING).unwrap());
-    assert!(matches!(refused, Err(FilterError::Joined)));
-    assert!(!has_filter(kept.as_fd()).unwrap());
+    socket.join(Groups::all()).unwrap();
+    let again = || Socket::from_fd(socket.try_clone().unwrap()).unwrap();
+    let mut first = EventRing::attach(again(), &filter);
+    burst::create(&namespace, 0, 10);
+    assert_eq!(first.reader.next(4), Next::Ring(4));
+    let position = first.reader.position();
+    assert_eq!((first.reader.next(64), first.reader.mark()), (Next::Ring(6), 1));
+    // Killed, it would not detach the filter.
+    std::mem::forget(first);
+    burst::create(&namespace, 10, 5);
+    let mut next = EventReader::open(again(), &filter).unwrap();
+    assert_eq!(next.mark(), 1);
+    // Where none of ours has been: inside of a record, behind all of them, before what the filter has room for again.
+    for nowhere in [position + 4, position + 8, position + (1 << 20), position.wrapping_sub(1 << 20)] {
+        assert!(!next.resume(nowhere, true), "{nowhere}");
+    }
+    assert!(next.resume(position, true));
+    assert_eq!(next.next(64), Next::Ring(11));
+    let numbers: Vec<_> = next.messages().map(|message| event_of(message).0).collect();
+    assert_eq!(numbers, (4..15).collect::<Vec<_>>());
+    assert_eq!((next.next(64), next.compare(0).unwrap()), (Next::Queue, Counts::Agree));
+    // One that ends leaves what it has not read in the ring, and the queue has what comes later.
+    let position = next.position();
+    burst::create(&namespace, 15, 3);
+    drop(next);
+    burst::create(&namespace, 18, 3);
+    let mut last = EventReader::open(again(), &filter).unwrap();
+    assert!(last.resume(position, true) && !has_filter(socket.as_fd()).unwrap());
+    assert_eq!((last.next(64), last.next(64)), (Next::Ring(3), Next::Queue));
+    assert_eq!(drain_socket(&socket).len(), 3);
 }

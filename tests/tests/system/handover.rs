@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Instant;
 
+use ctnetlink::Socket;
+use flowbus_attribution::events::{EventFilter, FilterError, has_filter};
 use flowbus_attribution::handover::{Handed, HandoverError, Loader, Request};
 use flowbus_attribution::{DescriptorError, Kind, Programs};
 use flowbus_tests::daemon::binary;
@@ -41,6 +43,10 @@ impl Daemon {
     }
 }
 
+/// What a daemon without programs asks for, and one that has them.
+const PROGRAMS: Request = Request { programs: true, snapshot: true, filter: false };
+const SNAPSHOT: Request = Request { programs: false, snapshot: true, filter: false };
+
 fn readable(descriptor: &impl AsFd) {
     let timeout = Timespec::try_from(DEADLINE).unwrap();
     let ready = poll(&mut [PollFd::new(descriptor, PollFlags::IN)], Some(&timeout)).unwrap();
@@ -68,10 +74,10 @@ fn end(mut loader: Child) -> (String, bool) {
 fn the_loader_hands_over_programs_and_ends_and_they_run_on() {
     let (namespace, daemon) = (Namespace::new("handover"), Daemon::listen());
     let loader = start_loader(&namespace, &daemon.path());
-    let handed = receive(&daemon.accept(Request::Programs).unwrap()).unwrap();
+    let handed = receive(&daemon.accept(PROGRAMS).unwrap()).unwrap();
     let (text, success) = end(loader);
     assert!(success && text.contains("flowbusd has its programs"), "{text}");
-    let mut sockets = Sockets::of(handed.programs.unwrap(), handed.snapshot);
+    let mut sockets = Sockets::of(handed.programs.unwrap(), handed.snapshot.unwrap());
     for (name, reason) in sockets.report().failures() {
         assert!(
             text.contains(&format!("the kernel refuses the program {name}")) && text.contains(reason),
@@ -110,16 +116,62 @@ fn the_loader_hands_over_programs_and_ends_and_they_run_on() {
     // The daemon asks for a snapshot alone then.
     let second = namespace.enter(|| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
     let loader = start_loader(&namespace, &daemon.path());
-    let handed = receive(&daemon.accept(Request::Snapshot).unwrap()).unwrap();
+    let handed = receive(&daemon.accept(SNAPSHOT).unwrap()).unwrap();
     let (text, success) = end(loader);
     assert!(success && text.contains("new snapshot"), "{text}");
     assert!(handed.programs.is_none());
-    let mut sockets = Sockets::of(programs, handed.snapshot);
+    let mut sockets = Sockets::of(programs, handed.snapshot.unwrap());
     let open = sockets.open_before(&namespace);
     assert!(open.iter().any(|event| event.local == second.local_addr().unwrap()), "{open:#?}");
     // What happened while nobody read has waited in the ring.
     let events = sockets.events_with(&namespace, 1, |kind| kind == Kind::Listen);
     assert!(events.iter().any(|event| event.kind == Kind::Release), "{events:#?}");
+}
+
+#[test]
+fn the_loader_hands_over_the_filter_of_the_event_socket_alone_or_with_the_rest() {
+    let (namespace, daemon) = (Namespace::new("handover"), Daemon::listen());
+    for request in [Request { filter: true, ..Request::default() }, Request { filter: true, ..PROGRAMS }] {
+        let loader = start_loader(&namespace, &daemon.path());
+        let handed = receive(&daemon.accept(request).unwrap()).unwrap();
+        let (text, success) = end(loader);
+        assert!(success && text.contains("flowbusd gets its events by a ring"), "{text}");
+        assert_eq!(
+            (handed.programs.is_some(), handed.snapshot.is_some()),
+            (request.programs, request.snapshot)
+        );
+        let filter = handed.filter.unwrap();
+        let socket = namespace.enter(|| Socket::open().unwrap());
+        filter.attach(socket.as_fd()).unwrap();
+        assert!(has_filter(socket.as_fd()).unwrap());
+        // Whoever was taken over may have something else kept by these names, or one more.
+        let kept = || filter.named().map(|(name, fd)| (name.to_owned(), fd.try_clone_to_owned().unwrap()));
+        assert!(EventFilter::from_named(kept()).is_ok());
+        for (place, (name, fd)) in kept().enumerate() {
+            let mut replaced: Vec<_> = kept().collect();
+            replaced[place].1 = rustix::fs::memfd_create("ring", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+            let refused = EventFilter::from_named(replaced).unwrap_err();
+            assert!(matches!(refused, FilterError::Kind(other) if other == name), "{refused:?}");
+            let refused = EventFilter::from_named(kept().chain([(name, fd)])).unwrap_err();
+            assert!(matches!(refused, FilterError::Another(_)), "{refused:?}");
+            let missing = kept().enumerate().filter(|(index, _)| *index != place).map(|(_, one)| one);
+            let refused = EventFilter::from_named(missing).unwrap_err();
+            assert!(matches!(refused, FilterError::Missing(_)), "{refused:?}");
+        }
+    }
+}
+
+#[test]
+fn a_loader_that_has_no_filter_hands_over_the_rest() {
+    let (namespace, daemon) = (Namespace::new("nofilter"), Daemon::listen());
+    let mut command = namespace.command("setpriv");
+    let loader =
+        command.args(["--bounding-set", "-all", "--inh-caps", "-all"]).arg(binary("flowbus-attribution"));
+    let loader = loader.arg("--socket").arg(daemon.path()).stderr(Stdio::piped()).spawn().unwrap();
+    let handed = receive(&daemon.accept(Request { filter: true, ..Request::default() }).unwrap()).unwrap();
+    let (text, success) = end(loader);
+    assert!(success && text.contains("not by a ring") && text.contains("CAP_BPF"), "{text}");
+    assert!(handed.filter.is_none() && handed.programs.is_none() && handed.snapshot.is_none());
 }
 
 #[test]
@@ -129,7 +181,7 @@ fn a_loader_without_capabilities_says_why_and_hands_over_nothing() {
     let loader =
         command.args(["--bounding-set", "-all", "--inh-caps", "-all"]).arg(binary("flowbus-attribution"));
     let loader = loader.arg("--socket").arg(daemon.path()).stderr(Stdio::piped()).spawn().unwrap();
-    let connection = daemon.accept(Request::Programs).unwrap();
+    let connection = daemon.accept(PROGRAMS).unwrap();
     assert!(matches!(receive(&connection), Err(HandoverError::Closed)));
     let (text, success) = end(loader);
     assert!(!success && text.contains("CAP_BPF"), "{text}");
@@ -149,7 +201,7 @@ fn only_root_is_believed() {
         .arg(daemon.path())
         .spawn()
         .unwrap();
-    let refused = daemon.accept(Request::Programs);
+    let refused = daemon.accept(PROGRAMS);
     assert!(matches!(refused, Err(HandoverError::Stranger(4242))), "{refused:?}");
     stranger.wait().unwrap();
 }
@@ -162,7 +214,7 @@ fn a_loader_whose_daemon_goes_away_ends_and_leaves_nothing() {
     let started = Instant::now();
     drop(daemon);
     let (text, success) = end(loader);
-    assert!(!success && text.contains("flowbusd gets no programs"), "{text} after {:?}", started.elapsed());
+    assert!(!success && text.contains("flowbusd gets nothing"), "{text} after {:?}", started.elapsed());
 }
 
 #[test]

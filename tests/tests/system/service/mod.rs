@@ -45,6 +45,11 @@ fn kill(machine: &Machine) {
     machine.run("systemctl kill --signal=KILL --kill-whom=main flowbusd.service");
 }
 
+/// flowbus-attribution hands a ring over when flowbusd has started, where the machine may load BPF programs.
+fn wait_for_source(machine: &Machine, source: &str) {
+    wait_for(source, || (machine.property("EventSource").ok()? == source).then_some(()));
+}
+
 /// A table of this many old flows: its epoch, and the flows' ids.
 fn table(machine: &Machine, flows: u32) -> (Value, BTreeSet<u64>) {
     machine.wait_until_synchronized();
@@ -71,6 +76,7 @@ fn nothing_is_lost(machine: &Machine, before: &(Value, BTreeSet<u64>), flows: u3
     assert_eq!(ids(&closed), before.1);
     assert!(closed.iter().all(|flow| flow["end_reason"] == "destroyed"), "{:?}", closed.first());
     assert!(ids(&machine.list("ListActive", &[]).unwrap()).is_disjoint(&before.1));
+    assert_eq!(number(machine, "Resyncs"), 1);
 }
 
 #[test]
@@ -139,9 +145,10 @@ fn it_starts_by_the_bus_and_by_an_event() {
 /// A call outside the units' lists is an error there, which a library may hide; here it ends the process.
 #[test]
 fn neither_process_makes_a_system_call_outside_its_list() {
-    let machine = Machine::installed(SystemBus::Daemon);
+    let machine = Machine::installed_with_bpf(SystemBus::Daemon);
     machine.wait_until_synchronized();
     machine.restart_with("kill", "[Service]\nSystemCallErrorNumber=");
+    wait_for_source(&machine, "ring");
     let life = machine.unit("flowbusd.service", "InvocationID");
     table(&machine, 2_000);
     for (member, arguments) in [
@@ -165,19 +172,26 @@ fn neither_process_makes_a_system_call_outside_its_list() {
 
 #[test]
 fn nothing_is_lost_when_it_is_killed() {
-    let machine = Machine::installed(SystemBus::Daemon);
-    let before = table(&machine, 5_000);
-    hold(&machine, "");
-    kill(&machine);
-    change(&machine, 5_000);
-    machine.run("rm /run/hold");
-    nothing_is_lost(&machine, &before, 5_000);
+    for (boot, source) in
+        [(Machine::installed as fn(SystemBus) -> Machine, "socket"), (Machine::installed_with_bpf, "ring")]
+    {
+        let machine = boot(SystemBus::Daemon);
+        wait_for_source(&machine, source);
+        let before = table(&machine, 5_000);
+        hold(&machine, "");
+        kill(&machine);
+        change(&machine, 5_000);
+        machine.run("rm /run/hold");
+        nothing_is_lost(&machine, &before, 5_000);
+        assert_eq!(machine.property("EventSource").unwrap(), source);
+    }
 }
 
 #[test]
 fn nothing_is_lost_over_an_upgrade() {
-    let mut machine = Machine::boot(SystemBus::Daemon);
+    let mut machine = Machine::boot_with_bpf(SystemBus::Daemon);
     machine.install(previous_package());
+    wait_for_source(&machine, "ring");
     let before = table(&machine, 5_000);
     hold(&machine, "");
     std::fs::copy(package(), machine.root().join("root/flowbus.deb")).unwrap();
@@ -197,7 +211,8 @@ fn nothing_is_lost_over_an_upgrade() {
 
 #[test]
 fn its_table_survives_a_restart_and_a_reexec_of_pid_1() {
-    let machine = Machine::installed(SystemBus::Daemon);
+    let machine = Machine::installed_with_bpf(SystemBus::Daemon);
+    wait_for_source(&machine, "ring");
     let before = table(&machine, 100);
     let pid = machine.unit("flowbusd.service", "MainPID");
     machine.run("systemctl daemon-reexec");
@@ -212,12 +227,15 @@ fn its_table_survives_a_restart_and_a_reexec_of_pid_1() {
         machine.wait_until_synchronized();
         assert_eq!(machine.property("Epoch").unwrap(), before.0, "after {restart}");
         assert_eq!(ids(&machine.list("ListActive", &[]).unwrap()), before.1, "after {restart}");
+        assert_eq!(machine.property("EventSource").unwrap(), "ring", "after {restart}");
+        assert_eq!(number(&machine, "Resyncs"), 1, "after {restart}");
     }
 }
 
 #[test]
 fn an_overrun_while_it_is_down_is_told_and_the_socket_stays() {
-    let machine = Machine::installed(SystemBus::Daemon);
+    let machine = Machine::installed_with_bpf(SystemBus::Daemon);
+    wait_for_source(&machine, "ring");
     let before = table(&machine, 1_000);
     // PID 1 watches the sockets between two lives.
     hold(&machine, "RestartSec=2");

@@ -3,11 +3,12 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use ctnetlink::{Groups, Socket};
+use flowbus_attribution::events::EventFilter;
 use flowbus_tests::process::wait_for;
 use flowbus_tests::{Machine, Namespace, SystemBus};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fstat, ftruncate, memfd_create};
 
-use super::{kill, table};
+use super::{kill, table, wait_for_source};
 
 const UNIT: &str = "flowbusd.service";
 
@@ -100,4 +101,27 @@ fn what_was_kept_by_the_names_of_sockets_and_programs_is_passed_over_and_dropped
     assert_eq!(dropped(), [4, 1], "PID 1 has dropped them");
     // Links come by the socket that is PID 1's own.
     assert_eq!(machine.property("Epoch").unwrap(), before.0);
+}
+
+#[test]
+fn a_ring_that_cannot_be_told_from_something_else_is_replaced() {
+    let machine = Machine::installed_with_bpf(SystemBus::Daemon);
+    wait_for_source(&machine, "ring");
+    let before = table(&machine, 100);
+    let memory = memfd_create("ring", MemfdFlags::CLOEXEC).unwrap();
+    for name in EventFilter::NAMES {
+        machine.store(UNIT, name, memory.as_fd());
+    }
+    let noticed = || said(&machine, "the event socket had a filter whose ring is gone");
+    next_life(&machine);
+    assert_eq!((machine.property("Epoch").unwrap(), noticed()), (before.0.clone(), 1));
+    assert_eq!(machine.property("Resyncs").unwrap(), 2);
+    // flowbus-attribution hands over another, and PID 1 keeps that one alone.
+    wait_for_source(&machine, "ring");
+    next_life(&machine);
+    assert_eq!((machine.property("EventSource").unwrap(), noticed()), ("ring".into(), 1));
+    assert_eq!(
+        (machine.property("Epoch").unwrap(), machine.property("Resyncs").unwrap()),
+        (before.0, 2.into())
+    );
 }
