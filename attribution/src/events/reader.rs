@@ -14,7 +14,7 @@ use crate::ring::{DISCARDED, HEADER_BYTES, Mapping, RawRing, whole_length};
 const HEAD: u64 = 8;
 /// A message that the filter has passed to the queue is there within microseconds, unless whoever sends it is interrupted.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// A look that finds one on its way is rare; so many in a row find the same one.
+/// A look rarely finds a message on its way: a hundred in a row find the same one.
 const LOOKS: u32 = 100;
 /// What was passed to the queue before such a pause is in it.
 const PAUSE: Duration = Duration::from_micros(30);
@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_micros(30);
 /// Where the next messages are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// In the ring, so many: [`EventReader::messages`]. None, where records were passed over that hold no message.
+    /// In the ring, this number of them: [`EventReader::messages`]. It is 0 where records were passed over that hold no message.
     Ring(usize),
     /// In the ring, but its writer has not finished: they come within microseconds, unless it is interrupted.
     HeldBack,

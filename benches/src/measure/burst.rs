@@ -20,29 +20,30 @@ use crate::world::{flush, namespace, wait_for_listener};
 
 /// What is compared in each round: CPU an event of one peer against that of another, and how much is allowed.
 const RATIOS: [(&str, Peer, Peer, f64); 4] = [
-    ("flowbusd against the blocking floor", Peer::Flowbusd, Peer::Floor(Floor::Blocking), 0.8),
     (
-        "flowbusd through a ring against the napping floor",
-        Peer::FlowbusdByRing,
-        Peer::Floor(Floor::Napping),
-        0.9,
+        "flowbusd from the socket against the blocking floor",
+        Peer::FlowbusdBySocket,
+        Peer::Floor(Floor::Blocking),
+        0.8,
     ),
+    ("flowbusd against the napping floor", Peer::Flowbusd, Peer::Floor(Floor::Napping), 0.9),
     (
         "flowbusd with attribution against the napping floor",
         Peer::FlowbusdAttributed,
         Peer::Floor(Floor::Napping),
         1.5,
     ),
-    ("flowbusd through a ring against conntrack -E", Peer::FlowbusdByRing, CONNTRACK, 0.11),
+    ("flowbusd against conntrack -E", Peer::Flowbusd, CONNTRACK, 0.11),
 ];
 
 /// A reader of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Peer {
     Floor(Floor),
-    /// It receives events from the socket, as the service does.
+    /// Through a ring, as the service.
     Flowbusd,
-    FlowbusdByRing,
+    /// It receives events from the socket.
+    FlowbusdBySocket,
     /// Through a ring, and with BPF programs that report sockets: its default configuration.
     FlowbusdAttributed,
     Conntrack(&'static [&'static str]),
@@ -56,8 +57,8 @@ pub(super) const PEERS: [(&str, Peer); 10] = [
     ("floor: recv and count, napping", Peer::Floor(Floor::Napping)),
     ("floor: ring of a BPF socket filter, napping", Peer::Floor(Floor::Ring)),
     ("flowbusd", Peer::Flowbusd),
-    ("flowbusd by hand, through a ring", Peer::FlowbusdByRing),
-    ("flowbusd by hand, with attribution", Peer::FlowbusdAttributed),
+    ("flowbusd with attribution", Peer::FlowbusdAttributed),
+    ("flowbusd from the socket", Peer::FlowbusdBySocket),
     ("conntrack -E", CONNTRACK),
     ("conntrack -E -b 32M", Peer::Conntrack(&["-E", "-o", "timestamp,id", "-b", "33554432"])),
     ("conntrack -E -o xml -b 32M", Peer::Conntrack(&["-E", "-o", "xml,timestamp,id", "-b", "33554432"])),
@@ -154,7 +155,7 @@ pub(crate) fn measure(size: Size) -> Section {
     for (figure, (_, peer)) in received.iter().zip(PEERS) {
         let mut figure = figure.clone();
         figure.what = format!("events of a burst received: {}", figure.what);
-        let is_ours = matches!(peer, Peer::Flowbusd | Peer::FlowbusdByRing | Peer::FlowbusdAttributed);
+        let is_ours = matches!(peer, Peer::FlowbusdBySocket | Peer::Flowbusd | Peer::FlowbusdAttributed);
         section.figures.push(if is_ours { figure.bar(Bar::AtLeast(all)) } else { figure });
     }
     for figure in &cost {
@@ -194,10 +195,10 @@ pub(super) fn run(
                 [new, destroy].map(|Done { received, used, .. }| Part { received, used });
             Outcome { new: new_part, destroy: destroy_part, process: None, woken: new.woken + destroy.woken }
         }
-        Peer::Flowbusd => run_flowbusd(namespace, create, flush, |namespace, bus| {
+        Peer::FlowbusdBySocket => run_flowbusd(namespace, create, flush, |namespace, bus| {
             Daemon::start_with(namespace, bus, &["--config", BY_SOCKET])
         }),
-        Peer::FlowbusdByRing => run_flowbusd(namespace, create, flush, Daemon::start),
+        Peer::Flowbusd => run_flowbusd(namespace, create, flush, Daemon::start),
         Peer::FlowbusdAttributed => run_flowbusd(namespace, create, flush, Daemon::start_attributed),
         Peer::Conntrack(arguments) => {
             let directory = Directory::new("events");

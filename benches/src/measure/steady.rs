@@ -43,9 +43,8 @@ pub(crate) fn measure(size: Size) -> Section {
         figure.what = format!("CPU an event: {}", figure.what);
         section.figures.push(figure);
     }
-    let whole = rounds.of(Peer::FlowbusdByRing, |outcome| outcome.process().each());
-    let whole =
-        Figure::new("CPU an event: flowbusd by hand, through a ring, with its bus thread", "µs", whole);
+    let whole = rounds.of(Peer::Flowbusd, |outcome| outcome.process().each());
+    let whole = Figure::new("CPU an event: flowbusd with its bus thread", "µs", whole);
     section.figures.push(whole.bar(Bar::AtMost(WITH_BUS_THREAD)));
     let floor = Peer::Floor(Floor::Blocking);
     let woken = rounds.of(floor, Outcome::events_a_wake);
