@@ -2,6 +2,7 @@
 
 mod attribution;
 mod burst;
+mod capacity;
 mod export;
 mod idle;
 mod latency;
@@ -19,8 +20,9 @@ use crate::size::Size;
 type Measure = fn(Size) -> Section;
 
 /// The measures by the names that `--only` takes, in the order of the document.
-pub(crate) const MEASURES: [(&str, Measure); 11] = [
+pub(crate) const MEASURES: [(&str, Measure); 12] = [
     ("burst", burst::measure),
+    ("capacity", capacity::measure),
     ("steady", steady::measure),
     ("memory", memory::measure),
     ("listing", listing::measure),

@@ -3,6 +3,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use flowbus_attribution::events::DEFAULT_EVENT_RING_BYTES;
 use flowbus_tests::{Bus, Kept, burst};
 use rustix::process::Signal;
 
@@ -18,7 +19,7 @@ const RATE: u32 = 20_000;
 
 pub(crate) fn measure(size: Size) -> Section {
     let (namespace, bus) = (namespace(), Bus::start());
-    let kept = Kept::open(&namespace, BUFFER);
+    let kept = Kept::open(&namespace, BUFFER).with_ring(DEFAULT_EVENT_RING_BYTES);
     let client = Client::connect(&bus);
     let mut daemon = kept.spawn(&namespace, &bus);
     client.wait_until_synchronized();
@@ -49,8 +50,8 @@ pub(crate) fn measure(size: Size) -> Section {
     let mut section = Section::new(
         "Restart under load",
         format!(
-            "{kills} times SIGKILL while {RATE} events a second arrive, with {} more flows in the table; sockets and memory are kept as \
-             PID 1 keeps them. The epoch stayed, and no dump was needed but the first.",
+            "{kills} times SIGKILL while {RATE} events a second arrive, with {} more flows in the table; sockets, ring and memory are kept \
+             as PID 1 keeps them. The epoch stayed, and no dump was needed but the first.",
             show(f64::from(size.flows))
         ),
     );
