@@ -250,7 +250,8 @@ impl FlowMonitor {
         self.services.handle.properties().borrow().attribution.name()
     }
 
-    /// How events are received: ring or socket.
+    /// How events are received: ring, or socket where the kernel refuses the ring, the configuration turns it off, or
+    /// flowbus-attribution has not handed it over yet.
     #[zbus(property)]
     fn event_source(&self) -> &'static str {
         self.services.handle.properties().borrow().event_source
