@@ -106,6 +106,8 @@ pub(crate) struct Summary {
     pub(crate) resync: u32,
     /// Sockets whose flow has not been seen yet.
     pub(crate) owners_pending: u64,
+    /// The newest flow.
+    pub(crate) newest_id: u64,
     /// The newest connection event.
     pub(crate) connections: u64,
 }

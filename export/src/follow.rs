@@ -5,8 +5,8 @@ use std::io;
 use std::time::Duration;
 
 use flowbus_interfaces::{
-    Cursor, Error as CallError, FLOW_MONITOR_NAME, FlowMonitorProxy, FlowStream, StreamError, StreamItem,
-    StreamPause,
+    Cursor, Error as CallError, FLOW_MONITOR_NAME, FlowMonitorProxy, FlowStream, Key, StreamError,
+    StreamItem, StreamPause,
 };
 use futures_util::StreamExt;
 use sd_notify::NotifyState;
@@ -176,7 +176,7 @@ impl<'a> Follower<'a> {
         let mut stream = FlowStream::resume(&self.monitor, self.config.stream_query(), cursor).await?;
         // The file begins when its stream does, and not before.
         let begin = stream.next().await?;
-        let Some(StreamItem::Begin { epoch, sequence, machine }) = &begin else { return Ok(Ended::Away) };
+        let Some(StreamItem::Begin { epoch, sequence, id, machine }) = &begin else { return Ok(Ended::Away) };
         if let Some(log) = &mut self.log {
             let directory = &log.options.directory;
             let file = LogFile::create(directory, epoch, machine.as_deref(), *sequence, cursor, self.config)?;
@@ -184,6 +184,7 @@ impl<'a> Follower<'a> {
         }
         // What a collector has not heard of since is sent to it, but not what was before the first stream.
         let mut is_sent = cursor.goes_on(epoch, *sequence);
+        let newest = id.unwrap_or(u64::MAX);
         begin.iter().for_each(|item| cursor.advance(item));
         if std::mem::take(&mut self.is_failing) {
             tracing::info!("following flowbusd again");
@@ -216,7 +217,12 @@ impl<'a> Follower<'a> {
             if let Some(file) = self.log.as_mut().and_then(|log| log.file.as_mut()) {
                 file.push(&item, line);
             }
-            is_sent |= matches!(item, StreamItem::SnapshotEnd { .. });
+            is_sent |= match &item {
+                // It began while the table was read.
+                StreamItem::Flow(flow) => flow.number(Key::Id).is_some_and(|id| id > newest),
+                StreamItem::SnapshotEnd { .. } => true,
+                _ => false,
+            };
             if let Some(collector) = self.collector.as_mut().filter(|_| is_sent) {
                 collector.push(&item, cursor);
             }

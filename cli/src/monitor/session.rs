@@ -25,6 +25,8 @@ pub(super) struct Session<'a> {
     pub(super) cursor: Option<CursorFile>,
     /// Whether the stream that is open began where an earlier one was.
     pub(super) resumed: bool,
+    /// The newest flow before the stream, in the first run with a cursor file: those before it are not asked for.
+    pub(super) newest: Option<u64>,
     /// Whether the daemon has left, or closed the stream, since the last one began.
     pub(super) away: bool,
     /// Whether it was said why addresses have no names.
@@ -119,7 +121,8 @@ impl Session<'_> {
 
     fn item(&mut self, item: &StreamItem<'_>) -> io::Result<()> {
         match item {
-            StreamItem::Begin { epoch, sequence, .. } => {
+            StreamItem::Begin { epoch, sequence, id, .. } => {
+                self.newest = id.filter(|_| self.cursor.is_some() && !self.resumed);
                 self.notices.print_item(&mut self.screen, item)?;
                 self.enter(epoch, *sequence)
             }
@@ -128,7 +131,8 @@ impl Session<'_> {
                 None => Ok(()),
             },
             StreamItem::Flow(flow) => {
-                if self.resumed && self.monitored.shows(EventKind::New) && !self.has_seen(flow) {
+                let begins_are_known = self.resumed || self.newest.is_some();
+                if begins_are_known && self.monitored.shows(EventKind::New) && !self.has_seen(flow) {
                     self.event(flow, EventKind::New)
                 } else if self.monitored.snapshot || self.resumed && self.monitored.shows(EventKind::Update) {
                     self.print(flow, None)
@@ -166,7 +170,9 @@ impl Session<'_> {
     }
 
     fn has_seen(&self, flow: &FlowRef<'_>) -> bool {
-        self.cursor.as_ref().is_some_and(|file| file.cursor().has_seen(flow))
+        let id = flow.number(Key::Id);
+        let is_older = id.is_some() && id <= self.newest;
+        is_older || self.cursor.as_ref().is_some_and(|file| file.cursor().has_seen(flow))
     }
 
     fn event(&mut self, flow: &FlowRef<'_>, kind: EventKind) -> io::Result<()> {

@@ -46,6 +46,8 @@ pub(super) struct Writer {
     cursor: u64,
     /// The number of the last change that the reader knows the stream to have reached.
     reached: u64,
+    /// The newest flow when the stream was opened.
+    newest_id: u64,
     /// The number of the last connection event taken or skipped.
     connections: u64,
     /// The number of the last resync that was written.
@@ -75,10 +77,10 @@ impl Writer {
     ) -> Self {
         // Without its number an event cannot be put in order.
         query.fields = query.fields.with(Key::Sequence);
-        let (cursor, connections, resyncs) = {
-            let published = handle.published();
-            (published.log.newest(), published.connections.newest(), published.summary.counters.resyncs)
-        };
+        let published = handle.published();
+        let (cursor, connections) = (published.log.newest(), published.connections.newest());
+        let (newest_id, resyncs) = (published.summary.newest_id, published.summary.counters.resyncs);
+        drop(published);
         let expectations = query.expectations.then(|| handle.expectations());
         Self {
             pipe,
@@ -91,6 +93,7 @@ impl Writer {
             waiting: VecDeque::new(),
             cursor,
             reached: cursor,
+            newest_id,
             connections,
             resyncs,
             expectations,
@@ -122,8 +125,9 @@ impl Writer {
     /// ignored, which the reader learns from the epoch and number in `begin`.
     async fn write(&mut self, machine: Option<&str>, gaps: &AtomicU64) -> Result<(), Stop> {
         let begin = self.cursor;
-        let (epoch, machine) = (self.handle.epoch().into(), machine.map(Into::into));
-        self.lines.push(&StreamItem::Begin { epoch, sequence: begin, machine });
+        let (epoch, id) = (self.handle.epoch().into(), Some(self.newest_id));
+        let machine = machine.map(Into::into);
+        self.lines.push(&StreamItem::Begin { epoch, sequence: begin, id, machine });
         if self.query.closed {
             self.write_closed(self.resumes_after(begin), begin, gaps).await?;
         }

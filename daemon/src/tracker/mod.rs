@@ -296,6 +296,7 @@ impl Tracker {
             silent: self.table.silent_count(),
             resync: header.resync,
             owners_pending: self.table.attribution().map_or(0, Attribution::pending),
+            newest_id: header.last_id,
             connections: header.connections,
         }
     }

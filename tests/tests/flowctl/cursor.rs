@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
 use flowbus_tests::daemon::binary;
 use flowbus_tests::flow::agreed;
 use flowbus_tests::process::{Directory, signal, wait_for};
-use flowbus_tests::{Bus, Daemon, Kept, Namespace, burst, churn};
+use flowbus_tests::{Bus, Daemon, Kept, Namespace, burst, churn, companion};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -179,6 +180,48 @@ fn kills_of_flowbusd_and_of_flowctl_under_load_lose_no_begin_and_no_end() {
     assert!(set(events(&lines, "new")).is_subset(&ended));
     let gaps: Vec<_> = lines.iter().filter(|line| line["type"] == "gap").collect();
     assert!(gaps.is_empty(), "{gaps:?}");
+    kill(monitor);
+    daemon.stop();
+}
+
+#[test]
+fn a_first_run_shows_the_begin_of_each_flow_that_begins_while_the_table_is_read() {
+    const BEFORE: u32 = 60_000;
+    let namespace = Namespace::tracked("cursor");
+    let mut world = World::new(&namespace);
+    let daemon = world.flowbusd();
+    burst::create(&namespace, 0, BEFORE);
+    wait_for("the flows", || (world.bus.property("ActiveCount").ok()? == BEFORE).then_some(()));
+    let (monitor, count) = companion::during(
+        |stop| {
+            let (sender, mut count) = (burst::Sender::open(&namespace), BEFORE);
+            while !stop.load(Ordering::Relaxed) {
+                sender.create(count, 10);
+                count += 10;
+                thread::sleep(Duration::from_millis(1));
+            }
+            count
+        },
+        || {
+            let monitor = world.monitor();
+            // It has printed a change that followed the snapshot.
+            wait_for("an event", || {
+                world.lines(1).iter().any(|line| line["event_usec"].is_u64()).then_some(())
+            });
+            monitor
+        },
+    );
+    // Ids are given in the order of events, beginning with 1.
+    wait_for("the newest flow", || (id(world.lines(1).last()?) == u64::from(count)).then_some(()));
+    let lines = world.lines(1);
+    let known = id(&lines[0]);
+    assert!(known >= BEFORE.into(), "{}", lines[0]);
+    let new = events(&lines, "new");
+    assert_eq!(
+        new.iter().map(|line| id(line)).collect::<Vec<_>>(),
+        (known + 1..=count.into()).collect::<Vec<_>>()
+    );
+    assert!(new[0]["event_usec"].is_null(), "none began while the table was read: {}", new[0]);
     kill(monitor);
     daemon.stop();
 }

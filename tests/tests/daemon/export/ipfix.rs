@@ -5,6 +5,7 @@ use std::fs;
 use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use flowbus_tests::network::{
 };
 use flowbus_tests::process::{Directory, output_of, signal, wait_for};
 use flowbus_tests::traffic::ping;
-use flowbus_tests::{Bus, Daemon, Namespace, Network};
+use flowbus_tests::{Bus, Daemon, Namespace, Network, burst, companion};
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -53,6 +55,23 @@ fn received(mut nfcapd: Child, directory: &Path) -> (Vec<Value>, String) {
     (records, failures.to_owned())
 }
 
+/// flowbus-export with a log and a collector, which has read the table.
+fn exporter(collecting: &Namespace, bus: &Bus, directory: &Directory) -> Daemon {
+    let log = directory.path().join("log");
+    fs::create_dir(&log).unwrap();
+    let text = format!("[log]\ndirectory = {log:?}\n[ipfix]\ncollector = {COLLECTOR:?}\ntemplate_sec = 1\n");
+    let config = directory.file("export.toml", &text);
+    let mut command = collecting.command(binary("flowbus-export").to_str().unwrap());
+    command.args(["--bus", &bus.address(), "--config"]).arg(config);
+    let exporter = Daemon::spawn(&mut command);
+    wait_for("the exporter to follow", || {
+        let mut files = super::files(&log);
+        let (_, lines) = files.pop()?;
+        lines.iter().any(|line| line["type"] == "snapshot-end").then_some(())
+    });
+    exporter
+}
+
 struct World {
     network: Network,
     /// Where the exporter and its collector are.
@@ -70,20 +89,7 @@ impl World {
     }
 
     fn exporter(&self) -> Daemon {
-        let log = self.directory.path().join("log");
-        fs::create_dir(&log).unwrap();
-        let text =
-            format!("[log]\ndirectory = {log:?}\n[ipfix]\ncollector = {COLLECTOR:?}\ntemplate_sec = 1\n");
-        let config = self.directory.file("export.toml", &text);
-        let mut command = self.collecting.command(binary("flowbus-export").to_str().unwrap());
-        command.args(["--bus", &self.bus.address(), "--config"]).arg(config);
-        let exporter = Daemon::spawn(&mut command);
-        wait_for("the exporter to follow", || {
-            let mut files = super::files(&log);
-            let (_, lines) = files.pop()?;
-            lines.iter().any(|line| line["type"] == "snapshot-end").then_some(())
-        });
-        exporter
+        exporter(&self.collecting, &self.bus, &self.directory)
     }
 
     /// Flows of every kind, which end again; how many.
@@ -226,6 +232,51 @@ fn each_flow_is_a_create_and_a_delete_with_what_flowbusd_knows() {
     assert_eq!(received, closed);
     exporter.stop();
     world.daemon.stop();
+}
+
+#[test]
+fn the_begin_of_each_flow_is_sent_that_begins_while_the_table_is_first_read() {
+    const BEFORE: u32 = 60_000;
+    let (namespace, collecting) = (Namespace::tracked("ipfix"), Namespace::new("ipfix"));
+    let (bus, directory) = (Bus::start(), Directory::new("ipfix"));
+    burst::prepare(&namespace);
+    let daemon = Daemon::start(&namespace, &bus);
+    let socket = collecting.enter(|| UdpSocket::bind(COLLECTOR)).unwrap();
+    set_socket_recv_buffer_size_force(&socket, 64 << 20).unwrap();
+    burst::create(&namespace, 0, BEFORE);
+    wait_for("the flows", || (bus.property("ActiveCount").ok()? == BEFORE).then_some(()));
+    let (exporter, count) = companion::during(
+        |stop| {
+            let (sender, mut count) = (burst::Sender::open(&namespace), BEFORE);
+            while !stop.load(Ordering::Relaxed) {
+                sender.create(count, 10);
+                count += 10;
+                thread::sleep(Duration::from_millis(1));
+            }
+            count
+        },
+        || exporter(&collecting, &bus, &directory),
+    );
+    // Ids are given in the order of events, beginning with 1, as are the numbers of changes.
+    let lines = super::lines(&directory.path().join("log"));
+    let known = lines[0]["sequence"].as_u64().unwrap();
+    let read = lines.iter().filter(|line| line["type"] == "flow").map(super::id).max().unwrap();
+    assert!(known >= BEFORE.into() && read > known, "none began while the table was read: {read}, {known}");
+    let path = directory.path().join("messages");
+    let (mut bytes, mut message) = (Vec::new(), [0; 65_536]);
+    socket.set_nonblocking(true).unwrap();
+    let created = wait_for("the newest flow", || {
+        while let Ok(length) = socket.recv(&mut message) {
+            bytes.extend_from_slice(&message[..length]);
+        }
+        fs::write(&path, &bytes).unwrap();
+        let created: Vec<u64> =
+            records(&path).iter().map(|record| record["flowId"].parse().unwrap()).collect();
+        (created.last() == Some(&count.into())).then_some(created)
+    });
+    assert_eq!(created, (known + 1..=count.into()).collect::<Vec<_>>());
+    exporter.stop();
+    daemon.stop();
 }
 
 #[test]
