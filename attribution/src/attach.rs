@@ -96,7 +96,7 @@ pub(crate) fn filter(socket: BorrowedFd<'_>, program: BorrowedFd<'_>) -> std::io
 /// Detaches the filter of a socket: what is sent from now on comes by its queue, whole.
 ///
 /// # Errors
-/// ENOENT where there is none.
+/// ENOENT if the socket has no filter.
 pub fn remove_filter(socket: BorrowedFd<'_>) -> std::io::Result<()> {
     set_option(socket, libc::SO_DETACH_FILTER, 0)
 }

@@ -81,7 +81,7 @@ statistics! {
     Counter events_update: u64,
     /// Events of ended flows.
     Counter events_destroy: u64,
-    /// Events that the kernel says it dropped.
+    /// Events that the kernel dropped because the receive buffer was full.
     Counter events_lost: u64,
     /// Events that reported nothing new.
     Counter events_repeated: u64,
@@ -114,22 +114,21 @@ statistics! {
     Gauge buffer_bytes: u64,
     /// Approximate number of events that the receive buffer holds.
     Gauge buffer_events: u64,
-    /// Times that the kernel's table was read.
+    /// How often the kernel's table was read.
     Counter dumps: u64,
     /// Dumps after a start or a loss.
     Counter resyncs: u64,
     /// Dumps that looked for changes that no event reported.
     Counter sweeps: u64,
-    /// Flows beyond what the table has room for.
+    /// Flows that the table had no room for.
     Counter flows_refused: u64,
-    /// Names of helpers and security contexts beyond what the table has room for.
+    /// Names of helpers and security contexts that the table had no room for.
     Counter names_refused: u64,
     /// Signals sent.
     Counter signals_sent: u64,
-    /// Changes left out of signals, which are limited, whether anybody listens or not; streams have all of
-    /// them.
+    /// Changes left out of signals because their rate is limited, whether or not anyone subscribes. Streams have every change.
     Counter signals_lost: u64,
-    /// Method calls refused by a limit, for an argument, or to a caller who may not.
+    /// Method calls refused: beyond a limit, with a wrong argument, or by a caller that is not authorized.
     Counter calls_refused: u64,
     /// Streams that are open.
     Gauge streams: u64,
@@ -137,18 +136,18 @@ statistics! {
     Counter stream_gaps: u64,
     /// Connects, accepts, closes and failed connects that were reported.
     Counter connection_events: u64,
-    /// Connection events left out of signals, which are limited, whether anybody listens or not.
+    /// Connection events left out of signals because their rate is limited, whether or not anyone subscribes.
     Counter connection_events_lost: u64,
-    /// Sockets and datagrams whose flow has not been seen yet, in all network namespaces. A datagram is counted once per address that it
-    /// may have been sent from, and matches one of them at most.
+    /// Sockets and datagrams that no flow has matched yet, in all network namespaces. A datagram from a socket without an address counts
+    /// once for each address that it may have been sent from, and at most one of them matches a flow.
     Gauge owners_pending: u64,
-    /// Sockets that ended, and datagrams that were forgotten, before their flow was seen; counted as in `owners_pending`.
+    /// Sockets that ended, and datagrams that were forgotten, before a flow matched them; counted as in `owners_pending`.
     Counter owners_unmatched_sockets: u64,
     /// Flows that ended without an owner, forwarded ones among them.
     Counter owners_unmatched_flows: u64,
     /// Sockets forgotten after their end.
     Counter owners_expired: u64,
-    /// Sockets and processes beyond what there is room for.
+    /// Sockets and processes that flowbusd had no room for.
     Counter owners_refused: u64,
     /// Lookups of a direction whose ends belong to sockets of several other network namespaces.
     Counter owners_ambiguous: u64,
@@ -156,7 +155,7 @@ statistics! {
     Counter bpf_written: u64,
     /// Records that the BPF programs lost because their ring was full.
     Counter bpf_dropped: u64,
-    /// Sockets that the programs found no memory for.
+    /// Sockets whose owner the BPF programs found no memory for.
     Counter bpf_no_storage: u64,
     /// Events of sockets whose owner the BPF programs do not know.
     Counter bpf_no_owner: u64,

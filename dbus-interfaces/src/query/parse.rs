@@ -74,7 +74,7 @@ pub(super) fn integer<T: TryFrom<u64>>(argument: &Argument) -> Option<T> {
     let number = match argument {
         Argument::Unsigned(number) => *number,
         Argument::Signed(number) => u64::try_from(*number).ok()?,
-        // from_str takes a sign, which a port or a mark has not.
+        // from_str accepts a sign, which neither a port nor a mark has.
         Argument::Text(text) if text.bytes().all(|digit| digit.is_ascii_digit()) => text.parse().ok()?,
         _ => return None,
     };
@@ -180,7 +180,7 @@ pub(super) struct Masked {
     pub(super) mask: u32,
 }
 
-/// A mark, or `value/mask`. A value with bits that the mask has not would match nothing.
+/// A mark, or `value/mask`. A value with bits outside the mask would match nothing.
 pub(super) fn mark(argument: &Argument) -> Option<Masked> {
     let (value, mask) = match argument {
         Argument::Text(text) => match text.split_once('/') {
