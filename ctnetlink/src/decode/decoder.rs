@@ -38,21 +38,24 @@ impl Decoder {
         datagram: &'a [u8],
     ) -> impl Iterator<Item = Result<Message<'a>, DecodeError>> {
         let mut messages = messages(datagram);
-        std::iter::from_fn(move || Some(messages.split()?.and_then(|message| self.decode(message))))
+        // A flow is some 400 bytes: it is made where the caller gets it, not made and then wrapped.
+        std::iter::from_fn(move || match messages.split()? {
+            Ok(message) => match self.layout(message) {
+                Some(layout) => Some(Ok(layout.read(message))),
+                None => Some(self.miss(message)),
+            },
+            Err(error) => Some(Err(error)),
+        })
     }
 
+    /// The layout that is remembered of this message.
     #[inline(always)]
-    fn decode<'a>(&mut self, message: &'a [u8]) -> Result<Message<'a>, DecodeError> {
-        for number in slots_of(message) {
-            let slot = &mut self.slots[number];
-            if let Some(layout) = &slot.layout
-                && layout.fits(message)
-            {
-                slot.patience = PATIENCE;
-                return Ok(layout.read(message));
-            }
-        }
-        self.miss(message)
+    fn layout(&mut self, message: &[u8]) -> Option<&Layout> {
+        let fits = |slot: &Slot| slot.layout.as_ref().is_some_and(|layout| layout.fits(message));
+        let number = slots_of(message).find(|number| fits(&self.slots[*number]))?;
+        let slot = &mut self.slots[number];
+        slot.patience = PATIENCE;
+        slot.layout.as_ref()
     }
 
     /// Decodes a message that no layout fits, and learns its layout in time. A kind that cannot be learned takes a slot as well, so
