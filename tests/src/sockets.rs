@@ -1,14 +1,16 @@
 //! What the BPF programs report, as a test sees it: the events of one network namespace.
 
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::time::Instant;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use flowbus_attribution::{
     Counters, DEFAULT_RING_BYTES, Event, Kind, Message, Process, Programs, Report, Ring, Snapshot,
     Statistics, load,
 };
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use crate::Namespace;
 use crate::process::DEADLINE;
@@ -16,25 +18,103 @@ use crate::process::DEADLINE;
 /// Programs of the test's own, and what they have reported so far.
 pub struct Sockets {
     programs: Programs,
-    ring: Ring,
+    shared: Arc<Shared>,
+    /// The ring, to be waited for.
+    ring: OwnedFd,
+    /// Reads while the test does something else; `None` where only the test reads.
+    reader: Option<Reader>,
     counters: Counters,
     snapshot: Snapshot,
+    told: Told,
+}
+
+/// The ring and what was read from it, for the test and for the [`Reader`].
+struct Shared {
+    reading: Mutex<(Ring, Told)>,
+    /// The reader has read something.
+    read: Condvar,
+}
+
+/// What the programs have reported.
+#[derive(Default)]
+struct Told {
     events: Vec<Event>,
     cgroups: Vec<(u64, String)>,
-    programs_of: Vec<((u32, u64, u16), String)>,
+    programs: Vec<((u32, u64, u16), String)>,
+}
+
+/// A thread that empties the ring: it is the whole machine's, and other tests would fill it.
+struct Reader {
+    thread: Option<JoinHandle<()>>,
+    stop: Arc<OwnedFd>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, (Ring, Told)> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Told {
+    /// Reads what is in the ring.
+    fn read(&mut self, ring: &mut Ring) {
+        while !ring.drain(|message| match message {
+            Message::Event(event) => self.events.push(event),
+            Message::Cgroup { id, path } => self.cgroups.push((id, path.to_owned())),
+            Message::CgroupRemoved { .. } => {}
+            Message::Program { pid, start_boottime_ns, execs, path } => {
+                self.programs.push(((pid, start_boottime_ns, execs), path.to_owned()));
+            }
+        }) {}
+        assert_eq!(ring.unreadable(), 0);
+    }
+}
+
+impl Reader {
+    fn start(shared: &Arc<Shared>, ring: OwnedFd) -> Self {
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).expect("there is room for descriptors"));
+        let (shared, stopped) = (Arc::clone(shared), Arc::clone(&stop));
+        let thread = thread::spawn(move || {
+            loop {
+                let mut waiting = [&*stopped, &ring].map(|descriptor| PollFd::new(descriptor, PollFlags::IN));
+                poll(&mut waiting, None).expect("a ring can be waited for");
+                if !waiting[0].revents().is_empty() {
+                    return;
+                }
+                // Others gather meanwhile.
+                thread::sleep(Duration::from_millis(5));
+                let (ring, told) = &mut *shared.lock();
+                told.read(ring);
+                shared.read.notify_all();
+            }
+        });
+        Self { thread: Some(thread), stop }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let _ = rustix::io::write(&*self.stop, &1_u64.to_ne_bytes());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Sockets {
-    /// Loads the programs.
+    /// Loads the programs, and reads from their ring all the time.
     ///
     /// # Panics
     /// Without the privilege.
     #[must_use]
     pub fn watch() -> Self {
-        Self::watch_with(DEFAULT_RING_BYTES)
+        let mut sockets = Self::watch_with(DEFAULT_RING_BYTES);
+        let ring = sockets.ring.try_clone().expect("there is room for descriptors");
+        sockets.reader = Some(Reader::start(&sockets.shared, ring));
+        sockets
     }
 
-    /// Loads the programs, with a ring of this size.
+    /// Loads the programs, with a ring of this size, which is read when the test asks.
     ///
     /// # Panics
     /// Without the privilege.
@@ -44,7 +124,7 @@ impl Sockets {
         Self::of(programs, snapshot)
     }
 
-    /// Reads programs that somebody else has loaded.
+    /// Reads programs that somebody else has loaded, when the test asks.
     ///
     /// # Panics
     /// If their descriptors are of something else.
@@ -52,14 +132,16 @@ impl Sockets {
     pub fn of(programs: Programs, snapshot: Snapshot) -> Self {
         let ring = Ring::map(&programs).expect("the ring can be mapped");
         let counters = Counters::open(&programs).expect("the counters can be mapped");
+        let descriptor = ring.as_fd().try_clone_to_owned().expect("there is room for descriptors");
+        let shared = Shared { reading: Mutex::new((ring, Told::default())), read: Condvar::new() };
         Self {
             programs,
-            ring,
+            shared: Arc::new(shared),
+            ring: descriptor,
+            reader: None,
             counters,
             snapshot,
-            events: Vec::new(),
-            cgroups: Vec::new(),
-            programs_of: Vec::new(),
+            told: Told::default(),
         }
     }
 
@@ -91,7 +173,7 @@ impl Sockets {
     pub fn open_before(&mut self, namespace: &Namespace) -> Vec<Event> {
         let inode = inode(namespace);
         let mut events = Vec::new();
-        let programs = &mut self.programs_of;
+        let programs = &mut self.told.programs;
         let read = self.snapshot.sockets(|message| match message {
             Message::Event(event) => events.push(event),
             Message::Program { pid, start_boottime_ns, execs, path } => {
@@ -110,7 +192,7 @@ impl Sockets {
     /// If the snapshot cannot be read.
     #[must_use]
     pub fn cgroup(&self, id: u64) -> Option<String> {
-        let mut cgroups = self.cgroups.clone();
+        let mut cgroups = self.told.cgroups.clone();
         self.snapshot.cgroups(|id, path| cgroups.push((id, path.to_owned()))).expect("it can be read");
         cgroups.into_iter().find(|(known, _)| *known == id).map(|(_, path)| path)
     }
@@ -119,13 +201,13 @@ impl Sockets {
     #[must_use]
     pub fn program(&self, process: &Process) -> Option<&str> {
         let key = (process.pid, process.start_boottime_ns, process.execs);
-        self.programs_of.iter().find(|(known, _)| *known == key).map(|(_, path)| path.as_str())
+        self.told.programs.iter().find(|(known, _)| *known == key).map(|(_, path)| path.as_str())
     }
 
     /// How often a program of a process was reported so far.
     #[must_use]
     pub fn programs_reported(&self, pid: u32) -> usize {
-        self.programs_of.iter().filter(|((of, ..), _)| *of == pid).count()
+        self.told.programs.iter().filter(|((of, ..), _)| *of == pid).count()
     }
 
     /// All events of a namespace so far, once `enough` is true of them. Waits for the ring to wake it.
@@ -137,7 +219,7 @@ impl Sockets {
         loop {
             self.drain();
             let events: Vec<_> =
-                self.events.iter().filter(|event| event.network_namespace == inode).copied().collect();
+                self.told.events.iter().filter(|event| event.network_namespace == inode).copied().collect();
             // While something comes from there it is worth waiting.
             if std::mem::replace(&mut known, events.len()) < events.len() {
                 end = Instant::now() + DEADLINE;
@@ -147,9 +229,7 @@ impl Sockets {
             }
             let left = end.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "what was waited for is not among {events:#?}; {:?}", self.statistics());
-            let timeout = Timespec::try_from(left).expect("30 s are not too long");
-            poll(&mut [PollFd::new(&self.ring.as_fd(), PollFlags::IN)], Some(&timeout))
-                .expect("a ring can be waited for");
+            self.wait(left);
         }
     }
 
@@ -166,18 +246,26 @@ impl Sockets {
         self.events_until(namespace, |events| events.iter().filter(|event| kind(event.kind)).count() >= count)
     }
 
+    /// Waits until there is something to read, or has been read.
+    fn wait(&self, time: Duration) {
+        if self.reader.is_some() {
+            let is_empty = |(_, told): &mut (Ring, Told)| told.events.is_empty();
+            let waited = self.shared.read.wait_timeout_while(self.shared.lock(), time, is_empty);
+            drop(waited);
+            return;
+        }
+        let timeout = Timespec::try_from(time).expect("30 s are not too long");
+        poll(&mut [PollFd::new(&self.ring, PollFlags::IN)], Some(&timeout))
+            .expect("a ring can be waited for");
+    }
+
     /// Reads what is there.
     pub fn drain(&mut self) {
-        let Self { events, cgroups, programs_of, .. } = self;
-        while !self.ring.drain(|message| match message {
-            Message::Event(event) => events.push(event),
-            Message::Cgroup { id, path } => cgroups.push((id, path.to_owned())),
-            Message::CgroupRemoved { .. } => {}
-            Message::Program { pid, start_boottime_ns, execs, path } => {
-                programs_of.push(((pid, start_boottime_ns, execs), path.to_owned()));
-            }
-        }) {}
-        assert_eq!(self.ring.unreadable(), 0);
+        let (ring, new) = &mut *self.shared.lock();
+        new.read(ring);
+        self.told.events.append(&mut new.events);
+        self.told.cgroups.append(&mut new.cgroups);
+        self.told.programs.append(&mut new.programs);
     }
 
     /// Ends what is attached to this tracepoint, sometime soon.
