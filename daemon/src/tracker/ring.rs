@@ -4,9 +4,10 @@
 //! with what they are about, in one transaction, so the next life goes on behind the last event that was applied: what was not is in the
 //! ring, in the queue, or in the inbox. The inbox waits until the ring is empty, in that life as in this.
 
+use std::os::fd::AsFd;
+
 use ctnetlink::Socket;
 use flowbus_attribution::events::{Counts, EventFilter, EventReader, FilterError, has_filter, remove_filter};
-use std::os::fd::AsFd;
 
 use super::{Tracker, TrackerError};
 use crate::clock::monotonic_nsec;
