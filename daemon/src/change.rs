@@ -46,7 +46,8 @@ impl Numbered for Change {
     }
 }
 
-/// At most one for each change that is kept, about 1.2 MiB; nothing where no flow has an extra part.
+/// Enough for each change that is kept to have one, about 1.3 MiB; nothing where no flow has an extra part. The newest are kept, also
+/// where their changes are not any more.
 impl Numbered for Details {
     const KEPT: usize = Change::KEPT + PIECE;
 
@@ -84,8 +85,7 @@ impl FlowEvent {
     pub(crate) fn flow_before(&self) -> Option<Snapshot> {
         match (self.kind, self.before) {
             (EventKind::New, _) => None,
-            (EventKind::Update, Some((prior, extra))) => Some(self.flow.with(prior, extra)),
-            (EventKind::Update, None) => Some(self.flow),
+            (EventKind::Update, before) => before.map(|(prior, extra)| self.flow.with(prior, extra)),
             (EventKind::Destroy, _) => Some(Snapshot { end: None, ..self.flow }),
         }
     }
@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn the_log_gives_each_change_its_own_details() {
         // Turns of all sizes: one that shares a piece, one that fills it, and one that is cut into pieces.
-        for turn in [1, 600, PIECE, 3 * PIECE + 7] {
+        for turn in [1, 600, PIECE, 3 * PIECE + 7, 2 * Change::KEPT] {
             let (mut log, mut changes) = (ChangeLog::starting_after(100), Changes::default());
             // Nearly every change has details, and those of the earliest outlive it in the log.
             let labels_of =

@@ -37,6 +37,8 @@ pub(crate) struct Follower<'a> {
     monitor: FlowMonitorProxy<'a>,
     /// Where the next stream goes on; `None` where only the files know, if there are any.
     cursor: Option<Cursor>,
+    /// The epoch, and its newest flow before the first stream, until the table was read once: a collector hears nothing of what was before.
+    first: Option<(String, u64)>,
     /// A stream could not be followed, which was said.
     is_failing: bool,
 }
@@ -94,7 +96,7 @@ impl<'a> Follower<'a> {
         let log = config.log.as_ref().map(Log::open).transpose()?;
         let collector = config.ipfix.as_ref().map(Collector::live).transpose().map_err(Error::collector)?;
         let bus = DBusProxy::new(bus).await?;
-        Ok(Self { config, bus, monitor, log, collector, cursor: None, is_failing: false })
+        Ok(Self { config, bus, monitor, log, collector, cursor: None, first: None, is_failing: false })
     }
 
     /// Writes until the process is to stop.
@@ -182,9 +184,12 @@ impl<'a> Follower<'a> {
             let file = LogFile::create(directory, epoch, machine.as_deref(), *sequence, cursor, self.config)?;
             log.begin(file);
         }
+        if !cursor.goes_on(epoch, *sequence) {
+            self.first = Some((epoch.to_string(), id.unwrap_or(u64::MAX)));
+        }
         // What a collector has not heard of since is sent to it, but not what was before the first stream.
-        let mut is_sent = cursor.goes_on(epoch, *sequence);
-        let newest = id.unwrap_or(u64::MAX);
+        let newest = self.first.as_ref().filter(|(first, _)| first == epoch).map(|(_, newest)| *newest);
+        let mut is_sent = newest.is_none();
         begin.iter().for_each(|item| cursor.advance(item));
         if std::mem::take(&mut self.is_failing) {
             tracing::info!("following flowbusd again");
@@ -217,12 +222,15 @@ impl<'a> Follower<'a> {
             if let Some(file) = self.log.as_mut().and_then(|log| log.file.as_mut()) {
                 file.push(&item, line);
             }
-            is_sent |= match &item {
-                // It began while the table was read.
-                StreamItem::Flow(flow) => flow.number(Key::Id).is_some_and(|id| id > newest),
-                StreamItem::SnapshotEnd { .. } => true,
-                _ => false,
-            };
+            match &item {
+                // It began, or was found, while the table was read.
+                StreamItem::Flow(flow) => is_sent |= flow.number(Key::Id) > newest,
+                StreamItem::SnapshotEnd { .. } => {
+                    self.first = None;
+                    is_sent = true;
+                }
+                _ => {}
+            }
             if let Some(collector) = self.collector.as_mut().filter(|_| is_sent) {
                 collector.push(&item, cursor);
             }

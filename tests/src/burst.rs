@@ -52,7 +52,7 @@ pub fn create(namespace: &Namespace, first: u32, count: u32) {
     Sender::open(namespace).create(first, count);
 }
 
-/// The socket that the packets come from; one at a time.
+/// A socket that packets come from. Several share their port, each has flows of its own.
 #[derive(Debug)]
 pub struct Sender(OwnedFd);
 
@@ -60,7 +60,7 @@ impl Sender {
     /// Opens the socket in the namespace, which is [`prepare`]d.
     ///
     /// # Panics
-    /// If another sender of the namespace is open.
+    /// If the port is somebody else's.
     #[must_use]
     pub fn open(namespace: &Namespace) -> Self {
         let socket = namespace.enter(|| {

@@ -33,7 +33,7 @@ const RATIOS: [(&str, Peer, Peer, f64); 4] = [
         Peer::Floor(Floor::Napping),
         1.5,
     ),
-    ("flowbusd against conntrack -E", Peer::Flowbusd, CONNTRACK, 0.11),
+    ("flowbusd's tracker thread against conntrack -E", Peer::Flowbusd, CONNTRACK, 0.11),
 ];
 
 /// A reader of events.

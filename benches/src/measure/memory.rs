@@ -9,7 +9,7 @@ use crate::size::Size;
 use crate::world::{Raised, World};
 
 /// The most bytes that a flow may take at [`BAR_FLOWS`].
-const BAR: f64 = 200.0;
+const BAR: f64 = 190.0;
 /// The size that the bar is for.
 const BAR_FLOWS: u32 = 200_000;
 

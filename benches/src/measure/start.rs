@@ -14,7 +14,7 @@ use crate::size::Size;
 use crate::world::{World, flush, namespace};
 
 /// The time that is allowed, as a multiple of the raw dump's.
-const BAR: f64 = 2.0;
+const BAR: f64 = 1.5;
 
 pub(crate) fn measure(size: Size) -> Section {
     let namespace = namespace();

@@ -44,8 +44,14 @@ impl CursorFile {
         &self.cursor
     }
 
-    /// Takes note of an item that was printed.
+    /// Takes note of an item that was printed. What was before the first stream of an epoch is not asked for, also where that stream is
+    /// interrupted.
     pub(super) fn advance(&mut self, item: &StreamItem<'_>) {
+        if let StreamItem::Begin { epoch, sequence, id: Some(id), .. } = item
+            && !self.cursor.goes_on(epoch, *sequence)
+        {
+            self.cursor = Cursor::after(epoch, *sequence, *id);
+        }
         self.cursor.advance(item);
     }
 
@@ -110,6 +116,12 @@ mod tests {
         file.write().unwrap();
         assert!(file.due().is_none());
         assert_eq!(CursorFile::open(&path).unwrap().cursor().to_string(), file.cursor().to_string());
+        // A stream that says which flows were before it leaves a place behind them, whatever interrupts it.
+        let again = begin.replace("0011", "1100").replace("20}", "20,\"id\":9}");
+        file.advance(&StreamItem::parse(again.as_bytes()).unwrap());
+        assert_eq!(file.cursor().to_string(), "epoch=11002233445566778899aabbccddeeff;sequence=20;id=9");
+        file.advance(&StreamItem::parse(again.replace("20", "30").as_bytes()).unwrap());
+        assert!(file.cursor().to_string().ends_with(";sequence=20;id=9"), "{}", file.cursor());
         fs::write(&path, "").unwrap();
         assert!(CursorFile::open(&path).unwrap().cursor().is_fresh(), "a file that a crash has left empty");
         fs::write(&path, "s=1;i=2").unwrap();

@@ -34,7 +34,7 @@ pub(crate) async fn monitor(daemon: &Daemon, monitored: &Monitored) -> Result<()
         place: None,
         cursor: monitored.cursor_file.as_deref().map(CursorFile::open).transpose()?,
         resumed: false,
-        newest: None,
+        knows_begins: false,
         away: false,
         told_nameless: false,
     };

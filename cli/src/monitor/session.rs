@@ -25,8 +25,8 @@ pub(super) struct Session<'a> {
     pub(super) cursor: Option<CursorFile>,
     /// Whether the stream that is open began where an earlier one was.
     pub(super) resumed: bool,
-    /// The newest flow before the stream, in the first run with a cursor file: those before it are not asked for.
-    pub(super) newest: Option<u64>,
+    /// Whether the cursor tells flows that begin from those of before, in the stream that is open.
+    pub(super) knows_begins: bool,
     /// Whether the daemon has left, or closed the stream, since the last one began.
     pub(super) away: bool,
     /// Whether it was said why addresses have no names.
@@ -122,7 +122,7 @@ impl Session<'_> {
     fn item(&mut self, item: &StreamItem<'_>) -> io::Result<()> {
         match item {
             StreamItem::Begin { epoch, sequence, id, .. } => {
-                self.newest = id.filter(|_| self.cursor.is_some() && !self.resumed);
+                self.knows_begins = self.resumed || self.cursor.is_some() && id.is_some();
                 self.notices.print_item(&mut self.screen, item)?;
                 self.enter(epoch, *sequence)
             }
@@ -131,8 +131,7 @@ impl Session<'_> {
                 None => Ok(()),
             },
             StreamItem::Flow(flow) => {
-                let begins_are_known = self.resumed || self.newest.is_some();
-                if begins_are_known && self.monitored.shows(EventKind::New) && !self.has_seen(flow) {
+                if self.knows_begins && self.monitored.shows(EventKind::New) && !self.has_seen(flow) {
                     self.event(flow, EventKind::New)
                 } else if self.monitored.snapshot || self.resumed && self.monitored.shows(EventKind::Update) {
                     self.print(flow, None)
@@ -170,9 +169,7 @@ impl Session<'_> {
     }
 
     fn has_seen(&self, flow: &FlowRef<'_>) -> bool {
-        let id = flow.number(Key::Id);
-        let is_older = id.is_some() && id <= self.newest;
-        is_older || self.cursor.as_ref().is_some_and(|file| file.cursor().has_seen(flow))
+        self.cursor.as_ref().is_some_and(|file| file.cursor().has_seen(flow))
     }
 
     fn event(&mut self, flow: &FlowRef<'_>, kind: EventKind) -> io::Result<()> {

@@ -24,7 +24,7 @@ use crate::published::Resync;
 const CHUNK: usize = 1024;
 /// Bytes of lines that are gathered before they are written.
 const WRITE_BYTES: usize = 128 * 1024;
-/// The most changes that wait in the task while a snapshot is written, 5 MiB; the log keeps as many more.
+/// The most changes that wait in the task while a snapshot is written, 5 MiB; the log keeps 12,288 more.
 const WAITING: usize = 16 * 1024;
 
 /// After how many changes without a line the reader learns how far the stream has come.

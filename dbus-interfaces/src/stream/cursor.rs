@@ -29,6 +29,11 @@ pub struct Cursor {
 pub struct CursorError(String);
 
 impl Cursor {
+    /// The cursor of a reader that wants nothing of what was before a stream, of which `begin` says this.
+    pub fn after(epoch: &str, sequence: u64, id: u64) -> Self {
+        Self { epoch: epoch.to_owned(), sequence, id, begin: sequence }
+    }
+
     /// Takes note of an item that was read and is done with.
     pub fn advance(&mut self, item: &StreamItem<'_>) {
         match item {

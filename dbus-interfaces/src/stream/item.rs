@@ -18,8 +18,8 @@ pub enum StreamItem<'a> {
         epoch: Cow<'a, str>,
         /// The number of the last change before the stream.
         sequence: u64,
-        /// The id of the newest flow before the stream: a flow with a greater one began since. Absent from a daemon that is older
-        /// than this key.
+        /// The id of the newest flow before the stream: a flow with a greater one began since, or was found since by a dump. Absent from
+        /// a daemon that is older than this key, and from the files of the flow log.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<u64>,
         /// The machine, by an id that no other program gives it: that of `systemd-id128 machine-id
