@@ -178,14 +178,16 @@ impl<'a> Follower<'a> {
         let mut stream = FlowStream::resume(&self.monitor, self.config.stream_query(), cursor).await?;
         // The file begins when its stream does, and not before.
         let begin = stream.next().await?;
-        let Some(StreamItem::Begin { epoch, sequence, id, machine }) = &begin else { return Ok(Ended::Away) };
+        let Some(StreamItem::Begin { epoch, sequence, newest_id, machine }) = &begin else {
+            return Ok(Ended::Away);
+        };
         if let Some(log) = &mut self.log {
             let directory = &log.options.directory;
             let file = LogFile::create(directory, epoch, machine.as_deref(), *sequence, cursor, self.config)?;
             log.begin(file);
         }
         if !cursor.goes_on(epoch, *sequence) {
-            self.first = Some((epoch.to_string(), id.unwrap_or(u64::MAX)));
+            self.first = Some((epoch.to_string(), newest_id.unwrap_or(u64::MAX)));
         }
         // What a collector has not heard of since is sent to it, but not what was before the first stream.
         let newest = self.first.as_ref().filter(|(first, _)| first == epoch).map(|(_, newest)| *newest);

@@ -47,7 +47,7 @@ impl CursorFile {
     /// Takes note of an item that was printed. What was before the first stream of an epoch is not asked for, also where that stream is
     /// interrupted.
     pub(super) fn advance(&mut self, item: &StreamItem<'_>) {
-        if let StreamItem::Begin { epoch, sequence, id: Some(id), .. } = item
+        if let StreamItem::Begin { epoch, sequence, newest_id: Some(id), .. } = item
             && !self.cursor.goes_on(epoch, *sequence)
         {
             self.cursor = Cursor::after(epoch, *sequence, *id);
@@ -117,7 +117,7 @@ mod tests {
         assert!(file.due().is_none());
         assert_eq!(CursorFile::open(&path).unwrap().cursor().to_string(), file.cursor().to_string());
         // A stream that says which flows were before it leaves a place behind them, whatever interrupts it.
-        let again = begin.replace("0011", "1100").replace("20}", "20,\"id\":9}");
+        let again = begin.replace("0011", "1100").replace("20}", "20,\"newest_id\":9}");
         file.advance(&StreamItem::parse(again.as_bytes()).unwrap());
         assert_eq!(file.cursor().to_string(), "epoch=11002233445566778899aabbccddeeff;sequence=20;id=9");
         file.advance(&StreamItem::parse(again.replace("20", "30").as_bytes()).unwrap());

@@ -121,8 +121,8 @@ impl Session<'_> {
 
     fn item(&mut self, item: &StreamItem<'_>) -> io::Result<()> {
         match item {
-            StreamItem::Begin { epoch, sequence, id, .. } => {
-                self.knows_begins = self.resumed || self.cursor.is_some() && id.is_some();
+            StreamItem::Begin { epoch, sequence, newest_id, .. } => {
+                self.knows_begins = self.resumed || self.cursor.is_some() && newest_id.is_some();
                 self.notices.print_item(&mut self.screen, item)?;
                 self.enter(epoch, *sequence)
             }

@@ -33,7 +33,7 @@ impl FlowEvents {
     /// connect-failed. They are numbered separately from FlowEvents, each with its own `sequence`; `sequence` and `lost` mean
     /// the same as there. There are none while Attribution is not bpf.
     ///
-    /// An event is seen from the socket at one end: a connection between two processes of this machine has two of each.
+    /// Each event is about the socket at one end: a connection between two processes of this machine has two of each.
     /// `src` and `sport` are the socket's own end, `dst` and `dport` the other; an IPv4 address on an IPv6 socket is shown
     /// as IPv4. Each has `family`, `protocol`, `monotonic_nsec` (t: CLOCK_MONOTONIC), `time_usec` (t: CLOCK_REALTIME) and,
     /// as far as they are known, `flow` (t: the id of the flow, where it is in the table), `network_namespace` (u: the inode
@@ -58,7 +58,7 @@ impl FlowEvents {
     /// The table agrees with the kernel's again, after a start or a loss.
     ///
     /// `details` has `reason` (s: start, overrun, state-refused or new-socket), `lost` (t: events that the
-    /// kernel dropped), `closed` (u: flows that had ended unseen) and `added` (u: flows that were not known).
+    /// kernel dropped), `closed` (u: flows that had ended without an event) and `added` (u: flows that were not known).
     #[zbus(signal)]
     pub(super) async fn resynced(
         emitter: &SignalEmitter<'_>,

@@ -132,7 +132,7 @@ impl FlowMonitor {
     /// an `id` above all ids that were seen began since.
     ///
     /// The lines are objects with a `type`:
-    /// - `begin`, the first: `epoch`, `sequence`, and `machine`, the id that
+    /// - `begin`, the first: `epoch`, `sequence`, `newest_id` (of the newest flow), and `machine`, the id that
     ///   `systemd-id128 machine-id -a ab5ed77833064470ad28e715b1f0e4f7` prints, absent if the machine has none.
     /// - `closed`: a flow that ended, the oldest end first.
     /// - `flow`: an active flow.
@@ -287,7 +287,7 @@ impl FlowMonitor {
         self.services.handle.published().summary.events_received()
     }
 
-    /// How many events the kernel says it dropped because the receive buffer was full.
+    /// How many events the kernel dropped because the receive buffer was full.
     #[zbus(property(emits_changed_signal = "false"))]
     fn events_lost(&self) -> u64 {
         self.services.handle.published().summary.counters.events_lost

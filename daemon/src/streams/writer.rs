@@ -125,9 +125,9 @@ impl Writer {
     /// ignored, which the reader learns from the epoch and number in `begin`.
     async fn write(&mut self, machine: Option<&str>, gaps: &AtomicU64) -> Result<(), Stop> {
         let begin = self.cursor;
-        let (epoch, id) = (self.handle.epoch().into(), Some(self.newest_id));
+        let (epoch, newest_id) = (self.handle.epoch().into(), Some(self.newest_id));
         let machine = machine.map(Into::into);
-        self.lines.push(&StreamItem::Begin { epoch, sequence: begin, id, machine });
+        self.lines.push(&StreamItem::Begin { epoch, sequence: begin, newest_id, machine });
         if self.query.closed {
             self.write_closed(self.resumes_after(begin), begin, gaps).await?;
         }

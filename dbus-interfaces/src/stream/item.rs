@@ -21,7 +21,7 @@ pub enum StreamItem<'a> {
         /// The id of the newest flow before the stream: a flow with a greater one began since, or was found since by a dump. Absent from
         /// a daemon that is older than this key, and from the files of the flow log.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        id: Option<u64>,
+        newest_id: Option<u64>,
         /// The machine, by an id that no other program gives it: that of `systemd-id128 machine-id
         /// -a ab5ed77833064470ad28e715b1f0e4f7`. Absent where it has none.
         #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -52,12 +52,12 @@ fn every_kind_of_line_is_an_item() {
     assert!(matches!(event, StreamItem::Event { kind: EventKind::New, matches: true, .. }), "{event:?}");
     let begin = item(r#"{"type":"begin","epoch":"e","sequence":3}"#);
     assert!(
-        matches!(&begin, StreamItem::Begin { epoch, sequence: 3, id: None, machine: None } if epoch == "e"),
+        matches!(&begin, StreamItem::Begin { epoch, sequence: 3, newest_id: None, machine: None } if epoch == "e"),
         "{begin:?}"
     );
-    let begin = item(r#"{"type":"begin","epoch":"e","sequence":3,"id":5,"machine":"m"}"#);
+    let begin = item(r#"{"type":"begin","epoch":"e","sequence":3,"newest_id":5,"machine":"m"}"#);
     assert!(
-        matches!(&begin, StreamItem::Begin { id: Some(5), machine: Some(machine), .. } if machine == "m"),
+        matches!(&begin, StreamItem::Begin { newest_id: Some(5), machine: Some(machine), .. } if machine == "m"),
         "{begin:?}"
     );
     let gap = item(r#"{"type":"gap","first":4,"last":6,"lost":3,"reason":"slow-reader","new":1}"#);
