@@ -58,7 +58,7 @@ pub struct Handed {
     pub snapshot: Option<Snapshot>,
     /// The filter that puts events into a ring.
     pub filter: Option<EventFilter>,
-    /// Why there is none: the kernel refuses it, or, to the daemon, it is of another version.
+    /// Why `filter` is absent: the kernel refuses it (set by the loader), or it is of another version (set by the daemon).
     pub refused: Option<FilterError>,
 }
 

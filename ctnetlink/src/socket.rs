@@ -240,7 +240,7 @@ impl Socket {
         Ok(self.memory()?[SK_MEMINFO_DROPS])
     }
 
-    /// What the messages take that wait to be received, in bytes as the kernel counts them: 0 where there is none.
+    /// Bytes of the receive buffer in use by queued messages, as the kernel counts them: 0 if the queue is empty.
     ///
     /// # Errors
     /// [`SocketError::System`] when the kernel refuses.

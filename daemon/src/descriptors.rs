@@ -146,26 +146,20 @@ pub(crate) fn event_socket(
 }
 
 /// The filter that puts events into a ring: the one of the last life, which PID 1 has kept with the socket, or one that is loaded here for a
-/// socket of our own, which takes root's powers. `None` where there is none, or none is wanted.
+/// socket of our own, which takes root's powers. `None` if neither exists, or the configuration turns the ring off.
 pub(crate) fn event_filter(
     kept: Vec<(String, OwnedFd)>,
     is_our_socket: bool,
     options: &EventOptions,
 ) -> Option<EventFilter> {
-    let names: Vec<_> = kept.iter().map(|(name, _)| name.clone()).collect();
-    let forget = || systemd::forget(names.iter().map(String::as_str));
     let filter = match options.source {
-        SourceChoice::Socket => {
-            forget();
-            return None;
-        }
+        SourceChoice::Socket => return None,
         SourceChoice::Auto if is_our_socket => EventFilter::load(DEFAULT_EVENT_RING_BYTES),
         SourceChoice::Auto if kept.is_empty() => return None,
         SourceChoice::Auto => EventFilter::from_named(kept),
     };
     filter
         .inspect_err(|error| {
-            forget();
             tracing::info!(%error, "events are received from the socket, not by a ring");
         })
         .ok()

@@ -134,12 +134,12 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         let (sender, requests) = mpsc::channel(1);
         (Requester::Helper(sender), Some(requests))
     };
+    let was_kept = !handed.filter.is_empty();
     let opened = open(&config, &mut handed, requester)?;
     let links = descriptors::handed_links(links, &opened.events);
-    let has_filter = opened.filter.is_some();
     let (tracker, handle) = Tracker::new(opened)?;
     let has_ring = handle.properties().borrow().event_source == EventSource::RING;
-    if has_filter && !has_ring {
+    if was_kept && !has_ring {
         systemd::forget(EventFilter::NAMES.into_iter());
     }
     let source = source(&config, &mut handed, has_ring);

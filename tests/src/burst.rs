@@ -3,6 +3,9 @@
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use rustix::net::addr::SocketAddrArg as _;
 use rustix::net::sockopt::set_socket_reuseaddr;
@@ -72,6 +75,20 @@ impl Sender {
             socket
         });
         Self(socket)
+    }
+
+    /// Makes flows, ten a millisecond from the one numbered `first` on, until the flag is true. Returns the number behind the last.
+    ///
+    /// # Panics
+    /// If a packet cannot be sent.
+    pub fn create_until(&self, stop: &AtomicBool, first: u32) -> u32 {
+        let mut next = first;
+        while !stop.load(Ordering::Relaxed) {
+            self.create(next, 10);
+            next += 10;
+            thread::sleep(Duration::from_millis(1));
+        }
+        next
     }
 
     /// Does what [`create`] does, by this socket.

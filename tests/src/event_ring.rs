@@ -91,7 +91,7 @@ impl EventRing {
         }
     }
 
-    /// Receives a message from the queue; false where there is none.
+    /// Receives a message from the queue; false if the queue is empty.
     fn receive(&mut self) -> bool {
         match self.reader.socket().receive(&mut self.buffer).expect("messages can be received") {
             Received::Datagram(length) => {

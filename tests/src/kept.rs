@@ -39,7 +39,7 @@ impl Kept {
         Self { events, dump, state: empty_state(), filter: None }
     }
 
-    /// The same with a filter, and a ring of so many bytes.
+    /// The same with a filter whose ring has `bytes` bytes.
     ///
     /// # Panics
     /// If the kernel refuses the filter.

@@ -16,7 +16,7 @@
 //! The counts disagree only where the kernel dropped a message that the filter never saw (it had no memory for it), or where somebody
 //! else has received from the socket. Then the order is not known: [`Counts::Disagree`].
 //!
-//! A reader that is killed loses nothing: what it has not applied is in the ring, behind the position that it noted with the last
+//! A reader that is killed loses nothing: messages not yet applied are in the ring, behind the position that it noted with the last
 //! change, and in the queue. The next reader has the same numbers ([`EventReader::resume`]), and the filter is still attached.
 //! One that ends detaches it: the ring keeps what was in it, and the queue has all that comes later.
 

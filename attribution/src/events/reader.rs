@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_micros(30);
 pub enum Next {
     /// In the ring, this number of them: [`EventReader::messages`]. It is 0 where records were passed over that hold no message.
     Ring(usize),
-    /// In the ring, but its writer has not finished: they come within microseconds, unless it is interrupted.
+    /// In the ring, but still being written: they come within microseconds, unless the writer is interrupted.
     HeldBack,
     /// In the queue. A message that was received from it earlier has its turn now.
     Queue,

@@ -251,7 +251,7 @@ impl FlowMonitor {
     }
 
     /// How events are received: ring, or socket where the kernel refuses the ring, the configuration turns it off, or
-    /// flowbus-attribution has not handed it over yet.
+    /// flowbus-attribution is still loading it.
     #[zbus(property)]
     fn event_source(&self) -> &'static str {
         self.services.handle.properties().borrow().event_source

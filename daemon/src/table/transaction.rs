@@ -6,6 +6,7 @@ use flowbus_attribution::Event;
 use super::{Outcome, Table};
 use crate::change::Changes;
 use crate::clock::Now;
+use crate::counters::ResyncReason;
 use crate::state::Header;
 
 /// One change of the table, for the next life. It is committed when this is dropped, for whatever reason, so that nobody can forget
@@ -50,6 +51,18 @@ impl Transaction<'_> {
     /// Notes that events were lost: what was live before may have ended unseen.
     pub(crate) fn note_loss(&mut self) {
         self.0.note_loss();
+    }
+
+    /// Notes a loss, for which the table is to be compared with the kernel's, by this life or the next. The first reason stays; true where
+    /// this is the first.
+    pub(crate) fn require_resync(&mut self, reason: ResyncReason) -> bool {
+        self.note_loss();
+        let header = self.header();
+        let is_first = header.resync == 0;
+        if is_first {
+            header.resync = reason as u32;
+        }
+        is_first
     }
 
     /// The table, as it is by now.

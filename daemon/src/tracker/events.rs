@@ -156,15 +156,13 @@ impl Tracker {
         header.counters.events_lost += lost;
         header.lost += lost;
         header.ring_offset = header.ring_offset.wrapping_add(lost);
-        if header.resync == 0 {
-            header.resync = ResyncReason::Overrun as u32;
+        if change.require_resync(ResyncReason::Overrun) {
             tracing::warn!(
                 message_id = message_id::EVENTS_LOST,
                 lost,
                 "events lost: the socket's buffer was full, resynchronizing"
             );
         }
-        change.note_loss();
         change.commit();
         self.dump.restart(&mut self.table);
         Ok(())
@@ -172,11 +170,7 @@ impl Tracker {
 
     /// Events may be applied in another order than they were sent: the table may be wrong until it has been compared.
     pub(super) fn note_disorder(change: &mut Transaction<'_>) {
-        let header = change.header();
-        if header.resync == 0 {
-            header.resync = ResyncReason::Overrun as u32;
-        }
-        change.note_loss();
+        change.require_resync(ResyncReason::Overrun);
         tracing::warn!(
             message_id = message_id::EVENTS_LOST,
             "the order of events is not known: their ring and the socket's queue disagree, resynchronizing"

@@ -38,7 +38,7 @@ pub(super) fn open(
         _ => false,
     };
     if !is_known && (is_filtered || header.ring != 0) {
-        note_missing(table);
+        table.change().require_resync(ResyncReason::NewSocket);
     }
     if !is_known && is_filtered {
         remove_filter(socket.as_fd()).map_err(TrackerError::Filter)?;
@@ -58,22 +58,11 @@ pub(super) fn open(
             Err(error) => say_refused(&error),
         }
         if is_known {
-            note_missing(table);
+            table.change().require_resync(ResyncReason::NewSocket);
         }
     }
     table.change().header().ring = 0;
     Ok(EventSource::Socket(socket))
-}
-
-/// Events may be missing: the table is to be compared with the kernel's, by this life or the next.
-fn note_missing(table: &mut Table) {
-    let mut change = table.change();
-    let header = change.header();
-    if header.resync == 0 {
-        header.resync = ResyncReason::NewSocket as u32;
-    }
-    change.note_loss();
-    change.commit();
 }
 
 fn open_reader(socket: &Socket, filter: EventFilter) -> Result<(EventReader, EventFilter), FilterError> {

@@ -406,7 +406,7 @@ fn the_next_reader_goes_on_where_the_last_one_was_killed() {
     let numbers: Vec<_> = next.messages().map(|message| event_of(message).0).collect();
     assert_eq!(numbers, (4..15).collect::<Vec<_>>());
     assert_eq!((next.next(64), next.compare(0).unwrap()), (Next::Queue, Counts::Agree));
-    // One that ends leaves what it has not read in the ring, and the queue has what comes later.
+    // A reader that ends leaves unread messages in the ring, and later ones go to the queue.
     let position = next.position();
     burst::create(&namespace, 15, 3);
     drop(next);

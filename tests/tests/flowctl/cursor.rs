@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
@@ -193,15 +192,7 @@ fn a_first_run_shows_the_begin_of_each_flow_that_begins_while_the_table_is_read(
     burst::create(&namespace, 0, BEFORE);
     wait_for("the flows", || (world.bus.property("ActiveCount").ok()? == BEFORE).then_some(()));
     let (monitor, count) = companion::during(
-        |stop| {
-            let (sender, mut count) = (burst::Sender::open(&namespace), BEFORE);
-            while !stop.load(Ordering::Relaxed) {
-                sender.create(count, 10);
-                count += 10;
-                thread::sleep(Duration::from_millis(1));
-            }
-            count
-        },
+        |stop| burst::Sender::open(&namespace).create_until(stop, BEFORE),
         || {
             let monitor = world.monitor();
             // It has printed a change that followed the snapshot.

@@ -5,7 +5,6 @@ use std::fs;
 use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
@@ -246,15 +245,7 @@ fn the_begin_of_each_flow_is_sent_that_begins_while_the_table_is_first_read() {
     burst::create(&namespace, 0, BEFORE);
     wait_for("the flows", || (bus.property("ActiveCount").ok()? == BEFORE).then_some(()));
     let (exporter, count) = companion::during(
-        |stop| {
-            let (sender, mut count) = (burst::Sender::open(&namespace), BEFORE);
-            while !stop.load(Ordering::Relaxed) {
-                sender.create(count, 10);
-                count += 10;
-                thread::sleep(Duration::from_millis(1));
-            }
-            count
-        },
+        |stop| burst::Sender::open(&namespace).create_until(stop, BEFORE),
         || exporter(&collecting, &bus, &directory),
     );
     // Ids are given in the order of events, beginning with 1, as are the numbers of changes.
