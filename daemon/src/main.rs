@@ -19,6 +19,7 @@ mod event_source;
 mod expectation;
 mod flow;
 mod handle;
+mod index;
 mod instructions;
 mod kernel_state;
 mod links;

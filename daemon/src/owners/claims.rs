@@ -13,6 +13,7 @@ const MAXIMUM_OLDER: usize = 7;
 
 /// Identifies a process, whose number alone is used again after it has ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, packed(4))] // Without a hole, so that a claim takes 64 bytes.
 pub(super) struct ProcessId {
     /// 0 where nobody is known to be the owner.
     pub(super) pid: u32,
@@ -67,50 +68,55 @@ impl Claim {
     }
 }
 
-/// The claims of a direction.
+/// The claims of a direction. Most have one alone, and there can be very many directions: what few of them have stands apart.
 #[derive(Debug)]
 pub(super) struct Claims {
     newest: Claim,
-    /// The claims before the newest, oldest first.
-    older: Vec<Claim>,
+    past: Option<Box<Past>>,
     /// When a flow of this direction last ended, at the latest. What passed before is not of the flow that is there now.
     pub(super) floor: u64,
-    /// How many flows of this direction have begun and ended within the window that began at the time beside it.
-    ended: (u64, u8),
-    /// Claims that lasted until here were dropped, because there were too many.
-    dropped: u64,
+    /// How many flows of this direction have begun and ended within the window that began at `ended_from`.
+    ended: u8,
+    ended_from: u64,
     /// The namespace of the first claim.
     pub(super) brought_by: u32,
     /// Whether the direction stands in a queue of `Sockets::ending`.
     pub(super) ending: bool,
 }
 
+/// What was before the newest claim.
+#[derive(Debug, Default)]
+struct Past {
+    /// Oldest first.
+    claims: Vec<Claim>,
+    /// Claims that lasted until here were dropped, because there were too many.
+    dropped: u64,
+}
+
 impl Claims {
     /// Whether a claim that lasted until this time or longer was dropped.
     fn have_dropped_since(&self, from: u64) -> bool {
-        self.dropped > 0 && self.dropped >= from
+        self.past.as_ref().is_some_and(|past| past.dropped > 0 && past.dropped >= from)
     }
 
     pub(super) fn new(claim: Claim) -> Self {
         let brought_by = claim.namespace;
-        Self {
-            newest: claim,
-            older: Vec::new(),
-            floor: 0,
-            ended: (0, 0),
-            dropped: 0,
-            brought_by,
-            ending: false,
-        }
+        Self { newest: claim, past: None, floor: 0, ended: 0, ended_from: 0, brought_by, ending: false }
     }
 
     /// The claims, oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Claim> {
-        self.older.iter().chain([&self.newest])
+        self.older().iter().chain([&self.newest])
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Claim> {
-        self.older.iter_mut().chain([&mut self.newest])
+        let Self { newest, past, .. } = self;
+        past.iter_mut().flat_map(|past| &mut past.claims).chain([newest])
+    }
+
+    /// The claims before the newest, oldest first.
+    fn older(&self) -> &[Claim] {
+        self.past.as_ref().map_or(&[], |past| &past.claims)
     }
 
     pub(super) fn newest(&self) -> &Claim {
@@ -119,30 +125,33 @@ impl Claims {
 
     /// The newest claim of a socket.
     pub(super) fn of(&mut self, cookie: u64, is_it: impl Fn(&Claim) -> bool) -> Option<&mut Claim> {
-        let Self { newest, older, .. } = self;
-        let mut newest_first = std::iter::once(newest).chain(older.iter_mut().rev());
+        let Self { newest, past, .. } = self;
+        let older = past.iter_mut().flat_map(|past| past.claims.iter_mut().rev());
+        let mut newest_first = std::iter::once(newest).chain(older);
         newest_first.find(|claim| claim.cookie == cookie && is_it(claim))
     }
 
     /// Adds a claim that is newer than all others; returns one that there is no room for any more.
     pub(super) fn push(&mut self, claim: Claim) -> Option<Claim> {
         let before = std::mem::replace(&mut self.newest, claim);
-        self.older.push(before);
-        if self.older.len() <= MAXIMUM_OLDER {
+        let past = self.past.get_or_insert_default();
+        past.claims.push(before);
+        if past.claims.len() <= MAXIMUM_OLDER {
             return None;
         }
-        let dropped = self.older.remove(0);
-        self.dropped = self.dropped.max(dropped.until);
+        let dropped = past.claims.remove(0);
+        past.dropped = past.dropped.max(dropped.until);
         Some(dropped)
     }
 
     /// Adds a claim that is older than all others; false when there is no room for it.
     pub(super) fn push_oldest(&mut self, claim: Claim) -> bool {
-        let room = self.older.len() < MAXIMUM_OLDER;
+        let past = self.past.get_or_insert_default();
+        let room = past.claims.len() < MAXIMUM_OLDER;
         if room {
-            self.older.insert(0, claim);
+            past.claims.insert(0, claim);
         } else {
-            self.dropped = self.dropped.max(claim.until);
+            past.dropped = past.dropped.max(claim.until);
         }
         room
     }
@@ -150,7 +159,8 @@ impl Claims {
     /// Notes that a flow of this direction has ended within the window; `is_young` where it may have begun within it, too.
     pub(super) fn flow_ended(&mut self, window: Window, is_young: bool) {
         self.floor = window.to;
-        self.ended = (window.from, self.ended(window.from).saturating_add(is_young.into()));
+        self.ended = self.ended(window.from).saturating_add(is_young.into());
+        self.ended_from = window.from;
     }
 
     /// Whether the flow of this direction that is there may be a claim's.
@@ -160,7 +170,7 @@ impl Claims {
 
     /// How many flows of this direction have begun and ended within the window that began at this time.
     pub(super) fn ended(&self, from: u64) -> u8 {
-        if self.ended.0 == from { self.ended.1 } else { 0 }
+        if self.ended_from == from { self.ended } else { 0 }
     }
 
     /// Whether more sockets were established in this direction since a time than flows of it, each of which had one. The SYN
@@ -179,18 +189,20 @@ impl Claims {
 
     /// Removes the claims that are not wanted, calling `each` for them; true when none is left.
     pub(super) fn retain(&mut self, wanted: impl Fn(&Claim) -> bool, mut each: impl FnMut(&Claim)) -> bool {
-        self.older.retain(|claim| {
-            let is_wanted = wanted(claim);
-            if !is_wanted {
-                each(claim);
-            }
-            is_wanted
-        });
+        if let Some(past) = &mut self.past {
+            past.claims.retain(|claim| {
+                let is_wanted = wanted(claim);
+                if !is_wanted {
+                    each(claim);
+                }
+                is_wanted
+            });
+        }
         if wanted(&self.newest) {
             return false;
         }
         each(&self.newest);
-        match self.older.pop() {
+        match self.past.as_mut().and_then(|past| past.claims.pop()) {
             Some(claim) => self.newest = claim,
             None => return true,
         }

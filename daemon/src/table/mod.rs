@@ -7,7 +7,6 @@
 mod apply;
 mod closed;
 mod dump;
-mod index;
 mod order;
 mod owners;
 mod ports;
@@ -35,12 +34,12 @@ use crate::flow::{
     ClosedLimits, End, Extra, Key, NO_EXTRA, Owners, Prior, PriorExtra, ProcessTexts, Record, Silence,
     Snapshot, Start, inverted,
 };
+use crate::index::Index;
 use crate::names::{NameStrings, Names};
 use crate::owners::{Attribution, Processes};
 use crate::state::{Header, MAXIMUM_FLOWS, State};
 use closed::Closed;
 use dump::Dump;
-use index::Index;
 use order::Order;
 use owners::OtherTuples;
 

@@ -70,9 +70,7 @@ impl Sockets {
                 self.ending[which] = VecDeque::new(); // A burst's memory.
             }
         }
-        if self.claims.capacity() > 4 * self.claims.len().max(1024) {
-            self.claims.shrink_to(2 * self.claims.len());
-        }
+        self.claims.shrink();
         if self.udp.capacity() > 4 * self.udp.len().max(1024) {
             self.udp.shrink_to(2 * self.udp.len());
         }
@@ -83,7 +81,7 @@ impl Sockets {
     pub(crate) fn note_loss(&mut self, at: u64, now: u64) {
         self.doubt = at;
         let Self { claims, udp, ending, .. } = self;
-        for (key, entry) in claims {
+        for (key, entry) in claims.iter_mut() {
             let is_server =
                 |claim: &Claim| udp.get(&claim.cookie).is_some_and(|socket| socket.bound == Some(*key));
             let mut is_cut = false;

@@ -1,5 +1,6 @@
 //! The sockets that are known, by the ends that they have: whose they are.
 
+mod directions;
 mod ending;
 mod lookup;
 mod place;
@@ -18,6 +19,7 @@ use super::claims::{Claim, Claims, ProcessId};
 use super::window::Window;
 use crate::counters::Counters;
 use crate::flow::{Key, OwnerNumber, TCP, UDP};
+use directions::Directions;
 use place::key;
 pub(crate) use place::{Place, direction, unspecified};
 
@@ -44,7 +46,7 @@ const REPEAT_NSEC: u64 = 11_000_000_000;
 /// a claim for which there is no room goes at once (`Claims::push`).
 #[derive(Debug, Default)]
 pub(crate) struct Sockets {
-    claims: HashMap<Key, Claims, RandomState>,
+    claims: Directions,
     /// The UDP sockets that have claims, by cookie: their end is reported by cookie alone.
     udp: HashMap<u64, UdpSocket, RandomState>,
     /// The directions with claims that are to be forgotten, each with the time of its next look: a queue for each span for which
@@ -342,7 +344,7 @@ impl Sockets {
     pub(crate) fn can_have(&self, direction: &Tuple) -> bool {
         self.addresses.is_none()
             || self.is_ours(direction.src)
-            || Place::of(direction).is_none_or(|place| self.claims.contains_key(&place.exact()))
+            || Place::of(direction).is_none_or(|place| self.claims.contains(&place.exact()))
     }
 
     /// Notes that a flow with the ends of a TCP socket was there before its SYN.

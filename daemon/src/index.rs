@@ -1,13 +1,13 @@
-//! Where the active flows are, by the hash of their key.
+//! Where things are that have slots, by the hash of their key: the active flows, and the directions of sockets.
 
 use hashbrown::HashTable;
 
 use flowbus_interfaces::fit;
 
-/// Hashes and slots. The hash is kept beside the slot, so that no flow is read to refuse it, to move it when the index
+/// Hashes and slots. The hash is kept beside the slot, so that what has the slot is not read to refuse it, to move it when the index
 /// grows, or to take it out.
 #[derive(Debug, Default)]
-pub(super) struct Index(HashTable<Entry>);
+pub(crate) struct Index(HashTable<Entry>);
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -16,22 +16,35 @@ struct Entry {
 }
 
 impl Index {
-    /// The slot of the flow with this hash that `is_it`.
-    pub(super) fn find(&self, hash: u64, is_it: impl Fn(u32) -> bool) -> Option<u32> {
+    /// The slot with this hash that `is_it`.
+    pub(crate) fn find(&self, hash: u64, is_it: impl Fn(u32) -> bool) -> Option<u32> {
         let hash = short(hash);
         self.0.find(long(hash), |entry| entry.hash == hash && is_it(entry.slot)).map(|entry| entry.slot)
     }
 
     /// Adds a slot, under one hash only.
-    pub(super) fn insert(&mut self, hash: u64, slot: u32) {
+    pub(crate) fn insert(&mut self, hash: u64, slot: u32) {
         let hash = short(hash);
         self.0.insert_unique(long(hash), Entry { hash, slot }, |entry| long(entry.hash));
     }
 
-    pub(super) fn remove(&mut self, hash: u64, slot: u32) {
+    pub(crate) fn remove(&mut self, hash: u64, slot: u32) {
         if let Ok(entry) = self.0.find_entry(long(short(hash)), |entry| entry.slot == slot) {
             entry.remove();
         }
+    }
+
+    /// Gives what had a slot another one.
+    pub(crate) fn change(&mut self, hash: u64, slot: u32, new: u32) {
+        let hash = long(short(hash));
+        if let Some(entry) = self.0.find_mut(hash, |entry| entry.slot == slot) {
+            entry.slot = new;
+        }
+    }
+
+    /// Gives back the memory that is not needed for `capacity` slots.
+    pub(crate) fn shrink_to(&mut self, capacity: usize) {
+        self.0.shrink_to(capacity, |entry| long(entry.hash));
     }
 }
 
