@@ -124,6 +124,13 @@ impl Sockets {
         self.claims.is_empty()
     }
 
+    /// Brings what is known of the sockets of these directions into the processor's cache.
+    pub(crate) fn prefetch<'a>(&self, directions: impl Iterator<Item = &'a Tuple>) {
+        if !self.is_empty() {
+            self.claims.prefetch(directions.map(|direction| Key::new(&Tuple { zone: 0, ..*direction })));
+        }
+    }
+
     /// Notes what an event reports of its socket, whose owner is `owner`, at `now` (CLOCK_BOOTTIME microseconds).
     pub(crate) fn apply(
         &mut self,
