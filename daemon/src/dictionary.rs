@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ctnetlink::EventKind;
 use flowbus_interfaces::{Dictionary, FieldSet, Flow, Mark, MarkDictionary, Time};
-use serde::ser::{Serialize, SerializeSeq, Serializer};
+use serde::ser::{Serialize, Serializer};
 use tokio::sync::watch;
 use zbus::{Signature, Type};
 
@@ -37,11 +37,6 @@ impl FlowNames {
     /// The interface that a mark's routing table belongs to.
     pub(crate) fn interface(&self, mark: u32) -> Option<Arc<str>> {
         self.links.name(Mark(mark).interface_index()?)
-    }
-
-    /// Upper bound of the bytes that the flow takes in a message.
-    pub(crate) fn size_of(&self, flow: &Flow<'_>, fields: FieldSet) -> usize {
-        flow.dictionary_size(&self.config().source_names, fields)
     }
 
     /// Hands the flow of an item to `show` as the bus shows it.
@@ -128,22 +123,11 @@ impl From<&FlowEvent> for Item {
     }
 }
 
-/// Flows as `aa{sv}`, written out one by one as the message is built.
-#[derive(Debug)]
-pub(crate) struct Listing {
-    items: Vec<Item>,
-    names: FlowNames,
-    fields: FieldSet,
-}
-
 /// One flow as `a{sv}`.
 #[derive(Debug)]
-pub(crate) struct Single(Listing);
-
-impl Listing {
-    pub(crate) fn new(names: &FlowNames, fields: FieldSet, items: Vec<Item>) -> Self {
-        Self { items, names: names.clone(), fields }
-    }
+pub(crate) struct Single {
+    names: FlowNames,
+    item: Item,
 }
 
 /// The parts of a mark as `a{sv}`.
@@ -175,24 +159,7 @@ impl Serialize for DecodedMark {
 
 impl Single {
     pub(crate) fn new(names: &FlowNames, flow: Snapshot) -> Self {
-        Self(Listing::new(names, FieldSet::ALL, vec![flow.into()]))
-    }
-}
-
-impl Type for Listing {
-    const SIGNATURE: &'static Signature = <Vec<Dictionary<'static>>>::SIGNATURE;
-}
-
-impl Serialize for Listing {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let config = self.names.config();
-        let mut sequence = serializer.serialize_seq(Some(self.items.len()))?;
-        for item in &self.items {
-            self.names.show(item, |flow| {
-                sequence.serialize_element(&flow.dictionary(&config.source_names, self.fields))
-            })?;
-        }
-        sequence.end()
+        Self { names: names.clone(), item: flow.into() }
     }
 }
 
@@ -202,13 +169,9 @@ impl Type for Single {
 
 impl Serialize for Single {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self(Listing { items, names, fields }) = self;
-        let config = names.config();
-        match items.first() {
-            Some(item) => {
-                names.show(item, |flow| flow.dictionary(&config.source_names, *fields).serialize(serializer))
-            }
-            None => Err(serde::ser::Error::custom("no flow to show")),
-        }
+        let config = self.names.config();
+        self.names.show(&self.item, |flow| {
+            flow.dictionary(&config.source_names, FieldSet::ALL).serialize(serializer)
+        })
     }
 }

@@ -9,13 +9,13 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use ctnetlink::{Counters, Decoder, EventKind, Flow, Layer4, Status, Tuple};
-use flowbus_interfaces::{FieldSet, Query, RawQuery, SourceNames};
+use flowbus_interfaces::{DictionaryArray, FieldSet, Query, RawQuery, SourceNames};
 use zbus::wire::serialized::Context;
 use zbus::wire::{LE, to_bytes};
 
 use crate::change::Changes;
 use crate::clock::Now;
-use crate::dictionary::{FlowNames, Item, Listing};
+use crate::dictionary::{FlowNames, Item};
 use crate::flow::{ClosedLimits, inverted};
 use crate::state::{BATCH, State};
 use crate::streams::Lines;
@@ -181,7 +181,14 @@ fn line() {
 #[test]
 #[ignore = "for tools/instructions"]
 fn dictionary() {
-    let listing = Listing::new(&FlowNames::default(), FieldSet::ALL, items());
-    let data = counted(|| to_bytes(Context::new(LE, 0), &listing).unwrap());
+    let (items, names) = (items(), FlowNames::default());
+    let config = names.config();
+    let data = counted(|| {
+        let mut array = DictionaryArray::new(LE);
+        for item in &items {
+            names.show(item, |flow| array.push_flow(flow, &config.source_names, FieldSet::ALL));
+        }
+        to_bytes(Context::new(LE, 0), &array).unwrap()
+    });
     assert!(data.len() > 300 * usize::from(COUNT), "{}", data.len());
 }

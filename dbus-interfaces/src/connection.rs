@@ -8,10 +8,10 @@ use serde::ser::{Serialize, Serializer};
 use serde::{Deserialize, Serialize as SerializeStruct};
 use zbus::{Signature, Type, Variant};
 
-use crate::dictionary::{DICTIONARY, Size, write};
+use crate::dictionary::{DICTIONARY, write};
 use crate::owned::from_variant;
 use crate::text::Text;
-use crate::value::{JsonEncoding, VariantEncoding};
+use crate::value::JsonEncoding;
 use crate::{Owner, Value, protocol_name};
 
 /// What happened to a connection.
@@ -122,35 +122,9 @@ impl<'a> Connection<'a> {
         some("connect_usec", self.connect_usec.map(Value::U32));
     }
 
-    /// This event as a D-Bus dictionary.
-    pub const fn dictionary(self) -> ConnectionDictionary<'a> {
-        ConnectionDictionary(self)
-    }
-
     /// This event as a JSON object, without `event`.
     pub const fn json(self) -> ConnectionJson<'a> {
         ConnectionJson(self)
-    }
-
-    /// How many bytes the dictionary takes in an array of them, at most 15 too many.
-    pub fn dictionary_size(&self) -> usize {
-        let mut size = Size::new();
-        self.visit(|name, value| size.entry(name, value));
-        size.end()
-    }
-}
-
-/// A connection event as `a{sv}`.
-#[derive(Clone, Copy, Debug)]
-pub struct ConnectionDictionary<'a>(Connection<'a>);
-
-impl Type for ConnectionDictionary<'_> {
-    const SIGNATURE: &'static Signature = DICTIONARY;
-}
-
-impl Serialize for ConnectionDictionary<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        write::<VariantEncoding, _>(serializer, |sink| self.0.visit(sink))
     }
 }
 
@@ -284,6 +258,7 @@ impl<'de> Deserialize<'de> for OwnedConnection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::DictionaryArray;
 
     fn event() -> Connection<'static> {
         let owner = Owner { pid: Some(42), comm: Some("curl"), uid: Some(0), ..Owner::default() };
@@ -324,21 +299,12 @@ mod tests {
     #[test]
     fn a_dictionary_is_read_as_its_line_is() {
         let context = zbus::wire::serialized::Context::new(zbus::wire::LE, 0);
-        let bytes = zbus::wire::to_bytes(context, &[event().dictionary()][..]).unwrap();
+        let mut array = DictionaryArray::new(zbus::wire::LE);
+        array.push_connection(&event());
+        let bytes = zbus::wire::to_bytes(context, &array).unwrap();
         let (read, _): (Vec<OwnedConnection>, _) = bytes.deserialize().unwrap();
         let line = serde_json::to_string(&event().json()).unwrap();
         let line = line.replacen('{', "{\"type\":\"connect-failed\",", 1);
         assert_eq!(read, [serde_json::from_str(&line).unwrap()]);
-    }
-
-    #[test]
-    fn the_size_of_a_dictionary_is_what_it_takes() {
-        let context = zbus::wire::serialized::Context::new(zbus::wire::LE, 0);
-        for count in [1_usize, 3] {
-            let events = vec![event().dictionary(); count];
-            let bytes = zbus::wire::to_bytes(context, &events).unwrap().len();
-            let measured = count * event().dictionary_size();
-            assert!(bytes - 8 <= measured && measured <= bytes + 16 * count, "{bytes} {measured}");
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! What flowbus says on D-Bus: names, the flow dictionary, queries, errors, client proxies and the reader of streams.
 //!
 //! Dictionary keys, JSON keys, query keys and `flowctl --fields` are one vocabulary: [`Key`]. A service describes a
-//! flow as a [`Flow`] and writes it as a [`Dictionary`] or as [`Json`]; a client reads either into an [`OwnedFlow`].
+//! flow as a [`Flow`] and writes it as a [`Dictionary`], in a [`DictionaryArray`] or as [`Json`]; a client reads either into an [`OwnedFlow`].
 //! A key without a value is absent, never 0.
 //!
 //! A client asks with [`FlowMonitorProxy`], hears of changes with [`FlowEventsProxy`], and has every one of them with a
@@ -30,6 +30,7 @@
 //! `examples/follow.rs` is a whole program. What every member, key and error means is in the manual pages
 //! org.flowbus.FlowMonitor1(5) and org.flowbus.FlowEvents1(5).
 
+mod array;
 mod bus_address;
 mod connection;
 mod control;
@@ -55,8 +56,9 @@ mod text;
 mod time;
 mod value;
 
+pub use array::DictionaryArray;
 pub use bus_address::BusAddress;
-pub use connection::{Connection, ConnectionDictionary, ConnectionJson, ConnectionKind, OwnedConnection};
+pub use connection::{Connection, ConnectionJson, ConnectionKind, OwnedConnection};
 pub use control::*;
 pub use ctnetlink::{EventKind, protocol_name};
 pub use dictionary::{Dictionary, Json, MarkDictionary};

@@ -6,12 +6,13 @@ use std::process::{Child, Command, Stdio};
 
 use ctnetlink::{Layer4, Tuple};
 use flowbus_interfaces::{
-    Connection, ConnectionKind, Dictionary, Error, FLOW_EVENTS_INTERFACE, FLOW_EVENTS_NAME, FLOW_EVENTS_PATH,
-    FLOW_MONITOR_NAME, FLOW_MONITOR_PATH, FieldSet, Flow, FlowEventsProxy, FlowMonitorProxy, Key, Owner,
-    Page, Query, QueryMap, RawQuery, SourceNames,
+    Connection, ConnectionKind, Dictionary, DictionaryArray, Error, FLOW_EVENTS_INTERFACE, FLOW_EVENTS_NAME,
+    FLOW_EVENTS_PATH, FLOW_MONITOR_NAME, FLOW_MONITOR_PATH, FieldSet, Flow, FlowEventsProxy,
+    FlowMonitorProxy, Key, Owner, Page, Query, QueryMap, RawQuery, SourceNames,
 };
 use futures_util::StreamExt;
 use zbus::connection::{Builder, Connection as BusConnection};
+use zbus::wire::NATIVE_ENDIAN;
 
 /// A dbus-daemon of the test's own.
 struct Bus {
@@ -152,7 +153,9 @@ async fn what_connections_do_reaches_the_client() {
         retransmissions: Some(0),
         connect_usec: None,
     };
-    let body = (9_u64, vec![event.dictionary()], 3_u64);
+    let mut events = DictionaryArray::new(NATIVE_ENDIAN);
+    events.push_connection(&event);
+    let body = (9_u64, events, 3_u64);
     let signal =
         service.emit_signal(None::<&str>, FLOW_EVENTS_PATH, FLOW_EVENTS_INTERFACE, "ConnectionEvents", &body);
     signal.await.unwrap();

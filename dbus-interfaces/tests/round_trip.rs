@@ -6,12 +6,12 @@ use std::net::IpAddr;
 
 use ctnetlink::{Counters, EventKind, Layer4, Status, Tuple};
 use flowbus_interfaces::{
-    EndReason, FieldSet, Flow, Key, Mark, MarkDictionary, OwnedFlow, Owner, Page, SourceNames, Time,
-    TimeSource,
+    DictionaryArray, EndReason, FieldSet, Flow, Key, Mark, MarkDictionary, OwnedFlow, Owner, Page,
+    SourceNames, Time, TimeSource,
 };
 use proptest::prelude::*;
 use zbus::wire::serialized::Context;
-use zbus::wire::{LE, serialized_size, to_bytes};
+use zbus::wire::{BE, LE, to_bytes};
 
 /// What the visitor says, without serialising.
 fn visited(flow: &Flow<'_>, fields: FieldSet) -> OwnedFlow {
@@ -24,19 +24,26 @@ fn visited(flow: &Flow<'_>, fields: FieldSet) -> OwnedFlow {
     values.into_iter().collect()
 }
 
+/// Through a single dictionary and through arrays: as a reply has them, and in both byte orders.
 fn over_the_bus(flow: &Flow<'_>, fields: FieldSet) -> OwnedFlow {
     let names = SourceNames::default();
-    // An array of dictionaries behind something else, as in a reply.
-    let body = (1_u8, vec![flow.dictionary(&names, fields)], 2_u64);
-    let data = to_bytes(Context::new(LE, 0), &body).unwrap();
-    let ((one, mut flows, two), length): ((u8, Vec<OwnedFlow>, u64), usize) = data.deserialize().unwrap();
-    assert_eq!((one, flows.len(), two, length), (1, 1, 2, data.len()));
-    let list = |count| vec![flow.dictionary(&names, fields); count];
-    let [one, two] = [1, 2].map(|count| *serialized_size(Context::new(LE, 0), &list(count)).unwrap());
-    let size = flow.dictionary_size(&names, fields);
-    assert_eq!(size, one.next_multiple_of(8));
-    assert!(two <= 2 * size && two + 22 >= 2 * size, "{two} bytes are not twice {size}");
-    flows.remove(0)
+    let data = to_bytes(Context::new(LE, 0), &flow.dictionary(&names, fields)).unwrap();
+    let (single, length): (OwnedFlow, usize) = data.deserialize().unwrap();
+    assert_eq!(length, data.len());
+    for endian in [LE, BE] {
+        let context = Context::new(endian, 0);
+        for count in 0..4 {
+            let mut array = DictionaryArray::new(endian);
+            let size: usize = (0..count).map(|_| array.push_flow(flow, &names, fields)).sum();
+            let data = to_bytes(context, &(1_u64, array, 2_u64)).unwrap();
+            let by_zbus =
+                to_bytes(context, &(1_u64, vec![flow.dictionary(&names, fields); count], 2_u64)).unwrap();
+            assert_eq!(data.bytes(), by_zbus.bytes());
+            let taken = data.len() - 8 - 8 - 4; // Two numbers and the length of the array.
+            assert!(taken <= size + 7 && size <= taken + 15 * count, "{count}: {size} for {taken} bytes");
+        }
+    }
+    single
 }
 
 fn over_json(flow: &Flow<'_>, fields: FieldSet) -> OwnedFlow {
@@ -279,7 +286,39 @@ fn any_tuple(v6: bool) -> impl Strategy<Value = Tuple> {
         .prop_map(|(src, dst, protocol, layer4, zone)| Tuple { src, dst, protocol, layer4, zone })
 }
 
+/// Flows whose dictionaries end at different alignments.
+fn flow_of_length(number: u8) -> (Flow<'static>, FieldSet) {
+    let fields = [
+        FieldSet::EMPTY,
+        FieldSet::EMPTY.with(Key::ProtocolNumber),
+        FieldSet::EMPTY.with(Key::Dport),
+        FieldSet::ALL,
+    ];
+    (Flow { id: number.into(), ..plain() }, fields[usize::from(number % 4)])
+}
+
 proptest! {
+    #[test]
+    fn what_is_removed_from_an_array_was_never_there(steps: Vec<(u8, Option<proptest::sample::Index>)>) {
+        let names = SourceNames::default();
+        let mut array = DictionaryArray::new(LE);
+        let mut left = Vec::new();
+        for (number, removed) in steps {
+            let (flow, fields) = flow_of_length(number);
+            array.push_flow(&flow, &names, fields);
+            left.push(Some(number));
+            if let Some(index) = removed.map(|index| index.index(left.len())) {
+                array.remove(index);
+                left[index] = None;
+            }
+        }
+        let kept: Vec<_> = left.into_iter().flatten().map(flow_of_length).collect();
+        let expected: Vec<_> = kept.iter().map(|(flow, fields)| flow.dictionary(&names, *fields)).collect();
+        let context = Context::new(LE, 0);
+        let (data, expected) = (to_bytes(context, &array).unwrap(), to_bytes(context, &expected).unwrap());
+        prop_assert_eq!(data.bytes(), expected.bytes());
+    }
+
     #[test]
     fn any_flow_survives_bus_and_json(
         (original, reply) in any::<bool>().prop_flat_map(|v6| (any_tuple(v6), any_tuple(v6))),

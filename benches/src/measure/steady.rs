@@ -4,15 +4,18 @@ use std::hint::spin_loop;
 use std::time::{Duration, Instant};
 
 use ctnetlink::Socket;
-use flowbus_tests::Namespace;
 use flowbus_tests::burst::Sender;
+use flowbus_tests::{Bus, Daemon, Namespace};
 
 use super::burst::{Outcome, Peer, Rounds};
+use crate::client::Client;
+use crate::cpu;
 use crate::document::{Chart, Section};
 use crate::figure::{Bar, Figure, show};
 use crate::floor::Floor;
 use crate::load::delete;
 use crate::size::Size;
+use crate::world::namespace;
 
 /// Events a second.
 const RATE: u32 = 20_000;
@@ -43,8 +46,15 @@ pub(crate) fn measure(size: Size) -> Section {
         figure.what = format!("CPU an event: {}", figure.what);
         section.figures.push(figure);
     }
-    let whole = rounds.of(Peer::Flowbusd, |outcome| outcome.process().each());
-    let whole = Figure::new("CPU an event: flowbusd with its bus thread", "µs", whole);
+    let whole = (0..size.rounds)
+        .map(|_| {
+            lasting(|namespace| {
+                create(namespace);
+                end(namespace);
+            })
+        })
+        .collect();
+    let whole = Figure::new("CPU an event: flowbusd with its bus thread, as events go on", "µs", whole);
     section.figures.push(whole.bar(Bar::AtMost(WITH_BUS_THREAD)));
     let floor = Peer::Floor(Floor::Blocking);
     let woken = rounds.of(floor, Outcome::events_a_wake);
@@ -56,6 +66,22 @@ pub(crate) fn measure(size: Size) -> Section {
     ));
     section.charts.push(Chart::new("steady", "CPU time an event that comes alone, in microseconds", cost));
     section
+}
+
+/// What all of flowbusd takes for an event, in microseconds, when as many have come before: table and logs have grown, and signals are
+/// sent as often as they may be.
+fn lasting(send: impl Fn(&Namespace)) -> f64 {
+    let (namespace, bus) = (namespace(), Bus::start());
+    let daemon = Daemon::start(&namespace, &bus);
+    let client = Client::connect(&bus);
+    send(&namespace);
+    let (events, _) = client.events();
+    let before = cpu::of_process(daemon.pid());
+    send(&namespace);
+    let used = cpu::of_process(daemon.pid()) - before;
+    let received = client.events().0 - events;
+    daemon.stop();
+    used.as_secs_f64() * 1e6 / received as f64
 }
 
 /// The time from one event to the next.

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use flowbus_interfaces::DictionaryArray;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use zbus::object_server::SignalEmitter;
@@ -51,9 +52,8 @@ pub(super) trait Topic: Sized {
     /// Sends the signal.
     async fn send(
         emitter: &SignalEmitter<'_>,
-        names: &FlowNames,
         sequence: u64,
-        batch: Self::Batch,
+        events: &DictionaryArray,
         lost: u64,
     ) -> zbus::Result<()>;
 
@@ -93,12 +93,11 @@ impl Topic for FlowEvent {
 
     async fn send(
         emitter: &SignalEmitter<'_>,
-        names: &FlowNames,
         sequence: u64,
-        batch: ChangeBatch,
+        events: &DictionaryArray,
         lost: u64,
     ) -> zbus::Result<()> {
-        FlowEvents::flow_events(emitter, sequence, &batch.into_listing(names), lost).await
+        FlowEvents::flow_events(emitter, sequence, events, lost).await
     }
 
     fn has_resyncs(published: &Published, seen: u64) -> bool {
@@ -139,12 +138,11 @@ impl Topic for ConnectionEvent {
 
     async fn send(
         emitter: &SignalEmitter<'_>,
-        _names: &FlowNames,
         sequence: u64,
-        batch: ConnectionBatch,
+        events: &DictionaryArray,
         lost: u64,
     ) -> zbus::Result<()> {
-        FlowEvents::connection_events(emitter, sequence, &batch.into_listing(), lost).await
+        FlowEvents::connection_events(emitter, sequence, events, lost).await
     }
 
     fn has_resyncs(_published: &Published, _seen: u64) -> bool {
@@ -267,7 +265,7 @@ impl<T: Topic> Emitter<T> {
     async fn collect(&mut self) -> T::Batch {
         let signals = self.config.borrow().signals.clone();
         let deadline = Instant::now() + Duration::from_millis(signals.batch_msec);
-        let mut batch = T::Batch::default();
+        let mut batch = T::Batch::new(&signals);
         loop {
             let is_full = self.fill(&mut batch);
             let now = Instant::now();
@@ -302,7 +300,7 @@ impl<T: Topic> Emitter<T> {
                 self.sent = self.cursor;
             }
             for entry in &self.entries {
-                if !batch.push(entry, &self.names, &config.signals) {
+                if !batch.push(entry, &self.names, &config) {
                     return true;
                 }
                 self.cursor = entry.sequence();
@@ -313,9 +311,9 @@ impl<T: Topic> Emitter<T> {
     async fn send(&mut self, outlet: &Outlet, batch: T::Batch) -> Result<(), Broken> {
         if !batch.is_empty() || self.lost > 0 {
             let sequence = batch.sequence().unwrap_or(self.cursor + 1);
-            let signal = async |emitter: &SignalEmitter<'_>| {
-                T::send(emitter, &self.names, sequence, batch, self.lost).await
-            };
+            let events = batch.into_array();
+            let signal =
+                async |emitter: &SignalEmitter<'_>| T::send(emitter, sequence, &events, self.lost).await;
             self.write(outlet, signal).await?;
             (self.sent, self.lost) = (self.cursor, 0);
         }

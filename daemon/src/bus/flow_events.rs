@@ -2,12 +2,10 @@
 
 use std::collections::HashMap;
 
+use flowbus_interfaces::DictionaryArray;
 use zbus::interface;
 use zbus::object_server::SignalEmitter;
 use zbus::wire::Variant;
-
-use super::batch::ConnectionListing;
-use crate::dictionary::Listing;
 
 /// The object; it has no state.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +23,7 @@ impl FlowEvents {
     pub(super) async fn flow_events(
         emitter: &SignalEmitter<'_>,
         sequence: u64,
-        events: &Listing,
+        events: &DictionaryArray,
         lost: u64,
     ) -> zbus::Result<()>;
 
@@ -51,7 +49,7 @@ impl FlowEvents {
     pub(super) async fn connection_events(
         emitter: &SignalEmitter<'_>,
         sequence: u64,
-        events: &ConnectionListing,
+        events: &DictionaryArray,
         lost: u64,
     ) -> zbus::Result<()>;
 

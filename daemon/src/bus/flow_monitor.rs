@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use flowbus_guard::Guard;
-use flowbus_interfaces::{Error, Query, RawQuery, ReportOptions, StreamQuery};
+use flowbus_interfaces::{DictionaryArray, Error, Query, RawQuery, ReportOptions, StreamQuery};
 use zbus::fdo::DBusProxy;
 use zbus::message::Header;
 use zbus::wire::{OwnedFd, Variant};
@@ -14,7 +14,7 @@ use super::feedback;
 use super::listing::{self, FlowPage};
 use super::services::{BusCounters, Services, VERSION};
 use super::statistics::{self, Dictionary};
-use crate::dictionary::{DecodedMark, Listing, Single};
+use crate::dictionary::{DecodedMark, Single};
 use crate::handle::AskError;
 use crate::streams::OpenError;
 
@@ -33,8 +33,8 @@ impl FlowMonitor {
     }
 
     /// A page as the bus has it.
-    fn page(&self, page: Result<FlowPage, AskError>) -> Result<(Listing, Dictionary), Error> {
-        let FlowPage { listing, next, sequence, synchronized } =
+    fn page(&self, page: Result<FlowPage, AskError>) -> Result<(DictionaryArray, Dictionary), Error> {
+        let FlowPage { flows, next, sequence, synchronized } =
             page.map_err(|error| self.unanswered(&error))?;
         let mut details = Dictionary::from([
             ("sequence", Variant::from(sequence)),
@@ -42,7 +42,7 @@ impl FlowMonitor {
             ("synchronized", Variant::from(synchronized)),
         ]);
         details.extend(next.map(|next| ("next", Variant::from(next))));
-        Ok((listing, details))
+        Ok((flows, details))
     }
 
     fn refuse(&self, error: Error) -> Error {
@@ -89,9 +89,14 @@ impl FlowMonitor {
     ///
     /// Errors: org.flowbus.Error.InvalidArgument, LimitExceeded, Unavailable.
     #[zbus(out_args("flows", "page"))]
-    async fn list_active(&self, query: RawQuery) -> Result<(Listing, Dictionary), Error> {
+    async fn list_active(
+        &self,
+        query: RawQuery,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(DictionaryArray, Dictionary), Error> {
         let query = self.parse(&query)?;
-        self.page(listing::active(&self.services.handle, &self.services.names, &query).await)
+        let endian = header.primary().endian_sig().into();
+        self.page(listing::active(&self.services.handle, &self.services.names, &query, endian).await)
     }
 
     /// One page of the flows that ended and are still remembered, latest end first.
@@ -99,9 +104,14 @@ impl FlowMonitor {
     /// Each flow carries the `sequence` of its end. `next` is such a number, and `after` continues with
     /// smaller ones. Otherwise as ListActive.
     #[zbus(out_args("flows", "page"))]
-    async fn list_closed(&self, query: RawQuery) -> Result<(Listing, Dictionary), Error> {
+    async fn list_closed(
+        &self,
+        query: RawQuery,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(DictionaryArray, Dictionary), Error> {
         let query = self.parse(&query)?;
-        self.page(listing::closed(&self.services.handle, &self.services.names, &query).await)
+        let endian = header.primary().endian_sig().into();
+        self.page(listing::closed(&self.services.handle, &self.services.names, &query, endian).await)
     }
 
     /// The flow with this id, active or ended.

@@ -2,9 +2,10 @@
 //!
 //! The tracker hands flows out chunk by chunk, so that a filter over a large table never keeps it from its events.
 
-use flowbus_interfaces::{Lookup, Query};
+use flowbus_interfaces::{DictionaryArray, Lookup, Query};
+use zbus::wire::Endian;
 
-use crate::dictionary::{FlowNames, Item, Listing};
+use crate::dictionary::{FlowNames, Item};
 use crate::handle::{AskError, Handle, Page, Preselection};
 
 /// The longest page in bytes, however few flows that are: the bus disconnects a sender of more than it takes.
@@ -15,7 +16,7 @@ const CHUNK: usize = 2048;
 /// A page for the bus.
 #[derive(Debug)]
 pub(super) struct FlowPage {
-    pub(super) listing: Listing,
+    pub(super) flows: DictionaryArray,
     /// Where the next page begins.
     pub(super) next: Option<u64>,
     pub(super) sequence: u64,
@@ -23,14 +24,19 @@ pub(super) struct FlowPage {
 }
 
 /// The active flows after `query.after`, ascending by id.
-pub(super) async fn active(handle: &Handle, names: &FlowNames, query: &Query) -> Result<FlowPage, AskError> {
+pub(super) async fn active(
+    handle: &Handle,
+    names: &FlowNames,
+    query: &Query,
+    endian: Endian,
+) -> Result<FlowPage, AskError> {
     let candidates = match query.filter.lookup() {
         Some(Lookup::Ids(ids)) => Preselection::Ids(ids.into()),
         Some(Lookup::Port(port)) => Preselection::Port(port),
         None if query.filter.asks_for_owner() => Preselection::Owned,
         None => Preselection::All,
     };
-    let mut filling = Filling::new(names, query);
+    let mut filling = Filling::new(names, query, endian);
     let mut after = query.after.unwrap_or(0);
     let mut refresh = query.refresh;
     loop {
@@ -45,8 +51,13 @@ pub(super) async fn active(handle: &Handle, names: &FlowNames, query: &Query) ->
 }
 
 /// The closed flows that ended before `query.after`, newest first.
-pub(super) async fn closed(handle: &Handle, names: &FlowNames, query: &Query) -> Result<FlowPage, AskError> {
-    let mut filling = Filling::new(names, query);
+pub(super) async fn closed(
+    handle: &Handle,
+    names: &FlowNames,
+    query: &Query,
+    endian: Endian,
+) -> Result<FlowPage, AskError> {
+    let mut filling = Filling::new(names, query, endian);
     let mut before = query.after.unwrap_or(u64::MAX);
     loop {
         let page = handle.list_closed(before, filling.chunk()).await?;
@@ -61,16 +72,20 @@ pub(super) async fn closed(handle: &Handle, names: &FlowNames, query: &Query) ->
 struct Filling<'a> {
     names: &'a FlowNames,
     query: &'a Query,
-    items: Vec<Item>,
+    flows: DictionaryArray,
+    count: usize,
     bytes: usize,
+    /// What the last flow is paged by.
+    last: Option<u64>,
     next: Option<u64>,
     /// What the first chunk was answered with: later changes may be included, or not.
     state: Option<(u64, bool)>,
 }
 
 impl<'a> Filling<'a> {
-    fn new(names: &'a FlowNames, query: &'a Query) -> Self {
-        Self { names, query, items: Vec::new(), bytes: 0, next: None, state: None }
+    fn new(names: &'a FlowNames, query: &'a Query, endian: Endian) -> Self {
+        let flows = DictionaryArray::new(endian);
+        Self { names, query, flows, count: 0, bytes: 0, last: None, next: None, state: None }
     }
 
     /// How many flows to ask for.
@@ -81,29 +96,29 @@ impl<'a> Filling<'a> {
     /// Takes a chunk in; true when the page is full or the listing at its end. `number` is what a flow is paged by.
     fn fill(&mut self, page: Page, number: impl Fn(&Item) -> Option<u64>) -> bool {
         let Self { query, names, .. } = *self;
+        let config = names.config();
         self.state.get_or_insert((page.sequence, page.synchronized));
         for item in page.flows.into_iter().map(Item::from) {
-            let (matches, size) = names.show(&item, |flow| {
+            let size = names.show(&item, |flow| {
                 let matches = query.filter.matches(flow);
-                (matches, if matches { names.size_of(flow, query.fields) } else { 0 })
+                matches.then(|| self.flows.push_flow(flow, &config.source_names, query.fields))
             });
-            if !matches {
-                continue;
-            }
-            self.bytes += size;
-            let full = self.items.len() == usize::from(query.limit) || self.bytes > PAGE_BYTES;
-            if full && let Some(last) = self.items.last() {
-                self.next = number(last);
+            let Some(size) = size else { continue };
+            let full = self.count == usize::from(query.limit) || self.bytes + size > PAGE_BYTES;
+            if full && self.count > 0 {
+                self.flows.remove(self.count);
+                self.next = self.last;
                 return true;
             }
-            self.items.push(item);
+            self.count += 1;
+            self.bytes += size;
+            self.last = number(&item);
         }
         !page.more
     }
 
     fn finish(self) -> FlowPage {
         let (sequence, synchronized) = self.state.unwrap_or_default();
-        let listing = Listing::new(self.names, self.query.fields, self.items);
-        FlowPage { listing, next: self.next, sequence, synchronized }
+        FlowPage { flows: self.flows, next: self.next, sequence, synchronized }
     }
 }

@@ -2,14 +2,20 @@
 
 use std::collections::HashSet;
 
+use flowbus_interfaces::{
+    FLOW_MONITOR_INTERFACE, FLOW_MONITOR_NAME, FLOW_MONITOR_PATH, OwnedFlow, Page, QueryMap,
+};
 use flowbus_tests::bus::dictionary;
 use flowbus_tests::conntrack;
 use flowbus_tests::flow::agreed;
 use flowbus_tests::network::{PLAIN, SERVER_V4, socket_address};
 use flowbus_tests::process::{Directory, wait_for};
 use flowbus_tests::{Bus, CallError, Daemon, Monitor, Namespace, Network, inject};
+use futures_util::StreamExt;
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use zbus::wire::{BE, Endian, LE};
+use zbus::{Message, MessageStream};
 
 const INVALID_ARGUMENT: &str = "org.flowbus.Error.InvalidArgument";
 
@@ -62,6 +68,44 @@ fn a_listing_comes_in_pages_without_a_hole_or_a_double() {
     assert_eq!(closed, all.into_iter().collect());
     let empty = call(&bus, "ListActive", &[]).unwrap();
     assert!(empty[1].get("next").is_none(), "an empty page has no next");
+    daemon.stop();
+}
+
+#[test]
+fn a_caller_of_the_other_byte_order_gets_the_same_page() {
+    let network = Network::new();
+    let bus = Bus::start();
+    let daemon = Daemon::start(&network.router, &bus);
+    network.udp_service(SERVER_V4, PLAIN).exchange(&network.client, socket_address(SERVER_V4, PLAIN), 3);
+    let (flows, _) = agreed(&bus, &network.router);
+    assert_eq!(flows.len(), 3);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let pages = runtime.block_on(async {
+        let connection = zbus::connection::Builder::address(bus.address().as_str()).build().await.unwrap();
+        let mut messages = MessageStream::from(&connection);
+        let mut pages = Vec::new();
+        for endian in [LE, BE] {
+            let call = Message::method_call(FLOW_MONITOR_PATH, "ListActive")
+                .destination(FLOW_MONITOR_NAME)
+                .interface(FLOW_MONITOR_INTERFACE)
+                .endian(endian)
+                .build(&QueryMap::from([("refresh", false.into())]))
+                .unwrap();
+            connection.send(&call).await.unwrap();
+            let serial = Some(call.primary_header().serial_num());
+            let reply = loop {
+                let message = messages.next().await.unwrap().unwrap();
+                if message.header().reply_serial() == serial {
+                    break message;
+                }
+            };
+            assert_eq!(Endian::from(reply.primary_header().endian_sig()), endian);
+            pages.push(reply.body().deserialize::<(Vec<OwnedFlow>, Page)>().unwrap());
+        }
+        pages
+    });
+    assert_eq!(pages[0].0.len(), 3);
+    assert_eq!(pages[0].0, pages[1].0);
     daemon.stop();
 }
 
