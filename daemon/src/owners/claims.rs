@@ -82,6 +82,8 @@ pub(super) struct Claims {
     pub(super) brought_by: u32,
     /// Whether the direction stands in a queue of `Sockets::ending`.
     pub(super) ending: bool,
+    /// Whether the flow of this direction began after the last report, and has the owner of the only claim.
+    given: bool,
 }
 
 /// What was before the newest claim.
@@ -101,7 +103,16 @@ impl Claims {
 
     pub(super) fn new(claim: Claim) -> Self {
         let brought_by = claim.namespace;
-        Self { newest: claim, past: None, floor: 0, ended: 0, ended_from: 0, brought_by, ending: false }
+        Self {
+            newest: claim,
+            past: None,
+            floor: 0,
+            ended: 0,
+            ended_from: 0,
+            brought_by,
+            ending: false,
+            given: false,
+        }
     }
 
     /// The claims, oldest first.
@@ -131,6 +142,21 @@ impl Claims {
         newest_first.find(|claim| claim.cookie == cookie && is_it(claim))
     }
 
+    /// Notes which owner a flow has that has begun in this direction.
+    pub(super) fn note_given(&mut self, owner: OwnerNumber) {
+        self.given = !owner.is_none() && self.older().is_empty() && self.newest.told_owner() == owner;
+    }
+
+    /// Notes that a socket of this direction has been reported.
+    pub(super) fn note_report(&mut self) {
+        self.given = false;
+    }
+
+    /// The only claim, where the flow that is there has its owner and nothing has been reported since.
+    pub(super) fn given(&self) -> Option<&Claim> {
+        self.given.then_some(&self.newest)
+    }
+
     /// Adds a claim that is newer than all others; returns one that there is no room for any more.
     pub(super) fn push(&mut self, claim: Claim) -> Option<Claim> {
         let before = std::mem::replace(&mut self.newest, claim);
@@ -158,6 +184,7 @@ impl Claims {
 
     /// Notes that a flow of this direction has ended within the window; `is_young` where it may have begun within it, too.
     pub(super) fn flow_ended(&mut self, window: Window, is_young: bool) {
+        self.given = false;
         self.floor = window.to;
         self.ended = self.ended(window.from).saturating_add(is_young.into());
         self.ended_from = window.from;

@@ -33,7 +33,11 @@ impl Sockets {
         if place.protocol != TCP {
             let senders = self.senders(&place, window);
             self.count(&senders);
-            return senders.sender(true);
+            let owner = senders.sender(true);
+            if let Some(claims) = self.claims.get_mut(&place.exact()) {
+                claims.note_given(owner);
+            }
+            return owner;
         }
         let mut candidates = self.established(&place, window);
         // A SYN is reported before it leaves: the socket of the flow is among these.
@@ -44,6 +48,18 @@ impl Sockets {
         }
         self.count(&candidates);
         candidates.sender(false)
+    }
+
+    /// Whether the flow that began in this direction of UDP, and is there, has the owner that [`Sockets::current`] finds at a time: the direction
+    /// has had one socket, reported before the flow began and open still.
+    pub(crate) fn has_given(&self, direction: &Tuple, at: u64) -> bool {
+        // A socket without an address of its own sends in several directions.
+        !direction.src.is_unspecified()
+            && self
+                .claims
+                .get(&Key::new(direction))
+                .and_then(Claims::given)
+                .is_some_and(|claim| end_of(&self.udp, claim) >= at)
     }
 
     /// The owner of the socket that sends the packets of the reply direction of a flow that was answered within `window`.

@@ -91,6 +91,11 @@ impl Table {
         plain.into_iter().flatten().chain(others)
     }
 
+    /// Whether a flow in a zone or behind a translation may have a direction with these ends.
+    pub(super) fn may_have_other(&self, sent: &Tuple) -> bool {
+        self.other_tuples.0.iter_hash(self.hasher.hash_one(without_zone(sent))).next().is_some()
+    }
+
     pub(super) fn note_other_tuples(&mut self, slot: u32, flow: &Snapshot) {
         for direction in Direction::BOTH {
             if direction.is_other(flow) {

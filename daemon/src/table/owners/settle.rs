@@ -40,6 +40,7 @@ impl Table {
                 return true;
             }
             match touched {
+                Touched::Direction(sent) if self.is_settled(sent, applied) => {}
                 Touched::Direction(sent) => self.settle_direction(sent, applied, changes),
                 Touched::Port(port) => ports.insert(*port),
             }
@@ -104,6 +105,14 @@ impl Table {
         for slot in slots {
             self.settle_flow(slot, Direction::Reply, applied, changes);
         }
+    }
+
+    /// Whether the flow of a direction was given what its socket reported when it began, as most are. The kernel gives each direction of
+    /// a zone to one flow, so only in zones and behind translations can there be others.
+    fn is_settled(&self, sent: &Tuple, applied: u64) -> bool {
+        let has_given =
+            self.attribution.as_ref().is_some_and(|attribution| attribution.sockets.has_given(sent, applied));
+        has_given && !self.may_have_other(sent)
     }
 
     fn settle_direction(&mut self, sent: &Tuple, applied: u64, changes: &mut Changes) {

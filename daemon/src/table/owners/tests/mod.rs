@@ -1,6 +1,7 @@
 //! Sockets and flows in either order, through translations, zones and restarts.
 
 mod forwarded;
+mod given;
 mod known;
 mod reuse;
 mod world;
