@@ -130,7 +130,7 @@ pub fn has_filter(socket: BorrowedFd<'_>) -> std::io::Result<bool> {
 
 /// Has the allocator give back what is freed at the end of a heap, also when much was in use once. Otherwise it raises that limit with the
 /// largest piece that it has seen freed, and keeps the 16 MB that reading the description of the kernel's types takes. It does keep what a
-/// few messages of the bus take: fetching that from the kernel for each message costs more than writing it.
+/// few signals take: fetching that from the kernel for each costs more than writing it.
 pub(crate) fn return_freed_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it sets a number of the allocator's, under the allocator's lock.

@@ -1,4 +1,4 @@
-//! Where things are that have slots, by the hash of their key: the active flows, and the directions of sockets.
+//! Slots by the hash of a key: those of active flows, and of the directions of sockets.
 
 use hashbrown::HashTable;
 

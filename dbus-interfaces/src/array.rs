@@ -11,7 +11,7 @@ use crate::{Connection, FieldSet, Flow, SourceNames, Value, fit, status_names};
 
 /// Dictionaries as `aa{sv}`, laid out for the message as they are added.
 ///
-/// For each value zbus looks up its signature, nesting and alignment, which takes many times as long; it writes what is one
+/// zbus looks up signature, nesting and alignment for each value, which takes several times as long; it writes what is one
 /// dictionary ([`Dictionary`](crate::Dictionary)). The array has to begin at a multiple of 8 of a message's body, as it does where
 /// it comes first or after a `t`.
 ///
@@ -27,8 +27,10 @@ pub struct DictionaryArray {
     removed: usize,
 }
 
-/// What the length of an array takes.
+/// How many bytes the length of an array has.
 const LENGTH: usize = 4;
+/// The most bytes of removed dictionaries that are kept in any case.
+const UNPACKED: usize = 64 * 1024;
 /// The alignment of an array, and so of a dictionary among others.
 const ARRAY: usize = 4;
 /// The alignment of a dictionary's entries.
@@ -40,7 +42,7 @@ impl DictionaryArray {
         Self::with_capacity(endian, LENGTH)
     }
 
-    /// The same, with room for this many bytes.
+    /// No dictionaries yet, and room for this many bytes.
     pub fn with_capacity(endian: Endian, bytes: usize) -> Self {
         let mut array = Self { endian, bytes: Vec::with_capacity(bytes), places: Vec::new(), removed: 0 };
         array.bytes.resize(LENGTH, 0);
@@ -57,15 +59,18 @@ impl DictionaryArray {
         self.push(|layout| connection.visit(|name, value| layout.entry(name, value)))
     }
 
-    /// Removes the dictionary that was added as number `index`, counted from 0. The others keep their numbers.
+    /// Removes the dictionary that was added as number `index`, counted from 0. The others keep their numbers; the next one that is added has
+    /// a new number, unless the last was removed.
     pub fn remove(&mut self, index: usize) {
-        let Some(place) = self.places.get_mut(index).map(std::mem::take) else { return };
-        if place.end == self.bytes.len() {
-            self.bytes.truncate(place.start);
-        } else {
-            self.removed += place.len();
+        if index + 1 == self.places.len() {
+            let last = self.places.pop().unwrap_or_default();
+            self.bytes.truncate(if last.is_empty() { self.bytes.len() } else { last.start });
+            return;
         }
-        if self.removed > self.bytes.len() / 2 {
+        let place = self.places.get_mut(index).map(std::mem::take).unwrap_or_default();
+        self.removed += place.len();
+        // So rarely that packing takes less than adding.
+        if self.removed > UNPACKED.max(self.bytes.len() / 2) {
             *self = self.packed();
         }
     }
@@ -78,9 +83,9 @@ impl DictionaryArray {
         (LENGTH + ARRAY + entries).next_multiple_of(ENTRY)
     }
 
-    /// The same without the bytes of removed dictionaries.
+    /// This array without the bytes of removed dictionaries.
     fn packed(&self) -> Self {
-        let mut packed = Self::new(self.endian);
+        let mut packed = Self::with_capacity(self.endian, self.bytes.capacity());
         for place in &self.places {
             if place.is_empty() {
                 packed.places.push(0..0);

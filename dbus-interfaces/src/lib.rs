@@ -1,7 +1,8 @@
 //! What flowbus says on D-Bus: names, the flow dictionary, queries, errors, client proxies and the reader of streams.
 //!
 //! Dictionary keys, JSON keys, query keys and `flowctl --fields` are one vocabulary: [`Key`]. A service describes a
-//! flow as a [`Flow`] and writes it as a [`Dictionary`], in a [`DictionaryArray`] or as [`Json`]; a client reads either into an [`OwnedFlow`].
+//! flow as a [`Flow`] and writes it as a [`Dictionary`], among others in a [`DictionaryArray`], or as [`Json`]; a client
+//! reads any of them into an [`OwnedFlow`].
 //! A key without a value is absent, never 0.
 //!
 //! A client asks with [`FlowMonitorProxy`], hears of changes with [`FlowEventsProxy`], and has every one of them with a

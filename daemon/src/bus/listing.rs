@@ -75,7 +75,7 @@ struct Filling<'a> {
     flows: DictionaryArray,
     count: usize,
     bytes: usize,
-    /// What the last flow is paged by.
+    /// The number by which the last flow is paged.
     last: Option<u64>,
     next: Option<u64>,
     /// What the first chunk was answered with: later changes may be included, or not.
@@ -120,5 +120,56 @@ impl<'a> Filling<'a> {
     fn finish(self) -> FlowPage {
         let (sequence, synchronized) = self.state.unwrap_or_default();
         FlowPage { flows: self.flows, next: self.next, sequence, synchronized }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ctnetlink::{Flow, Tuple};
+    use flowbus_interfaces::{Key, OwnedFlow, RawQuery, SourceNames, TimeSource};
+    use zbus::wire::serialized::Context;
+    use zbus::wire::{LE, to_bytes};
+
+    use super::*;
+    use crate::flow::{Owners, Record, Snapshot, Start, inverted};
+
+    fn page(ids: std::ops::Range<u64>) -> Page {
+        let original = Tuple {
+            src: "198.18.0.1".parse().unwrap(),
+            dst: "198.18.0.2".parse().unwrap(),
+            protocol: 50,
+            layer4: ctnetlink::Layer4::None,
+            zone: 0,
+        };
+        let flow = Flow::new(original, inverted(&original, 0));
+        let start = Start { usec: 0, boottime_usec: 0, source: TimeSource::Event };
+        let flows = ids.map(|id| Snapshot {
+            record: Record::new(id, &flow, start),
+            extra: None,
+            owners: Owners::default(),
+            end: None,
+        });
+        Page { flows: flows.collect(), more: true, sequence: 9, synchronized: true }
+    }
+
+    #[test]
+    fn a_page_ends_before_the_flow_that_exceeds_its_bytes() {
+        let (names, query) =
+            (FlowNames::default(), Query::parse(&RawQuery::default(), &SourceNames::default()));
+        let query = query.unwrap();
+        let id = |item: &Item| Some(item.flow.record.id);
+        // Room for nothing, which is room for one; for about two; for all that the limit allows.
+        for (room, expected) in [(0, 1), (1_000, 2), (PAGE_BYTES, 500)] {
+            let mut filling = Filling::new(&names, &query, LE);
+            filling.bytes = PAGE_BYTES - room;
+            assert!(!filling.fill(page(1..2), id));
+            assert!(filling.fill(page(2..1_000), id));
+            let page = filling.finish();
+            assert_eq!((page.next, page.sequence), (Some(expected), 9), "{room}");
+            let data = to_bytes(Context::new(LE, 0), &page.flows).unwrap();
+            let (flows, _): (Vec<OwnedFlow>, usize) = data.deserialize().unwrap();
+            let ids: Vec<u64> = flows.iter().filter_map(|flow| flow.number(Key::Id)).collect();
+            assert_eq!(ids, (1..=expected).collect::<Vec<_>>());
+        }
     }
 }

@@ -144,7 +144,9 @@ impl Claims {
 
     /// Notes which owner a flow has that has begun in this direction.
     pub(super) fn note_given(&mut self, owner: OwnerNumber) {
-        self.given = !owner.is_none() && self.older().is_empty() && self.newest.told_owner() == owner;
+        let newest = &self.newest;
+        self.given =
+            !owner.is_none() && self.older().is_empty() && !newest.pending && newest.told_owner() == owner;
     }
 
     /// Notes that a socket of this direction has been reported.

@@ -214,10 +214,11 @@ impl Table {
 
     /// Brings what the messages of a batch are about into the processor's cache before the first is applied.
     ///
-    /// A message needs the index, then the record that the index names, and where it stands in the order: applied alone it would wait
-    /// for memory three times, and where flows get owners for the claims of their two directions. Here each step is done for all messages. Within a step the look-ups do not depend on each other, so
-    /// the processor waits for many at once. What they find is dropped: each message looks again when it is applied, because an
-    /// earlier one of the batch may have changed the answer. So any flow with the hash will do, and a wrong one costs time alone.
+    /// A message needs the index, then the record that the index names, and where it stands in the order; where flows get owners,
+    /// then the claims of their two directions. Applied alone it would wait for memory each time. Here each step is done for all
+    /// messages. Within a step the look-ups do not depend on each other, so the processor waits for many at once. What they find is
+    /// dropped: each message looks again when it is applied, because an earlier one of the batch may have changed the answer. So any
+    /// flow with the hash will do, and a wrong one costs time alone.
     pub(crate) fn prefetch<'a>(
         &self,
         events: impl Iterator<Item = (EventKind, &'a ctnetlink::Flow<'a>)> + Clone,

@@ -50,8 +50,8 @@ impl Sockets {
         candidates.sender(false)
     }
 
-    /// Whether the flow that began in this direction of UDP, and is there, has the owner that [`Sockets::current`] finds at a time: the direction
-    /// has had one socket, reported before the flow began and open still.
+    /// Whether the flow that began in this direction of UDP, and is there, has the owner that [`Sockets::current`] finds at a
+    /// time: the direction has had one socket, reported before the flow began and open still.
     pub(crate) fn has_given(&self, direction: &Tuple, at: u64) -> bool {
         // A socket without an address of its own sends in several directions.
         !direction.src.is_unspecified()
