@@ -125,10 +125,10 @@ impl Layout<'_> {
         self.signature(value.signature());
         match value {
             Value::U8(value) => self.bytes.push(value),
-            Value::U16(value) => self.u16(value),
+            Value::U16(value) => self.number(value.to_le_bytes(), value.to_be_bytes()),
             Value::Bool(value) => self.u32(value.into()),
             Value::U32(value) => self.u32(value),
-            Value::U64(value) => self.u64(value),
+            Value::U64(value) => self.number(value.to_le_bytes(), value.to_be_bytes()),
             Value::Text(text) => self.text(text),
             Value::Bytes(bytes) => drop(self.array(1, |layout| layout.bytes.extend_from_slice(bytes))),
             Value::Status(status) => {
@@ -148,7 +148,8 @@ impl Layout<'_> {
         let start = self.bytes.len();
         write(self);
         let length = self.bytes.len() - start;
-        let bytes = self.u32_bytes(fit(length));
+        let number: u32 = fit(length);
+        let bytes = self.ordered(number.to_le_bytes(), number.to_be_bytes());
         self.bytes[length_at..][..LENGTH].copy_from_slice(&bytes);
         length
     }
@@ -167,33 +168,23 @@ impl Layout<'_> {
         self.bytes.push(0);
     }
 
-    fn u16(&mut self, value: u16) {
-        self.align(2);
-        self.bytes.extend_from_slice(&match self.endian {
-            Endian::Little => value.to_le_bytes(),
-            Endian::Big => value.to_be_bytes(),
-        });
+    fn u32(&mut self, value: u32) {
+        self.number(value.to_le_bytes(), value.to_be_bytes());
     }
 
-    fn u32(&mut self, value: u32) {
-        self.align(4);
-        let bytes = self.u32_bytes(value);
+    /// A number in both orders; it is aligned to its own size.
+    fn number<const N: usize>(&mut self, little: [u8; N], big: [u8; N]) {
+        self.align(N);
+        let bytes = self.ordered(little, big);
         self.bytes.extend_from_slice(&bytes);
     }
 
-    const fn u32_bytes(&self, value: u32) -> [u8; 4] {
+    /// Which of these the message has.
+    const fn ordered<const N: usize>(&self, little: [u8; N], big: [u8; N]) -> [u8; N] {
         match self.endian {
-            Endian::Little => value.to_le_bytes(),
-            Endian::Big => value.to_be_bytes(),
+            Endian::Little => little,
+            Endian::Big => big,
         }
-    }
-
-    fn u64(&mut self, value: u64) {
-        self.align(8);
-        self.bytes.extend_from_slice(&match self.endian {
-            Endian::Little => value.to_le_bytes(),
-            Endian::Big => value.to_be_bytes(),
-        });
     }
 
     /// Zeros up to the next multiple, of 8 at most.

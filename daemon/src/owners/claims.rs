@@ -149,8 +149,8 @@ impl Claims {
             !owner.is_none() && self.older().is_empty() && !newest.pending && newest.told_owner() == owner;
     }
 
-    /// Notes that a socket of this direction has been reported.
-    pub(super) fn note_report(&mut self) {
+    /// Forgets which owner a flow was given: a socket of this direction has been reported since, or reports may be missing.
+    pub(super) fn forget_given(&mut self) {
         self.given = false;
     }
 

@@ -47,9 +47,10 @@ impl Directions {
     }
 
     pub(super) fn remove(&mut self, key: &Key) -> Option<Claims> {
-        let place = self.place(key)?;
+        let hash = self.hasher.hash_one(key);
+        let place = self.find(hash, key)?;
         let last = self.entries.len() - 1;
-        self.index.remove(self.hasher.hash_one(key), fit(place));
+        self.index.remove(hash, fit(place));
         if place != last {
             self.index.change(self.hasher.hash_one(self.entries[last].0), fit(last), fit(place));
         }
@@ -94,8 +95,12 @@ impl Directions {
     }
 
     fn place(&self, key: &Key) -> Option<usize> {
+        self.find(self.hasher.hash_one(key), key)
+    }
+
+    fn find(&self, hash: u64, key: &Key) -> Option<usize> {
         let is_it = |place: u32| self.entries[place as usize].0 == *key;
-        self.index.find(self.hasher.hash_one(key), is_it).map(|place| place as usize)
+        self.index.find(hash, is_it).map(|place| place as usize)
     }
 }
 

@@ -82,7 +82,7 @@ impl Sockets {
         self.doubt = at;
         let Self { claims, udp, ending, .. } = self;
         for (key, entry) in claims.iter_mut() {
-            entry.note_report(); // Owners are doubted.
+            entry.forget_given();
             let is_server =
                 |claim: &Claim| udp.get(&claim.cookie).is_some_and(|socket| socket.bound == Some(*key));
             let mut is_cut = false;

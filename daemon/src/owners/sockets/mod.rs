@@ -122,7 +122,7 @@ impl Sockets {
     /// Forgets that flows were given owners when they began, so that all that was reported is settled.
     #[cfg(test)]
     pub(crate) fn forget_given(&mut self) {
-        self.claims.iter_mut().for_each(|(_, claims)| claims.note_report());
+        self.claims.iter_mut().for_each(|(_, claims)| claims.forget_given());
     }
 
     /// Whether no socket is known.

@@ -22,7 +22,7 @@ impl Sockets {
         let room = self.has_room(claim.namespace);
         let dropped = match self.claims.get_mut(&key) {
             Some(claims) => {
-                claims.note_report();
+                claims.forget_given();
                 if let Some(claim) = claims.of(claim.cookie, is_it) {
                     known(claim);
                     return false;
