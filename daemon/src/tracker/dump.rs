@@ -33,8 +33,9 @@ const SPACING: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Replies to a dump come one after the other: when this passes without one, none comes any more.
 const SILENCE: Duration = Duration::from_secs(30);
-/// The most datagrams that are merged before events have their turn.
-const DATAGRAMS_AT_ONCE: usize = 16;
+/// The most datagrams that are merged before events and callers have their turn: the kernel fills the next one while one is read, for
+/// some 150 flows, which takes it 0.4 ms.
+const DATAGRAMS_AT_ONCE: usize = 2;
 
 /// The process that sends the requests, which takes CAP_NET_ADMIN.
 #[derive(Debug)]
