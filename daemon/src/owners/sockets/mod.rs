@@ -22,6 +22,7 @@ use crate::flow::{Key, OwnerNumber, TCP, UDP};
 use directions::Directions;
 use place::key;
 pub(crate) use place::{Place, direction, unspecified};
+use room::Put;
 
 /// How long a closed socket is kept, because netlink may report its flow later.
 const ENDED_USEC: u64 = 2_000_000;
@@ -53,7 +54,7 @@ pub(crate) struct Sockets {
     /// claims are kept.
     ending: [VecDeque<(u64, Key)>; 3],
     /// The addresses of this namespace; `None` while they are not known.
-    addresses: Option<HashSet<IpAddr>>,
+    addresses: Option<HashSet<IpAddr, RandomState>>,
     /// How many directions each of the other namespaces has brought.
     shares: HashMap<u32, usize, RandomState>,
     /// Connections and datagrams whose flow is not known yet.
@@ -116,7 +117,7 @@ impl Sockets {
     /// reported from each address that its namespace has, and where these are not known the socket matches no flow, but casts
     /// doubt on others ([`Sockets::add_doubts`]).
     pub(crate) fn elsewhere(doubt: u64) -> Self {
-        Self { elsewhere: true, addresses: Some(HashSet::new()), ..Self::new(doubt) }
+        Self { elsewhere: true, addresses: Some(HashSet::default()), ..Self::new(doubt) }
     }
 
     /// Forgets that flows were given owners when they began, so that all that was reported is settled.
@@ -175,20 +176,20 @@ impl Sockets {
                 None
             }
             Kind::Connect | Kind::Incoming | Kind::Accept => {
-                self.put(key, claim, event.kind, now, counters);
-                Some(Touched::Direction(sent))
+                let put = self.put(key, claim, event.kind, now, counters);
+                (put != Put::Refused).then_some(Touched::Direction(sent))
             }
             // Found in /proc by somebody who looked just then.
             Kind::Send if is_tcp => {
                 let claim = Claim { until: at, forget: now + SENT_USEC, ..claim };
-                self.put(key, claim, event.kind, now, counters);
-                Some(Touched::Direction(sent))
+                let put = self.put(key, claim, event.kind, now, counters);
+                (put != Put::Refused).then_some(Touched::Direction(sent))
             }
             Kind::Send => {
                 let until = at.saturating_add(REPEAT_NSEC);
                 let claim = Claim { until, forget: now + SENT_USEC, ..claim };
-                self.put_udp(key, claim, None, now, counters);
-                (!is_anywhere).then_some(Touched::Direction(sent))
+                let put = self.put_udp(key, claim, None, now, counters);
+                (put != Put::Refused && !is_anywhere).then_some(Touched::Direction(sent))
             }
             Kind::Bind => {
                 // Another process than the one that binds may read: it is known when it answers.
@@ -209,10 +210,10 @@ impl Sockets {
     }
 
     /// Adds a claim of a TCP socket, or what is new of one.
-    fn put(&mut self, key: Key, claim: Claim, kind: Kind, now: u64, counters: &mut Counters) {
+    fn put(&mut self, key: Key, claim: Claim, kind: Kind, now: u64, counters: &mut Counters) -> Put {
         // A socket can connect anew after its connection has ended.
         let is_it = |known: &Claim| kind != Kind::Syn || known.until == u64::MAX;
-        self.put_or(key, claim, counters, is_it, |known| {
+        let put = self.put_or(key, claim, counters, is_it, |known| {
             // What is reported of a socket later is reported of the one that has it by then, or of a surer one.
             let surer = match (known.owner.get(), claim.owner.get()) {
                 (Some((_, known)), Some((_, offered))) => offered <= known,
@@ -228,22 +229,33 @@ impl Sockets {
             (known.until, known.forget) = (claim.until, claim.forget);
         });
         self.note_ending(key, claim.forget, now);
+        put
     }
 
     /// Adds a claim of a process to a UDP socket, or makes it last.
-    fn put_udp(&mut self, key: Key, claim: Claim, bound: Option<Key>, now: u64, counters: &mut Counters) {
+    fn put_udp(
+        &mut self,
+        key: Key,
+        claim: Claim,
+        bound: Option<Key>,
+        now: u64,
+        counters: &mut Counters,
+    ) -> Put {
         let is_it = |known: &Claim| known.process == claim.process;
-        let is_new = self.put_or(key, claim, counters, is_it, |known| {
+        let put = self.put_or(key, claim, counters, is_it, |known| {
             known.owner = claim.owner;
             (known.sure, known.until, known.forget) = (claim.sure, claim.until, claim.forget);
         });
-        if is_new {
+        if put == Put::Added {
             let socket = self.udp.entry(claim.cookie);
             let socket = socket.or_insert(UdpSocket { bound, released: u64::MAX, claims: 0 });
             socket.claims += 1;
             socket.bound = socket.bound.or(bound);
         }
-        self.note_ending(key, claim.forget, now);
+        if put != Put::Refused {
+            self.note_ending(key, claim.forget, now);
+        }
+        put
     }
 
     /// Adds a socket that was open before: what is known by events is newer.
@@ -268,7 +280,7 @@ impl Sockets {
 
     /// Notes that a connection has ended; true where it was not known before.
     fn close(&mut self, key: Key, claim: Claim, now: u64, counters: &mut Counters) -> bool {
-        let is_new = self.put_or(
+        let put = self.put_or(
             key,
             claim,
             counters,
@@ -279,7 +291,7 @@ impl Sockets {
             },
         );
         self.note_ending(key, claim.forget, now);
-        is_new
+        put == Put::Added
     }
 
     /// Whether somebody else has had flows at the place where a server waits now.
@@ -336,7 +348,7 @@ impl Sockets {
 
     /// Notes the addresses of this namespace; true when they were not known to be these.
     pub(crate) fn set_addresses(&mut self, addresses: HashSet<IpAddr>) -> bool {
-        let addresses = Some(addresses);
+        let addresses = Some(addresses.into_iter().collect());
         let changed = self.addresses != addresses;
         self.addresses = addresses;
         changed

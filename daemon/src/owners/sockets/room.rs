@@ -9,8 +9,18 @@ use crate::owners::claims::{Claim, Claims};
 /// At most this many directions are kept.
 pub(super) const MAXIMUM: usize = 1 << 17;
 
+/// What became of a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Put {
+    Added,
+    /// Its socket had one already, which was changed.
+    Known,
+    /// There is no room for it: nothing is known that was not known before.
+    Refused,
+}
+
 impl Sockets {
-    /// Adds a claim; true when it was added. Where its socket has a claim already that `is_it`, `known` changes that one instead.
+    /// Adds a claim. Where its socket has a claim already that `is_it`, `known` changes that one instead.
     pub(super) fn put_or(
         &mut self,
         key: Key,
@@ -18,14 +28,14 @@ impl Sockets {
         counters: &mut Counters,
         is_it: impl Fn(&Claim) -> bool,
         known: impl FnOnce(&mut Claim),
-    ) -> bool {
+    ) -> Put {
         let room = self.has_room(claim.namespace);
         let dropped = match self.claims.get_mut(&key) {
             Some(claims) => {
                 claims.forget_given();
                 if let Some(claim) = claims.of(claim.cookie, is_it) {
                     known(claim);
-                    return false;
+                    return Put::Known;
                 }
                 if claim.since > 0 {
                     claims.push(claim)
@@ -33,7 +43,7 @@ impl Sockets {
                     None
                 } else {
                     counters.owners_unmatched_sockets += u64::from(claim.pending);
-                    return false;
+                    return Put::Refused;
                 }
             }
             None if room => {
@@ -45,7 +55,7 @@ impl Sockets {
             }
             None => {
                 counters.owners_refused += 1;
-                return false;
+                return Put::Refused;
             }
         };
         self.pending += u64::from(claim.pending);
@@ -54,7 +64,7 @@ impl Sockets {
             self.pending -= u64::from(dropped.pending);
             forget_udp(&mut self.udp, dropped.cookie);
         }
-        true
+        Put::Added
     }
 
     /// Whether there is room for another direction: of the sockets of other namespaces each has at most as much as is free, so

@@ -1,8 +1,14 @@
 use super::room::MAXIMUM;
 use super::*;
 
-/// A datagram from 198.18.0.1:5000, `now` (microseconds).
-fn send(sockets: &mut Sockets, to: SocketAddr, cookie: u64, now: u64, counters: &mut Counters) {
+/// A datagram from 198.18.0.1:5000, `now` (microseconds), and what it touches.
+fn send(
+    sockets: &mut Sockets,
+    to: SocketAddr,
+    cookie: u64,
+    now: u64,
+    counters: &mut Counters,
+) -> Option<Touched> {
     let event = Event {
         kind: Kind::Send,
         monotonic_ns: 1_000 * now,
@@ -15,7 +21,7 @@ fn send(sockets: &mut Sockets, to: SocketAddr, cookie: u64, now: u64, counters: 
         opened: None,
         connect_usec: None,
     };
-    sockets.apply(&event, OwnerNumber::default(), now, counters);
+    sockets.apply(&event, OwnerNumber::default(), now, counters)
 }
 
 fn waiting(sockets: &Sockets) -> usize {
@@ -79,11 +85,12 @@ fn addresses_that_are_known_already_are_no_change() {
 }
 
 #[test]
-fn what_there_is_no_room_for_is_not_waited_for() {
+fn what_there_is_no_room_for_is_neither_settled_nor_waited_for() {
     let (mut sockets, mut counters) = (Sockets::default(), Counters::default());
     for number in 0..2 * MAXIMUM as u64 {
         let server = SocketAddr::from((u32::try_from(number).unwrap().to_be_bytes(), 53));
-        send(&mut sockets, server, number, 0, &mut counters);
+        let touched = send(&mut sockets, server, number, 0, &mut counters);
+        assert_eq!(touched.is_some(), number < MAXIMUM as u64);
     }
     assert_eq!((sockets.claims.len(), sockets.udp.len(), waiting(&sockets)), (MAXIMUM, MAXIMUM, MAXIMUM));
     assert_eq!(counters.owners_refused, MAXIMUM as u64);
