@@ -74,28 +74,32 @@ impl ProcessEntry {
         Self::new(Identity::new(process, 0), 0, Some(path), Some("/usr/bin/example"))
     }
 
-    /// Notes the paths of control group and program, as far as they were not known yet; true when that changed something.
+    /// Whether one of these paths of control group and program is still to be noted.
+    pub(crate) fn lacks(&self, path: Option<&str>, exe: Option<&str>) -> bool {
+        self.missing_path(path).is_some() || self.missing_exe(exe).is_some()
+    }
+
+    /// Notes the paths of control group and program, as far as they were not known yet.
     ///
     /// A program that is renamed while it runs keeps the path that it had, also for flows that have ended. Where programs are not
     /// told apart, the path is another program's, which the process runs by now.
-    pub(crate) fn complete(&mut self, path: Option<&str>, exe: Option<&str>) -> bool {
-        let mut changed = false;
-        if let Some(path) = path
-            && self.path_len == 0
-            && let Some(place) = self.path.get_mut(..path.len())
-        {
-            place.copy_from_slice(path.as_bytes());
+    pub(crate) fn complete(&mut self, path: Option<&str>, exe: Option<&str>) {
+        if let Some(path) = self.missing_path(path) {
+            self.path[..path.len()].copy_from_slice(path.as_bytes());
             self.path_len = fit(path.len());
-            changed = true;
         }
-        if let Some(exe) = exe
-            && (self.exe_len == 0 || self.identity.execs == 0)
-            && self.exe_is_another(exe)
-        {
+        if let Some(exe) = self.missing_exe(exe) {
             self.set_exe(exe);
-            changed = true;
         }
-        changed
+    }
+
+    fn missing_path<'a>(&self, path: Option<&'a str>) -> Option<&'a str> {
+        path.filter(|path| self.path_len == 0 && path.len() <= self.path.len())
+    }
+
+    fn missing_exe<'a>(&self, exe: Option<&'a str>) -> Option<&'a str> {
+        let may_change = self.exe_len == 0 || self.identity.execs == 0;
+        exe.filter(|exe| may_change && self.exe_is_another(exe))
     }
 
     fn exe_is_another(&self, exe: &str) -> bool {
@@ -239,6 +243,13 @@ mod tests {
 
     use super::*;
 
+    /// Notes the paths; true when the entry lacked one.
+    fn completed(entry: &mut ProcessEntry, path: Option<&str>, exe: Option<&str>) -> bool {
+        let lacked = entry.lacks(path, exe);
+        entry.complete(path, exe);
+        lacked
+    }
+
     #[test]
     fn a_long_path_of_a_program_keeps_its_end() {
         assert_eq!(cut("/usr/bin/curl", 127), "/usr/bin/curl");
@@ -246,10 +257,11 @@ mod tests {
         assert_eq!(cut("/opt/äöüäöüäöü", 10), "...äöü");
         let mut entry = ProcessEntry::new(FromZeros::new_zeroed(), 0, None, None);
         let long = format!("/{}/bin/curl", "a".repeat(200));
-        assert!(entry.complete(None, Some(&long)));
+        assert!(completed(&mut entry, None, Some(&long)));
         assert_eq!(entry.exe(), Some(".../bin/curl"));
-        assert!(!entry.complete(Some(&"p".repeat(300)), Some(&long)), "nothing is new");
-        assert!(entry.complete(Some("/a"), Some("/bin/sh")), "it runs another program");
+        assert!(!completed(&mut entry, Some(&"p".repeat(300)), Some(&long)), "nothing is new");
+        assert_eq!((entry.path(), entry.exe()), (None, Some(".../bin/curl")));
+        assert!(completed(&mut entry, Some("/a"), Some("/bin/sh")), "it runs another program");
         assert_eq!((entry.path(), entry.exe()), (Some("/a"), Some("/bin/sh")));
     }
 
@@ -257,8 +269,8 @@ mod tests {
     fn a_program_that_is_renamed_keeps_the_path_that_it_had() {
         let identity = Identity { execs: 1, ..FromZeros::new_zeroed() };
         let mut entry = ProcessEntry::new(identity, 0, None, None);
-        assert!(entry.complete(None, Some("/tmp/first")));
-        assert!(!entry.complete(None, Some("/tmp/second")));
+        assert!(completed(&mut entry, None, Some("/tmp/first")));
+        assert!(!completed(&mut entry, None, Some("/tmp/second")));
         assert_eq!(entry.exe(), Some("/tmp/first"));
     }
 }

@@ -66,8 +66,9 @@ impl Processes {
         let known = self.index.find(hash, |slot| state.process(*slot).identity == identity).copied();
         let slot = match known {
             Some(slot) => {
-                let mut entry = *state.process(slot);
-                if entry.complete(path, exe) {
+                if state.process(slot).lacks(path, exe) {
+                    let mut entry = *state.process(slot);
+                    entry.complete(path, exe);
                     state.put_process(slot, &entry);
                     self.set_text(state, slot);
                 }
