@@ -213,7 +213,7 @@ impl Sockets {
     fn put(&mut self, key: Key, claim: Claim, kind: Kind, now: u64, counters: &mut Counters) -> Put {
         // A socket can connect anew after its connection has ended.
         let is_it = |known: &Claim| kind != Kind::Syn || known.until == u64::MAX;
-        let put = self.put_or(key, claim, counters, is_it, |known| {
+        self.put_or(key, claim, now, counters, is_it, |known| {
             // What is reported of a socket later is reported of the one that has it by then, or of a surer one.
             let surer = match (known.owner.get(), claim.owner.get()) {
                 (Some((_, known)), Some((_, offered))) => offered <= known,
@@ -227,9 +227,7 @@ impl Sockets {
             }
             known.sure = known.sure.min(claim.sure);
             (known.until, known.forget) = (claim.until, claim.forget);
-        });
-        self.note_ending(key, claim.forget, now);
-        put
+        })
     }
 
     /// Adds a claim of a process to a UDP socket, or makes it last.
@@ -242,7 +240,7 @@ impl Sockets {
         counters: &mut Counters,
     ) -> Put {
         let is_it = |known: &Claim| known.process == claim.process;
-        let put = self.put_or(key, claim, counters, is_it, |known| {
+        let put = self.put_or(key, claim, now, counters, is_it, |known| {
             known.owner = claim.owner;
             (known.sure, known.until, known.forget) = (claim.sure, claim.until, claim.forget);
         });
@@ -251,9 +249,6 @@ impl Sockets {
             let socket = socket.or_insert(UdpSocket { bound, released: u64::MAX, claims: 0 });
             socket.claims += 1;
             socket.bound = socket.bound.or(bound);
-        }
-        if put != Put::Refused {
-            self.note_ending(key, claim.forget, now);
         }
         put
     }
@@ -272,7 +267,7 @@ impl Sockets {
         }
         if is_tcp {
             // Several processes can have a connection.
-            self.put_or(key, claim, counters, |known| known.process == claim.process, |_| {});
+            self.put_or(key, claim, now, counters, |known| known.process == claim.process, |_| {});
         } else {
             self.put_udp(key, claim, Some(key), now, counters);
         }
@@ -283,6 +278,7 @@ impl Sockets {
         let put = self.put_or(
             key,
             claim,
+            now,
             counters,
             |_| true,
             |known| {
@@ -290,7 +286,6 @@ impl Sockets {
                 (known.until, known.forget) = (claim.until, claim.forget);
             },
         );
-        self.note_ending(key, claim.forget, now);
         put == Put::Added
     }
 

@@ -20,8 +20,24 @@ pub(super) enum Put {
 }
 
 impl Sockets {
-    /// Adds a claim. Where its socket has a claim already that `is_it`, `known` changes that one instead.
+    /// Adds a claim, to be forgotten in time. Where its socket has a claim already that `is_it`, `known` changes that one instead.
     pub(super) fn put_or(
+        &mut self,
+        key: Key,
+        claim: Claim,
+        now: u64,
+        counters: &mut Counters,
+        is_it: impl Fn(&Claim) -> bool,
+        known: impl FnOnce(&mut Claim),
+    ) -> Put {
+        let put = self.add_or(key, claim, counters, is_it, known);
+        if put != Put::Refused {
+            self.note_ending(key, claim.forget, now);
+        }
+        put
+    }
+
+    fn add_or(
         &mut self,
         key: Key,
         claim: Claim,
