@@ -4,6 +4,7 @@
 //! direction, that of a local server those of the reply direction, through every translation.
 
 mod begins;
+mod candidates;
 mod claims;
 mod probe;
 mod processes;

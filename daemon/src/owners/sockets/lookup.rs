@@ -10,7 +10,8 @@ use foldhash::fast::RandomState;
 use super::place::{Place, key, unspecified};
 use super::{Current, Role, Sockets, UdpSocket};
 use crate::flow::{Key, OwnerNumber, TCP, UDP};
-use crate::owners::claims::{Candidates, Claim, Claims};
+use crate::owners::candidates::Candidates;
+use crate::owners::claims::{Claim, Claims};
 use crate::owners::window::{Begin, Window};
 
 /// At most this many addresses are tried for a socket that has none of its own.
